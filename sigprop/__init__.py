@@ -1,0 +1,49 @@
+"""sigprop: signal-propagation theory, initialization and measurement for deep networks.
+
+Names resolve lazily (PEP 562): ``import sigprop`` loads neither torch, scipy nor matplotlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sigprop import init, measurement, nn, plots, theory
+    from sigprop.init import kaiming_leaky_init
+    from sigprop.measurement import measure
+    from sigprop.nn import DeepMLP
+    from sigprop.theory.finite_width import finite_width_law, sample_trajectories
+    from sigprop.theory.leaky import chi, correlation_map, g_star, trajectory, variance_map
+    from sigprop.validation import validate
+
+__version__ = "0.1.0"
+
+_HOME: dict[str, str] = {
+    "chi": "sigprop.theory.leaky",
+    "correlation_map": "sigprop.theory.leaky",
+    "g_star": "sigprop.theory.leaky",
+    "trajectory": "sigprop.theory.leaky",
+    "variance_map": "sigprop.theory.leaky",
+    "finite_width_law": "sigprop.theory.finite_width",
+    "sample_trajectories": "sigprop.theory.finite_width",
+    "DeepMLP": "sigprop.nn",
+    "kaiming_leaky_init": "sigprop.init",
+    "measure": "sigprop.measurement",
+    "validate": "sigprop.validation",
+}
+_ROOMS = ("init", "measurement", "nn", "plots", "theory")
+
+__all__ = sorted({*_HOME, *_ROOMS})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"sigprop.{name}")
+    raise AttributeError(f"module 'sigprop' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,124 @@
+"""What every room asks of its arguments: real, finite, in range; else an error that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+def real_array(
+    name: str,
+    value: ArrayLike,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    allow_infinite: bool = False,
+) -> FloatArray:
+    """Return ``value`` as a float64 array, or say what is wrong with it.
+
+    Args:
+        name: the argument's name, for the message.
+        value: a number or an array of any shape (not empty).
+        minimum: smallest allowed value, inclusive.
+        above: largest forbidden value: every entry must exceed it.
+        maximum: largest allowed value, inclusive.
+        allow_infinite: whether ±inf may stand in the array.
+
+    Raises:
+        TypeError: not real numbers (complex, text, None, booleans).
+        ValueError: empty, NaN, infinite or out of range.
+
+    Example:
+        >>> real_array("q", [1, 2], minimum=0)
+        array([1., 2.])
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be real numbers; got {_shown(value)} ({array.dtype}).")
+    if array.size == 0:
+        raise ValueError(f"{name} is empty; give at least one number.")
+    numbers = array.astype(np.float64)
+    if np.isnan(numbers).any():
+        raise ValueError(f"{name} contains NaN; every entry must be a number.")
+    if not allow_infinite and np.isinf(numbers).any():
+        raise ValueError(f"{name} contains an infinite entry; every entry must be finite.")
+    wrong = np.zeros(numbers.shape, dtype=bool)
+    wanted = []
+    if minimum is not None:
+        wrong |= numbers < minimum
+        wanted.append(f">= {minimum:g}")
+    if above is not None:
+        wrong |= numbers <= above
+        wanted.append(f"> {above:g}")
+    if maximum is not None:
+        wrong |= numbers > maximum
+        wanted.append(f"<= {maximum:g}")
+    if wrong.any():
+        raise ValueError(f"{name} must be {' and '.join(wanted)}; got {numbers[wrong].flat[0]:g}.")
+    return numbers
+
+
+def real_number(name: str, value: Any, **limits: Any) -> float:
+    """Return ``value`` as a float: a single real number within the limits of :func:`real_array`.
+
+    Example:
+        >>> real_number("gain", 1.5, above=0)
+        1.5
+    """
+    array = real_array(name, value, **limits)
+    if array.ndim != 0:
+        raise ValueError(f"{name} must be one number; got an array of shape {array.shape}.")
+    return float(array)
+
+
+def count(name: str, value: Any, *, minimum: int = 1) -> int:
+    """Return ``value`` as an int of at least ``minimum``.
+
+    Raises:
+        TypeError: not an integer (a float, a bool, text).
+        ValueError: too small.
+
+    Example:
+        >>> count("depth", 3)
+        3
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer >= {minimum}; got {_shown(value)}.") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be >= {minimum}; got {number}.")
+    return number
+
+
+def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """Return ``value`` if it is one of the allowed words, else name the nearest ones.
+
+    Raises:
+        ValueError: not one of them.
+
+    Example:
+        >>> one_of("mode", "fan_in", ["fan_in", "fan_out"])
+        'fan_in'
+    """
+    words = list(allowed)
+    if value in words:
+        return str(value)
+    near = difflib.get_close_matches(str(value), words, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"unknown {name} {_shown(value)}; allowed: {', '.join(words)}.{hint}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,118 @@
+"""Frozen result records: plain numbers that turn into flat rows, CSV and JSON, and back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Row: TypeAlias = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """Turn numpy scalars and arrays (nested too) into plain Python values that JSON can hold.
+
+    Example:
+        >>> plain({"q": np.array([1.0, 2.0]), "n": np.int64(3)})
+        {'q': [1.0, 2.0], 'n': 3}
+    """
+    if isinstance(value, np.ndarray):
+        return [plain(entry) for entry in value.tolist()]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def write_csv(rows: Sequence[Row], path: str | Path) -> Path:
+    """Write rows as CSV; columns are the union of keys in order of first appearance.
+
+    Floats keep all their digits (``repr``), so :func:`read_csv` returns the same numbers.
+    """
+    rows = [plain(row) for row in rows]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def read_csv(path: str | Path) -> list[Row]:
+    """Read rows written by :func:`write_csv`; numbers and booleans come back as such, "" as None."""
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return [{key: _parsed(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def write_json(value: Any, path: str | Path) -> Path:
+    """Write a value as JSON (two-space indent); NaN and ±inf are written as the words of JSON5/Python."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read_json(path: str | Path) -> Any:
+    """Read what :func:`write_json` wrote."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def table(rows: Sequence[Row], columns: Mapping[str, str] | None = None) -> str:
+    """Lay rows out as an aligned text table.
+
+    Args:
+        rows: flat rows, as from ``records()``.
+        columns: key → format specification (``""`` for plain); None shows every key.
+
+    Example:
+        >>> print(table([{"layer": "fc1", "q": 0.5}, {"layer": "fc10", "q": 12.0}], {"layer": "", "q": ".3g"}))
+        layer    q
+        fc1    0.5
+        fc10    12
+    """
+    if columns is None:
+        columns = {key: "" for row in rows for key in row}
+    cells = [[_shown(row.get(key), spec) for key, spec in columns.items()] for row in rows]
+    left = [any(isinstance(row.get(key), str) for row in rows) for key in columns]
+    widths = [
+        max([len(key), *(len(line[i]) for line in cells)]) for i, key in enumerate(columns)
+    ]
+    lines = [list(columns), *cells]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if is_left else cell.rjust(width)
+            for cell, width, is_left in zip(line, widths, left, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _shown(value: Any, spec: str) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, str):
+        return value
+    return format(value, spec if spec else (".6g" if isinstance(value, float) else ""))
+
+
+def _parsed(text: str | None) -> Any:
+    if text is None or text == "":
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,30 @@
+"""Session-wide rules: the ledger of false alarms, GPU tests skip by name, no global seeds."""
+
+import pytest
+
+from tests import stat
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if sum(entry.false_alarm for entry in stat.LEDGER.values()) > stat.BUDGET:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    spent = sum(entry.false_alarm for entry in stat.LEDGER.values())
+    verdict = "within" if spent <= stat.BUDGET else "OVER"
+    terminalreporter.write_line(
+        f"{len(stat.LEDGER)} statistical checks, false-alarm ledger {spent:.1e} "
+        f"({verdict} the budget of {stat.BUDGET:.0e})"
+    )
