@@ -1,0 +1,273 @@
+"""A network as plain data: what follows what, with fans and slopes.
+
+The shared vocabulary of theory, initialization and measurement. No torch here: ``trace.py`` writes
+these graphs, and they can be written by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias, get_args
+
+Kind: TypeAlias = Literal[
+    "input",  # data from outside: an argument of the network, an embedding row
+    "constant",  # a parameter, a buffer, a size: no data passes through it
+    "weight",  # a linear map with a weight to initialize
+    "activation",  # acts on each entry; alpha is None outside the leaky ReLU family
+    "pass",  # hands the data on: dropout, reshape, pooling, normalization
+    "join",  # combines branches: add, cat, mul
+    "unknown",  # something whose effect on the signal is not known
+    "output",
+]
+Slopes: TypeAlias = tuple[float, ...]
+
+ADVICE = "Pass alpha= or gain= to set every weight layer without reading the model."
+
+
+@dataclass(frozen=True)
+class Node:
+    """One step of the data through a network.
+
+    Attributes:
+        name: unique within the graph.
+        kind: its part in the flow, see :data:`Kind`.
+        operation: what it is, for people: ``"Linear"``, ``"relu"``, ``"add"``.
+        inputs: names of the nodes whose data it takes.
+        module: path of the module it calls, ``""`` for a function.
+        shape: shape of its weight (weight nodes).
+        fans: (fan_in, fan_out) of its weight (weight nodes).
+        alpha: negative slope(s) of an activation of the leaky ReLU family, one or one per channel.
+    """
+
+    name: str
+    kind: Kind
+    operation: str
+    inputs: tuple[str, ...] = ()
+    module: str = ""
+    shape: tuple[int, ...] = ()
+    fans: tuple[float, float] | None = None
+    alpha: Slopes | None = None
+
+    def __str__(self) -> str:
+        return f"'{self.module or self.name}' ({self.operation})"
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What stands before a weight layer: the slopes that enter its gain, and where they come from.
+
+    Attributes:
+        alpha: the slope(s), one or one per channel.
+        kind: ``"activation"``, ``"weight"`` (another layer with nothing between: slope 1) or
+            ``"input"`` (the raw input: the slope is that of the activation the layer feeds).
+        by: the same in words.
+    """
+
+    alpha: Slopes
+    kind: Literal["activation", "weight", "input"]
+    by: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in the order in which data visits them.
+
+    Raises:
+        ValueError: a name twice, an unknown kind, or an input that does not stand earlier.
+
+    Example:
+        >>> graph = Graph((
+        ...     Node("x", "input", "input"),
+        ...     Node("fc1", "weight", "Linear", ("x",)),
+        ...     Node("act", "activation", "PReLU", ("fc1",), alpha=(0.25,)),
+        ...     Node("fc2", "weight", "Linear", ("act",)),
+        ... ))
+        >>> graph.feed("fc2").alpha, graph.feed("fc1").alpha
+        ((0.25,), (0.25,))
+        >>> graph.feed("fc1").by
+        "the input, feeding 'act' (PReLU)"
+    """
+
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.kind not in get_args(Kind):
+                raise ValueError(
+                    f"node {node.name!r} has kind {node.kind!r}; allowed: {get_args(Kind)}."
+                )
+            if node.name in seen:
+                raise ValueError(f"node {node.name!r} stands twice; names must be unique.")
+            missing = [name for name in node.inputs if name not in seen]
+            if missing:
+                raise ValueError(
+                    f"node {node.name!r} takes {missing[0]!r}, which does not stand before it; "
+                    "list the nodes in the order in which data visits them."
+                )
+            seen.add(node.name)
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        """Nodes by name."""
+        return {node.name: node for node in self.nodes}
+
+    def of_kind(self, kind: Kind) -> list[Node]:
+        """The nodes of one kind, in order."""
+        return [node for node in self.nodes if node.kind == kind]
+
+    def sources(self, name: str) -> list[Node]:
+        """The nearest nodes upstream that make the signal: through passes and joins, no constants."""
+        return [self.by_name[source] for source in self._sources[name]]
+
+    def targets(self, name: str) -> list[Node]:
+        """The nearest nodes downstream that use the signal: through passes and joins."""
+        return [self.by_name[target] for target in self._targets[name]]
+
+    def reaches_activation(self, name: str) -> bool:
+        """Whether the output of a node enters an activation before any other weight layer."""
+        return any(target.kind == "activation" for target in self.targets(name))
+
+    def feed(self, name: str) -> Feed:
+        """The slopes that enter the gain of a weight layer (He et al.: q^l = g² E φ(z^(l−1))²).
+
+        The activation(s) feeding it decide; another weight layer with nothing between counts as
+        slope 1; the raw input beside other branches is left out of the comparison. A layer fed by
+        the raw input alone takes the slope of the activation that it feeds, and 1 if it feeds none.
+
+        Raises:
+            ValueError: the branches disagree, or one of them is no leaky ReLU.
+
+        Source: he2015.
+        """
+        made = [source for source in self.sources(name) if source.kind != "input"]
+        layer = self.by_name[name]
+        if made:
+            alpha = _agreed(layer, made, "is fed by")
+            activated = any(source.kind == "activation" for source in made)
+            return Feed(alpha, "activation" if activated else "weight", _words(made))
+        met = [target for target in self.targets(name) if target.kind == "activation"]
+        met = met or [target for target in self.targets(name) if target.kind == "unknown"]
+        if not met:
+            return Feed((1.0,), "input", "the input, feeding no activation")
+        return Feed(_agreed(layer, met, "feeds"), "input", f"the input, feeding {_words(met)}")
+
+    @cached_property
+    def _sources(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        for node in self.nodes:
+            names: dict[str, None] = {}
+            for before in node.inputs:
+                kind = self.by_name[before].kind
+                if kind in ("pass", "join"):
+                    names.update(dict.fromkeys(found[before]))
+                elif kind != "constant":
+                    names[before] = None
+            found[node.name] = tuple(names)
+        return found
+
+    @cached_property
+    def _targets(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, dict[str, None]] = {node.name: {} for node in self.nodes}
+        for node in reversed(self.nodes):
+            for before in node.inputs:
+                if node.kind in ("pass", "join"):
+                    found[before].update(found[node.name])
+                elif node.kind != "constant":
+                    found[before][node.name] = None
+        return {name: tuple(reversed(targets)) for name, targets in found.items()}
+
+
+def weight_fans(
+    shape: Sequence[int],
+    *,
+    stride: Sequence[int] = (),
+    groups: int = 1,
+    transposed: bool = False,
+) -> tuple[float, float]:
+    """Terms per output and per input entry of a linear or convolution weight, in the interior.
+
+    A convolution, weight (out, in/groups, *k), sums in/groups·Πk terms into each output and sends
+    each input into out/groups·Π(k/stride) outputs on average over positions; a transposed one,
+    weight (in, out/groups, *k), is the same read backwards. Dilation changes nothing; zero padding
+    at the borders is not counted.
+
+    Args:
+        shape: of the weight, at least two entries.
+        stride: per spatial dimension, () for 1.
+        groups: of the convolution.
+        transposed: whether the weight is stored (in, out/groups, *k).
+
+    Raises:
+        ValueError: fewer than two dimensions.
+
+    Example:
+        >>> weight_fans((128, 32, 3, 3))
+        (288.0, 1152.0)
+        >>> weight_fans((8, 2, 4), stride=(2,), transposed=True)
+        (16.0, 8.0)
+    """
+    if len(shape) < 2:
+        raise ValueError(
+            f"a weight has at least two dimensions (out, in, *kernel); got shape {tuple(shape)}."
+        )
+    taps = math.prod(shape[2:])
+    steps = math.prod(stride)
+    inner, strided = float(shape[1] * taps), shape[0] / groups * taps / steps
+    return (strided, inner) if transposed else (inner, strided)
+
+
+def same_slopes(first: Slopes, second: Slopes) -> bool:
+    """Whether two sets of slopes agree to float32 digits; one slope equals the same for every channel."""
+    if len(first) != len(second):
+        if 1 not in (len(first), len(second)):
+            return len(set(first)) == 1 and set(first) == set(second)
+        size = max(len(first), len(second))
+        first, second = (each * size if len(each) == 1 else each for each in (first, second))
+    return all(
+        math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in zip(first, second, strict=True)
+    )
+
+
+def _agreed(layer: Node, nodes: Sequence[Node], verb: str) -> Slopes:
+    slopes = [_slopes(layer, node, verb) for node in nodes]
+    for node, alpha in zip(nodes, slopes, strict=True):
+        if not same_slopes(slopes[0], alpha):
+            raise ValueError(
+                f"weight layer {layer} {verb} branches with different slopes: "
+                f"{_slope_words(nodes[0], slopes[0])}, and {_slope_words(node, alpha)}. "
+                f"No one gain fits both. {ADVICE}"
+            )
+    return slopes[0]
+
+
+def _slopes(layer: Node, node: Node, verb: str) -> Slopes:
+    if node.kind == "weight":
+        return (1.0,)
+    if node.kind == "activation" and node.alpha is not None:
+        return node.alpha
+    reason = (
+        "which is outside the leaky ReLU family and has no slope to read"
+        if node.kind == "activation"
+        else "whose effect on the signal is not known"
+    )
+    raise ValueError(f"weight layer {layer} {verb} {node}, {reason}. {ADVICE}")
+
+
+def _slope_words(node: Node, alpha: Slopes) -> str:
+    if node.kind == "weight":
+        return f"{node} with no activation after it (slope 1)"
+    if len(alpha) == 1:
+        return f"{node} with slope {alpha[0]:.6g}"
+    return f"{node} with {len(alpha)} slopes from {min(alpha):.6g} to {max(alpha):.6g}"
+
+
+def _words(nodes: Sequence[Node]) -> str:
+    shown = [
+        f"{node}, no activation between" if node.kind == "weight" else str(node)
+        for node in nodes[:3]
+    ]
+    return " and ".join(shown) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")

@@ -1,0 +1,218 @@
+"""A slot: the one weight (or bias) of a layer, however it is held, checked before it is written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+Fill = Callable[[Tensor], None]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor to be written.
+
+    Attributes:
+        label: how messages call it.
+        shape: of the tensor.
+        held: the parameters behind it (one, or those of its parametrization).
+        write: takes a function that fills a tensor, and puts the result in place.
+    """
+
+    label: str
+    shape: tuple[int, ...]
+    held: tuple[Tensor, ...]
+    write: Callable[[Fill], None]
+
+    @property
+    def memory(self) -> tuple[object, ...]:
+        """The same for two slots over the same memory seen the same way."""
+        tensor = self.held[0]
+        return (*where(tensor), tensor.shape, tensor.stride())
+
+
+def where(tensor: Tensor) -> tuple[object, ...]:
+    """The first entry's place in memory."""
+    return tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset()
+
+
+def tensor_slot(tensor: Tensor, label: str) -> Slot:
+    """The slot of a bare tensor.
+
+    Raises:
+        TypeError: integers, complex numbers, quantized or another dtype that cannot be drawn.
+        ValueError: no values to write, or memory that cannot be written entry by entry.
+    """
+    _check(tensor, label)
+
+    def write(fill: Fill) -> None:
+        fill(tensor)
+
+    return Slot(label, tuple(tensor.shape), (tensor,), write)
+
+
+def layer_slot(module: nn.Module, attribute: str, label: str, trial: Fill | None = None) -> Slot:
+    """The slot of a layer's ``weight`` or ``bias``: a parameter, parametrized or weight-normed.
+
+    Args:
+        module: the layer.
+        attribute: ``"weight"`` or ``"bias"``.
+        label: how messages call the tensor.
+        trial: fills a tensor as it will be filled, without touching any shared generator. A
+            parametrized tensor is tried on a copy of the layer and must come back as it was set.
+
+    Raises:
+        TypeError, ValueError: it cannot be set; the message says why.
+    """
+    if parametrize.is_parametrized(module, attribute):
+        return _parametrized_slot(module, attribute, label, trial or _no_fill)
+    parameter = module._parameters.get(attribute)
+    if parameter is not None:
+        return tensor_slot(parameter, label)
+    hook = next(
+        (
+            hook
+            for hook in module._forward_pre_hooks.values()
+            if isinstance(hook, WeightNorm) and hook.name == attribute
+        ),
+        None,
+    )
+    if hook is not None:
+        return _weight_norm_slot(module, hook, label)
+    others = ", ".join(name for name in (*module._parameters, *module._buffers) if "_" in name)
+    raise ValueError(
+        f"{label} is not a parameter of its layer"
+        + (f"; it is computed from {others}" if others else "")
+        + ". What is written into it would be lost. Initialize first and apply pruning or spectral "
+        "normalization after (prune.remove, remove_spectral_norm undo them)."
+    )
+
+
+def refuse_overlaps(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse tensors that share memory without being the same one: the later draw would spoil the first.
+
+    Raises:
+        ValueError: naming both.
+    """
+    spans = sorted(
+        (
+            str(tensor.device),
+            tensor.untyped_storage().data_ptr(),
+            tensor.storage_offset(),
+            tensor.storage_offset()
+            + 1
+            + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)),
+            label,
+        )
+        for label, tensor in tensors
+    )
+    for first, second in zip(spans, spans[1:], strict=False):
+        if first[:2] == second[:2] and second[2] < first[3]:
+            raise ValueError(
+                f"{first[4]} and {second[4]} share memory but are not the same tensor (one is a view "
+                "of the other); drawing the second would spoil the first. Initialize one by itself."
+            )
+
+
+def _parametrized_slot(module: nn.Module, attribute: str, label: str, trial: Fill) -> Slot:
+    parts = module.parametrizations[attribute]  # type: ignore[index,union-attr]
+    names = " and ".join(type(part).__name__.lstrip("_") for part in parts)  # type: ignore[union-attr]
+    originals = tuple(parts.parameters())  # type: ignore[union-attr]
+    for original in originals:
+        _check(original, label)
+    twin = copy.deepcopy(module)
+    with torch.no_grad():
+        wanted = getattr(twin, attribute).detach().clone()
+        trial(wanted)
+        try:
+            setattr(twin, attribute, wanted)
+            found = getattr(twin, attribute)
+            close = torch.allclose(found.double(), wanted.double(), rtol=0.02, atol=1e-6)
+        except Exception as error:
+            raise ValueError(
+                f"{label} is parametrized by {names}, which cannot be set to given values: {error} "
+                "Initialize first and parametrize after."
+            ) from error
+    if not close:
+        raise ValueError(
+            f"{label} is parametrized by {names}, which changes the values it is set to: the "
+            "weight in use would not have the wanted gain. Initialize first and parametrize after."
+        )
+
+    def write(fill: Fill) -> None:
+        new = torch.empty_like(wanted)
+        fill(new)
+        with torch.no_grad():
+            setattr(module, attribute, new)
+
+    return Slot(label, tuple(wanted.shape), originals, write)
+
+
+def _weight_norm_slot(module: nn.Module, hook: WeightNorm, label: str) -> Slot:
+    direction = module._parameters[hook.name + "_v"]
+    length = module._parameters[hook.name + "_g"]
+    assert direction is not None and length is not None
+    _check(direction, label)
+
+    def write(fill: Fill) -> None:
+        fill(direction)
+        with torch.no_grad():
+            length.copy_(torch.norm_except_dim(direction, 2, hook.dim))
+        setattr(module, hook.name, hook.compute_weight(module))
+
+    return Slot(label, tuple(direction.shape), (direction, length), write)
+
+
+def _check(tensor: Tensor, label: str) -> None:
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        raise ValueError(
+            f"{label} is lazy and has no shape yet; run one batch through the model first."
+        )
+    if tensor.is_quantized or tensor.dtype not in _DTYPES:
+        raise TypeError(
+            f"{label} has dtype {tensor.dtype}; allowed: {', '.join(map(str, _DTYPES))}. "
+            "Initialize before converting."
+        )
+    if tensor.is_meta:
+        raise ValueError(
+            f"{label} is on the meta device and has no memory; materialize the model first "
+            "with module.to_empty(device='cpu')."
+        )
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{label} is {tensor.layout}; only dense (strided) tensors can be drawn.")
+    if tensor.is_inference():
+        raise ValueError(
+            f"{label} was made under torch.inference_mode() and cannot be written or trained; "
+            "build the model outside it."
+        )
+    if tensor.numel() == 0:
+        raise ValueError(
+            f"{label} is empty (shape {tuple(tensor.shape)}); there is nothing to draw."
+        )
+    if _overlaps_itself(tensor):
+        raise ValueError(
+            f"{label} has several entries on one place in memory (shape {tuple(tensor.shape)}, "
+            f"strides {tensor.stride()}): an expanded or overlapping view. Call .clone() first."
+        )
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    reach = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride < reach:
+                return True
+            reach += (size - 1) * stride
+    return False
+
+
+def _no_fill(tensor: Tensor) -> None:
+    return None

@@ -1,0 +1,106 @@
+"""What the toolkit knows about torch's own layers: their fans, and the slopes of their activations."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from sigprop.graph import Slopes, weight_fans
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+WEIGHT_LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
+LEAKY_MODULES = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU)
+
+
+def fans(
+    module_or_tensor: nn.Module | torch.Tensor, *, shape: tuple[int, ...] = ()
+) -> tuple[float, float]:
+    """Return (fan_in, fan_out): the terms summed per output entry, and per input entry.
+
+    Right for transposed, grouped and strided convolutions too, where ``torch.nn.init`` is not (it
+    sees only the weight): measured in the interior, away from zero padding, and averaged over the
+    positions of a stride. A bare tensor is read as (out, in, *kernel).
+
+    Args:
+        module_or_tensor: a Linear, Conv1–3d or ConvTranspose1–3d, or a weight of >= 2 dimensions.
+        shape: the shape of the weight where the layer's own cannot be read without running it.
+
+    Raises:
+        TypeError: neither of these.
+        ValueError: a tensor of fewer than two dimensions.
+
+    Example:
+        >>> fans(nn.Linear(100, 400))
+        (100.0, 400.0)
+        >>> fans(nn.ConvTranspose2d(8, 6, 4, stride=2, groups=2))
+        (16.0, 48.0)
+    """
+    if isinstance(module_or_tensor, torch.Tensor):
+        return weight_fans(tuple(module_or_tensor.shape))
+    if not isinstance(module_or_tensor, WEIGHT_LAYERS):
+        raise TypeError(
+            f"fans takes a weight tensor or one of {', '.join(c.__name__ for c in WEIGHT_LAYERS)}; "
+            f"got {type(module_or_tensor).__name__}."
+        )
+    shape = shape or tuple(module_or_tensor.weight.shape)
+    if isinstance(module_or_tensor, nn.Linear):
+        return weight_fans(shape)
+    return weight_fans(
+        shape,
+        stride=module_or_tensor.stride,
+        groups=module_or_tensor.groups,
+        transposed=isinstance(module_or_tensor, TRANSPOSED),
+    )
+
+
+def random_slope(lower: float, upper: float) -> Slopes:
+    """The slope that stands for α ~ U(lower, upper): √(E α²), as the mean of α² enters the gain.
+
+    Example:
+        >>> random_slope(0.0, 0.3)
+        (0.173205...,)
+    """
+    return (math.sqrt((lower * lower + lower * upper + upper * upper) / 3),)
+
+
+def module_slopes(module: nn.Module) -> Slopes:
+    """The negative slope(s) of a ReLU, LeakyReLU, PReLU or RReLU module (RReLU: while training).
+
+    Raises:
+        TypeError: another module.
+        ValueError: a PReLU whose slopes have no values yet (meta device).
+
+    Example:
+        >>> module_slopes(nn.PReLU())
+        (0.25,)
+    """
+    if isinstance(module, nn.ReLU):
+        return (0.0,)
+    if isinstance(module, nn.LeakyReLU):
+        return (float(module.negative_slope),)
+    if isinstance(module, nn.RReLU):
+        return random_slope(module.lower, module.upper)
+    if isinstance(module, nn.PReLU):
+        return tensor_slopes(module.weight)
+    raise TypeError(
+        f"{type(module).__name__} has no negative slope to read; slopes are read from "
+        f"{', '.join(c.__name__ for c in LEAKY_MODULES)}. Give alpha as a number."
+    )
+
+
+def tensor_slopes(slopes: torch.Tensor) -> Slopes:
+    """Slopes held by a tensor, as a tuple; one number if all are the same.
+
+    Raises:
+        ValueError: on the meta device, where there are no values.
+    """
+    if slopes.is_meta:
+        raise ValueError(
+            "the slopes are on the meta device and have no values; materialize them first "
+            "(module.to_empty(device='cpu'), then fill them) or give alpha as a number."
+        )
+    values = tuple(slopes.detach().double().flatten().tolist())
+    return values[:1] if len(set(values)) == 1 else values
