@@ -1,0 +1,51 @@
+"""Signal-propagation theory: plain float64 in, plain float64 out. Loads numpy, never torch."""
+
+from sigprop.theory.finite_width import (
+    FiniteWidthLaw,
+    born_dead_probability,
+    finite_width_law,
+    lognormal_law,
+    sample_trajectories,
+    step_log_moments,
+)
+from sigprop.theory.leaky import (
+    Trajectory,
+    chi,
+    correlation_angle_map,
+    correlation_deficit_map,
+    correlation_map,
+    excess,
+    fourth_moment,
+    g_star,
+    mean_output,
+    second_moment,
+    slow_convergence,
+    trajectory,
+    unit_variance_gain,
+    variance_map,
+    variance_output,
+)
+
+__all__ = [
+    "FiniteWidthLaw",
+    "Trajectory",
+    "born_dead_probability",
+    "chi",
+    "correlation_angle_map",
+    "correlation_deficit_map",
+    "correlation_map",
+    "excess",
+    "finite_width_law",
+    "fourth_moment",
+    "g_star",
+    "lognormal_law",
+    "mean_output",
+    "sample_trajectories",
+    "second_moment",
+    "slow_convergence",
+    "step_log_moments",
+    "trajectory",
+    "unit_variance_gain",
+    "variance_map",
+    "variance_output",
+]
