@@ -65,7 +65,9 @@ def assert_mean(
         values = _drawn(sample, size, rng_for(f"{name}/{label}"))
         z = (values.mean() - expected) / (std / math.sqrt(size))
         if abs(z) > bound:
-            raise Rejected(f"{name}: mean {values.mean():.6g}, expected {expected:.6g}, z = {z:.1f}")
+            raise Rejected(
+                f"{name}: mean {values.mean():.6g}, expected {expected:.6g}, z = {z:.1f}"
+            )
 
     _run(name, test, draw, mutant, false_alarm, size)
 

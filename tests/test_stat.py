@@ -23,9 +23,7 @@ def test_mean_accepts_the_truth_and_needs_a_visible_mutant(own_ledger):
 
 def test_uniform_and_rate_reject_mutants(own_ledger):
     uniform = lambda size, rng: rng.random(size)  # noqa: E731
-    stat.assert_uniform(
-        "u", uniform, detect=0.05, mutant=lambda size, rng: rng.random(size) ** 1.2
-    )
+    stat.assert_uniform("u", uniform, detect=0.05, mutant=lambda size, rng: rng.random(size) ** 1.2)
     stat.assert_rate(
         "r",
         lambda size, rng: rng.random(size) < 0.3,
@@ -34,7 +32,9 @@ def test_uniform_and_rate_reject_mutants(own_ledger):
         mutant=lambda size, rng: rng.random(size) < 0.32,
     )
     with pytest.raises(stat.Rejected):
-        stat.assert_uniform("u2", lambda size, rng: rng.beta(2, 2, size), detect=0.05, mutant=uniform)
+        stat.assert_uniform(
+            "u2", lambda size, rng: rng.beta(2, 2, size), detect=0.05, mutant=uniform
+        )
 
 
 def test_a_check_draws_once_from_a_seed_of_its_name(own_ledger):

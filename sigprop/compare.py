@@ -1,0 +1,208 @@
+"""Prediction against measurement, as arrays: exact z-scores a layer, one p-value for the net.
+
+The statement is built from normal scores that are independent N(0, 1) when the theory holds: each is
+computed from the exact law of one layer's statistic given everything before it. Families of scores
+(forward weights, backward weights, activations) are each asked two questions, *does it drift?* (their
+weighted sum) and *is one layer off?* (their largest), and the smallest of all these p-values is
+corrected for their number by Šidák's inequality, which holds whatever the dependence between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from sigprop.checks import FloatArray, real_array, real_number
+from sigprop.records import Row
+
+
+def weighted_chi2_score(
+    statistic: ArrayLike, mean: ArrayLike, k2: ArrayLike, k3: ArrayLike
+) -> FloatArray:
+    """Normal score of a weighted sum of independent χ² variables, from its first three cumulants.
+
+    A χ²(ν), shifted and scaled to the same cumulants, stands for the sum (ν = 8 k2³/k3²); the score
+    is Φ⁻¹ of its distribution function. It is exact where all weights are equal, so for one input.
+
+    Args:
+        statistic: observed values, any shape.
+        mean: first cumulant.
+        k2: second cumulant (the variance), > 0.
+        k3: third cumulant, > 0.
+
+    Returns:
+        Scores of the broadcast shape, N(0, 1) under the law; NaN where an argument is NaN.
+
+    Source:
+        hall1983; cumulants Σ 2^(k−1)(k−1)! w_j^k d.
+
+    Example:
+        >>> round(float(weighted_chi2_score(18.307, 10, 20, 80)), 3)    # 95 % point of χ²(10)
+        1.645
+    """
+    statistic, mean, k2, k3 = np.broadcast_arrays(
+        *(np.asarray(value, dtype=np.float64) for value in (statistic, mean, k2, k3))
+    )
+    with np.errstate(invalid="ignore", over="ignore"):
+        degrees = 8 * k2**3 / k3**2
+        value = np.maximum(degrees + (statistic - mean) * np.sqrt(2 * degrees / k2), 0.0)
+        lower = special.gammainc(degrees / 2, value / 2)
+        upper = special.gammaincc(degrees / 2, value / 2)
+        score = np.where(lower < upper, special.ndtri(lower), -special.ndtri(upper))
+        # Where a tail underflows, the cube-root approximation (Wilson and Hilferty) still ranks it.
+        spread = 2 / (9 * degrees)
+        far = (np.cbrt(value / degrees) - (1 - spread)) / np.sqrt(spread)
+    return np.where(np.isinf(score), far, score)
+
+
+def two_sided(score: ArrayLike) -> FloatArray:
+    """P(|N(0, 1)| ≥ |score|), element by element; NaN stays NaN.
+
+    Example:
+        >>> round(float(two_sided(-1.959964)), 6)
+        0.05
+    """
+    return np.asarray(2 * special.ndtr(-np.abs(np.asarray(score, dtype=np.float64))))
+
+
+def sidak(p_values: ArrayLike) -> float:
+    """One p-value for several: 1 − (1 − min p)^k, k the number of them that are not NaN.
+
+    Valid for normal scores whatever their dependence, exact for independent ones.
+
+    Raises:
+        ValueError: nothing but NaN.
+
+    Source:
+        sidak1967.
+
+    Example:
+        >>> round(sidak([0.01, 0.5, float("nan")]), 6)
+        0.0199
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    p = p[~np.isnan(p)]
+    if p.size == 0:
+        raise ValueError("no p-value to combine: every test is NaN.")
+    if p.min() >= 1:
+        return 1.0
+    return float(-np.expm1(p.size * np.log1p(-p.min())))
+
+
+@dataclass(frozen=True)
+class Family:
+    """The normal scores of one kind of step and what they say together.
+
+    Attributes:
+        name: what was tested.
+        scores: shape (layers,); NaN where there was nothing to test.
+        layers: the layer index of each score.
+        drift_score: weighted sum of the scores (Stouffer), N(0, 1).
+        drift_p: its two-sided p-value.
+        layer_p: p-value of the largest |score| among the layers.
+        culprits: layers that stand out from the family's median by more than the level allows.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    scores: FloatArray
+    drift_score: float
+    drift_p: float
+    layer_p: float
+    culprits: tuple[int, ...]
+
+    @property
+    def largest(self) -> float:
+        """The largest |score|."""
+        return float(np.nanmax(np.abs(self.scores)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One p-value for a net from all families.
+
+    Attributes:
+        families: the families tested; those with nothing to test are left out.
+        p_value: probability, if the theory holds, of a worst score at least this bad.
+        level: rejection level.
+    """
+
+    families: tuple[Family, ...]
+    p_value: float
+    level: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the theory is not rejected at ``level``."""
+        return self.p_value >= self.level
+
+    @property
+    def culprits(self) -> tuple[int, ...]:
+        """Layers that stand out in any family, in order."""
+        return tuple(sorted({layer for family in self.families for layer in family.culprits}))
+
+    def records(self) -> list[Row]:
+        """One flat row a family."""
+        return [
+            {
+                "family": family.name,
+                "tested_layers": int(np.isfinite(family.scores).sum()),
+                "drift_score": family.drift_score,
+                "drift_p": family.drift_p,
+                "largest_score": family.largest,
+                "layer_p": family.layer_p,
+                "culprits": " ".join(map(str, family.culprits)),
+            }
+            for family in self.families
+        ]
+
+
+def judge(
+    scores: Mapping[str, tuple[Sequence[int], ArrayLike, ArrayLike]], *, level: float = 0.01
+) -> Verdict:
+    """Combine families of normal scores into one verdict.
+
+    Args:
+        scores: name → (layer indices, scores, weights of the drift), equally long.
+        level: rejection level, in (0, 1).
+
+    Raises:
+        ValueError: no finite score at all, or a level outside (0, 1).
+
+    Example:
+        >>> judge({"steps": ([1, 2, 3], [0.3, -1.0, 0.5], [1, 1, 1])}).holds
+        True
+    """
+    level = real_number("level", level, above=0, maximum=1)
+    families = []
+    for name, (layers, values, weights) in scores.items():
+        values = np.asarray(values, dtype=np.float64)
+        if not np.isnan(values).all():
+            families.append(
+                _family(name, tuple(layers), values, real_array("weights", weights), level)
+            )
+    p_value = sidak([p for family in families for p in (family.drift_p, family.layer_p)])
+    return Verdict(tuple(families), p_value, level)
+
+
+def _family(
+    name: str, layers: tuple[int, ...], scores: FloatArray, weights: FloatArray, level: float
+) -> Family:
+    tested = ~np.isnan(scores)
+    weights = np.where(tested, weights, 0.0)
+    drift = float((weights[tested] * scores[tested]).sum() / np.sqrt((weights**2).sum()))
+    excess = two_sided(scores - np.median(scores[tested]))
+    bar = -np.expm1(np.log1p(-level) / tested.sum())
+    return Family(
+        name=name,
+        layers=layers,
+        scores=scores,
+        drift_score=drift,
+        drift_p=float(two_sided(drift)),
+        layer_p=sidak(two_sided(scores)),
+        culprits=tuple(layer for layer, p in zip(layers, excess, strict=True) if p < bar),
+    )

@@ -1,0 +1,137 @@
+"""A deep fully connected net: the plain ``nn.Module`` on which theory and measurement meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from sigprop.activations import LeakyFamily
+from sigprop.activations import activation as look_up
+from sigprop.checks import FloatArray, count
+
+
+class DeepMLP(nn.Module):
+    """A fully connected net of ``depth`` weight layers with an activation between any two.
+
+    The forward pass is z¹ = W¹x + b¹, zˡ = Wˡφ(zˡ⁻¹) + bˡ; the output is the last pre-activation zᴸ,
+    with no activation after it. Weights start as torch's own default; call
+    :func:`sigprop.kaiming_leaky_init` on the net to initialize it by the theory.
+
+    Args:
+        in_features: number of inputs n_0.
+        width: outputs of every weight layer, or a sequence n_1 … n_L.
+        depth: number of weight layers L; may be left out when ``width`` is a sequence.
+        activation: ``"leaky_relu"``, ``"prelu"``, ``"relu"`` or ``"identity"``.
+        alpha: negative slope. For ``"prelu"`` also one slope per channel (all hidden widths equal to
+            its length). None: the activation's default (0.01 for leaky ReLU, 0.25 for PReLU).
+        out_features: outputs of the last layer, if other than ``width`` says.
+        bias: whether the weight layers have biases.
+        device: as for any torch module.
+        dtype: as for any torch module.
+
+    Attributes:
+        layers: the weight layers (``nn.Linear``), in the order of the data.
+        activations: the L − 1 activation modules between them.
+
+    Raises:
+        ValueError: a size below 1, an unknown activation, slopes that do not fit.
+
+    Example:
+        >>> DeepMLP(in_features=8, width=16, depth=3, activation="leaky_relu", alpha=0.2)(
+        ...     torch.zeros(5, 8)).shape
+        torch.Size([5, 16])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        width: int | Sequence[int],
+        depth: int | None = None,
+        activation: str = "leaky_relu",
+        alpha: ArrayLike | None = None,
+        *,
+        out_features: int | None = None,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        widths = layer_widths(width, depth)
+        if out_features is not None:
+            widths[-1] = count("out_features", out_features)
+        sizes = [count("in_features", in_features), *widths]
+        member = look_up(activation)
+        slopes = member.alpha(alpha)
+        self.layers = nn.ModuleList(
+            nn.Linear(n_in, n_out, bias=bias, device=device, dtype=dtype)
+            for n_in, n_out in zip(sizes, sizes[1:], strict=False)
+        )
+        self.activations = nn.ModuleList(
+            activation_module(member, slopes, n, device, dtype) for n in widths[:-1]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last pre-activation, of shape (…, n_L), for an input of shape (…, n_0)."""
+        z: Tensor = self.layers[0](x)
+        for layer, act in zip(self.layers[1:], self.activations, strict=True):
+            z = layer(act(z))
+        return z
+
+
+def layer_widths(width: int | Sequence[int], depth: int | None) -> list[int]:
+    """The outputs n_1 … n_L of the weight layers from a width and a depth, or a sequence of widths.
+
+    Raises:
+        ValueError: no layer, a width below 1, or a depth that disagrees with the sequence.
+
+    Example:
+        >>> layer_widths(4, 3), layer_widths([4, 8], None)
+        ([4, 4, 4], [4, 8])
+    """
+    if isinstance(width, Sequence):
+        widths = [count(f"width[{index}]", n) for index, n in enumerate(width)]
+        if not widths:
+            raise ValueError("width is an empty sequence; give one width per weight layer.")
+        if depth is not None and count("depth", depth) != len(widths):
+            raise ValueError(
+                f"depth={depth} disagrees with the {len(widths)} widths given; leave depth out."
+            )
+        return widths
+    if depth is None:
+        raise ValueError("depth is missing; give depth, or a sequence of widths.")
+    return [count("width", width)] * count("depth", depth)
+
+
+def activation_module(
+    member: LeakyFamily,
+    slopes: FloatArray,
+    channels: int,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> nn.Module:
+    """The torch module of a member of the family with these slopes, for a layer of ``channels``.
+
+    Raises:
+        ValueError: the slopes do not fit the member or the layer.
+    """
+    if member.learnable:
+        if slopes.ndim > 1 or (slopes.ndim == 1 and slopes.size != channels):
+            raise ValueError(
+                f"alpha of shape {slopes.shape} does not fit a hidden layer of {channels} channels; "
+                "give one slope, or one per channel with all hidden widths equal."
+            )
+        module = nn.PReLU(slopes.size, device=device, dtype=dtype)
+        with torch.no_grad():
+            module.weight.copy_(torch.as_tensor(slopes).reshape(-1))
+        return module
+    if slopes.ndim != 0:
+        raise ValueError(
+            f"activation {member.name!r} has one slope; got alpha of shape {slopes.shape}. "
+            "Use activation='prelu' for one slope per channel."
+        )
+    if member.name == "relu":
+        return nn.ReLU()
+    return nn.Identity() if member.name == "identity" else nn.LeakyReLU(float(slopes))

@@ -1,0 +1,132 @@
+"""Several inputs through one net: how the fluctuations of their signals are correlated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sigprop.checks import FloatArray, real_array
+from sigprop.theory.finite_width import step_log_moments
+from sigprop.theory.leaky import correlation_map
+
+
+def square_covariance(c: ArrayLike, alpha: ArrayLike) -> FloatArray:
+    """Cov(φ(u)², φ(v)²)/E[φ²]² for jointly normal u, v of equal variance and correlation c.
+
+    With A = (1+α²)/2 and D = (1−α²)/2, φ(u)² = A u² + D u|u|, so it is 2c² + (D²/A²)·T(c),
+    T(c) = (2/π)[(1+2c²) asin c + 3c√(1−c²)] = E[u|u| v|v|]. At c = 1 it is the excess κ4.
+
+    Args:
+        c: correlation, in [−1, 1].
+        alpha: negative slope, or the slopes of one layer's channels (1-D, averaged).
+
+    Source:
+        cho2009 (arc-cosine kernel of order 2).
+
+    Example:
+        >>> float(square_covariance(1.0, 0.0))
+        5.0
+    """
+    c = real_array("c", c, minimum=-1, maximum=1)
+    even, odd = _even_odd(alpha)
+    product = (1 + 2 * c**2) * np.arcsin(c) + 3 * c * np.sqrt(1 - c**2)
+    return np.asarray(2 * c**2 * even + odd * 2 / np.pi * product)
+
+
+def forward_log_variance(
+    widths: Sequence[int], alpha: ArrayLike, correlation: ArrayLike
+) -> FloatArray:
+    """Variance, over nets, of the batch mean of log q̂, layer by layer.
+
+    The steps of the inputs of one net are correlated through the shared weights. Each step's exact
+    one-input variance is scaled by the mean over input pairs of :func:`square_covariance` along the
+    mean-field path of their correlation: exact for one input, first order in 1/width for several.
+
+    Args:
+        widths: outputs n_1 … n_L of the weight layers.
+        alpha: negative slope, or the slopes of one layer's channels.
+        correlation: cosines of the inputs, shape (B, B).
+
+    Returns:
+        Shape (L + 1,); layer 0, the given input, has variance 0.
+
+    Example:
+        >>> forward_log_variance([100, 100], 0.2, [[1.0]]).round(4)
+        array([0.    , 0.02  , 0.0667])
+    """
+    c = _cosines(correlation)
+    at_one = square_covariance(1.0, alpha)
+    last_steps, steps = [], [0.0]
+    for n in widths:
+        last_steps.append(_chi2_log_variance(n) * (c**2).mean())
+        share = square_covariance(c, alpha).mean() / at_one
+        steps.append(_step_variance(n, alpha) * share)
+        c = _next(c, alpha)
+    return np.concatenate(([0.0], np.cumsum(steps[:-1]) + last_steps))
+
+
+def backward_log_variance(
+    widths: Sequence[int], alpha: ArrayLike, correlation: ArrayLike, cotangent: ArrayLike
+) -> FloatArray:
+    """Variance, over nets, of the batch mean of the log squared gradient norm, layer by layer.
+
+    As :func:`forward_log_variance`, from the output down: slopes are shared as the forward signals
+    are correlated, weights as the gradients are.
+
+    Args:
+        widths: outputs n_1 … n_L of the weight layers.
+        alpha: negative slope, or the slopes of one layer's channels.
+        correlation: cosines of the inputs, shape (B, B).
+        cotangent: cosines of the gradients given at the output, shape (B, B).
+
+    Returns:
+        Shape (L + 1,): layers 1 … L; layer L, the given cotangent, has variance 0. Layer 0 is NaN.
+    """
+    path = [_cosines(correlation)]
+    for _ in widths[1:-1]:
+        path.append(_next(path[-1], alpha))
+    c_grad = _cosines(cotangent)
+    even, odd = _even_odd(alpha)
+    at_one = square_covariance(1.0, alpha)
+    slope = float(np.mean(real_array("alpha", alpha)))
+    square = float(np.mean(real_array("alpha", alpha) ** 2))
+    variances = [0.0]
+    for n, c in zip(widths[-2::-1], path[::-1], strict=False):
+        sign = 2 / np.pi * np.arcsin(c)
+        shared = ((even + odd * sign) * (1 + 2 * c_grad**2) - even).mean() / at_one
+        variances.append(variances[-1] + _step_variance(n, alpha) * shared)
+        c_grad = (
+            c_grad
+            * ((1 + 2 * slope + square) + (1 - 2 * slope + square) * sign)
+            / (2 * (1 + square))
+        )
+    return np.array([np.nan, *variances[::-1]])
+
+
+def _even_odd(alpha: ArrayLike) -> tuple[float, float]:
+    """Mean over channels of A² and D², over the squared mean of A."""
+    square = real_array("alpha", alpha) ** 2
+    scale = np.mean(1 + square) ** 2
+    return float(np.mean((1 + square) ** 2) / scale), float(np.mean((1 - square) ** 2) / scale)
+
+
+def _cosines(correlation: ArrayLike) -> FloatArray:
+    return np.clip(np.atleast_2d(np.asarray(correlation, dtype=np.float64)), -1, 1)
+
+
+def _next(c: FloatArray, alpha: ArrayLike) -> FloatArray:
+    slopes = real_array("alpha", alpha)
+    axis = None if slopes.ndim == 0 else 0
+    return np.clip(correlation_map(c, slopes, channel_axis=axis), -1, 1)
+
+
+def _step_variance(width: int, alpha: ArrayLike) -> float:
+    slopes = real_array("alpha", alpha)
+    axis = None if slopes.ndim == 0 else 0
+    return float(step_log_moments(width, slopes, channel_axis=axis)[1])
+
+
+def _chi2_log_variance(width: int) -> float:
+    return float(step_log_moments(width, 1.0)[1])

@@ -1,0 +1,6 @@
+"""``validate``: real nets, initialized for real, against the exact finite-width law."""
+
+from sigprop.validation.result import Curve, Validation
+from sigprop.validation.run import validate
+
+__all__ = ["Curve", "Validation", "validate"]

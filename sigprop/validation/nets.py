@@ -1,0 +1,212 @@
+"""The nets that ``validate`` tests: what is claimed of them, how they are built and run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from sigprop.activations import LeakyFamily
+from sigprop.activations import activation as look_up
+from sigprop.checks import FloatArray, real_array, real_number
+from sigprop.init import kaiming_leaky_init
+from sigprop.measurement.steps import NetSteps, steps_layer_by_layer, steps_of_net
+from sigprop.nn.mlp import DeepMLP, activation_module, layer_widths
+from sigprop.theory.leaky import chi, g_star
+
+Init = Callable[[nn.Module, torch.Generator], Any]
+Runner = Callable[[Tensor, Tensor, torch.Generator], NetSteps]
+
+MARGIN_BITS = 12
+"""Powers of two kept free below and above the root mean square of a signal in a floating type."""
+
+
+@dataclass(frozen=True)
+class NetPlan:
+    """What is claimed of the nets and what initializes them.
+
+    Attributes:
+        slopes: negative slope (0-d), or one per channel (1-D).
+        widths: outputs n_1 … n_L.
+        gain: claimed gain of every weight layer.
+        member: the activation.
+        init: the initialization under test.
+        dtype: of weights and signals.
+        device: where the nets run.
+    """
+
+    slopes: FloatArray
+    widths: tuple[int, ...]
+    gain: float
+    member: LeakyFamily
+    init: Init
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def channel_axis(self) -> int | None:
+        """For the theory: the axis of ``slopes`` to average over."""
+        return None if self.slopes.ndim == 0 else 0
+
+    def log_growth(self) -> FloatArray:
+        """Log of the mean-field factor of q at each weight layer, shape (L + 1,); 0 for the input."""
+        hidden = math.log(float(chi(self.gain, self.slopes, channel_axis=self.channel_axis)))
+        steps = np.full(len(self.widths) + 1, hidden)
+        steps[:2] = 0.0, 2 * math.log(self.gain)
+        return steps
+
+
+def plan_nets(
+    alpha: ArrayLike,
+    depth: int | None,
+    width: int | Sequence[int],
+    gain: float | None,
+    activation: str | None,
+    init: Init | None,
+    dtype: torch.dtype,
+    device: torch.device | str | None,
+) -> NetPlan:
+    """Check what the user asks for and fill in the defaults.
+
+    Raises:
+        ValueError: out of range, of a wrong shape, or an unknown word.
+        TypeError: not a number, or not a floating-point dtype.
+    """
+    slopes = real_array("alpha", alpha)
+    member = look_up(activation or ("leaky_relu" if slopes.ndim == 0 else "prelu"))
+    slopes = member.alpha(slopes)
+    widths = tuple(layer_widths(width, depth))
+    activation_module(member, slopes, widths[0], None, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point torch dtype; got {dtype!r}.")
+    axis = None if slopes.ndim == 0 else 0
+    claimed = (
+        float(g_star(slopes, channel_axis=axis))
+        if gain is None
+        else real_number("gain", gain, above=0)
+    )
+    if init is None:
+
+        def init(module: nn.Module, generator: torch.Generator) -> Any:
+            return kaiming_leaky_init(module, slopes, gain=claimed, generator=generator)
+
+    return NetPlan(slopes, widths, claimed, member, init, dtype, find_device(device))
+
+
+def find_device(device: torch.device | str | None) -> torch.device:
+    """The device meant; None: CUDA if there is one, else CPU.
+
+    Raises:
+        ValueError: unknown, or not on this machine.
+
+    Example:
+        >>> find_device("cpu")
+        device(type='cpu')
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}; try 'cpu' or 'cuda'.") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but torch sees no CUDA device here.")
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r} is not supported; use 'cpu' or 'cuda'.")
+    return found
+
+
+def whole_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
+    """Runs nets that fit in memory: one module, initialized anew for every net."""
+    with torch.random.fork_rng(devices=[]):
+        model = DeepMLP(
+            sizes[0],
+            sizes[1:],
+            activation=plan.member.name,
+            alpha=plan.slopes,
+            device=plan.device,
+            dtype=plan.dtype,
+        )
+
+    def run(x: Tensor, cotangent: Tensor, generator: torch.Generator) -> NetSteps:
+        plan.init(model, generator)
+        return steps_of_net(model, x, cotangent)
+
+    return run
+
+
+def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
+    """Runs nets of any size: one weight layer exists at a time and is drawn twice from its seed."""
+    layers: dict[tuple[int, int], nn.Linear] = {}
+    activations = [
+        activation_module(plan.member, plan.slopes, n, plan.device, plan.dtype) for n in sizes[1:-1]
+    ]
+
+    def run(x: Tensor, cotangent: Tensor, generator: torch.Generator) -> NetSteps:
+        states: list[Tensor] = []
+
+        def make_layer(index: int) -> nn.Linear:
+            shape = (sizes[index], sizes[index + 1])
+            if shape not in layers:
+                layers[shape] = nn.utils.skip_init(
+                    nn.Linear, *shape, device=plan.device, dtype=plan.dtype
+                )
+                nn.init.zeros_(layers[shape].bias)
+            if index == len(states):
+                states.append(generator.get_state())
+            else:
+                generator.set_state(states[index])
+            plan.init(layers[shape], generator)
+            return layers[shape]
+
+        return steps_layer_by_layer(make_layer, activations, x, cotangent)
+
+    return run
+
+
+def needs_streaming(plan: NetPlan, sizes: Sequence[int]) -> bool:
+    """Whether the weights take more than half of the memory: free on CUDA, physical on a CPU."""
+    numbers = sum(n_in * n_out for n_in, n_out in zip(sizes, sizes[1:], strict=False))
+    if plan.device.type == "cuda":
+        memory, _ = torch.cuda.mem_get_info(plan.device)
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return numbers * plan.dtype.itemsize > memory / 2
+
+
+def power_into_range(log_path: FloatArray, dtype: torch.dtype) -> int:
+    """The power of two by which to multiply a signal so that its whole path fits a dtype.
+
+    Exact for a positively homogeneous net. Zero if the path fits as it is.
+
+    Args:
+        log_path: predicted log of the second moment, layer by layer.
+        dtype: floating type of the signal.
+
+    Raises:
+        ValueError: no power makes it fit.
+
+    Example:
+        >>> power_into_range(np.array([0.0, -200.0]), torch.float32)
+        72
+    """
+    limits = torch.finfo(dtype)
+    lowest = math.log2(limits.tiny) + MARGIN_BITS
+    highest = math.log2(limits.max) - MARGIN_BITS
+    root = log_path / (2 * math.log(2))
+    low, high = float(root.min()), float(root.max())
+    if low >= lowest and high <= highest:
+        return 0
+    if high - low > highest - lowest:
+        raise ValueError(
+            f"the predicted signal runs from 2^{low:.0f} to 2^{high:.0f}, more than {dtype} can "
+            "hold; use layerwise=True (no limit) or dtype=torch.float64."
+        )
+    return round((lowest + highest - low - high) / 2)
