@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sigprop.checks import FloatArray
-from sigprop.compare import weighted_chi2_score
+from sigprop.compare import sign_flip_score, weighted_chi2_score
 from sigprop.measurement.steps import NetSteps
 from sigprop.validation.nets import NetPlan
 
@@ -30,10 +30,10 @@ class Tally:
         self.log_q = np.zeros(depth + 1)
         self.log_grad = np.zeros(depth + 1)
         self.alive = np.zeros(depth + 1)
-        # Per direction (forward, backward): nets, Σ ratio, Σ second and third cumulants; and for
-        # the activations Σ difference and Σ difference².
+        # Per direction (forward, backward) and layer: nets, Σ ratio, Σ of its second and third
+        # cumulants; and for the activations Σ, Σ of squares and Σ of fourth powers of differences.
         self.ratios = np.zeros((2, depth, 4))
-        self.differences = np.zeros((2, depth - 1, 2))
+        self.differences = np.zeros((2, depth - 1, 3))
         stored = torch.as_tensor(plan.slopes)
         if plan.member.learnable:
             stored = stored.to(plan.dtype)
@@ -59,10 +59,14 @@ class Tally:
             tested = np.isfinite(ratio)
             parts = (np.ones_like(ratio), ratio, 2 * k2 / degrees, 8 * k3 / degrees**2)
             sums += np.where(tested[:, None], np.stack(parts, axis=1), 0.0)
-        for layer, squares in enumerate(net.unit_squares):
-            for direction, (before, after) in enumerate((squares[:, :2].T, squares[:, 2:].T)):
-                difference = after - self.square * before
-                self.differences[direction, layer] += difference.sum(), (difference**2).sum()
+        for layer, (z, phi, grad_phi, grad_z) in enumerate(squares.T for squares in net.unit_squares):
+            forward = phi - self.square * z
+            backward = grad_z - self.square * grad_phi
+            # Both share the signs of the units; off the forward part, the backward one adds news.
+            norm = (forward**2).sum()
+            backward -= forward * ((forward * backward).sum() / norm if norm > 0 else 0.0)
+            for direction, difference in enumerate((forward, backward)):
+                self.differences[direction, layer] += [(difference**k).sum() for k in (1, 2, 4)]
 
     def scores(self) -> dict[str, FloatArray]:
         """Family → normal score of each layer, shape (L + 1,), NaN where there is nothing to test."""
@@ -73,9 +77,9 @@ class Tally:
             tested = np.where(nets > 0, 1.0, np.nan)
             score = weighted_chi2_score(ratio / gain_square, nets, k2 * tested, k3 * tested)
             scores.append(np.concatenate((nothing, score)))
-        for difference, square in np.moveaxis(self.differences, -1, 1):
-            bends = (square > 0) & np.any(self.square != 1)
-            score = np.where(bends, difference / np.sqrt(np.where(bends, square, 1.0)), np.nan)
+        for total, square, fourth in np.moveaxis(self.differences, -1, 1):
+            square = np.where((square > 0) & np.any(self.square != 1), square, np.nan)
+            score = sign_flip_score(total, square, fourth)
             scores.append(np.concatenate((nothing, score, nothing)))
         return dict(zip(FAMILIES, scores, strict=True))
 
