@@ -64,18 +64,21 @@ def step_log_moments(
         channels = slopes.reshape(-1, 1)
     else:
         slopes = np.moveaxis(slopes, channel_axis, -1)
-        channels = slopes.reshape(-1, slopes.shape[-1])
         if not np.all(widths == slopes.shape[-1]):
             raise ValueError(
                 f"width must be the number of channels; got width {width!r} and "
                 f"{slopes.shape[-1]} slopes along channel_axis."
             )
-        widths = np.full(slopes.shape[:-1], slopes.shape[-1])
+        batch = np.empty(slopes.shape[:-1])
+        check_shapes(width=widths, alpha=batch)
+        widths = np.broadcast_arrays(widths, batch)[0]
+        channels = np.broadcast_to(slopes, (*widths.shape, slopes.shape[-1]))
+        channels = channels.reshape(-1, slopes.shape[-1])
     mean, variance = log_moments(widths.reshape(-1).astype(np.float64), channels)
     return mean.reshape(widths.shape)[()], variance.reshape(widths.shape)[()]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FiniteWidthLaw:
     """Moments of q̂ per layer over random nets; arrays are indexed [layer], from 0 to depth.
 
@@ -170,7 +173,7 @@ def finite_width_law(
     start, log_g2 = _POWERS * math.log(q0), 2 * math.log(gain)
     if one_of("direction", direction, ("forward", "backward")) == "forward":
         steps = _factor_moments(sizes[:-1], slopes) + _POWERS * log_g2
-        paths = np.cumsum(np.hstack([start + _POWERS * log_g2, steps]), axis=1)
+        paths = _running(start + _POWERS * log_g2, steps)
         moments = np.hstack([start, paths + _factor_moments(sizes, _LINE)])
     elif in_features is None:
         raise ValueError("direction='backward' ends at the input; pass in_features, its size n_0.")
@@ -179,7 +182,7 @@ def finite_width_law(
         fans = log_g2 + np.log(inward[:-1]) - np.log(inward[1:])
         hidden, inputs = _factor_moments(inward[1:-1], slopes), _factor_moments(inward[-1:], _LINE)
         steps = np.hstack([hidden, inputs]) + _POWERS * fans
-        moments = np.cumsum(np.hstack([start, steps]), axis=1)[:, ::-1]
+        moments = _running(start, steps)[:, ::-1]
     return FiniteWidthLaw(tuple(sizes.tolist()), direction, *moments)
 
 
@@ -299,6 +302,13 @@ def _factor_moments(sizes: IntArray, slopes: FloatArray) -> FloatArray:
     log_mean = np.full(len(sizes), np.log(second_moment(slopes, channel_axis=0)))
     log_square = 2 * log_mean + np.log1p(excess(slopes, channel_axis=0) / sizes)
     return np.stack([log_mean, log_square, logs[0][where], logs[1][where]])
+
+
+def _running(start: FloatArray, steps: FloatArray) -> FloatArray:
+    """Running sums from ``start``; equal steps multiply, which keeps the digits of deep sums."""
+    first = steps[:, :1]
+    sums = start + first * np.arange(1, steps.shape[1] + 1) + np.cumsum(steps - first, axis=1)
+    return np.hstack([start, sums])
 
 
 def _log_sums(

@@ -12,7 +12,7 @@ from sigprop.records import Row
 from sigprop.theory.slopes import SERIES, SERIES_BELOW
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """The mean-field path of one net; arrays are indexed [layer], layer 0 is the input.
 
