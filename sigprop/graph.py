@@ -120,7 +120,7 @@ class Graph:
         return [node for node in self.nodes if node.kind == kind]
 
     def sources(self, name: str) -> list[Node]:
-        """The nearest nodes upstream that make the signal: through passes and joins, no constants."""
+        """The nearest nodes upstream that make the signal, through passes and joins."""
         return [self.by_name[source] for source in self._sources[name]]
 
     def targets(self, name: str) -> list[Node]:
@@ -221,7 +221,7 @@ def weight_fans(
 
 
 def same_slopes(first: Slopes, second: Slopes) -> bool:
-    """Whether two sets of slopes agree to float32 digits; one slope equals the same for every channel."""
+    """Whether slopes agree to float32 digits; one slope stands for the same in each channel."""
     if len(first) != len(second):
         if 1 not in (len(first), len(second)):
             return len(set(first)) == 1 and set(first) == set(second)

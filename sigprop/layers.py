@@ -1,4 +1,4 @@
-"""What the toolkit knows about torch's own layers: their fans, and the slopes of their activations."""
+"""What the toolkit knows about torch's own layers: fans of weights, slopes of activations."""
 
 from __future__ import annotations
 

@@ -34,7 +34,12 @@ _MODULE_KINDS: dict[str, Kind] = {
     "torch.nn.modules.sparse": "input",  # embeddings: rows of a table are data
 }  # fmt: skip
 
-_PASSES = frozenset(
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_PASSES = _words(
     """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
     adaptive_max_pool2d adaptive_max_pool3d alpha_dropout amax avg_pool1d avg_pool2d avg_pool3d
@@ -46,27 +51,27 @@ _PASSES = frozenset(
     pixel_unshuffle ravel repeat repeat_interleave requires_grad_ reshape reshape_as rms_norm roll
     select split split_with_sizes squeeze stochastic_depth swapaxes swapdims t tensor_split to
     transpose type type_as unbind unflatten unfold unsqueeze upsample view view_as
-    """.split()
+    """
 )
-_JOINS = frozenset(
+_JOINS = _words(
     """
     add add_ addcmul cat concat concatenate div div_ dstack hstack iadd imul isub itruediv lerp mul
     mul_ multiply stack sub sub_ subtract true_divide truediv vstack
-    """.split()
-)
-_CONSTANTS = frozenset(
     """
-    _assert _assert_is_none arange dim empty empty_like eq floordiv full full_like ge gt le len lt ne
-    ndimension new_empty new_full new_ones new_zeros numel ones ones_like rand rand_like randn
-    randn_like shape size zeros zeros_like
-    """.split()
 )
-_OUTSIDE = frozenset(
+_CONSTANTS = _words(
+    """
+    _assert _assert_is_none arange dim empty empty_like eq floordiv full full_like ge gt le len
+    lt ne ndimension new_empty new_full new_ones new_zeros numel ones ones_like rand rand_like randn
+    randn_like shape size zeros zeros_like
+    """
+)
+_OUTSIDE = _words(
     """
     celu elu elu_ erf exp gelu glu hardshrink hardsigmoid hardswish hardtanh hardtanh_ log_softmax
-    logsigmoid mish pow relu6 selu selu_ sigmoid sigmoid_ silu sin softmax softmin softplus softshrink
-    softsign square sqrt tanh tanh_ tanhshrink threshold
-    """.split()
+    logsigmoid mish pow relu6 selu selu_ sigmoid sigmoid_ silu sin softmax softmin softplus
+    softshrink softsign square sqrt tanh tanh_ tanhshrink threshold
+    """
 )
 _FUNCTION_HOMES = ("torch", "_operator", "math", "builtins")
 
@@ -94,8 +99,9 @@ def trace(model: nn.Module) -> Graph:
     if not isinstance(model, nn.Module):
         raise TypeError(f"trace takes a torch.nn.Module; got {type(model).__name__}.")
     if isinstance(model, WEIGHT_LAYERS):
-        nodes = (Node("x", "input", "input"), _module_node("layer", model, "", ("x",)))
-        return Graph((*nodes, Node("output", "output", "output", ("layer",))))
+        layer = _module_node("layer", model, "", ("x",))
+        output = Node("output", "output", "output", ("layer",))
+        return Graph((Node("x", "input", "input"), layer, output))
     tracer = _Tracer()
     with _left_as_it_was(model):
         try:
@@ -105,7 +111,10 @@ def trace(model: nn.Module) -> Graph:
                 f"cannot follow the data through {type(model).__name__} with torch.fx: {error} "
                 "Pass alpha= or gain= to set every weight layer without reading the model."
             ) from error
-        return Graph(tuple(_node(step, model) for step in steps.nodes))
+        nodes: dict[str, Node] = {}
+        for step in steps.nodes:
+            nodes[step.name] = _node(step, model, nodes)
+        return Graph(tuple(nodes.values()))
 
 
 class _Tracer(fx.Tracer):
@@ -115,17 +124,19 @@ class _Tracer(fx.Tracer):
         return bool(super().is_leaf_module(m, module_qualified_name))
 
 
-def _node(step: fx.Node, model: nn.Module) -> Node:
+def _node(step: fx.Node, model: nn.Module, before: dict[str, Node]) -> Node:
     if step.op == "placeholder":
         return Node(step.name, "input", "input")
     if step.op == "get_attr":
         return Node(step.name, "constant", str(step.target))
-    inputs = tuple(dict.fromkeys(before.name for before in step.all_input_nodes))
+    inputs = tuple(dict.fromkeys(taken.name for taken in step.all_input_nodes))
     if step.op == "output":
         return Node(step.name, "output", "output", inputs)
     if step.op == "call_module":
         path = str(step.target)
         return _module_node(step.name, model.get_submodule(path), path, inputs)
+    if inputs and all(before[name].kind == "constant" for name in inputs):
+        return Node(step.name, "constant", _function_name(step), inputs)
     return _function_node(step, inputs, model)
 
 
@@ -145,7 +156,7 @@ def _module_node(name: str, module: nn.Module, path: str, inputs: tuple[str, ...
     if isinstance(module, nn.MultiheadAttention):
         return Node(name, "unknown", operation, inputs, path)
     homes = [c.__module__ for c in type(module).__mro__]
-    kind = next((_MODULE_KINDS[home] for home in homes if home in _MODULE_KINDS), "unknown")
+    kind: Kind = next((_MODULE_KINDS[home] for home in homes if home in _MODULE_KINDS), "unknown")
     return Node(name, kind, operation, inputs, path)
 
 
@@ -230,18 +241,16 @@ def _defaults(model: nn.Module) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Undo what following the data may leave behind: attributes set in forward, fx's own constants."""
+    """Undo what following the data may leave: attributes set in forward, fx's constants."""
     modules = list(model.modules())
-    before = [(dict(vars(m)), dict(m._buffers), dict(m._parameters)) for m in modules]
+    held: list[dict[str, Any]] = [
+        table for m in modules for table in (vars(m), m._buffers, m._parameters)
+    ]
+    kept = [dict(table) for table in held]
     try:
         yield
     finally:
-        for module, (attributes, buffers, parameters) in zip(modules, before, strict=True):
-            for held, kept in (
-                (vars(module), attributes),
-                (module._buffers, buffers),
-                (module._parameters, parameters),
-            ):
-                if held.keys() != kept.keys() or any(held[k] is not kept[k] for k in kept):
-                    held.clear()
-                    held.update(kept)
+        for now, before in zip(held, kept, strict=True):
+            if now.keys() != before.keys() or any(now[k] is not before[k] for k in before):
+                now.clear()
+                now.update(before)

@@ -1,4 +1,4 @@
-"""How numbers are drawn into a weight: each law by its standard deviation, from a stated generator."""
+"""How numbers are drawn into a weight: laws by their standard deviation, a stated generator."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def haar(
 ) -> Tensor:
     """A Haar (semi-)orthogonal matrix: QR of a Gaussian one, signs fixed; short side orthonormal.
 
-    Source: saxe2014 (use), mezzadri2007 (signs).
+    Source: saxe2014.
 
     Example:
         >>> q = haar(3, 5, torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -90,7 +90,8 @@ def haar(
     gaussian = torch.empty(size, dtype=dtype, device=device).normal_(generator=generator)
     q, r = torch.linalg.qr(gaussian)
     q *= torch.where(r.diagonal() < 0, -1.0, 1.0)
-    return q if rows >= columns else q.T
+    short: Tensor = q if rows >= columns else q.T
+    return short
 
 
 def _normal(weight: Tensor, law: Law, generator: torch.Generator | None) -> None:
@@ -129,8 +130,11 @@ def _mirrored(weight: Tensor, law: Law, generator: torch.Generator | None) -> No
         block = torch.cat([block, -block], 1)
     if mirror.rows:
         block = torch.cat([block, -block], 0)
-    centre = tuple(size // 2 for size in weight.shape[2:])
-    weight.zero_()[(slice(None), slice(None), *centre)] = block
+    weight.zero_()
+    centre = weight
+    for size in weight.shape[2:]:
+        centre = centre.select(2, size // 2)
+    centre.copy_(block)
 
 
 Sampler = Callable[[Tensor, Law, torch.Generator | None], None]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sigprop.checks import one_of, real_array, real_number
 from sigprop.graph import Slopes
-from sigprop.init.distributions import DISTRIBUTIONS, fill
+from sigprop.init.distributions import DISTRIBUTIONS, Law, fill
 from sigprop.init.plan import InitPlan, Job, Request, jobs_for
 from sigprop.layers import module_slopes, tensor_slopes
 
@@ -30,8 +30,8 @@ def kaiming_leaky_init(
 ) -> Target:
     """Draw weights with Var W = g*(α)²/fan, g*(α) = √(2/(1+α²)), in place, and return the target.
 
-    α is the slope of the activation that *feeds* a layer: q^l = g² E φ(z^(l−1))² (He et al.), and at
-    g* the second moment q of the pre-activations stays the same from layer to layer. With
+    α is the slope of the activation that *feeds* a layer: q^l = g² E φ(z^(l−1))² (He et al.), and
+    at g* the second moment q of the pre-activations stays the same from layer to layer. With
     ``alpha=None`` it is read from the model by following the data (torch.fx), not the order of
     registration:
 
@@ -49,8 +49,8 @@ def kaiming_leaky_init(
 
     Args:
         module_or_tensor: a weight (out, in, *kernel), a Linear, Conv1–3d or ConvTranspose1–3d
-            (a subclass counts as its base), or a model holding such layers. In a model with ``alpha``
-            or ``gain`` given, each of them is drawn, whether ``forward`` calls it or not.
+            (a subclass counts as its base), or a model holding such layers. With ``alpha`` or
+            ``gain`` given, each of a model's layers is drawn, whether ``forward`` calls it or not.
         alpha: the negative slope: a number, one per channel (the mean of α² enters), a ReLU,
             LeakyReLU, PReLU or RReLU module, or None to read each layer's from the model.
         gain: used as it is instead of g*, ≥ 0.
@@ -68,8 +68,8 @@ def kaiming_leaky_init(
     ``"mirrored"`` (looks-linear) weights [[W, −W], [−W, W]], W Haar, make a chain of layers exactly
     linear and an isometry: φ(z) − φ(−z) = (1+α)z. Their gain is √2/|1+α| instead of g*. The first
     layer is mirrored in its rows, the read-out in its columns, so the model is traced even if
-    ``alpha`` is given; convolutions have their centre tap alone. Normalization and dropout on the way
-    keep the mirror but not the isometry.
+    ``alpha`` is given; convolutions have their centre tap alone. Normalization and dropout on the
+    way keep the mirror but not the isometry.
 
     Layers under ``weight_norm`` are set so that their effective weight is the drawn one. A shared
     weight is drawn once. What is not set (normalization, embeddings, recurrent layers, slopes) is
@@ -113,14 +113,12 @@ def plan(
         TypeError, ValueError: what :func:`kaiming_leaky_init` would refuse, with the same words.
 
     Example:
-        >>> model = nn.Sequential(nn.Linear(100, 400), nn.LayerNorm(400), nn.PReLU(), nn.Linear(400, 10))
+        >>> model = nn.Sequential(nn.Linear(100, 400), nn.PReLU(), nn.Linear(400, 10))
         >>> print(plan(model))
-        name      kind       shape    alpha  gain     fan_in  fan_out  std      reason
-        0         Linear     400x100   0.25  1.37199     100      400   0.1372  fed by the input, feeding '2' (PReLU)
-        3         Linear     10x400    0.25  1.37199     400       10   0.0686  fed by '2' (PReLU)
-        1.weight  untouched  400          -        -       -        -        -  normalization (LayerNorm)
-        1.bias    untouched  400          -        -       -        -        -  normalization (LayerNorm)
-        2.weight  untouched  1            -        -       -        -        -  slopes of a PReLU
+        name      kind       shape    alpha     gain  fan_in  fan_out     std  reason
+        0         Linear     400x100   0.25  1.37199     100      400  0.1372  fed by the input, ...
+        2         Linear     10x400    0.25  1.37199     400       10  0.0686  fed by '1' (PReLU)
+        1.weight  untouched  1            -        -       -        -       -  slopes of a PReLU
     """
     request = _request(alpha, gain, mode, distribution, bias_std)
     jobs, untouched = jobs_for(module_or_tensor, request)
@@ -165,10 +163,10 @@ def _given_slopes(alpha: Alpha) -> Slopes | None:
 
 def _apply(job: Job, bias_std: float, generator: torch.Generator | None) -> None:
     job.weight.write(lambda weight: fill(weight, job.law, generator))
-    if job.bias is None:
-        return
-    if bias_std > 0:
-        law = type(job.law)("normal", bias_std)
-        job.bias.write(lambda bias: fill(bias, law, generator))
-    else:
-        job.bias.write(lambda bias: bias.zero_())
+    law = Law("normal", bias_std)
+    for bias in job.biases:
+        bias.write(lambda tensor: fill(tensor, law, generator) if bias_std else _zero(tensor))
+
+
+def _zero(tensor: Tensor) -> None:
+    tensor.zero_()

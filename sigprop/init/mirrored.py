@@ -21,7 +21,7 @@ from sigprop.layers import TRANSPOSED
 
 @dataclass(frozen=True)
 class Ends:
-    """What a layer touches: an activation before it, the raw input before it, an activation after it."""
+    """What a layer touches: an activation or the raw input before it, an activation after it."""
 
     activation_before: bool = True
     input_before: bool = False
@@ -38,6 +38,9 @@ class Ends:
         )
 
 
+BETWEEN = Ends()
+
+
 def check_mirrorable(graph: Graph) -> None:
     """Refuse a network in which the signal before an activation is not [u; −u].
 
@@ -47,13 +50,13 @@ def check_mirrorable(graph: Graph) -> None:
     for node in graph.nodes:
         if node.kind == "unknown":
             raise ValueError(
-                f"distribution 'mirrored' needs to know the whole network, but the effect of {node} "
-                "is not known. Use another distribution."
+                "distribution 'mirrored' needs to know the whole network, but the effect of "
+                f"{node} is not known. Use another distribution."
             )
         if node.operation.lower() in ("rrelu", "rrelu_"):
             raise ValueError(
-                f"distribution 'mirrored' needs one slope for units i and i + n/2, but {node} draws "
-                "them at random. Use another distribution."
+                "distribution 'mirrored' needs one slope for units i and i + n/2, but "
+                f"{node} draws them at random. Use another distribution."
             )
         if (
             node.kind == "join"
@@ -79,8 +82,8 @@ def mirror_of(
     """The mirror of one weight, and the gain √2/|1+α| (1 where no activation is near).
 
     Raises:
-        ValueError: odd sizes, even kernels, groups, a transposed convolution, α = −1, or slopes that
-            differ between units i and i + n/2.
+        ValueError: odd sizes, even kernels, groups, a transposed convolution, α = −1, or slopes
+            that differ between units i and i + n/2.
     """
     rows, columns = ends.activation_after, ends.activation_before
     layer = f"weight layer {name!r}" if name else "the weight"
@@ -109,8 +112,8 @@ def _check_shape(
         )
     if any(size % 2 == 0 for size in shape[2:]):
         raise ValueError(
-            f"{layer} has kernel {shape[2:]}; distribution 'mirrored' puts the weight on the centre "
-            f"tap and needs odd sizes. {advice}"
+            f"{layer} has kernel {shape[2:]}; distribution 'mirrored' puts the weight on the "
+            f"centre tap and needs odd sizes. {advice}"
         )
     for wanted, size, what in ((rows, shape[0], "output"), (columns, shape[1], "input")):
         if wanted and size % 2:
@@ -131,8 +134,8 @@ def _scales(layer: str, alpha: Slopes) -> Slopes:
     if len(alpha) > 1:
         if len(alpha) % 2 or np.any(slopes[:half] != slopes[half:]):
             raise ValueError(
-                f"{layer} is fed with {len(alpha)} slopes; distribution 'mirrored' needs units i and "
-                "i + n/2 to share theirs."
+                f"{layer} is fed with {len(alpha)} slopes; distribution 'mirrored' needs units "
+                "i and i + n/2 to share theirs. Use another distribution or shared slopes."
             )
         slopes = slopes[:half]
     return tuple((1 / (1 + slopes)).tolist())
@@ -140,6 +143,6 @@ def _scales(layer: str, alpha: Slopes) -> Slopes:
 
 def _broken(node: str, reason: str) -> str:
     return (
-        f"distribution 'mirrored' needs a signal [u; −u] before each activation, but at {node} that "
-        f"breaks: {reason}. Use another distribution."
+        "distribution 'mirrored' needs a signal [u; −u] before each activation, but at "
+        f"{node} that breaks: {reason}. Use another distribution."
     )

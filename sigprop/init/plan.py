@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigprop.graph import Graph, Slopes
+from sigprop.graph import Slopes, same_slopes
 from sigprop.init.distributions import Law, Mirror, fill
-from sigprop.init.mirrored import Ends, check_mirrorable, mirror_of
+from sigprop.init.mirrored import BETWEEN, Ends, check_mirrorable, mirror_of
 from sigprop.init.slots import Slot, layer_slot, refuse_overlaps, tensor_slot
 from sigprop.layers import WEIGHT_LAYERS, fans
 from sigprop.records import Row, table
@@ -96,7 +96,7 @@ class Job:
     layer: LayerPlan
     law: Law
     weight: Slot
-    bias: Slot | None = None
+    biases: tuple[Slot, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class _Place:
 
     alpha: Slopes | None
     reason: str
-    ends: Ends = Ends()
+    ends: Ends = BETWEEN
 
 
 def jobs_for(
@@ -127,12 +127,12 @@ def jobs_for(
     layers = {name: m for name, m in target.named_modules() if isinstance(m, WEIGHT_LAYERS)}
     if not layers:
         raise ValueError(
-            f"{type(target).__name__} has no weight layer; nothing to initialize. Weight layers are "
-            f"{', '.join(c.__name__ for c in WEIGHT_LAYERS)}."
+            f"{type(target).__name__} has no weight layer; nothing to initialize. "
+            f"Weight layers are {', '.join(c.__name__ for c in WEIGHT_LAYERS)}."
         )
     places = _places(target, layers, request)
     jobs = _merged([_layer_job(name, m, places[name], request) for name, m in layers.items()])
-    slots = [slot for job in jobs for slot in (job.weight, job.bias) if slot is not None]
+    slots = [slot for job in jobs for slot in (job.weight, *job.biases)]
     refuse_overlaps({slot.memory: (slot.label, slot.held[0]) for slot in slots}.values())
     return jobs, _untouched(target, slots)
 
@@ -165,24 +165,31 @@ def _places(
             feed = graph.feed(node.name)
             place = _Place(feed.alpha, f"fed by {feed.by}", ends)
         calls.setdefault(id(module), []).append(place)
-    return {name: _agreed(name, calls.get(id(m), []), graph) for name, m in layers.items()}
+    return {name: _agreed(name, calls.get(id(m), []), mirrored) for name, m in layers.items()}
 
 
-def _agreed(name: str, places: list[_Place], graph: Graph) -> _Place:
+def _agreed(name: str, places: list[_Place], mirrored: bool) -> _Place:
     if not places:
         raise ValueError(
-            f"weight layer {name!r} is not called in forward (in this mode), so no activation feeds "
-            "it. Pass alpha= or gain= to initialize it with the others, or remove it."
+            f"weight layer {name!r} is not called in forward (in this mode), so no activation "
+            "feeds it. Pass alpha= or gain= to initialize it with the others, or remove it."
         )
+    first = places[0]
     for place in places:
-        if place.alpha != places[0].alpha or place.ends != places[0].ends:
+        if place.alpha and first.alpha and not same_slopes(place.alpha, first.alpha):
             raise ValueError(
-                f"weight layer {name!r} is called several times in different places: once "
-                f"{places[0].reason} (alpha {_root_mean_square(places[0].alpha)}), once "
-                f"{place.reason} (alpha {_root_mean_square(place.alpha)}). One weight cannot have two "
-                "gains; pass alpha= or gain=, or initialize it apart."
+                f"weight layer {name!r} is called several times with different slopes: once "
+                f"{first.reason} (alpha {_root_mean_square(first.alpha)}), once {place.reason} "
+                f"(alpha {_root_mean_square(place.alpha)}). One weight cannot have two gains; pass "
+                "alpha= or gain=."
             )
-    return places[0]
+        if mirrored and place.ends != first.ends:
+            raise ValueError(
+                f"weight layer {name!r} is called several times, at an end of the network and "
+                "inside; distribution 'mirrored' needs two different weights there. Use another "
+                "distribution."
+            )
+    return first
 
 
 def _tensor_job(tensor: Tensor, request: Request) -> Job:
@@ -211,10 +218,10 @@ def _layer_job(name: str, module: nn.Module, place: _Place, request: Request) ->
 
     weight = layer_slot(module, "weight", label, trial)
     layer, law = decided(weight.shape)
-    bias = None
+    biases: tuple[Slot, ...] = ()
     if getattr(module, "bias", None) is not None:
-        bias = layer_slot(module, "bias", label.replace("the weight", "the bias"))
-    return Job(layer, law, weight, bias)
+        biases = (layer_slot(module, "bias", label.replace("the weight", "the bias")),)
+    return Job(layer, law, weight, biases)
 
 
 def _decide(
@@ -253,14 +260,13 @@ def _merged(jobs: list[Job]) -> list[Job]:
         a, b = known.layer, job.layer
         if known.law != job.law:
             raise ValueError(
-                f"weight layers {a.name!r} and {b.name!r} share one weight but need different ones: "
-                f"{a.name!r} (alpha {a.alpha}, {a.reason}) std {a.std:.6g}, {b.name!r} (alpha "
-                f"{b.alpha}, {b.reason}) std {b.std:.6g}. Untie them, or pass alpha= or gain=."
+                f"weight layers {a.name!r} and {b.name!r} share one weight but need different "
+                f"ones: {a.name!r} has std {a.std:.6g} (alpha {a.alpha}, {a.reason}), {b.name!r} "
+                f"{b.std:.6g} (alpha {b.alpha}, {b.reason}). Untie them, or pass alpha= or gain=."
             )
-        both = LayerPlan(**{**vars(a), "name": f"{a.name} = {b.name}"})
-        first[memory] = Job(both, known.law, known.weight, known.bias)
-        if job.bias is not None and job.bias.held[0] is not getattr(known.bias, "held", (None,))[0]:
-            first[(id(job),)] = Job(both, known.law, job.weight, job.bias)
+        both = replace(a, name=f"{a.name} = {b.name}")
+        biases = {bias.memory: bias for bias in (*known.biases, *job.biases)}
+        first[memory] = replace(known, layer=both, biases=tuple(biases.values()))
     return list(first.values())
 
 
@@ -269,8 +275,7 @@ def _untouched(model: nn.Module, slots: list[Slot]) -> tuple[Untouched, ...]:
     return tuple(
         Untouched(name, tuple(parameter.shape), _why(model, name))
         for name, parameter in model.named_parameters()
-        if id(parameter) not in held
-        and not isinstance(parameter, nn.parameter.UninitializedTensorMixin)
+        if id(parameter) not in held and not isinstance(parameter, nn.UninitializedParameter)
     )
 
 

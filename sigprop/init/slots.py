@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -97,35 +98,44 @@ def layer_slot(module: nn.Module, attribute: str, label: str, trial: Fill | None
 
 
 def refuse_overlaps(tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Refuse tensors that share memory without being the same one: the later draw would spoil the first.
+    """Refuse different tensors that share memory: drawing the later would spoil the earlier.
 
     Raises:
         ValueError: naming both.
     """
     spans = sorted(
-        (
-            str(tensor.device),
-            tensor.untyped_storage().data_ptr(),
-            tensor.storage_offset(),
-            tensor.storage_offset()
-            + 1
-            + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)),
-            label,
-        )
-        for label, tensor in tensors
+        (str(where(tensor)[:2]), tensor.storage_offset(), label, i, tensor)
+        for i, (label, tensor) in enumerate(tensors)
     )
-    for first, second in zip(spans, spans[1:], strict=False):
-        if first[:2] == second[:2] and second[2] < first[3]:
-            raise ValueError(
-                f"{first[4]} and {second[4]} share memory but are not the same tensor (one is a view "
-                "of the other); drawing the second would spoil the first. Initialize one by itself."
-            )
+    for i, (memory, start, label, _, tensor) in enumerate(spans):
+        for other_memory, other_start, other_label, _, other in spans[i + 1 :]:
+            if other_memory != memory or other_start >= start + _reach(tensor):
+                break
+            if _meet(tensor, other):
+                raise ValueError(
+                    f"{label} and {other_label} share memory but are not the same tensor (one is "
+                    "a view into the other); drawing the second would spoil the first. Give each "
+                    "its own memory with .clone(), or initialize one by itself."
+                )
+
+
+def _meet(first: Tensor, second: Tensor) -> bool:
+    """Whether two views of one storage have an entry in common."""
+    size = max(view.storage_offset() + _reach(view) for view in (first, second))
+    marks = torch.zeros(size, dtype=torch.bool)
+    marks.as_strided(first.shape, first.stride(), first.storage_offset()).fill_(True)
+    return bool(marks.as_strided(second.shape, second.stride(), second.storage_offset()).any())
+
+
+def _reach(tensor: Tensor) -> int:
+    """How many places of the storage a tensor spans."""
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _parametrized_slot(module: nn.Module, attribute: str, label: str, trial: Fill) -> Slot:
-    parts = module.parametrizations[attribute]  # type: ignore[index,union-attr]
-    names = " and ".join(type(part).__name__.lstrip("_") for part in parts)  # type: ignore[union-attr]
-    originals = tuple(parts.parameters())  # type: ignore[union-attr]
+    parts = cast(nn.ModuleDict, module.parametrizations)[attribute]
+    names = " and ".join(type(part).__name__.lstrip("_") for part in parts.children())
+    originals = tuple(parts.parameters())
     for original in originals:
         _check(original, label)
     twin = copy.deepcopy(module)
@@ -172,7 +182,7 @@ def _weight_norm_slot(module: nn.Module, hook: WeightNorm, label: str) -> Slot:
 
 
 def _check(tensor: Tensor, label: str) -> None:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
         raise ValueError(
             f"{label} is lazy and has no shape yet; run one batch through the model first."
         )

@@ -1,0 +1,211 @@
+"""Following the data: real models of many styles, and what cannot be followed."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sigprop.trace import trace
+
+
+def model_of(forward, **modules) -> nn.Module:
+    """A model from its modules (registered in this order) and its forward."""
+    body = {"forward": forward}
+    model = type("Model", (nn.Module,), body)()
+    for name, module in modules.items():
+        setattr(model, name, module)
+    return model
+
+
+def feeds(model: nn.Module) -> dict[str, tuple[float, ...]]:
+    graph = trace(model)
+    return {node.module: graph.feed(node.name).alpha for node in graph.of_kind("weight")}
+
+
+def pair(between, **modules) -> nn.Module:
+    """Two layers with ``between(self, z)`` in the middle."""
+
+    def forward(self, x):
+        return self.b(between(self, self.a(x)))
+
+    return model_of(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 4), **modules)
+
+
+FORMS = {
+    "F.relu": (lambda self, z: F.relu(z), 0.0),
+    "F.relu_": (lambda self, z: F.relu_(z), 0.0),
+    "torch.relu": (lambda self, z: torch.relu(z), 0.0),
+    "x.relu": (lambda self, z: z.relu(), 0.0),
+    "x.relu_": (lambda self, z: z.relu_(), 0.0),
+    "clamp(min=0)": (lambda self, z: z.clamp(min=0), 0.0),
+    "clamp(0)": (lambda self, z: torch.clamp(z, 0), 0.0),
+    "clamp_min": (lambda self, z: z.clamp_min(0.0), 0.0),
+    "abs": (lambda self, z: z.abs(), -1.0),
+    "leaky keyword": (lambda self, z: F.leaky_relu(z, negative_slope=0.3), 0.3),
+    "leaky position": (lambda self, z: F.leaky_relu(z, 0.3, True), 0.3),
+    "leaky default": (lambda self, z: F.leaky_relu(z), 0.01),
+    "prelu": (lambda self, z: F.prelu(z, self.slope), 0.4),
+    "rrelu": (lambda self, z: F.rrelu(z, 0.0, 0.3, training=True), 0.03**0.5),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_functional_forms(form: str):
+    between, alpha = FORMS[form]
+    model = pair(between)
+    model.slope = nn.Parameter(torch.tensor([0.4], dtype=torch.float64))
+    assert feeds(model) == {"a": pytest.approx((alpha,)), "b": pytest.approx((alpha,))}
+
+
+@pytest.mark.parametrize(
+    ("module", "alpha"),
+    [
+        (nn.ReLU(), (0.0,)),
+        (nn.LeakyReLU(), (0.01,)),
+        (nn.PReLU(), (0.25,)),
+        (nn.PReLU(8, 0.5), (0.5,)),
+        (nn.RReLU(0.1, 0.4), (0.07**0.5,)),
+    ],
+)
+def test_modules(module: nn.Module, alpha: tuple[float, ...]):
+    model = pair(lambda self, z: self.act(z), act=module)
+    assert feeds(model) == {"a": pytest.approx(alpha), "b": pytest.approx(alpha)}
+
+
+def test_per_channel_slopes_are_all_read():
+    act = nn.PReLU(8)
+    with torch.no_grad():
+        act.weight.copy_(torch.linspace(0, 1, 8))
+    model = pair(lambda self, z: self.act(z), act=act)
+    assert feeds(model)["b"] == pytest.approx(tuple(torch.linspace(0, 1, 8).tolist()))
+
+
+def test_data_order_not_registration_order():
+    def forward(self, x):
+        return self.last(self.second(self.middle(self.first(self.start(x)))))
+
+    model = model_of(
+        forward,
+        unused=nn.LeakyReLU(0.9),
+        last=nn.Linear(8, 2),
+        first=nn.LeakyReLU(0.1),
+        second=nn.LeakyReLU(0.3),
+        middle=nn.Linear(8, 8),
+        start=nn.Linear(6, 8),
+    )
+    assert feeds(model) == {"start": (0.1,), "middle": (0.1,), "last": (0.3,)}
+
+
+def test_a_shared_activation_and_nested_models():
+    act = nn.LeakyReLU(0.2)
+    block = nn.Sequential(nn.Linear(6, 6), act)
+    model = nn.Sequential(block, nn.Sequential(nn.Dropout(0.1), nn.Linear(6, 6), act), nn.Flatten())
+    model.append(nn.Linear(6, 2))
+    assert feeds(model) == {"0.0": (0.2,), "1.1": (0.2,), "3": (0.2,)}
+
+
+def test_what_hands_the_data_on():
+    def forward(self, x, mask=None, scale: float = 2.0):
+        z = F.leaky_relu(self.norm(self.conv(x)), 0.2)
+        z = F.dropout(F.max_pool2d(z, 2), 0.1, self.training)
+        z = self.pool(z).contiguous().permute(0, 2, 3, 1).flatten(1)
+        if mask is not None:
+            z = z * mask
+        z = torch.chunk(z.view(z.shape[0], -1), 2, dim=1)[0] * scale
+        return self.fc(torch.cat([z, -z], 1).reshape(z.size(0), -1) / z.shape[1] ** 0.5)
+
+    model = model_of(
+        forward,
+        conv=nn.Conv2d(3, 8, 3),
+        norm=nn.BatchNorm2d(8),
+        pool=nn.AdaptiveAvgPool2d(2),
+        fc=nn.Linear(32, 5),
+    )
+    assert feeds(model) == {"conv": (0.2,), "fc": (0.2,)}
+    conv = trace(model).of_kind("weight")[0]
+    assert (conv.shape, conv.fans) == ((8, 3, 3, 3), (27, 72))
+
+
+def test_residual_blocks():
+    def forward(self, x):
+        h = F.relu(self.a(x))
+        h = F.relu(self.c(F.relu(self.b(h))) + h)
+        return self.d(h)
+
+    model = model_of(forward, **{name: nn.Linear(6, 6) for name in "abcd"})
+    assert set(feeds(model).values()) == {(0.0,)}
+
+    def disagreeing(self, x):
+        h = F.relu(self.a(x))
+        return self.c(self.b(h) + h)
+
+    model = model_of(disagreeing, **{name: nn.Linear(6, 6) for name in "abc"})
+    with pytest.raises(ValueError, match=r"'b' \(Linear\) with no activation after it \(slope 1\)"):
+        feeds(model)
+
+
+def test_embeddings_are_data():
+    model = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert feeds(model) == {"1": (0.0,), "3": (0.0,)}
+
+
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        (lambda self, z: F.gelu(z), r"'gelu' \(gelu\), which is outside"),
+        (lambda self, z: torch.tanh(z), "'tanh'"),
+        (lambda self, z: z.clamp(0, 6), "'clamp'"),
+        (lambda self, z: F.relu6(z), "'relu6'"),
+        (lambda self, z: z @ z.T, "'matmul' .*not known"),
+        (lambda self, z: F.linear(z, self.b.weight), "'linear' .*not known"),
+        (lambda self, z: self.mystery(z)[0], r"'mystery' \(LSTM\), whose effect"),
+        (lambda self, z: z * torch.sigmoid(z), "'sigmoid'"),
+        (lambda self, z: F.leaky_relu(z, self.b.bias[0]), "'leaky_relu'"),
+    ],
+)
+def test_what_has_no_slope_is_named(between, words: str):
+    with pytest.raises(ValueError, match=words):
+        feeds(pair(between, mystery=nn.LSTM(8, 8)))
+
+
+class Steeper(nn.ReLU):
+    def forward(self, input):
+        return super().forward(input) ** 2
+
+
+def test_a_subclass_with_a_forward_of_its_own_is_looked_into():
+    with pytest.raises(ValueError, match=r"\(pow\)"):
+        feeds(pair(lambda self, z: self.act(z), act=Steeper()))
+
+
+def test_what_cannot_be_followed_says_why():
+    def forward(self, x):
+        return self.a(x) if x.sum() > 0 else x
+
+    with pytest.raises(ValueError, match=r"through Model.*control flow.*Pass alpha= or gain="):
+        trace(model_of(forward, a=nn.Linear(3, 3)))
+    with pytest.raises(TypeError, match=r"takes a torch.nn.Module; got function"):
+        trace(forward)
+
+
+def test_the_model_is_left_as_it_was():
+    def forward(self, x):
+        self.seen = self.a(x)
+        self.norm.count = 5
+        return self.norm(self.seen) + torch.ones(3)
+
+    model = model_of(forward, a=nn.Linear(3, 3), norm=nn.BatchNorm1d(3))
+    model.norm.count = 1
+    model.seen = None
+    before, state = dict(vars(model)), copy.deepcopy(model.state_dict())
+    trace(model)
+    assert vars(model) == before and model.norm.count == 1
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+    assert not model._forward_hooks and model.training
+    model(torch.ones(2, 3))
+
+
+def test_a_lone_layer_is_a_graph_too():
+    assert [node.kind for node in trace(nn.Conv2d(3, 4, 3)).nodes] == ["input", "weight", "output"]
