@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mpmath as mp
 
-WIDTHS = (1, 2, 3, 10, 100, 10_000)
+WIDTHS = (1, 2, 3, 10, 62, 100, 10_000)
 SLOPES = ("1e-6", "0.01", "0.2", "0.5", "-0.5", "2", "0")
 PATH = Path(__file__).with_name("step_moments.json")
 
