@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sigprop.checks import FloatArray
 from sigprop.nn.mlp import DeepMLP
 
-CHUNK = 64
+CHUNK = 16
 """Layers of equal shape that are reduced together when all of them are in memory anyway."""
 
 
@@ -203,31 +203,30 @@ def _same_shape(one: Step, other: Step) -> bool:
 
 def _weight_steps(group: list[Step]) -> Tensor:
     """Rows of the two estimates (8 columns), then log mean squares of z and of its gradient."""
-    h, z, grad_h, grad_z = (
-        torch.stack([getattr(step, name) for step in group]).double()
-        for name in ("h", "z", "grad_h", "grad_z")
-    )
+    stacks = [[getattr(step, name) for step in group] for name in ("h", "z", "grad_h", "grad_z")]
+    h, z, grad_h, grad_z = (_working(torch.stack(stack)) for stack in stacks)
+    h_size, z_size, grad_h_size, grad_z_size = (_size(values) for values in (h, z, grad_h, grad_z))
     batch, fan_in = h.shape[1:]
-    h_square, z_square, grad_square = (values.square().mean(-1) for values in (h, z, grad_z))
-    forward = _estimate(z_square / h_square, h, z.shape[-1])
+    fan_out = z.shape[-1]
+    h_unit = _unit(h, h_size)
+    forward = _estimate((z_size / h_size).square() * (fan_in / fan_out), h_unit, fan_out)
     fresh = fan_in - batch
     if fresh > 0:
-        seen = torch.linalg.qr(h.nan_to_num().mT).Q
-        unseen_square = grad_h.square().sum(-1) - (grad_h @ seen).square().sum(-1)
-        ratio = unseen_square / fresh * fan_in / (grad_square * z.shape[-1])
-        backward = _estimate(ratio, grad_z, fresh)
+        seen = (_unit(grad_h, grad_h_size) @ torch.linalg.qr(h_unit.mT).Q).double()
+        unseen = 1 - seen.square().sum(-1)
+        ratio = (grad_h_size / grad_z_size).square() * unseen * (fan_in / fresh)
+        backward = _estimate(ratio, _unit(grad_z, grad_z_size), fresh)
     else:
         backward = torch.full_like(forward, torch.nan)
-    return torch.cat((forward, backward, z_square.log(), grad_square.log()), dim=-1)
+    logs = [2 * z_size.log() - math.log(fan_out), 2 * grad_z_size.log() - math.log(fan_out)]
+    return torch.cat((forward, backward, *logs), dim=-1)
 
 
-def _estimate(ratio: Tensor, entering: Tensor, degrees: int) -> Tensor:
+def _estimate(ratio: Tensor, unit: Tensor, degrees: int) -> Tensor:
     """Columns (ratio, k2, k3, degrees) over the inputs that enter alive, shape (layers, 4)."""
-    size = torch.linalg.vector_norm(entering, dim=-1, keepdim=True)
-    alive = size.squeeze(-1) > 0
+    correlation = (unit @ unit.mT).double()
+    alive = torch.diagonal(correlation, dim1=-2, dim2=-1) > 0
     batch = alive.sum(-1)
-    unit = torch.where(size > 0, entering / size, 0.0)
-    correlation = unit @ unit.mT
     mean = torch.where(alive, ratio, 0.0).sum(-1) / batch
     k2 = correlation.square().sum((-2, -1)) / batch**2
     k3 = ((correlation @ correlation) * correlation).sum((-2, -1)) / batch**3
@@ -236,21 +235,37 @@ def _estimate(ratio: Tensor, entering: Tensor, degrees: int) -> Tensor:
 
 def _activation_step(below: Step, above: Step) -> Tensor:
     """Per unit the squares (z, φ, gradient of φ, gradient of z), shape (n, 4)."""
-    z, grad_z = below.z.double(), below.grad_z.double()
-    phi = _times_power(above.h.double(), below.log2_z - above.log2_z)
-    grad_phi = _times_power(above.grad_h.double(), below.log2_grad - above.log2_grad)
-    squares = []
-    for before, after in ((z, phi), (grad_phi, grad_z)):
-        scale = before.square().mean(-1, keepdim=True)
-        squares += [
-            torch.where(scale > 0, values.square() / scale, 0.0).sum(0)
-            for values in (before, after)
-        ]
-    return torch.stack(squares, dim=-1)
+    z, phi = _working(below.z), _working(above.h)
+    grad_phi, grad_z = _working(above.grad_h), _working(below.grad_z)
+    z_size, grad_size = _size(z), _size(grad_phi)
+    roots = (
+        _unit(z, z_size),
+        _unit(phi, z_size * 2.0 ** (above.log2_z - below.log2_z)),
+        _unit(grad_phi, grad_size),
+        _unit(grad_z, grad_size * 2.0 ** (below.log2_grad - above.log2_grad)),
+    )
+    squares = [torch.linalg.vector_norm(root, dim=0).square() for root in roots]
+    return torch.stack(squares, dim=-1).double() * z.shape[-1]
+
+
+def _working(values: Tensor) -> Tensor:
+    """At least float32: what is left after dividing by the float64 sizes needs no more."""
+    return values.float() if values.dtype.itemsize < 4 else values
+
+
+def _size(values: Tensor) -> Tensor:
+    """Euclidean norm over units, in float64 whatever the dtype: squares cannot leave its range."""
+    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
+
+
+def _unit(values: Tensor, size: Tensor) -> Tensor:
+    """Values over a size per input; zero where the size is zero or not finite."""
+    safe = torch.where((size > 0) & torch.isfinite(size), size, torch.inf)
+    return values * (1 / safe).to(values.dtype).unsqueeze(-1)
 
 
 def _log_mean_square(values: Tensor) -> Tensor:
-    return values.double().square().mean(-1).log()
+    return 2 * _size(values).log() - math.log(values.shape[-1])
 
 
 def _at_home(

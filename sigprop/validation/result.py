@@ -180,7 +180,7 @@ class Validation:
 
     def conclusion(self) -> str:
         """The verdict in a line, with the reasons where the theory is rejected."""
-        p = f"p = {self.p_value:.3g}"
+        p = f"p = {self.p_value:.3g}" if self.p_value else "p < 1e-300"
         if self.holds:
             return f"theory holds: {p} (rejected below {self.verdict.level:g})"
         reasons = [why for family in self.verdict.families for why in self._reasons(family)]
@@ -188,7 +188,7 @@ class Validation:
 
     def _reasons(self, family: Family) -> list[str]:
         reasons = []
-        if family.drift_p < self.verdict.level:
+        if family.drift_p < self.verdict.level / (2 * len(self.verdict.families)):
             reasons.append(f"{family.name} drift over all layers (z = {family.drift_score:.1f})")
         if family.culprits:
             layers = ", ".join(map(str, family.culprits[:NAMED]))

@@ -1,0 +1,209 @@
+"""The command line: thin over the library."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ALPHAS = (0.0, 0.01, 0.2, 0.5)
+GAINS = (0.9, 1.0, 1.1)
+
+HOLDS, REJECTED, USAGE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0 (holds, done), 1 (theory rejected) or 2 (bad usage)."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+        print(f"sigprop {options.command}: {error}", file=sys.stderr)
+        return USAGE
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    from sigprop import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="sigprop",
+        description="Signal-propagation theory, initialization and measurement for deep networks.",
+    )
+    parser.add_argument("--version", action="version", version=f"sigprop {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_validate(commands)
+    _add_gain(commands)
+    return parser
+
+
+def _add_validate(commands: Any) -> None:
+    command = commands.add_parser(
+        "validate",
+        help="test theory against real nets on real inputs; the main job",
+        description="Initialize real nets for every slope and gain, run them forward and backward "
+        "on real inputs, and test them against the exact finite-width law. Prints a table, writes a "
+        "figure, CSV and JSON. Exit code 0: theory holds; 1: rejected; 2: bad usage.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = command.add_argument
+    add("--alpha", type=float, nargs="+", default=ALPHAS, metavar="A", help="negative slopes")
+    add("--gain", type=float, nargs="+", default=GAINS, metavar="G",
+        help="gains in units of the critical gain g*(alpha)")
+    add("--depth", type=int, default=100, help="weight layers")
+    add("--width", type=int, default=512, help="units per layer")
+    add("--seeds", type=int, default=8, help="nets per slope and gain")
+    add("--input", default="digits", metavar="SOURCE",
+        help="digits, gaussian, or a .npy or .pt file of shape (inputs, ...)")
+    add("--batch", type=int, default=16, help="inputs per net")
+    add("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
+    add("--dtype", default="float32", choices=("float32", "float64", "bfloat16", "float16"),
+        help="of weights and signals")
+    add("--layerwise", action=argparse.BooleanOptionalAction, default=None,
+        help="hold one layer in memory at a time (default: if the net does not fit)")
+    add("--level", type=float, default=0.01, help="reject below this p-value, over the whole grid")
+    add("--seed", type=int, default=0, help="of weights, inputs and cotangents")
+    add("--out", type=Path, default=Path("sigprop-validate"), metavar="DIR",
+        help="folder for validate.png, validate.csv and validate.json")
+    add("--json", action="store_true", help="print JSON instead of the table")
+    command.set_defaults(run=_validate)
+
+
+def _add_gain(commands: Any) -> None:
+    command = commands.add_parser(
+        "gain",
+        help="the gain to initialize with",
+        description="Gains of a leaky ReLU: critical g* = sqrt(2/(1+alpha^2)), which also keeps the "
+        "second moment; the gain that keeps the variance at one; and, for a width, the gain at "
+        "which the typical net of that width neither grows nor dies.",
+    )
+    command.add_argument("--activation", default="leaky_relu", help="a name; default leaky_relu")
+    command.add_argument("--alpha", type=float, default=None, help="negative slope")
+    command.add_argument("--width", type=int, default=None, help="units per layer")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_gain)
+
+
+def _gain(options: argparse.Namespace) -> int:
+    from sigprop.activations import activation
+    from sigprop.theory.leaky import chi, g_star, unit_variance_gain
+
+    alpha = float(activation(options.activation).alpha(options.alpha))
+    row = {
+        "activation": options.activation,
+        "alpha": alpha,
+        "critical_gain": float(g_star(alpha)),
+        "forward_gain": float(g_star(alpha)),
+        "unit_variance_gain": float(unit_variance_gain(alpha)),
+        "chi_at_sqrt_2": float(chi(2**0.5, alpha)),
+    }
+    if options.width is not None:
+        row["width"] = options.width
+        row["typical_gain"] = float(g_star(alpha, width=options.width))
+    if options.json:
+        print(json.dumps(row, indent=2))
+        return HOLDS
+    print(f"{options.activation}, alpha = {alpha:g}")
+    print(f"  critical gain g*       {row['critical_gain']:.10g}   keeps q and the squared gradient")
+    print(f"  unit-variance gain     {row['unit_variance_gain']:.10g}   for normalizer-free nets")
+    if options.width is not None:
+        print(f"  typical gain, width {options.width:<4d}{row['typical_gain']:.10g}   "
+              "no drift of log q in one net of this width")
+    print(f"  with sqrt(2) instead   q multiplies by {row['chi_at_sqrt_2']:.6g} per layer")
+    return HOLDS
+
+
+def _validate(options: argparse.Namespace) -> int:
+    import torch
+
+    from sigprop.checks import real_number
+    from sigprop.compare import sidak
+    from sigprop.inputs import load_inputs
+    from sigprop.records import table
+    from sigprop.theory.leaky import g_star
+    from sigprop.validation import validate
+
+    level = real_number("level", options.level, above=0, maximum=1)
+    x = load_inputs(options.input, options.batch, seed=options.seed)
+    cells = [(alpha, ratio) for alpha in options.alpha for ratio in options.gain]
+    results = []
+    with _progress(len(cells) * options.seeds) as advance:
+        for index, (alpha, ratio) in enumerate(cells):
+            results.append(
+                validate(
+                    alpha, options.depth, options.width, seeds=options.seeds,
+                    gain=ratio * float(g_star(alpha)), x=x, dtype=getattr(torch, options.dtype),
+                    device=options.device, seed=options.seed * len(cells) + index, level=level,
+                    layerwise=options.layerwise, progress=advance,
+                )
+            )
+    p_value = sidak([result.p_value for result in results])
+    holds = p_value >= level
+    rows = [result.summary() for result in results]
+    verdict = {"p_value": p_value, "level": level, "holds": holds, "input": options.input}
+    paths = _write(results, verdict, options.out)
+    if options.json:
+        print(json.dumps(verdict | {"cells": rows}, indent=2))
+    else:
+        columns = {
+            "alpha": "g", "gain_over_critical": ".3g", "log10_q_mean_field": ".3f",
+            "log10_q_expected": ".3f", "log10_q_measured": ".3f",
+            "log10_grad_expected": ".3f", "log10_grad_measured": ".3f", "p_value": ".3g",
+        }
+        first = results[0]
+        print(f"depth {first.depth}, width {options.width}, {options.seeds} nets x {first.batch} "
+              f"inputs ({options.input}) each, {first.dtype} on {first.device}")
+        print(table(rows, columns))
+        for result in results:
+            if result.p_value < level:
+                print(f"alpha = {result.alpha:g}, {result.gain_over_critical:.3g} g*: "
+                      f"{result.conclusion()}")
+        word = "theory holds" if holds else "theory REJECTED"
+        print(f"{word}: p = {p_value:.3g} over all {len(results)} (rejected below {level:g})")
+        print("wrote " + ", ".join(map(str, paths)))
+    return HOLDS if holds else REJECTED
+
+
+def _write(results: list[Any], verdict: dict[str, Any], folder: Path) -> list[Path]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from sigprop import plots
+    from sigprop.records import write_csv, write_json
+
+    rows = [
+        {"alpha": result.alpha, "gain": result.gain, **row}
+        for result in results
+        for row in result.records()
+    ]
+    written = [
+        write_csv(rows, folder / "validate.csv"),
+        write_json(verdict | {"cells": [result.summary() for result in results]},
+                   folder / "validate.json"),
+    ]
+    figure = plots.grid(results)
+    figure.savefig(folder / "validate.png", dpi=150)
+    return [folder / "validate.png", *written]
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], object]]:
+    """A bar on standard error if tqdm is there, else a dot a net."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        print("(pip install 'sigprop[progress]' for a progress bar)", file=sys.stderr)
+        yield lambda: print(".", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+        return
+    with tqdm(total=total, unit="net", file=sys.stderr, leave=False) as bar:
+        yield bar.update
+
+
+if __name__ == "__main__":
+    sys.exit(main())
