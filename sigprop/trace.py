@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import fx, nn
 
-from sigprop.graph import Graph, Kind, Node, Slopes
+from sigprop.graph import ADVICE, Graph, Kind, Node, Slopes
 from sigprop.layers import (
     LEAKY_MODULES,
     WEIGHT_LAYERS,
@@ -82,7 +82,7 @@ def trace(model: nn.Module) -> Graph:
     Works without an example input, in the model's present mode (training or evaluation); arguments
     of ``forward`` with a plain default (None, a number, a flag, text) keep it. Modules of the
     torch.nn namespace, weight layers and leaky activations (subclasses too) are single nodes, your
-    own modules are followed inside. The model is left as it was.
+    own modules are followed inside, without their hooks. The model is left as it was.
 
     Args:
         model: any module whose ``forward`` torch.fx can follow (no branching on values).
@@ -102,14 +102,15 @@ def trace(model: nn.Module) -> Graph:
         layer = _module_node("layer", model, "", ("x",))
         output = Node("output", "output", "output", ("layer",))
         return Graph((Node("x", "input", "input"), layer, output))
-    tracer = _Tracer()
+    model, tracer = unwrapped(model), _Tracer()
     with _left_as_it_was(model):
         try:
             steps = tracer.trace(model, concrete_args=_defaults(model))
         except Exception as error:
+            reason = " ".join(str(error).split()).rstrip(".")
             raise ValueError(
-                f"cannot follow the data through {type(model).__name__} with torch.fx: {error} "
-                "Pass alpha= or gain= to set every weight layer without reading the model."
+                f"cannot follow the data through {type(model).__name__} with torch.fx: {reason}. "
+                f"{ADVICE}"
             ) from error
         nodes: dict[str, Node] = {}
         for step in steps.nodes:
@@ -117,11 +118,31 @@ def trace(model: nn.Module) -> Graph:
         return Graph(tuple(nodes.values()))
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers of torch.compile and of (distributed) data parallelism."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    inside = getattr(model, "_orig_mod", None)
+    return unwrapped(inside) if isinstance(inside, nn.Module) else model
+
+
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, WEIGHT_LAYERS) or _is_leaky(m):
             return True
         return bool(super().is_leaf_module(m, module_qualified_name))
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Step into a module without running the hooks that others have put on it."""
+        if self.is_leaf_module(m, self.path_of_module(m)):
+            return super().call_module(m, forward, args, kwargs)
+        return m.forward(*args, **kwargs)
 
 
 def _node(step: fx.Node, model: nn.Module, before: dict[str, Node]) -> Node:

@@ -207,5 +207,13 @@ def test_the_model_is_left_as_it_was():
     model(torch.ones(2, 3))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own
+def test_hooks_are_not_run_and_wrappers_are_seen_through():
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Linear(3, 3))
+    model[0].register_forward_hook(lambda *_: pytest.fail("the hook was run"))
+    for wrapped in (nn.DataParallel(model), torch.compile(model)):
+        assert feeds(wrapped) == {"0.0": (0.0,), "1": (0.0,)}
+
+
 def test_a_lone_layer_is_a_graph_too():
     assert [node.kind for node in trace(nn.Conv2d(3, 4, 3)).nodes] == ["input", "weight", "output"]

@@ -91,6 +91,11 @@ def kaiming_leaky_init(
         True
     """
     request = _request(alpha, gain, mode, distribution, bias_std)
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(
+            f"generator must be a torch.Generator or None; got {generator!r}. "
+            "For a seed, pass torch.Generator().manual_seed(seed)."
+        )
     jobs, _ = jobs_for(module_or_tensor, request)
     with torch.no_grad():
         for job in jobs:

@@ -18,7 +18,7 @@ from sigprop.init.slots import Slot, layer_slot, refuse_overlaps, tensor_slot
 from sigprop.layers import WEIGHT_LAYERS, fans
 from sigprop.records import Row, table
 from sigprop.theory.leaky import g_star
-from sigprop.trace import trace
+from sigprop.trace import trace, unwrapped
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def jobs_for(
             "module_or_tensor must be a torch.nn.Module or a weight tensor; "
             f"got {type(target).__name__}."
         )
-    target = getattr(target, "_orig_mod", target)  # torch.compile's wrapper
+    target = unwrapped(target)
     layers = {name: m for name, m in target.named_modules() if isinstance(m, WEIGHT_LAYERS)}
     if not layers:
         raise ValueError(
@@ -285,7 +285,6 @@ _REASONS = {
     "normalization": "normalization",
     "sparse": "embedding",
     "rnn": "recurrent",
-    "activation": "parameter of an activation",
 }
 
 

@@ -40,17 +40,8 @@ def test_the_blocks():
     assert torch.equal(given[4].weight, last)
 
 
-@pytest.fixture
-def one_thread():
-    """Many small QR on a busy machine: waiting for a second thread costs more than it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("alpha", [0.0, 0.01, 0.2, 0.5, -0.5])
-def test_a_thousand_layers_keep_signal_and_gradient(alpha, one_thread):
+def test_a_thousand_layers_keep_signal_and_gradient(alpha):
     depth, width = 1000, 256
     act = nn.PReLU(init=alpha) if alpha == 0.2 else nn.LeakyReLU(alpha)
     model = mirrored(mlp(64, *[width] * depth, 10, act=act))

@@ -148,6 +148,11 @@ def test_arguments_out_of_range(arguments, error, words):
         kaiming_leaky_init(mlp(), **arguments)
 
 
+def test_a_seed_is_no_generator():
+    with pytest.raises(TypeError, match=r"generator must be .*; got 3\. .*manual_seed"):
+        kaiming_leaky_init(mlp(), generator=3)
+
+
 def test_tensors_of_the_wrong_kind():
     with pytest.raises(ValueError, match=r"two dimensions.*\(3,\)"):
         kaiming_leaky_init(torch.zeros(3), 0.1)

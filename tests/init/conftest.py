@@ -1,0 +1,12 @@
+"""Small matrices only: on a busy machine, waiting for a second thread costs more than it saves."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
