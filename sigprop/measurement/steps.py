@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sigprop.checks import FloatArray
 from sigprop.nn.mlp import DeepMLP
 
-CHUNK = 16
+CHUNK = 8
 """Layers of equal shape that are reduced together when all of them are in memory anyway."""
 
 
@@ -179,53 +179,108 @@ def _collect(steps: Iterable[Step], chunk: int) -> NetSteps:
     parts: list[Tensor] = []
     units: list[Tensor] = []
     scales: list[tuple[int, int]] = []
-    group: list[Step] = []
-    above: Step | None = None
-    for step in steps:
-        if group and (len(group) == chunk or not _same_shape(step, group[0])):
-            parts.append(_weight_steps(group))
-            group = []
-        group.append(step)
-        scales.append((step.log2_z, step.log2_grad))
-        if above is not None:
-            units.append(_activation_step(step, above))
-        above = step
+    above: _Sized | None = None
+    for group in _groups(steps, chunk):
+        sized = _Sized.of(group)
+        parts.append(_weight_steps(sized))
+        for index, step in enumerate(group):
+            below = sized.at(index)
+            if above is not None:
+                log2_z, log2_grad = scales[-1]
+                units.append(
+                    _activation_step(
+                        below,
+                        above,
+                        2.0 ** (step.log2_z - log2_z),
+                        2.0 ** (log2_grad - step.log2_grad),
+                    )
+                )
+            scales.append((step.log2_z, step.log2_grad))
+            above = below
     if above is None:
         raise ValueError("the net has no weight layer.")
-    parts.append(_weight_steps(group))
     ends = torch.stack((_log_mean_square(above.h), _log_mean_square(above.grad_h)))
     return _at_home(parts, units, ends, scales)
 
 
-def _same_shape(one: Step, other: Step) -> bool:
-    return one.h.shape == other.h.shape and one.z.shape == other.z.shape
+def _groups(steps: Iterable[Step], chunk: int) -> Iterator[list[Step]]:
+    """Runs of steps of equal shapes, no longer than ``chunk``."""
+    group: list[Step] = []
+    for step in steps:
+        if group and (
+            len(group) == chunk
+            or step.h.shape != group[0].h.shape
+            or step.z.shape != group[0].z.shape
+        ):
+            yield group
+            group = []
+        group.append(step)
+    if group:
+        yield group
 
 
-def _weight_steps(group: list[Step]) -> Tensor:
+@dataclass(frozen=True)
+class _Signal:
+    """Rows of length one and their sizes in float64: nothing here can leave a range."""
+
+    unit: Tensor
+    size: Tensor
+
+    @classmethod
+    def of(cls, tensors: list[Tensor]) -> _Signal:
+        values = torch.stack(tensors)
+        values = values.float() if values.dtype.itemsize < 4 else values
+        peak = torch.linalg.vector_norm(values, ord=math.inf, dim=-1, keepdim=True)
+        values.div_(torch.where(peak > 0, peak, 1))
+        size = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+        unit = values.div_(torch.where(size > 0, size, 1))
+        return cls(unit, (peak.double() * size.double()).squeeze(-1))
+
+    def at(self, index: int) -> _Signal:
+        return _Signal(self.unit[index], self.size[index])
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """The four signals of one step, shapes (B, n), or of a group of steps, (layers, B, n)."""
+
+    h: _Signal
+    z: _Signal
+    grad_h: _Signal
+    grad_z: _Signal
+
+    @classmethod
+    def of(cls, group: list[Step]) -> _Sized:
+        names = ("h", "z", "grad_h", "grad_z")
+        return cls(*(_Signal.of([getattr(step, name) for step in group]) for name in names))
+
+    def at(self, index: int) -> _Sized:
+        signals = (self.h, self.z, self.grad_h, self.grad_z)
+        return _Sized(*(signal.at(index) for signal in signals))
+
+
+def _weight_steps(steps: _Sized) -> Tensor:
     """Rows of the two estimates (8 columns), then log mean squares of z and of its gradient."""
-    stacks = [[getattr(step, name) for step in group] for name in ("h", "z", "grad_h", "grad_z")]
-    h, z, grad_h, grad_z = (_working(torch.stack(stack)) for stack in stacks)
-    h_size, z_size, grad_h_size, grad_z_size = (_size(values) for values in (h, z, grad_h, grad_z))
-    batch, fan_in = h.shape[1:]
-    fan_out = z.shape[-1]
-    h_unit = _unit(h, h_size)
-    forward = _estimate((z_size / h_size).square() * (fan_in / fan_out), h_unit, fan_out)
+    batch, fan_in = steps.h.unit.shape[1:]
+    fan_out = steps.z.unit.shape[-1]
+    ratio = (steps.z.size / steps.h.size).square() * (fan_in / fan_out)
+    forward = _estimate(ratio, steps.h.unit, fan_out)
     fresh = fan_in - batch
     if fresh > 0:
-        seen = (_unit(grad_h, grad_h_size) @ torch.linalg.qr(h_unit.mT).Q).double()
-        unseen = 1 - seen.square().sum(-1)
-        ratio = (grad_h_size / grad_z_size).square() * unseen * (fan_in / fresh)
-        backward = _estimate(ratio, _unit(grad_z, grad_z_size), fresh)
+        seen = steps.grad_h.unit @ torch.linalg.qr(steps.h.unit.mT).Q
+        unseen = 1 - seen.double().square().sum(-1)
+        ratio = (steps.grad_h.size / steps.grad_z.size).square() * unseen * (fan_in / fresh)
+        backward = _estimate(ratio, steps.grad_z.unit, fresh)
     else:
         backward = torch.full_like(forward, torch.nan)
-    logs = [2 * z_size.log() - math.log(fan_out), 2 * grad_z_size.log() - math.log(fan_out)]
+    logs = (_log_mean_square(steps.z), _log_mean_square(steps.grad_z))
     return torch.cat((forward, backward, *logs), dim=-1)
 
 
 def _estimate(ratio: Tensor, unit: Tensor, degrees: int) -> Tensor:
     """Columns (ratio, k2, k3, degrees) over the inputs that enter alive, shape (layers, 4)."""
     correlation = (unit @ unit.mT).double()
-    alive = torch.diagonal(correlation, dim1=-2, dim2=-1) > 0
+    alive = torch.diagonal(correlation, dim1=-2, dim2=-1) != 0
     batch = alive.sum(-1)
     mean = torch.where(alive, ratio, 0.0).sum(-1) / batch
     k2 = correlation.square().sum((-2, -1)) / batch**2
@@ -233,39 +288,27 @@ def _estimate(ratio: Tensor, unit: Tensor, degrees: int) -> Tensor:
     return torch.stack((mean, k2, k3, torch.full_like(mean, degrees)), dim=-1)
 
 
-def _activation_step(below: Step, above: Step) -> Tensor:
-    """Per unit the squares (z, φ, gradient of φ, gradient of z), shape (n, 4)."""
-    z, phi = _working(below.z), _working(above.h)
-    grad_phi, grad_z = _working(above.grad_h), _working(below.grad_z)
-    z_size, grad_size = _size(z), _size(grad_phi)
-    roots = (
-        _unit(z, z_size),
-        _unit(phi, z_size * 2.0 ** (above.log2_z - below.log2_z)),
-        _unit(grad_phi, grad_size),
-        _unit(grad_z, grad_size * 2.0 ** (below.log2_grad - above.log2_grad)),
+def _activation_step(below: _Sized, above: _Sized, phi_scale: float, grad_scale: float) -> Tensor:
+    """Per unit the squares (z, φ, gradient of φ, gradient of z), shape (4, n).
+
+    The scales take φ to the scale of z, and the gradient of z to that of the gradient of φ.
+    """
+    z, phi, grad_phi, grad_z = below.z, above.h, above.grad_h, below.grad_z
+    forward, backward = z.unit.square(), grad_phi.unit.square()
+    sizes = (phi.size / z.size * phi_scale, grad_z.size / grad_phi.size * grad_scale)
+    ratio = torch.stack(sizes).square()
+    ratio = torch.where(ratio.isfinite(), ratio, 0.0).to(forward.dtype)
+    squares = (
+        forward.sum(0),
+        ratio[0] @ phi.unit.square(),
+        backward.sum(0),
+        ratio[1] @ grad_z.unit.square(),
     )
-    squares = [torch.linalg.vector_norm(root, dim=0).square() for root in roots]
-    return torch.stack(squares, dim=-1).double() * z.shape[-1]
+    return torch.stack(squares).double() * z.unit.shape[-1]
 
 
-def _working(values: Tensor) -> Tensor:
-    """At least float32: what is left after dividing by the float64 sizes needs no more."""
-    return values.float() if values.dtype.itemsize < 4 else values
-
-
-def _size(values: Tensor) -> Tensor:
-    """Euclidean norm over units, in float64 whatever the dtype: squares cannot leave its range."""
-    return torch.linalg.vector_norm(values, dim=-1, dtype=torch.float64)
-
-
-def _unit(values: Tensor, size: Tensor) -> Tensor:
-    """Values over a size per input; zero where the size is zero or not finite."""
-    safe = torch.where((size > 0) & torch.isfinite(size), size, torch.inf)
-    return values * (1 / safe).to(values.dtype).unsqueeze(-1)
-
-
-def _log_mean_square(values: Tensor) -> Tensor:
-    return 2 * _size(values).log() - math.log(values.shape[-1])
+def _log_mean_square(signal: _Signal) -> Tensor:
+    return 2 * signal.size.log() - math.log(signal.unit.shape[-1])
 
 
 def _at_home(
@@ -286,5 +329,5 @@ def _at_home(
         log_grad=np.vstack((packed[batch : 2 * batch] - powers[0, 1], log_grad - powers[:, 1:])),
         forward=rows[:, :4],
         backward=rows[:, 4:8],
-        unit_squares=[unit.reshape(-1, 4) for unit in reversed(squares)],
+        unit_squares=[unit.reshape(4, -1).T for unit in reversed(squares)],
     )

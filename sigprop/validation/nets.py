@@ -125,15 +125,18 @@ def find_device(device: torch.device | str | None) -> torch.device:
 
 def whole_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
     """Runs nets that fit in memory: one module, initialized anew for every net."""
-    with torch.random.fork_rng(devices=[]):
-        model = DeepMLP(
-            sizes[0],
-            sizes[1:],
-            activation=plan.member.name,
-            alpha=plan.slopes,
-            device=plan.device,
-            dtype=plan.dtype,
-        )
+    # Built without torch's default initialization, which costs as much as ours.
+    model = DeepMLP(
+        sizes[0],
+        sizes[1:],
+        activation=plan.member.name,
+        alpha=plan.slopes,
+        device="meta",
+        dtype=plan.dtype,
+    ).to_empty(device=plan.device)
+    for layer in model.layers:
+        nn.init.zeros_(layer.bias)
+    model.activations = nn.ModuleList(_activations(plan, sizes))
 
     def run(x: Tensor, cotangent: Tensor, generator: torch.Generator) -> NetSteps:
         plan.init(model, generator)
@@ -169,6 +172,12 @@ def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
         return steps_layer_by_layer(make_layer, activations, x, cotangent)
 
     return run
+
+
+def _activations(plan: NetPlan, sizes: Sequence[int]) -> list[nn.Module]:
+    return [
+        activation_module(plan.member, plan.slopes, n, plan.device, plan.dtype) for n in sizes[1:-1]
+    ]
 
 
 def needs_streaming(plan: NetPlan, sizes: Sequence[int]) -> bool:

@@ -59,7 +59,9 @@ class Tally:
             tested = np.isfinite(ratio)
             parts = (np.ones_like(ratio), ratio, 2 * k2 / degrees, 8 * k3 / degrees**2)
             sums += np.where(tested[:, None], np.stack(parts, axis=1), 0.0)
-        for layer, (z, phi, grad_phi, grad_z) in enumerate(squares.T for squares in net.unit_squares):
+        for layer, (z, phi, grad_phi, grad_z) in enumerate(
+            squares.T for squares in net.unit_squares
+        ):
             forward = phi - self.square * z
             backward = grad_z - self.square * grad_phi
             # Both share the signs of the units; off the forward part, the backward one adds news.
