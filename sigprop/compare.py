@@ -56,7 +56,7 @@ def weighted_chi2_score(
         # Where a tail underflows, the cube-root approximation (Wilson and Hilferty) still ranks it.
         spread = 2 / (9 * degrees)
         far = (np.cbrt(value / degrees) - (1 - spread)) / np.sqrt(spread)
-    return np.where(np.isinf(score), far, score)
+    return np.asarray(np.where(np.isinf(score), far, score))
 
 
 def sign_flip_score(total: ArrayLike, squares: ArrayLike, fourths: ArrayLike) -> FloatArray:

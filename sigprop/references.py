@@ -12,6 +12,8 @@ REFERENCES: dict[str, str] = {
     "hanin2020": "B. Hanin and M. Nica, Products of Many Large Random Matrices and Gradients in Deep "
     "Neural Networks, Communications in Mathematical Physics 376, 2020.",
     "he2015": "K. He et al., Delving Deep into Rectifiers, ICCV 2015.",
+    "mezzadri2007": "F. Mezzadri, How to Generate Random Matrices from the Classical Compact Groups, "
+    "Notices of the AMS 54, 2007 (Haar measure by QR with the signs of R).",
     "poole2016": "B. Poole et al., Exponential Expressivity in Deep Neural Networks through Transient "
     "Chaos, NeurIPS 2016.",
     "saxe2014": "A. Saxe, J. McClelland and S. Ganguli, Exact Solutions to the Nonlinear Dynamics of "

@@ -79,7 +79,7 @@ def haar(
 ) -> Tensor:
     """A Haar (semi-)orthogonal matrix: QR of a Gaussian one, signs fixed; short side orthonormal.
 
-    Source: saxe2014.
+    Source: saxe2014; mezzadri2007.
 
     Example:
         >>> q = haar(3, 5, torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -53,7 +53,7 @@ def kaiming_leaky_init(
             ``gain`` given, each of a model's layers is drawn, whether ``forward`` calls it or not.
         alpha: the negative slope: a number, one per channel (the mean of α² enters), a ReLU,
             LeakyReLU, PReLU or RReLU module, or None to read each layer's from the model.
-        gain: used as it is instead of g*, ≥ 0.
+        gain: used as it is instead of g*, > 0.
         mode: ``"fan_in"`` keeps the forward signal, ``"fan_out"`` the backward one.
         distribution: the law of the entries, always with root mean square gain/√fan:
             ``"normal"``; ``"uniform"`` on ±gain·√(3/fan); ``"truncated_normal"``, cut at ±2 of its
@@ -140,7 +140,7 @@ def _request(
         )
     return Request(
         _given_slopes(alpha),
-        None if gain is None else real_number("gain", gain, minimum=0),
+        None if gain is None else real_number("gain", gain, above=0),
         one_of("mode", mode, ("fan_in", "fan_out")),
         one_of("distribution", distribution, DISTRIBUTIONS),
         real_number("bias_std", bias_std, minimum=0),

@@ -134,8 +134,10 @@ def whole_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
         device="meta",
         dtype=plan.dtype,
     ).to_empty(device=plan.device)
-    for layer in model.layers:
-        nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
     model.activations = nn.ModuleList(_activations(plan, sizes))
 
     def run(x: Tensor, cotangent: Tensor, generator: torch.Generator) -> NetSteps:
@@ -158,9 +160,8 @@ def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
         def make_layer(index: int) -> nn.Linear:
             shape = (sizes[index], sizes[index + 1])
             if shape not in layers:
-                layers[shape] = nn.utils.skip_init(
-                    nn.Linear, *shape, device=plan.device, dtype=plan.dtype
-                )
+                empty = nn.Linear(*shape, device="meta", dtype=plan.dtype)
+                layers[shape] = empty.to_empty(device=plan.device)
                 nn.init.zeros_(layers[shape].bias)
             if index == len(states):
                 states.append(generator.get_state())

@@ -120,7 +120,7 @@ class Validation:
 
     def records(self) -> list[Row]:
         """One flat row a layer; second moments as base-10 logarithms."""
-        curves = {}
+        curves: dict[str, FloatArray] = {}
         for name, curve in (("q", self.q), ("grad", self.grad)):
             low, high = curve.interval()
             curves |= {

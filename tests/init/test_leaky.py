@@ -63,8 +63,9 @@ def test_mode_gain_and_the_order_of_arguments():
     assert plan(nn.Linear(100, 400), 0).layers[0].std == pytest.approx(0.02**0.5)
     assert plan(nn.Linear(100, 400), 0, mode="fan_out").layers[0].std == pytest.approx(0.005**0.5)
     assert plan(nn.Linear(100, 400), 0.3, gain=1.7).layers[0].gain == 1.7
-    weight = nn.Linear(5, 3).weight
-    assert kaiming_leaky_init(weight, gain=0.0) is weight and not weight.any()
+    for gain in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="gain"):
+            kaiming_leaky_init(nn.Linear(5, 3), gain=gain)
 
 
 def test_draws_are_those_of_torch_in_order_and_nothing_global_is_touched():

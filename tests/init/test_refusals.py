@@ -136,7 +136,7 @@ def test_refused_with_the_reason_and_nothing_changed(name: str):
         ({"alpha": torch.tensor([1, 2])}, TypeError, "tensor of torch.int64"),
         ({"alpha": nn.GELU()}, TypeError, "GELU has no negative slope.*ReLU, LeakyReLU"),
         ({"alpha": nn.PReLU(device="meta")}, ValueError, "slopes are on the meta device"),
-        ({"gain": -1.0}, ValueError, "gain must be >= 0; got -1"),
+        ({"gain": -1.0}, ValueError, "gain must be > 0; got -1"),
         ({"gain": float("inf")}, ValueError, "gain contains an infinite entry"),
         ({"mode": "fan_inn"}, ValueError, "unknown mode 'fan_inn'.*Did you mean 'fan_in'"),
         ({"distribution": "gaussian"}, ValueError, "allowed: normal, uniform, truncated_normal"),
