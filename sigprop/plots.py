@@ -1,0 +1,307 @@
+"""Pictures of results: ``plot_x(result, ax=None) -> Axes``. Draws, never computes, never shows.
+
+Second moments are drawn as base-10 logarithms on a linear axis with ticks in powers of ten, so that
+a signal of 1e-400 has its place too. Every curve is drawn from the flat rows of a result, so what
+was read back from CSV can be drawn again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from sigprop.records import Row
+
+if TYPE_CHECKING:
+    from sigprop.validation import Validation
+
+COLORS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette, safe for colour-blind readers, in the order of use."""
+
+INK, PALE, ALARM = "#222222", "#8A8A8A", "#C00000"
+POINTS = 24
+"""Measured points drawn on a path; a culprit is drawn always."""
+
+AXIS_LABELS = {
+    "q": "second moment $q$ of the pre-activations",
+    "grad": "second moment of the gradient",
+}
+
+
+def variance(result: Validation, ax: Axes | None = None) -> Axes:
+    """Draw the second moment of the pre-activations against the layer: theory, band, measurement.
+
+    Args:
+        result: from :func:`sigprop.validate`.
+        ax: axes to draw into; None: new ones.
+
+    Returns:
+        The axes.
+    """
+    return _one_result(result, "q", ax)
+
+
+def gradient(result: Validation, ax: Axes | None = None) -> Axes:
+    """Draw the second moment of the gradient against the layer, as :func:`variance` does for q."""
+    return _one_result(result, "grad", ax)
+
+
+def scores(result: Validation, ax: Axes | None = None) -> Axes:
+    """Draw the normal score of every layer by family of tests, with the lines ±1.96.
+
+    Args:
+        result: from :func:`sigprop.validate`.
+        ax: axes to draw into; None: new ones.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes() if ax is None else ax
+    layers = np.arange(result.depth + 1)
+    ax.axhspan(-1.96, 1.96, color=PALE, alpha=0.15, lw=0)
+    for level in (-1.96, 1.96):
+        ax.axhline(level, color=PALE, lw=0.8, ls="--")
+    for (name, values), color, marker in zip(result.scores.items(), COLORS, "os^D", strict=False):
+        ax.plot(layers, values, marker, ms=3.5, color=color, alpha=0.8, label=name)
+    _mark_culprits(ax, result.verdict.culprits)
+    ax.set(xlabel="layer", ylabel="normal score $z$  (95 % lie within the dashes)")
+    ax.set_title(f"{_verdict(result)}\n{_net(result)}", fontsize="medium")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+    return ax
+
+
+def grid(results: Sequence[Validation], figure: Figure | None = None) -> Figure:
+    """Draw many results at once: a column a slope, forward above backward, a colour a gain.
+
+    Args:
+        results: from :func:`sigprop.validate`, any number of slopes and gains.
+        figure: the figure to draw into; None: a new one.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: no results.
+    """
+    if not results:
+        raise ValueError("results is empty; give at least one Validation.")
+    columns: dict[str, list[Validation]] = {}
+    for result in results:
+        columns.setdefault(_slope(result.alpha), []).append(result)
+    gains = sorted({round(result.gain_over_critical, 6) for result in results})
+    colors = {gain: COLORS[index % len(COLORS)] for index, gain in enumerate(gains)}
+    if figure is None:
+        figure = plt.figure(figsize=(3.4 * len(columns) + 0.6, 7.4), layout="constrained")
+    axes = figure.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
+    for (slope, members), (top, bottom) in zip(columns.items(), axes.T, strict=True):
+        for result in members:
+            gain = round(result.gain_over_critical, 6)
+            note = f"{gain:g} g*:  {p_text(result.p_value)}"
+            note += "" if result.holds else "  REJECTED"
+            path(result.records(), "q", top, color=colors[gain], label=note)
+            path(result.records(), "grad", bottom, color=colors[gain])
+        top.set_title(f"α = {slope}", fontweight="bold")
+        handles = [
+            handle for handle in top.get_lines() if not str(handle.get_label()).startswith("_")
+        ]
+        bottom.legend(
+            handles=handles,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.17),
+            frameon=False,
+            fontsize="small",
+        )
+    for row, quantity in zip(axes, ("q", "grad"), strict=True):
+        for ax in row:
+            ax.set(xlabel="", ylabel="")
+        row[0].set_ylabel(AXIS_LABELS[quantity])
+    for ax in axes[1]:
+        ax.set_xlabel("layer")
+    holding = sum(result.holds for result in results)
+    first = results[0]
+    figure.suptitle(
+        f"The theory holds in {holding} of {len(results)} kinds of net"
+        f"   (depth {first.depth}, width {max(first.widths[1:])}, {first.seeds} nets each)",
+        fontweight="bold",
+    )
+    figure.legend(handles=key(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def path(
+    rows: Sequence[Row],
+    quantity: str = "q",
+    ax: Axes | None = None,
+    *,
+    color: str = COLORS[0],
+    label: str | None = None,
+) -> Axes:
+    """Draw one path over the layers: mean field (dashed), typical net, 95 % band, measured points.
+
+    Args:
+        rows: ``Validation.records()``, fresh or read back from CSV.
+        quantity: ``"q"`` or ``"grad"``.
+        ax: axes to draw into; None: new ones.
+        color: of everything drawn.
+        label: for the legend, at the measured points.
+
+    Returns:
+        The axes.
+    """
+    ax = new_axes() if ax is None else ax
+    rows = _drawn(rows, quantity)
+    layer = column(rows, "layer")
+    mean_field, expected, low, high, measured = (
+        column(rows, f"log10_{quantity}_{part}")
+        for part in ("mean_field", "expected", "low", "high", "measured")
+    )
+    ax.plot(layer, mean_field, color=color, lw=1.2, ls=(0, (4, 3)), alpha=0.9)
+    ax.fill_between(layer, low, high, color=color, alpha=0.25, lw=0)
+    ax.plot(layer, expected, color=color, lw=1.2)
+    culprit = column(rows, "culprit").astype(bool)
+    shown = _thinned(len(rows)) | culprit
+    ax.plot(
+        layer[shown],
+        measured[shown],
+        "o",
+        ms=4.5,
+        color=color,
+        mec="white",
+        mew=0.6,
+        label=label,
+        zorder=3,
+    )
+    ax.set(xlabel="layer", ylabel=AXIS_LABELS[quantity])
+    decade_axis(ax)
+    return ax
+
+
+def departure(
+    rows: Sequence[Row],
+    quantity: str = "q",
+    ax: Axes | None = None,
+    *,
+    color: str = COLORS[0],
+) -> Axes:
+    """Draw measured over typical, in decades, with its 95 % band: where a path is too steep to see.
+
+    Takes what :func:`path` takes.
+    """
+    ax = new_axes() if ax is None else ax
+    rows = _drawn(rows, quantity)
+    layer = column(rows, "layer")
+    expected, low, high, measured = (
+        column(rows, f"log10_{quantity}_{part}") for part in ("expected", "low", "high", "measured")
+    )
+    ax.fill_between(layer, low - expected, high - expected, color=color, alpha=0.25, lw=0)
+    ax.axhline(0, color=color, lw=1)
+    ax.plot(layer, measured - expected, "o", ms=2.5, color=color)
+    ax.set(xlabel="layer", ylabel="measured − typical  (decades)")
+    return ax
+
+
+def key(color: str = INK) -> list[Line2D | Patch]:
+    """Legend handles for what :func:`path` draws."""
+    return [
+        Line2D([], [], color=color, ls=(0, (4, 3)), lw=1.2, label="mean-field theory"),
+        Line2D([], [], color=color, lw=1.2, label="typical net (exact law)"),
+        Patch(color=color, alpha=0.25, lw=0, label="95 % band of the measured mean"),
+        Line2D([], [], color=color, marker="o", ls="", ms=4.5, mec="white", label="measured"),
+    ]
+
+
+def decade_axis(ax: Axes, axis: str = "y") -> None:
+    """Label an axis that holds base-10 logarithms with the numbers themselves."""
+    which = ax.yaxis if axis == "y" else ax.xaxis
+    which.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+    low, high = which.get_view_interval()
+    span = abs(high - low)
+    which.set_major_formatter(FuncFormatter(lambda value, _: _number(value, span)))
+
+
+def column(rows: Sequence[Row], name: str) -> np.ndarray:
+    """One column of flat rows as floats; what is missing is NaN."""
+    values = [row.get(name) for row in rows]
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def p_text(p: float) -> str:
+    """A p-value as a reader wants it.
+
+    Example:
+        >>> p_text(0.1234), p_text(3e-5), p_text(1e-60)
+        ('p = 0.12', 'p = 3e-05', 'p < 1e-15')
+    """
+    return "p < 1e-15" if p < 1e-15 else f"p = {p:.2f}" if p >= 0.01 else f"p = {p:.0e}"
+
+
+def new_axes() -> Axes:
+    """Axes of their own figure, of a size to read."""
+    _, ax = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
+    return ax
+
+
+def _one_result(result: Validation, quantity: str, ax: Axes | None) -> Axes:
+    color = COLORS[0] if result.holds else COLORS[2]
+    ax = path(result.records(), quantity, ax, color=color)
+    handles: list[Line2D | Patch] = key(color)
+    if result.verdict.culprits:
+        handles.append(_mark_culprits(ax, result.verdict.culprits))
+    ax.set_title(f"{_verdict(result)}\n{_net(result)}", fontsize="medium")
+    ax.legend(handles=handles, fontsize="small", frameon=True, framealpha=0.9, edgecolor="none")
+    return ax
+
+
+def _drawn(rows: Sequence[Row], quantity: str) -> Sequence[Row]:
+    """All layers forward; backward those that have pre-activations, so not the input."""
+    return [row for row in rows if row["layer"] > 0] if quantity == "grad" else rows
+
+
+def _mark_culprits(ax: Axes, culprits: Sequence[int]) -> Line2D:
+    for layer in culprits:
+        ax.axvline(layer, color=ALARM, lw=1, ls=":", zorder=0)
+    return Line2D([], [], color=ALARM, lw=1, ls=":", label="layer that stands out")
+
+
+def _verdict(result: Validation) -> str:
+    if result.holds:
+        return f"The theory holds: {p_text(result.p_value)}"
+    text = f"The theory is REJECTED: {p_text(result.p_value)}"
+    culprits = result.verdict.culprits
+    if not culprits:
+        return text
+    named = ", ".join(map(str, culprits[:4])) + (", …" if len(culprits) > 4 else "")
+    return f"{text}, layer {named} stands out"
+
+
+def _net(result: Validation) -> str:
+    return (
+        f"α = {_slope(result.alpha)}, gain {result.gain_over_critical:.4g} g*, "
+        f"depth {result.depth}, width {max(result.widths[1:])}, "
+        f"{result.seeds} nets × {result.batch} inputs"
+    )
+
+
+def _slope(alpha: float | tuple[float, ...]) -> str:
+    return f"{len(alpha)} channels" if isinstance(alpha, tuple) else f"{alpha:g}"
+
+
+def _thinned(length: int) -> np.ndarray:
+    shown = np.zeros(length, dtype=bool)
+    shown[np.unique(np.linspace(0, length - 1, POINTS).round().astype(int))] = True
+    return shown
+
+
+def _number(log10: float, span: float) -> str:
+    """10^log10 in words: a plain number where the axis spans little, else a power of ten."""
+    if span < 2 and abs(log10) < 3:
+        return f"{10**log10:.{2 if span > 0.5 else 5}g}"
+    return f"$10^{{{log10:.6g}}}$"

@@ -1,0 +1,119 @@
+"""Pictures: drawn into the axes given, from results or from rows read back from CSV."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import sigprop
+from sigprop import kaiming_leaky_init, plots, validate
+from sigprop.records import read_csv, write_csv
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def right():
+    return validate(0.2, 12, 32, seeds=3, batch=3, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def wrong():
+    def one_layer(model, generator):
+        kaiming_leaky_init(model, 0.2, generator=generator)
+        with torch.no_grad():
+            model.layers[4].weight *= 3
+
+    return validate(0.2, 12, 64, seeds=4, batch=3, init=one_layer, device="cpu")
+
+
+@pytest.mark.parametrize("plot", [plots.variance, plots.gradient, plots.scores])
+def test_a_plot_draws_into_the_axes_given_and_returns_them(plot, right):
+    _, (ax, other) = plt.subplots(1, 2)
+    assert plot(right, ax=ax) is ax
+    assert ax.has_data() and not other.has_data()
+    assert ax.get_xlabel() and ax.get_ylabel() and f"p = {right.p_value:.2f}" in ax.get_title()
+    assert len(plt.get_fignums()) == 1
+    ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("plot", [plots.variance, plots.gradient, plots.scores])
+def test_without_axes_it_makes_its_own(plot, right):
+    assert plot(right).figure.axes
+    assert len(plt.get_fignums()) == 1
+
+
+def test_variance_shows_what_the_result_holds(right):
+    lines = {line.get_linestyle(): line for line in plots.variance(right).get_lines()}
+    tens = np.log(10)
+    np.testing.assert_allclose(lines["--"].get_ydata(), right.q.mean_field / tens)
+    np.testing.assert_allclose(lines["-"].get_ydata(), right.q.expected / tens)
+    np.testing.assert_allclose(lines["None"].get_ydata(), right.q.measured / tens)
+
+
+def test_a_culprit_is_marked_and_named(wrong):
+    assert wrong.verdict.culprits == (5,)
+    for plot in (plots.variance, plots.gradient, plots.scores):
+        ax = plot(wrong)
+        assert "REJECTED" in ax.get_title() and "layer 5 stands out" in ax.get_title()
+        assert any(np.all(np.asarray(line.get_xdata()) == 5) for line in ax.get_lines())
+
+
+def test_a_culprit_between_the_thinned_points_is_drawn():
+    rows = [
+        {"layer": layer, "culprit": layer == 51}
+        | {f"log10_q_{part}": 0.0 for part in ("mean_field", "expected", "low", "high", "measured")}
+        for layer in range(101)
+    ]
+    points = plots.path(rows).get_lines()[-1]
+    assert 51 in points.get_xdata() and len(points.get_xdata()) == plots.POINTS + 1
+
+
+def test_grid_has_a_column_a_slope_and_p_values_in_the_legends():
+    results = [
+        validate(
+            alpha, 6, 16, gain=f * float(sigprop.g_star(alpha)), seeds=2, batch=2, device="cpu"
+        )
+        for alpha in (0.0, 0.5)
+        for f in (0.9, 1.1)
+    ]
+    figure = plots.grid(results)
+    assert len(figure.axes) == 4
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["α = 0", "α = 0.5"]
+    shown = [text.get_text() for ax in figure.axes[2:] for text in ax.get_legend().get_texts()]
+    assert len(shown) == 4
+    for result, text in zip(results, shown, strict=True):
+        assert f"{result.gain_over_critical:g} g*:  {plots.p_text(result.p_value)}" in text
+    own = plt.figure()
+    assert plots.grid(results[:1], own) is own
+    with pytest.raises(ValueError, match="results is empty"):
+        plots.grid([])
+
+
+def test_rows_from_csv_draw_the_same_picture(right, tmp_path):
+    rows = read_csv(write_csv(right.records(), tmp_path / "rows.csv"))
+    for draw in (plots.path, plots.departure):
+        for quantity in ("q", "grad"):
+            for one, other in zip(
+                draw(right.records(), quantity).get_lines(),
+                draw(rows, quantity).get_lines(),
+                strict=True,
+            ):
+                np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
+
+
+def test_hundreds_of_decades_and_tiny_spans_are_labelled():
+    _, ax = plt.subplots()
+    for low, high in ((-400, 300), (-0.01, 0.01), (4.99, 5.01)):
+        ax.set_ylim(low, high)
+        plots.decade_axis(ax)
+        ax.figure.canvas.draw()
+        labels = [label.get_text() for label in ax.get_yticklabels()]
+        assert len(set(labels)) == len(labels) >= 3
