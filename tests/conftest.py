@@ -21,6 +21,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small nets run fastest on one thread, and do not fight over cores with anything else."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     spent = sum(entry.false_alarm for entry in stat.LEDGER.values())
     verdict = "within" if spent <= stat.BUDGET else "OVER"

@@ -1,0 +1,117 @@
+"""Scores and verdicts: exact laws against closed forms and enumeration, corrections, culprits."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from sigprop.compare import judge, sidak, sign_flip_score, two_sided, weighted_chi2_score
+from tests import stat
+
+
+def cumulants(weights, degrees):
+    weights = np.asarray(weights, dtype=float)
+    return tuple(
+        2 ** (k - 1) * math.factorial(k - 1) * degrees * (weights**k).sum() for k in (1, 2, 3)
+    )
+
+
+@pytest.mark.parametrize("degrees", [7, 512, 10**6])
+@pytest.mark.parametrize("probability", [1e-9, 0.01, 0.5, 0.99, 1 - 1e-12])
+def test_equal_weights_give_the_exact_chi_square_score(degrees, probability):
+    value = stats.chi2.ppf(probability, degrees)
+    score = weighted_chi2_score(3.0 * value, *cumulants([3.0], degrees))
+    assert score == pytest.approx(special.ndtri(probability), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 0.9, 0.5], [1.0, 0.3, 0.1, 0.05], [1.0, 1.0, 0.01]])
+@pytest.mark.parametrize("degrees", [32, 128])
+def test_unequal_weights_against_numerical_inversion(weights, degrees):
+    """Gil-Pelaez inversion of the characteristic function of the weighted sum."""
+    mean, k2, k3 = cumulants(weights, degrees)
+    t = (np.arange(40000) + 0.5) * 5e-4
+    log_phi = -0.5 * degrees * sum(np.log(1 - 2j * t * w / math.sqrt(k2)) for w in weights)
+    for z in (-3.0, -1.0, 0.0, 1.0, 3.0):
+        value = mean + z * math.sqrt(k2)
+        integrand = np.imag(np.exp(log_phi - 1j * t * value / math.sqrt(k2))) / t
+        exact = 0.5 - integrand.sum() * 5e-4 / np.pi
+        score = float(weighted_chi2_score(value, mean, k2, k3))
+        assert score == pytest.approx(special.ndtri(exact), abs=0.1 if abs(z) == 3 else 0.01)
+        if abs(z) == 3:
+            assert abs(z - special.ndtri(exact)) > 3 * abs(score - special.ndtri(exact))
+
+
+def test_a_hopeless_statistic_keeps_a_finite_score_of_the_right_sign():
+    assert 50 < weighted_chi2_score(1e4, *cumulants([1.0], 100)) < 1e3
+    assert -1e3 < weighted_chi2_score(0.0, *cumulants([1.0], 10**5)) < -100
+    assert np.isnan(weighted_chi2_score(1.0, 1.0, np.nan, 1.0))
+
+
+def test_sign_flip_score_against_enumeration():
+    """All 2^14 signs: the score is closer to N(0, 1) than the plain ratio."""
+    v = np.random.default_rng(0).uniform(0.5, 1.5, 14)
+    signs = np.array(list(itertools.product((-1, 1), repeat=14)))
+    score = sign_flip_score(signs @ v, (v**2).sum(), (v**4).sum())
+    for bar in (1.0, 1.645, 1.96):
+        assert (np.abs(score) > bar).mean() == pytest.approx(2 * special.ndtr(-bar), abs=0.015)
+    ratio = signs @ v / np.sqrt((v**2).sum())
+    assert ratio.std() == pytest.approx(1)
+    assert abs((ratio**4).mean() - 3) > 3 * abs((score**4).mean() - 3)
+
+
+def test_sidak_is_exact_for_independent_uniform_p_values():
+    stat.assert_uniform(
+        "sidak of five",
+        lambda size, rng: np.array([sidak(row) for row in rng.random((size, 5))]),
+        detect=0.05,
+        mutant=lambda size, rng: rng.random((size, 5)).min(axis=1),
+    )
+    assert sidak([1e-300, 0.5]) == pytest.approx(2e-300)
+    assert sidak([0.0, 1.0]) == 0.0
+    assert sidak([1.0, 1.0]) == 1.0
+    with pytest.raises(ValueError, match="no p-value"):
+        sidak([math.nan])
+
+
+def test_judge_is_calibrated_and_sees_a_small_drift():
+    layers, weights = range(40), np.ones(40)
+
+    def p_values(shift):
+        return lambda size, rng: np.array(
+            [
+                judge({k: (layers, rng.normal(shift, 1, 40), weights) for k in "ab"}).p_value
+                for _ in range(size)
+            ]
+        )
+
+    stat.assert_uniform("judge", p_values(0.0), detect=0.25, mutant=p_values(0.4))
+
+
+def test_judge_names_the_layer_that_stands_out_and_only_that_one():
+    scores = np.random.default_rng(1).standard_normal(50)
+    scores[17] += 8
+    verdict = judge({"steps": (range(1, 51), scores, np.ones(50))}, level=0.01)
+    assert not verdict.holds
+    assert verdict.culprits == (18,)
+    drifting = judge({"steps": (range(50), scores * 0 + 3.0, np.ones(50))})
+    assert not drifting.holds
+    assert drifting.culprits == ()
+    assert drifting.families[0].drift_score == pytest.approx(3 * math.sqrt(50))
+
+
+def test_layers_with_nothing_to_test_do_not_count():
+    nan = math.nan
+    verdict = judge({"a": ([0, 1], [nan, 1.0], [1, 1]), "b": ([0, 1], [nan, nan], [1, 1])})
+    assert [family.name for family in verdict.families] == ["a"]
+    assert verdict.p_value == pytest.approx(1 - (1 - two_sided(1.0)) ** 2)
+    assert verdict.records()[0]["tested_layers"] == 1
+    with pytest.raises(ValueError, match="no p-value"):
+        judge({"a": ([0], [nan], [1])})
+
+
+@pytest.mark.parametrize("level", [0, 1.5, math.nan])
+def test_a_level_outside_its_range_is_refused(level):
+    with pytest.raises(ValueError, match="level"):
+        judge({"a": ([0], [0.0], [1])}, level=level)
