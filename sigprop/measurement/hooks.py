@@ -1,18 +1,21 @@
-"""Hooks that always come off, and the statistics they take: one small vector a tensor, no copy kept."""
+"""Hooks that always come off, and their statistics: one small vector a tensor, no copy kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from sigprop.layers import WEIGHT_LAYERS
 
-MOMENTS = ("sum", "sum_of_squares", "negative", "nonfinite", "dead_units")
+MOMENTS = ("sum", "sum_of_squares", "about_shift", "shift", "negative", "nonfinite", "dead_units")
 
 ForwardHook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
@@ -37,18 +40,105 @@ def forward_hooks(
 
 
 @contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
-    """Give the model its buffers and torch its random state back, whatever the forward pass did."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    devices = sorted({tensor.device.index for tensor in _tensors(model) if tensor.is_cuda})
+def as_found(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Give the model its buffers and torch its random state back, whatever the forward pass did.
+
+    Random states are those of the CPU and of every CUDA device that the model or ``inputs`` are on.
+    """
+    held = [*model.parameters(), *model.buffers(), *inputs]
+    before = [(module, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers() if not _overlaps(buffer)]
+    devices = sorted({tensor.device.index for tensor in held if tensor.is_cuda})
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    if name in before:
-                        buffer.copy_(before[name])
+            for module, buffers in before:
+                module._buffers.clear()
+                module._buffers.update(buffers)
+            for buffer, value in values:
+                # Through .data: a graph that saved this buffer may still have its backward to run.
+                buffer.data.copy_(value)
+
+
+def _overlaps(buffer: Tensor) -> bool:
+    """Whether entries share memory (an expanded tensor): nothing can write to it in place."""
+    return any(
+        stride == 0 and size > 1
+        for stride, size in zip(buffer.stride(), buffer.shape, strict=True)
+        if buffer.layout is torch.strided
+    )
+
+
+@contextmanager
+def every_module_called() -> Iterator[None]:
+    """Switch off what runs a model without calling its modules, where hooks would see nothing.
+
+    That is: the fused path of torch's transformer layers in eval mode, and code compiled by dynamo.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    compiled = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextmanager
+def thawed(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let frozen floating-point parameters ask for a gradient inside; freeze them again after."""
+    frozen = [p for p in parameters if p.is_floating_point() and not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def hookable(module: nn.Module, output: Tensor) -> Tensor:
+    """The tensor to hook for the gradient of ``output``: itself, or the base of a layer's view.
+
+    Layers given unbatched images or sequences return a view of what they computed. An activation
+    that overwrites a view rewrites the graph below it, and a hook on the view would never run.
+    """
+    base = output._base
+    if base is None or base.numel() != output.numel() or not isinstance(module, WEIGHT_LAYERS):
+        return output
+    return base
+
+
+def sources(leaves: list[Tensor], watched: list[GradientEdge]) -> list[GradientEdge]:
+    """What to differentiate by so that the backward pass meets every watched tensor.
+
+    The leaves, and every watched tensor (in order of the data) that depends neither on them nor on
+    a watched one already taken. No parameter: their gradients cost as much again.
+    """
+    chosen = [get_gradient_edge(leaf) for leaf in leaves]
+    met: dict[Node, bool] = {edge.node: True for edge in chosen}
+    for edge in watched:
+        if not _reaches(edge.node, met):
+            chosen.append(edge)
+            met[edge.node] = True
+    return chosen
+
+
+def _reaches(node: Node, met: dict[Node, bool]) -> bool:
+    """Whether a node is or leads to one known to be met; remembers it for all on the way."""
+    stack = [node]
+    while stack:
+        top = stack[-1]
+        below = [] if top in met else [n for n, _ in top.next_functions if n is not None]
+        unknown = [n for n in below if n not in met]
+        if unknown:
+            stack += unknown
+            continue
+        met.setdefault(top, any(met[n] for n in below))
+        stack.pop()
+    return met[node]
 
 
 def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -59,9 +149,14 @@ def weight_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def unit_axis(module: nn.Module, output: Tensor) -> int:
-    """The axis of ``output`` that counts units: channels for a convolution, else the last one."""
+    """The axis of ``output`` that counts units: the channels of a convolution, else the last one.
+
+    Batch and group normalization count channels too, on axis 1.
+    """
     if isinstance(module, _ConvNd):
         return output.dim() - 1 - len(module.kernel_size)
+    if isinstance(module, _BatchNorm | nn.GroupNorm) and output.dim() > 1:
+        return 1
     return output.dim() - 1
 
 
@@ -69,10 +164,14 @@ def moments(values: Tensor, axis: int | None = None) -> Tensor:
     """The :data:`MOMENTS` of a tensor as one float64 vector on its own device.
 
     Squares are taken and summed in float64, so second moments from 1e-300 to 1e300 come out right
-    whatever the tensor's dtype. ``dead_units`` (along ``axis``) never exceed zero; it is zero
-    where no axis is given.
+    whatever the tensor's dtype. ``about_shift`` sums the squares of values − shift, the shift being
+    the mean in the tensor's dtype: where the spread is far smaller than the mean these differences
+    are exact, and the difference of the two moments is not. ``dead_units`` (along ``axis``) never
+    exceed zero; it is zero where no axis is given.
     """
     values = values.detach()
+    total = values.sum(dtype=torch.float64)
+    shift = (total / values.numel()).to(values.dtype)
     dead = values.new_zeros((), dtype=torch.float64)
     if axis is not None:
         others = [dim for dim in range(values.dim()) if dim != axis]
@@ -80,15 +179,17 @@ def moments(values: Tensor, axis: int | None = None) -> Tensor:
         dead = torch.count_nonzero(peak <= 0).double()
     return torch.stack(
         (
-            values.sum(dtype=torch.float64),
-            torch.linalg.vector_norm(values, dtype=torch.float64).square(),
-            -values.clamp(max=0).sign_().sum(dtype=torch.float64),
+            total,
+            _sum_of_squares(values),
+            _sum_of_squares(values - shift),
+            shift.double(),
+            torch.count_nonzero(values < 0).double(),
             torch.count_nonzero(values - values).double(),
             dead,
         )
     )
 
 
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
+def _sum_of_squares(values: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
+    return norm.square()
