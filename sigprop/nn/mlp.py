@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -16,8 +20,8 @@ from sigprop.checks import FloatArray, count
 class DeepMLP(nn.Module):
     """A fully connected net of ``depth`` weight layers with an activation between any two.
 
-    The forward pass is z¹ = W¹x + b¹, zˡ = Wˡφ(zˡ⁻¹) + bˡ; the output is the last pre-activation zᴸ,
-    with no activation after it. Weights start as torch's own default; call
+    The forward pass is z¹ = W¹x + b¹, zˡ = Wˡφ(zˡ⁻¹) + bˡ; the output is the last pre-activation
+    zᴸ, with no activation after it. Weights start as torch's own default; call
     :func:`sigprop.kaiming_leaky_init` on the net to initialize it by the theory.
 
     Args:
@@ -25,8 +29,8 @@ class DeepMLP(nn.Module):
         width: outputs of every weight layer, or a sequence n_1 … n_L.
         depth: number of weight layers L; may be left out when ``width`` is a sequence.
         activation: ``"leaky_relu"``, ``"prelu"``, ``"relu"`` or ``"identity"``.
-        alpha: negative slope. For ``"prelu"`` also one slope per channel (all hidden widths equal to
-            its length). None: the activation's default (0.01 for leaky ReLU, 0.25 for PReLU).
+        alpha: negative slope. For ``"prelu"`` also one slope per channel (all hidden widths equal
+            to its length). None: the activation's default (0.01 for leaky ReLU, 0.25 for PReLU).
         out_features: outputs of the last layer, if other than ``width`` says.
         bias: whether the weight layers have biases.
         device: as for any torch module.
@@ -65,9 +69,10 @@ class DeepMLP(nn.Module):
         sizes = [count("in_features", in_features), *widths]
         member = look_up(activation)
         slopes = member.alpha(alpha)
+        self._per_channel = slopes.ndim == 1
         self.layers = nn.ModuleList(
             nn.Linear(n_in, n_out, bias=bias, device=device, dtype=dtype)
-            for n_in, n_out in zip(sizes, sizes[1:], strict=False)
+            for n_in, n_out in pairwise(sizes)
         )
         self.activations = nn.ModuleList(
             activation_module(member, slopes, n, device, dtype) for n in widths[:-1]
@@ -75,10 +80,14 @@ class DeepMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the last pre-activation, of shape (…, n_L), for an input of shape (…, n_0)."""
-        z: Tensor = self.layers[0](x)
+        if self._per_channel and isinstance(x, Tensor) and x.dim() != 2:
+            # torch's PReLU takes axis 1 for the channels; ours are last.
+            z = self.forward(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
+            return z.reshape(*x.shape[:-1], z.shape[-1])
+        z = self.layers[0](x)
         for layer, act in zip(self.layers[1:], self.activations, strict=True):
             z = layer(act(z))
-        return z
+        return cast(Tensor, z)
 
 
 def layer_widths(width: int | Sequence[int], depth: int | None) -> list[int]:
@@ -91,6 +100,8 @@ def layer_widths(width: int | Sequence[int], depth: int | None) -> list[int]:
         >>> layer_widths(4, 3), layer_widths([4, 8], None)
         ([4, 4, 4], [4, 8])
     """
+    if isinstance(width, np.ndarray):
+        width = width.tolist()
     if isinstance(width, Sequence):
         widths = [count(f"width[{index}]", n) for index, n in enumerate(width)]
         if not widths:
@@ -120,8 +131,8 @@ def activation_module(
     if member.learnable:
         if slopes.ndim > 1 or (slopes.ndim == 1 and slopes.size != channels):
             raise ValueError(
-                f"alpha of shape {slopes.shape} does not fit a hidden layer of {channels} channels; "
-                "give one slope, or one per channel with all hidden widths equal."
+                f"alpha of shape {slopes.shape} does not fit a hidden layer of {channels} channels;"
+                " give one slope, or one per channel with all hidden widths equal."
             )
         module = nn.PReLU(slopes.size, device=device, dtype=dtype)
         with torch.no_grad():
