@@ -23,7 +23,10 @@ def leaky_relu(x: ArrayLike, alpha: ArrayLike) -> FloatArray:
         array([-0.2,  0. ,  3. ])
     """
     x = real_array("x", x, allow_infinite=True)
-    return np.where(x > 0, x, real_array("alpha", alpha) * x)
+    slopes = real_array("alpha", alpha)
+    # A slope of zero gives zero even at −inf, where the product would be NaN.
+    below = np.where(slopes == 0, 0.0, np.minimum(x, 0.0))
+    return np.where(x > 0, x, slopes * below)
 
 
 @dataclass(frozen=True)

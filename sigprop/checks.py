@@ -1,4 +1,4 @@
-"""What every room asks of its arguments: real, finite, in range; else an error that says what to do."""
+"""What every room asks of its arguments: real, finite, in range; else an error that helps."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def real_array(
         >>> real_array("q", [1, 2], minimum=0)
         array([1., 2.])
     """
-    array = np.asarray(value)
+    array = _as_array(name, value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be real numbers; got {_shown(value)} ({array.dtype}).")
     if array.size == 0:
@@ -54,15 +54,16 @@ def real_array(
     wanted = []
     if minimum is not None:
         wrong |= numbers < minimum
-        wanted.append(f">= {minimum:g}")
+        wanted.append(f">= {_digits(minimum)}")
     if above is not None:
         wrong |= numbers <= above
-        wanted.append(f"> {above:g}")
+        wanted.append(f"> {_digits(above)}")
     if maximum is not None:
         wrong |= numbers > maximum
-        wanted.append(f"<= {maximum:g}")
+        wanted.append(f"<= {_digits(maximum)}")
     if wrong.any():
-        raise ValueError(f"{name} must be {' and '.join(wanted)}; got {numbers[wrong].flat[0]:g}.")
+        first = _digits(numbers[wrong][0])
+        raise ValueError(f"{name} must be {' and '.join(wanted)}; got {first}.")
     return numbers
 
 
@@ -112,11 +113,31 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
         'fan_in'
     """
     words = list(allowed)
-    if value in words:
-        return str(value)
-    near = difflib.get_close_matches(str(value), words, n=3, cutoff=0.5)
+    if isinstance(value, str) and value in words:
+        return value
+    lowered = {word.lower(): word for word in words}
+    close = difflib.get_close_matches(str(value).lower(), lowered, n=3, cutoff=0.5)
+    near = [lowered[word] for word in close]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ValueError(f"unknown {name} {_shown(value)}; allowed: {', '.join(words)}.{hint}")
+
+
+def _as_array(name: str, value: Any) -> NDArray[Any]:
+    if hasattr(value, "detach") and hasattr(value, "is_floating_point"):
+        value = value.detach().cpu()  # a torch tensor: numpy has no bfloat16, and no gradient
+        value = (value.double() if value.is_floating_point() else value).numpy()
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be numbers in rows of equal length; got {_shown(value)}."
+        ) from None
+
+
+def _digits(number: float) -> str:
+    """As short as it can be without becoming another number: 1.0000001 is not 1."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(float(number))
 
 
 def _shown(value: Any) -> str:

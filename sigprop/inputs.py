@@ -1,12 +1,15 @@
-"""The inputs that analyses and the command line run on: real digits, Gaussian noise, a user's file."""
+"""The inputs of analyses and the command line: real digits, Gaussian noise, a user's file."""
 
 from __future__ import annotations
 
+import difflib
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sigprop.checks import FloatArray, count
+from sigprop.checks import FloatArray, count, real_array
 
 KINDS = ("digits", "gaussian")
 
@@ -24,7 +27,9 @@ def load_inputs(source: str, batch: int, *, seed: int = 0, features: int = 64) -
         features: number of features of Gaussian inputs.
 
     Raises:
-        ValueError: an unknown source, or fewer inputs in it than wanted.
+        ValueError: an unknown source, a file that is no array of finite numbers, or fewer inputs in
+            it than wanted.
+        TypeError: a file whose numbers are not real.
         FileNotFoundError: no such file.
         ModuleNotFoundError: scikit-learn is missing.
 
@@ -33,12 +38,12 @@ def load_inputs(source: str, batch: int, *, seed: int = 0, features: int = 64) -
         (4, 10)
     """
     batch = count("batch", batch)
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([count("seed", seed, minimum=0), 1])
     if source == "gaussian":
         return rng.standard_normal((batch, count("features", features)))
     values = digits()[0] if source == "digits" else _from_file(Path(source))
     if len(values) < batch:
-        raise ValueError(f"{source} holds {len(values)} inputs; asked for {batch}.")
+        raise ValueError(f"{source} holds {len(values)} inputs; asked for {batch}; take fewer.")
     return values[rng.choice(len(values), batch, replace=False)]
 
 
@@ -61,20 +66,42 @@ def digits() -> tuple[FloatArray, np.ndarray]:
 
 def _from_file(path: Path) -> FloatArray:
     if path.suffix not in (".npy", ".pt"):
+        near = difflib.get_close_matches(path.name.lower(), KINDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"unknown input {str(path)!r}; allowed: {', '.join(KINDS)}, or a .npy or .pt file."
+            f"{hint}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"there is no input file {str(path)!r}.")
-    if path.suffix == ".npy":
-        values = np.load(path, allow_pickle=False)
-    else:
-        import torch
-
-        values = torch.load(path, weights_only=True, map_location="cpu")
-        if not isinstance(values, torch.Tensor):
-            raise ValueError(f"{path} must hold one tensor; got {type(values).__name__}.")
-        values = values.detach().double().numpy()
+    values = real_array(str(path), _npy(path) if path.suffix == ".npy" else _pt(path))
     if values.ndim < 2:
-        raise ValueError(f"{path} must hold several inputs; got an array of shape {values.shape}.")
-    return np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+        raise ValueError(
+            f"{path} must hold (inputs, features); got an array of shape {values.shape}."
+        )
+    return values.reshape(len(values), -1)
+
+
+def _npy(path: Path) -> Any:
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
+
+
+def _pt(path: Path) -> Any:
+    import torch
+
+    try:
+        values = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} must hold one tensor and nothing else (torch.save(tensor, path)); "
+            "torch could not read it as weights only."
+        ) from error
+    if not isinstance(values, torch.Tensor):
+        raise ValueError(
+            f"{path} must hold one tensor; got {type(values).__name__}. "
+            "Save the inputs alone: torch.save(tensor, path)."
+        )
+    return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 Row: TypeAlias = dict[str, Any]
+
+# As Python writes them; int() and float() would also take "1_000", " 7" and "Infinity".
+INTEGER = re.compile(r"-?[0-9]+")
+FLOAT = re.compile(r"-?(?:[0-9]+\.[0-9]+(?:e[+-]?[0-9]+)?|[0-9]+e[+-]?[0-9]+|inf)|nan")
 
 
 def plain(value: Any) -> Any:
@@ -22,7 +27,7 @@ def plain(value: Any) -> Any:
         {'q': [1.0, 2.0], 'n': 3}
     """
     if isinstance(value, np.ndarray):
-        return [plain(entry) for entry in value.tolist()]
+        return plain(value.tolist())
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
@@ -35,7 +40,9 @@ def plain(value: Any) -> Any:
 def write_csv(rows: Sequence[Row], path: str | Path) -> Path:
     """Write rows as CSV; columns are the union of keys in order of first appearance.
 
-    Floats keep all their digits (``repr``), so :func:`read_csv` returns the same numbers.
+    Floats keep all their digits (``repr``), so :func:`read_csv` returns the same numbers. CSV has
+    no types: text that is spelt like a number or a truth value comes back as one, and lists come
+    back as their text. Where that matters, write JSON.
     """
     rows = [plain(row) for row in rows]
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -49,13 +56,13 @@ def write_csv(rows: Sequence[Row], path: str | Path) -> Path:
 
 
 def read_csv(path: str | Path) -> list[Row]:
-    """Read rows written by :func:`write_csv`; numbers and booleans come back as such, "" as None."""
+    """Read what :func:`write_csv` wrote; numbers and booleans come back as such, "" as None."""
     with Path(path).open(newline="", encoding="utf-8") as file:
         return [{key: _parsed(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
 def write_json(value: Any, path: str | Path) -> Path:
-    """Write a value as JSON (two-space indent); NaN and ±inf are written as the words of JSON5/Python."""
+    """Write a value as JSON (two-space indent); NaN and ±inf become Python's words for them."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -68,25 +75,25 @@ def read_json(path: str | Path) -> Any:
 
 
 def table(rows: Sequence[Row], columns: Mapping[str, str] | None = None) -> str:
-    """Lay rows out as an aligned text table.
+    """Lay rows out as an aligned text table; "-" where there is no number.
 
     Args:
         rows: flat rows, as from ``records()``.
         columns: key → format specification (``""`` for plain); None shows every key.
 
     Example:
-        >>> print(table([{"layer": "fc1", "q": 0.5}, {"layer": "fc10", "q": 12.0}], {"layer": "", "q": ".3g"}))
+        >>> rows = [{"layer": "fc1", "q": 0.5}, {"layer": "fc10", "q": 12.0}]
+        >>> print(table(rows, {"layer": "", "q": ".3g"}))
         layer    q
         fc1    0.5
         fc10    12
     """
+    rows = [plain(row) for row in rows]
     if columns is None:
         columns = {key: "" for row in rows for key in row}
     cells = [[_shown(row.get(key), spec) for key, spec in columns.items()] for row in rows]
     left = [any(isinstance(row.get(key), str) for row in rows) for key in columns]
-    widths = [
-        max([len(key), *(len(line[i]) for line in cells)]) for i, key in enumerate(columns)
-    ]
+    widths = [max([len(key), *(len(line[i]) for line in cells)]) for i, key in enumerate(columns)]
     lines = [list(columns), *cells]
     return "\n".join(
         "  ".join(
@@ -110,9 +117,6 @@ def _parsed(text: str | None) -> Any:
         return None
     if text in ("True", "False"):
         return text == "True"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    if INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if FLOAT.fullmatch(text) else text
