@@ -1,0 +1,1 @@
+"""One question a file; ``python -m analyses`` answers all of them anew and draws every figure."""

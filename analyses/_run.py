@@ -1,0 +1,182 @@
+"""Runs analyses: owns seeds, drawing backend, style, and the record of how a figure came about."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import importlib
+import io
+import pkgutil
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy
+import scipy
+import torch
+from PIL import Image
+
+import sigprop
+from sigprop.records import Row, read_csv, read_json, write_csv, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = ROOT / "figures"
+QUICK_FIGURES = ROOT / "figures-quick"
+STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "figure.titlesize": 13,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; 0: every claim holds, 1: one does not, 2: bad usage."""
+    args = _parser().parse_args(argv)
+    available = names()
+    if args.list:
+        for name in available:
+            print(f"{name:22}{question(load(name))}")
+        return 0
+    for name in args.names:
+        if name not in available:
+            near = difflib.get_close_matches(name, available, n=3, cutoff=0.3) or available
+            print(f"unknown analysis {name!r}; did you mean {', '.join(near)}?", file=sys.stderr)
+            return 2
+    out = args.out or (QUICK_FIGURES if args.quick else FIGURES)
+    failed = []
+    for name in args.names or available:
+        print(f"{name}: {question(load(name))}", flush=True)
+        try:
+            if args.redraw:
+                redraw(name, out)
+                print(f"  redrawn: {out / name}.png", flush=True)
+                continue
+            record = run(name, out, quick=args.quick, seed=args.seed)
+        except FileNotFoundError as error:
+            print(f"  {error}", file=sys.stderr)
+            return 2
+        print(f"  {record['verdict']}, {record['seconds']:.1f} s: {out / name}.png", flush=True)
+        if record["verdict"] != "holds":
+            failed.append(name)
+    if failed:
+        print(f"claims that do not hold: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def names() -> list[str]:
+    """Every analysis: the modules beside this one that do not start with an underscore."""
+    folder = str(Path(__file__).parent)
+    return sorted(m.name for m in pkgutil.iter_modules([folder]) if not m.name.startswith("_"))
+
+
+def load(name: str) -> ModuleType:
+    """The module of an analysis."""
+    return importlib.import_module(f"analyses.{name}")
+
+
+def question(module: ModuleType) -> str:
+    """The first line of its docstring."""
+    return (module.__doc__ or "").strip().splitlines()[0]
+
+
+def run(name: str, out: Path, *, quick: bool = False, seed: int = 0) -> Row:
+    """Compute, check and draw; write ``out/name.{csv,png,json}`` and return what the JSON holds."""
+    module = load(name)
+    params = dataclasses.replace(module.QUICK if quick else module.FULL, seed=seed)
+    start = time.perf_counter()
+    rows = module.compute(params)
+    seconds = time.perf_counter() - start
+    write_csv(rows, out / f"{name}.csv")
+    record = {
+        "analysis": name,
+        "question": question(module),
+        "verdict": verdict(module, rows),
+        "quick": quick,
+        "parameters": dataclasses.asdict(params),
+        "seconds": round(seconds, 1),
+        **_machine(),
+    }
+    write_json(record, out / f"{name}.json")
+    _save(module, rows, out / f"{name}.png")
+    return record
+
+
+def redraw(name: str, out: Path) -> None:
+    """Draw again from ``out/name.csv``; nothing is computed."""
+    path = out / f"{name}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {path} to draw from; run the analysis without --redraw."
+        )
+    _save(load(name), read_csv(path), out / f"{name}.png")
+
+
+def verdict(module: ModuleType, rows: list[Row]) -> str:
+    """``"holds"``, or which claim of the analysis does not."""
+    try:
+        module.check(rows)
+    except AssertionError as error:
+        return f"does not hold: {str(error).splitlines()[0]}"
+    return "holds"
+
+
+def stored(name: str, out: Path = FIGURES) -> tuple[list[Row], Any]:
+    """The rows and the record behind a figure."""
+    return read_csv(out / f"{name}.csv"), read_json(out / f"{name}.json")
+
+
+def _save(module: ModuleType, rows: list[Row], path: Path) -> None:
+    matplotlib.use("Agg")
+    with matplotlib.rc_context(STYLE):
+        figure = module.draw(rows)
+        pixels = io.BytesIO()
+        figure.savefig(pixels, format="png")
+        plt.close(figure)
+    with Image.open(pixels) as picture:  # 256 colours are enough, at a quarter of the size
+        picture.convert("RGB").quantize(256).save(path, optimize=True, dpi=(150, 150))
+
+
+def _machine() -> Row:
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name()
+        if cuda
+        else f"cpu, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        "versions": {
+            "sigprop": sigprop.__version__,
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "scipy": scipy.__version__,
+            "matplotlib": matplotlib.__version__,
+        },
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analyses", description="Answer the questions of analyses/, draw figures/."
+    )
+    parser.add_argument("names", nargs="*", metavar="name", help="which to run (default: all)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, into figures-quick/")
+    parser.add_argument("--redraw", action="store_true", help="draw from the CSV, compute nothing")
+    parser.add_argument("--list", action="store_true", help="list the analyses and leave")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: figures/)")
+    return parser

@@ -1,0 +1,282 @@
+"""What does sigprop cost next to the bare computation it stands on?
+
+Prediction (targets): importing it and asking for one gain takes at most 60 ms more than Python
+itself; ``kaiming_leaky_init`` at most 10 % more than a loop of torch's own; ``measure`` at most
+15 % more time and 5 % more peak memory than the same pass without it; drawing from the exact law is
+at least 100 times faster than real nets; ``validate`` spends at least 80 % of its time in matrix
+products, factorizations and random numbers.
+Experiment: ours and the peer in turns in one run, after a warm-up, medians; imports and peak memory
+in processes of their own, memory counted from where torch is loaded.
+Answer: in the figure and the CSV, met or not. Nothing is asserted of times, which are the machine's
+own; that torch and scipy stay unloaded is.
+Source: the targets are this project's own.
+Run time: 3 minutes on one core.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from sigprop import (
+    DeepMLP,
+    g_star,
+    kaiming_leaky_init,
+    measure,
+    plots,
+    sample_trajectories,
+    validate,
+)
+from sigprop.records import Row
+from sigprop.validation.nets import find_device
+
+ALPHA = 0.2
+HEAVY = ("mm", "addmm", "bmm", "baddbmm", "normal_", "linalg_qr", "geqrf", "orgqr")
+"""Torch operators that are matrix products, factorizations or random numbers."""
+
+IMPORT = """
+import json, sys, sigprop
+sigprop.g_star(0.2)
+print(json.dumps(sorted({"torch", "scipy", "matplotlib"} & set(sys.modules))))
+"""
+PEAK = """
+import os, resource, sys, torch
+from sigprop import DeepMLP
+from analyses.bench_core import ALPHA, bare_pass, find_device, measure
+width, depth, batch, device = *map(int, sys.argv[2:5]), find_device(None)
+warm = DeepMLP(8, 8, 2, alpha=ALPHA, device=device)
+measure(warm, torch.ones(4, 8, device=device), backward=True)
+start = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+net = DeepMLP(width, width, depth, alpha=ALPHA, device=device)
+x = torch.randn(batch, width).to(device)
+measure(net, x, backward=True) if sys.argv[1] == "measure" else bare_pass(net, x)
+cuda = device.type == "cuda"
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(torch.cuda.max_memory_allocated() if cuda else peak - start)
+"""
+
+
+@dataclass(frozen=True)
+class Params:
+    repeats: int = 7
+    slopes: int = 1_000_000
+    init: tuple[int, int] = (200, 1024)  # depth, width
+    measure: tuple[int, int, int] = (20, 1024, 256)  # depth, width, batch
+    law: tuple[int, int] = (50, 1024)  # depth, width
+    validate: tuple[int, int, int] = (100, 512, 2)  # depth, width, nets
+    seed: int = 0
+
+
+FULL = Params()
+QUICK = Params(1, 100_000, (10, 128), (5, 128, 32), (10, 128), (10, 128, 1))
+
+
+def compute(params: Params) -> list[Row]:
+    device = find_device(None)
+    return [
+        *_import_cost(params),
+        _slopes(params),
+        _init(params, device),
+        *_measure(params, device),
+        _law(params, device),
+        _validate(params, device),
+    ]
+
+
+def in_turns(
+    ours: Callable[[], Any], peer: Callable[[], Any], repeats: int, device: torch.device
+) -> tuple[float, float]:
+    """Median seconds of two calls made alternately, after a warm-up of each."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(-1, repeats):
+        for call, times in zip((ours, peer), seconds, strict=True):
+            start = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if turn >= 0:
+                times.append(time.perf_counter() - start)
+    return median(seconds[0]), median(seconds[1])
+
+
+def _row(
+    name: str, ours: float, peer: float, unit: str, value: float, limit: str, target: float | None
+) -> Row:
+    """One comparison; ``cost`` is value/target, or target/value where more is better."""
+    cost = None if target is None else value / target if limit == "at most" else target / value
+    return {
+        "name": name,
+        "ours": ours,
+        "peer": peer,
+        "unit": unit,
+        "value": value,
+        "limit": limit,
+        "target": target,
+        "cost": cost,
+        "met": None if cost is None else cost <= 1,
+        "loaded": None,
+    }
+
+
+def _process(code: str, *args: str) -> str:
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-c", code, *args]
+    env = os.environ | {"PYTHONPATH": path}
+    return subprocess.run(
+        command, env=env, cwd=root, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def _import_cost(params: Params) -> list[Row]:
+    cpu = torch.device("cpu")
+    loaded = {"loaded": " ".join(json.loads(_process(IMPORT)))}
+    rows = []
+    for name, code, target in (("Python", "pass", 60.0), ("import numpy", "import numpy", None)):
+        ours, peer = in_turns(
+            lambda: _process(IMPORT), lambda code=code: _process(code), 2 * params.repeats - 1, cpu
+        )
+        more = 1000 * (ours - peer)
+        name = f"import sigprop; g_star(0.2) / {name}"
+        rows.append(_row(name, ours, peer, "ms more", more, "at most", target) | loaded)
+    return rows
+
+
+def _slopes(params: Params) -> Row:
+    alpha = np.random.default_rng(params.seed).uniform(-1, 1, params.slopes)
+    ours, peer = in_turns(
+        lambda: g_star(alpha),
+        lambda: np.sqrt(2 / (1 + alpha**2)),
+        5 * params.repeats,
+        torch.device("cpu"),
+    )
+    name = f"g_star, {params.slopes:,} slopes / numpy formula"
+    return _row(name, ours, peer, "× time", ours / peer, "at most", None)
+
+
+def _init(params: Params, device: torch.device) -> Row:
+    depth, width = params.init
+    net = DeepMLP(width, width, depth, alpha=ALPHA, device=device)
+    generator = torch.Generator(device).manual_seed(params.seed)
+
+    def bare() -> None:
+        for layer in net.layers:
+            nn.init.kaiming_normal_(layer.weight, a=ALPHA, generator=generator)
+
+    ours, peer = in_turns(
+        lambda: kaiming_leaky_init(net, ALPHA, generator=generator), bare, params.repeats, device
+    )
+    name = f"kaiming_leaky_init / torch loop, {depth} × {width}"
+    return _row(name, ours, peer, "× time", ours / peer, "at most", 1.10)
+
+
+def bare_pass(net: nn.Module, x: torch.Tensor) -> None:
+    """The pass of ``measure(backward=True)``, without looking."""
+    x = x.detach().requires_grad_()
+    output = net(x)
+    torch.autograd.grad(output, x, torch.randn_like(output))
+
+
+def _measure(params: Params, device: torch.device) -> list[Row]:
+    depth, width, batch = params.measure
+    net = DeepMLP(width, width, depth, alpha=ALPHA, device=device)
+    kaiming_leaky_init(net, ALPHA, generator=torch.Generator(device).manual_seed(params.seed))
+    x = torch.randn(batch, width, generator=torch.Generator().manual_seed(params.seed)).to(device)
+    ours, peer = in_turns(
+        lambda: measure(net, x, backward=True),
+        lambda: bare_pass(net, x),
+        3 * params.repeats,
+        device,
+    )
+    shape = f"{depth} × {width}, batch {batch}"
+    rows = [
+        _row(f"measure / bare pass, {shape}", ours, peer, "× time", ours / peer, "at most", 1.15)
+    ]
+    sizes = [str(size) for size in (width, depth, batch)]
+    ours, peer = (
+        median(float(_process(PEAK, who, *sizes)) for _ in range(min(params.repeats, 3)))
+        for who in ("measure", "bare")
+    )
+    name = f"measure / bare pass, peak memory, {shape}"
+    return [*rows, _row(name, ours, peer, "× bytes", ours / peer, "at most", 1.05)]
+
+
+def _law(params: Params, device: torch.device) -> Row:
+    depth, width = params.law
+    nets, gain = 1_000, float(g_star(ALPHA))
+    rng = np.random.default_rng(params.seed)
+    net = DeepMLP(width, width, depth, alpha=ALPHA, device=device)
+    generator = torch.Generator(device).manual_seed(params.seed)
+    x = torch.ones(1, width, device=device)
+
+    def real() -> None:
+        kaiming_leaky_init(net, ALPHA, generator=generator)
+        measure(net, x)
+
+    ours, peer = in_turns(
+        lambda: sample_trajectories([width] * depth, gain, ALPHA, nets=nets, rng=rng),
+        real,
+        params.repeats,
+        device,
+    )
+    name = f"real net / exact-law draw, {depth} × {width}"
+    return _row(name, ours / nets, peer, "× faster", peer / (ours / nets), "at least", 100.0)
+
+
+def _validate(params: Params, device: torch.device) -> Row:
+    depth, width, nets = params.validate
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    validate(ALPHA, depth, width, seeds=1, device=device)
+    with torch.profiler.profile(activities=activities) as profile:
+        start = time.perf_counter()
+        validate(ALPHA, depth, width, seeds=nets, device=device)
+        seconds = time.perf_counter() - start
+    clock = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    names = {f"aten::{name}" for name in HEAVY}
+    heavy = sum(getattr(e, clock) for e in profile.key_averages() if e.key in names) / 1e6
+    name = f"validate: products and random numbers, {depth} × {width}"
+    return _row(name, heavy, seconds, "of the time", heavy / seconds, "at least", 0.8)
+
+
+def check(rows: list[Row]) -> None:
+    loaded = rows[0]["loaded"]
+    assert not loaded, f"import sigprop and g_star(0.2) load {loaded}"
+    for row in rows:
+        assert math.isfinite(row["value"]) and row["value"] > 0, f"{row['name']}: {row['value']}"
+
+
+def draw(rows: list[Row]) -> Figure:
+    figure, ax = plt.subplots(figsize=(10.5, 4.6), layout="constrained")
+    rows = [row for row in rows if row["target"] is not None][::-1]
+    cost = plots.column(rows, "cost")
+    colors = [plots.COLORS[0] if row["met"] else plots.COLORS[2] for row in rows]
+    ax.barh([row["name"] for row in rows], cost, color=colors, height=0.6)
+    ax.axvline(1, color=plots.INK, lw=1.2)
+    for y, row in enumerate(rows):
+        text = f" {row['value']:.3g} {row['unit']}  (target: {row['limit']} {row['target']:g})"
+        ax.text(min(cost[y], 2.0), y, text, va="center", fontsize="small")
+    ax.set_xlim(0, 2.6)
+    ax.grid(axis="y", visible=False)
+    ax.set_xlabel("cost relative to the target: left of the line the target is met")
+    met = sum(row["met"] for row in rows)
+    figure.suptitle(
+        f"{met} of {len(rows)} cost targets met, measured side by side", fontweight="bold"
+    )
+    return figure

@@ -1,0 +1,147 @@
+"""Every analysis at its quick size: compute, check, draw; the runner; what is in figures/."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+
+from analyses import _run
+from sigprop.records import read_csv
+
+matplotlib.use("Agg")
+NAMES = _run.names()
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("figures")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def done(request, out):
+    """An analysis that was run once at its quick size: its name and its record."""
+    return request.param, _run.run(request.param, out, quick=True)
+
+
+def test_the_claim_holds_at_quick_size(done, out):
+    name, record = done
+    assert record["verdict"] == "holds"
+    stored = json.loads((out / f"{name}.json").read_text())
+    assert stored["parameters"] and stored["versions"]["torch"] and stored["device"]
+    assert not plt.get_fignums()
+
+
+def test_rows_are_flat_and_checked_and_drawn_from_csv(done, out):
+    name, _ = done
+    module = _run.load(name)
+    rows = read_csv(out / f"{name}.csv")
+    flat = (int, float, str, bool, type(None))
+    assert all(isinstance(value, flat) for row in rows for value in row.values())
+    module.check(rows)
+    picture = out / f"{name}.png"
+    assert 10_000 < picture.stat().st_size < 300_000
+    drawn = picture.read_bytes()
+    picture.unlink()
+    assert _run.main(["--redraw", "--out", str(out), name]) == 0
+    assert picture.read_bytes() == drawn
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_analysis_keeps_the_contract(name):
+    module = _run.load(name)
+    for word in ("Prediction", "Answer:", "Source:", "Run time:"):
+        assert word in module.__doc__, f"{name}: the docstring has no {word}"
+    assert _run.question(module).endswith("?")
+    assert type(module.FULL) is type(module.QUICK)
+    assert "seed" in {field.name for field in dataclasses.fields(module.FULL)}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        module.FULL.seed = 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_committed_in_figures_holds(name):
+    rows, record = _run.stored(name)
+    assert record["verdict"] == "holds" and not record["quick"]
+    _run.load(name).check(rows)
+    assert (_run.FIGURES / f"{name}.png").stat().st_size < 300_000
+
+
+def test_a_check_can_fail(done, out):
+    """What stands for a measurement is spoiled: no check may look away."""
+    name, _ = done
+    rows = read_csv(out / f"{name}.csv")
+    spoiled = {
+        "p_value": lambda _: 1e-9,
+        "z": lambda z: z + 9,
+        "ks_p": lambda _: 1e-9,
+        "step_error": lambda error: error + 1,
+        "p": lambda p: p**4,
+        "loaded": lambda _: "torch",
+    }
+    for row in rows:
+        for key, spoil in spoiled.items():
+            if key in row:
+                row[key] = spoil(row[key] or 0)
+    with pytest.raises(AssertionError):
+        _run.load(name).check(rows)
+
+
+def test_list_names_every_analysis(capsys):
+    assert _run.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in NAMES) and listed.count("?") == len(NAMES)
+
+
+def test_an_unknown_name_is_met_with_the_nearest_ones(capsys):
+    assert _run.main(["variance_propagatoin"]) == 2
+    error = capsys.readouterr().err
+    assert "'variance_propagatoin'" in error and "did you mean variance_propagation" in error
+
+
+def test_redraw_without_a_csv_says_what_to_do(tmp_path, capsys):
+    assert _run.main(["--redraw", "--out", str(tmp_path), "calibration"]) == 2
+    assert "run the analysis without --redraw" in capsys.readouterr().err
+
+
+def test_a_failed_claim_is_recorded_drawn_and_exits_with_1(monkeypatch, tmp_path, capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Params:
+        seed: int = 0
+
+    def check(rows):
+        assert rows[0]["seed"] == 0, f"seed is {rows[0]['seed']}"
+
+    stub = SimpleNamespace(
+        __doc__="Is zero zero?",
+        FULL=Params(),
+        QUICK=Params(),
+        compute=lambda params: [{"seed": params.seed}],
+        check=check,
+        draw=lambda rows: plt.figure(),
+    )
+    monkeypatch.setattr(_run, "names", lambda: ["stub"])
+    monkeypatch.setattr(_run, "load", lambda name: stub)
+    assert _run.main(["--quick", "--out", str(tmp_path)]) == 0
+    assert _run.main(["--quick", "--out", str(tmp_path), "--seed", "3"]) == 1
+    assert json.loads((tmp_path / "stub.json").read_text())["verdict"] == (
+        "does not hold: seed is 3"
+    )
+    assert (tmp_path / "stub.png").is_file()
+    assert "claims that do not hold: stub" in capsys.readouterr().err
+
+
+def test_quick_runs_stay_out_of_figures():
+    assert _run.QUICK_FIGURES != _run.FIGURES
+    assert f"{_run.QUICK_FIGURES.name}/" in (_run.ROOT / ".gitignore").read_text().split()
+
+
+def test_the_command_itself():
+    done = subprocess.run(
+        [sys.executable, "-m", "analyses", "--list"], cwd=_run.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.count("?") == len(NAMES), done.stderr
