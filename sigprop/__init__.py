@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sigprop.nn import DeepMLP
     from sigprop.theory.finite_width import finite_width_law, sample_trajectories
     from sigprop.theory.leaky import chi, correlation_map, g_star, trajectory, variance_map
-    from sigprop.validation import validate
+    from sigprop.validation import validate, validate_many
 
 __version__ = "0.1.0"
 
@@ -31,10 +31,29 @@ _HOME: dict[str, str] = {
     "kaiming_leaky_init": "sigprop.init",
     "measure": "sigprop.measurement",
     "validate": "sigprop.validation",
+    "validate_many": "sigprop.validation",
 }
 _ROOMS = ("init", "measurement", "nn", "plots", "theory")
 
-__all__ = sorted({*_HOME, *_ROOMS})
+__all__ = [
+    "DeepMLP",
+    "chi",
+    "correlation_map",
+    "finite_width_law",
+    "g_star",
+    "init",
+    "kaiming_leaky_init",
+    "measure",
+    "measurement",
+    "nn",
+    "plots",
+    "sample_trajectories",
+    "theory",
+    "trajectory",
+    "validate",
+    "validate_many",
+    "variance_map",
+]
 
 
 def __getattr__(name: str) -> Any:

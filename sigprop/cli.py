@@ -47,29 +47,52 @@ def _add_validate(commands: Any) -> None:
         "validate",
         help="test theory against real nets on real inputs; the main job",
         description="Initialize real nets for every slope and gain, run them forward and backward "
-        "on real inputs, and test them against the exact finite-width law. Prints a table, writes a "
-        "figure, CSV and JSON. Exit code 0: theory holds; 1: rejected; 2: bad usage.",
+        "on real inputs, and test them against the exact finite-width law. Prints a table, writes "
+        "a figure, CSV and JSON. Exit code 0: theory holds; 1: rejected; 2: bad usage.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = command.add_argument
     add("--alpha", type=float, nargs="+", default=ALPHAS, metavar="A", help="negative slopes")
-    add("--gain", type=float, nargs="+", default=GAINS, metavar="G",
-        help="gains in units of the critical gain g*(alpha)")
+    add(
+        "--gain",
+        type=float,
+        nargs="+",
+        default=GAINS,
+        metavar="G",
+        help="gains in units of the critical gain g*(alpha)",
+    )
     add("--depth", type=int, default=100, help="weight layers")
     add("--width", type=int, default=512, help="units per layer")
     add("--seeds", type=int, default=8, help="nets per slope and gain")
-    add("--input", default="digits", metavar="SOURCE",
-        help="digits, gaussian, or a .npy or .pt file of shape (inputs, ...)")
+    add(
+        "--input",
+        default="digits",
+        metavar="SOURCE",
+        help="digits, gaussian, or a .npy or .pt file of shape (inputs, ...)",
+    )
     add("--batch", type=int, default=16, help="inputs per net")
     add("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
-    add("--dtype", default="float32", choices=("float32", "float64", "bfloat16", "float16"),
-        help="of weights and signals")
-    add("--layerwise", action=argparse.BooleanOptionalAction, default=None,
-        help="hold one layer in memory at a time (default: if the net does not fit)")
+    add(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float64", "bfloat16", "float16"),
+        help="of weights and signals",
+    )
+    add(
+        "--layerwise",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="hold one layer in memory at a time (default: if the net does not fit)",
+    )
     add("--level", type=float, default=0.01, help="reject below this p-value, over the whole grid")
     add("--seed", type=int, default=0, help="of weights, inputs and cotangents")
-    add("--out", type=Path, default=Path("sigprop-validate"), metavar="DIR",
-        help="folder for validate.png, validate.csv and validate.json")
+    add(
+        "--out",
+        type=Path,
+        default=Path("sigprop-validate"),
+        metavar="DIR",
+        help="folder for validate.png, validate.csv and validate.json",
+    )
     add("--json", action="store_true", help="print JSON instead of the table")
     command.set_defaults(run=_validate)
 
@@ -78,8 +101,8 @@ def _add_gain(commands: Any) -> None:
     command = commands.add_parser(
         "gain",
         help="the gain to initialize with",
-        description="Gains of a leaky ReLU: critical g* = sqrt(2/(1+alpha^2)), which also keeps the "
-        "second moment; the gain that keeps the variance at one; and, for a width, the gain at "
+        description="Gains of a leaky ReLU: critical g* = sqrt(2/(1+alpha^2)), which also keeps "
+        "the second moment; the gain that keeps the variance at one; and, for a width, the gain at "
         "which the typical net of that width neither grows nor dies.",
     )
     command.add_argument("--activation", default="leaky_relu", help="a name; default leaky_relu")
@@ -109,11 +132,15 @@ def _gain(options: argparse.Namespace) -> int:
         print(json.dumps(row, indent=2))
         return HOLDS
     print(f"{options.activation}, alpha = {alpha:g}")
-    print(f"  critical gain g*       {row['critical_gain']:.10g}   keeps q and the squared gradient")
+    print(
+        f"  critical gain g*       {row['critical_gain']:.10g}   keeps q and the squared gradient"
+    )
     print(f"  unit-variance gain     {row['unit_variance_gain']:.10g}   for normalizer-free nets")
     if options.width is not None:
-        print(f"  typical gain, width {options.width:<4d}{row['typical_gain']:.10g}   "
-              "no drift of log q in one net of this width")
+        print(
+            f"  typical gain, width {options.width:<4d}{row['typical_gain']:.10g}   "
+            "no drift of log q in one net of this width"
+        )
     print(f"  with sqrt(2) instead   q multiplies by {row['chi_at_sqrt_2']:.6g} per layer")
     return HOLDS
 
@@ -124,49 +151,69 @@ def _validate(options: argparse.Namespace) -> int:
     from sigprop.checks import real_number
     from sigprop.compare import sidak
     from sigprop.inputs import load_inputs
-    from sigprop.records import table
     from sigprop.theory.leaky import g_star
-    from sigprop.validation import validate
+    from sigprop.validation import validate_many
 
     level = real_number("level", options.level, above=0, maximum=1)
     x = load_inputs(options.input, options.batch, seed=options.seed)
     cells = [(alpha, ratio) for alpha in options.alpha for ratio in options.gain]
-    results = []
-    with _progress(len(cells) * options.seeds) as advance:
-        for index, (alpha, ratio) in enumerate(cells):
-            results.append(
-                validate(
-                    alpha, options.depth, options.width, seeds=options.seeds,
-                    gain=ratio * float(g_star(alpha)), x=x, dtype=getattr(torch, options.dtype),
-                    device=options.device, seed=options.seed * len(cells) + index, level=level,
-                    layerwise=options.layerwise, progress=advance,
-                )
-            )
-    p_value = sidak([result.p_value for result in results])
-    holds = p_value >= level
-    rows = [result.summary() for result in results]
-    verdict = {"p_value": p_value, "level": level, "holds": holds, "input": options.input}
-    paths = _write(results, verdict, options.out)
-    if options.json:
-        print(json.dumps(verdict | {"cells": rows}, indent=2))
-    else:
-        columns = {
-            "alpha": "g", "gain_over_critical": ".3g", "log10_q_mean_field": ".3f",
-            "log10_q_expected": ".3f", "log10_q_measured": ".3f",
-            "log10_grad_expected": ".3f", "log10_grad_measured": ".3f", "p_value": ".3g",
+    cases = [
+        {
+            "alpha": alpha, "depth": options.depth, "width": options.width,
+            "seeds": options.seeds, "gain": ratio * float(g_star(alpha)), "x": x,
+            "dtype": getattr(torch, options.dtype), "device": options.device,
+            "seed": options.seed * len(cells) + index, "level": level,
+            "layerwise": options.layerwise,
         }
-        first = results[0]
-        print(f"depth {first.depth}, width {options.width}, {options.seeds} nets x {first.batch} "
-              f"inputs ({options.input}) each, {first.dtype} on {first.device}")
-        print(table(rows, columns))
-        for result in results:
-            if result.p_value < level:
-                print(f"alpha = {result.alpha:g}, {result.gain_over_critical:.3g} g*: "
-                      f"{result.conclusion()}")
-        word = "theory holds" if holds else "theory REJECTED"
-        print(f"{word}: p = {p_value:.3g} over all {len(results)} (rejected below {level:g})")
+        for index, (alpha, ratio) in enumerate(cells)
+    ]  # fmt: skip
+    with _progress(len(cases) * options.seeds) as advance:
+        results = validate_many(cases, progress=advance)
+    p_value = sidak([result.p_value for result in results])
+    verdict = {"p_value": p_value, "level": level, "holds": p_value >= level}
+    paths = _write(results, verdict | {"input": options.input}, options.out)
+    if options.json:
+        print(json.dumps(verdict | {"cells": [result.summary() for result in results]}, indent=2))
+    else:
+        print(_report(results, verdict, options.input))
         print("wrote " + ", ".join(map(str, paths)))
-    return HOLDS if holds else REJECTED
+    return HOLDS if verdict["holds"] else REJECTED
+
+
+def _report(results: list[Any], verdict: dict[str, Any], source: str) -> str:
+    from sigprop.records import table
+
+    titles = {
+        "alpha": ("alpha", "g"),
+        "gain_over_critical": ("gain/g*", ".3g"),
+        "log10_q_mean_field": ("lg q mean-field", ".3f"),
+        "log10_q_expected": ("lg q law", ".3f"),
+        "log10_q_measured": ("measured", ".3f"),
+        "log10_grad_expected": ("lg grad law", ".3f"),
+        "log10_grad_measured": ("measured ", ".3f"),
+        "p_value": ("p-value", ".3g"),
+    }
+    rows = [
+        {title: result.summary()[key] for key, (title, _) in titles.items()} for result in results
+    ]
+    first = results[0]
+    lines = [
+        f"depth {first.depth}, width {max(first.widths[1:])}, {first.seeds} nets x {first.batch} "
+        f"inputs ({source}) each, {first.dtype} on {first.device}; q at the last layer, gradient "
+        "at the first",
+        table(rows, dict(titles.values())),
+    ]
+    lines += [
+        f"alpha = {result.alpha:g}, {result.gain_over_critical:.3g} g*: {result.conclusion()}"
+        for result in results
+        if result.p_value < verdict["level"]
+    ]
+    word = "theory holds" if verdict["holds"] else "theory REJECTED"
+    lines.append(
+        f"{word}: p = {verdict['p_value']:.3g} over all {len(results)} kinds of net "
+        f"(rejected below {verdict['level']:g})"
+    )
+    return "\n".join(lines)
 
 
 def _write(results: list[Any], verdict: dict[str, Any], folder: Path) -> list[Path]:
@@ -183,8 +230,9 @@ def _write(results: list[Any], verdict: dict[str, Any], folder: Path) -> list[Pa
     ]
     written = [
         write_csv(rows, folder / "validate.csv"),
-        write_json(verdict | {"cells": [result.summary() for result in results]},
-                   folder / "validate.json"),
+        write_json(
+            verdict | {"cells": [result.summary() for result in results]}, folder / "validate.json"
+        ),
     ]
     figure = plots.grid(results)
     figure.savefig(folder / "validate.png", dpi=150)

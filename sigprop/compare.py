@@ -1,10 +1,11 @@
 """Prediction against measurement, as arrays: exact z-scores a layer, one p-value for the net.
 
-The statement is built from normal scores that are independent N(0, 1) when the theory holds: each is
-computed from the exact law of one layer's statistic given everything before it. Families of scores
-(forward weights, backward weights, activations) are each asked two questions, *does it drift?* (their
-weighted sum) and *is one layer off?* (their largest), and the smallest of all these p-values is
-corrected for their number by Šidák's inequality, which holds whatever the dependence between them.
+The statement is built from normal scores that are independent N(0, 1) when the theory holds: each
+is computed from the exact law of one layer's statistic given everything before it. Families of
+scores (forward weights, backward weights, activations) are each asked two questions, *does it
+drift?* (their weighted sum) and *is one layer off?* (their largest), and the smallest of all these
+p-values is corrected for their number by Šidák's inequality, which holds whatever the dependence
+between them.
 """
 
 from __future__ import annotations

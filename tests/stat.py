@@ -55,8 +55,8 @@ def assert_mean(
 ) -> None:
     """Assert that i.i.d. draws of known standard deviation have the expected mean.
 
-    ``detect`` is the smallest error of the mean that must be seen; ``mutant`` draws with an error at
-    least that large and must be rejected by the same test at the same size.
+    ``detect`` is the smallest error of the mean that must be seen; ``mutant`` draws with an error
+    at least that large and must be rejected by the same test at the same size.
     """
     bound = stats.norm.isf(false_alarm / 2)
     size = math.ceil(((bound + stats.norm.isf(miss)) * std / detect) ** 2)

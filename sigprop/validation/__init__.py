@@ -1,6 +1,7 @@
 """``validate``: real nets, initialized for real, against the exact finite-width law."""
 
+from sigprop.validation.grid import validate_many
 from sigprop.validation.result import Curve, Validation
 from sigprop.validation.run import validate
 
-__all__ = ["Curve", "Validation", "validate"]
+__all__ = ["Curve", "Validation", "validate", "validate_many"]

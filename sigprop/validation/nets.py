@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class NetPlan:
         return None if self.slopes.ndim == 0 else 0
 
     def log_growth(self) -> FloatArray:
-        """Log of the mean-field factor of q at each weight layer, shape (L + 1,); 0 for the input."""
+        """Log of the mean-field factor of q at each layer, shape (L + 1,); 0 for the input."""
         hidden = math.log(float(chi(self.gain, self.slopes, channel_axis=self.channel_axis)))
         steps = np.full(len(self.widths) + 1, hidden)
         steps[:2] = 0.0, 2 * math.log(self.gain)
@@ -183,7 +184,7 @@ def _activations(plan: NetPlan, sizes: Sequence[int]) -> list[nn.Module]:
 
 def needs_streaming(plan: NetPlan, sizes: Sequence[int]) -> bool:
     """Whether the weights take more than half of the memory: free on CUDA, physical on a CPU."""
-    numbers = sum(n_in * n_out for n_in, n_out in zip(sizes, sizes[1:], strict=False))
+    numbers = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
     if plan.device.type == "cuda":
         memory, _ = torch.cuda.mem_get_info(plan.device)
     else:

@@ -55,10 +55,10 @@ def validate(
       weights is a weighted χ² that knows how the inputs of one net are correlated;
     * *backward weights*: the squared gradient off the span of what entered the layer, which is
       independent of the whole forward pass and has the same kind of law;
-    * *forward* and *backward activations*: squares after and before the activation. Under the theory
-      their difference flips sign with the weights of a unit, so that the sum of these differences
-      over their root sum of squares is N(0, 1); backward this is exact for one input and good to
-      O(1/width) for several.
+    * *forward* and *backward activations*: squares after and before the activation. Under the
+      theory their difference flips sign with the weights of a unit, so that the sum of these
+      differences over their root sum of squares is N(0, 1). The backward one is what is left of it
+      beyond the forward one; it is exact for one input and good to O(1/width) for several.
 
     Args:
         alpha: negative slope, or one slope per channel (all hidden widths equal to its length).
@@ -70,8 +70,9 @@ def validate(
         in_features: n_0 when ``x`` is None.
         batch: B when ``x`` is None.
         activation: a name of ``activations.ACTIVATIONS``; None: leaky ReLU, PReLU for an array.
-        init: the initialization under test, ``init(module, generator)``; layer by layer it is called
-            with one ``nn.Linear`` at a time. None: ``kaiming_leaky_init`` with alpha and gain.
+        init: the initialization under test, ``init(module, generator)``; it must set every weight.
+            Layer by layer it is called with one ``nn.Linear`` at a time. None:
+            ``kaiming_leaky_init`` with alpha and gain.
         dtype: of weights and signals.
         device: None: CUDA if there is one, else CPU.
         seed: of everything random here; the weights of net i are a function of (seed, i) alone.
@@ -153,7 +154,7 @@ def _scaled(plan: NetPlan, inputs: FloatArray, stream: bool) -> tuple[Tensor, fl
 
 
 def _log_grad_path(plan: NetPlan, sizes: Sequence[int]) -> FloatArray:
-    """Log mean-field second moment of the gradient per unit, relative to layer L, shape (L + 1,)."""
+    """Log mean-field second moment of the gradient over that at layer L, shape (L + 1,)."""
     growth = plan.log_growth() + np.log(np.array([1, *sizes[1:]]) / np.array([1, *sizes[:-1]]))
     return np.concatenate((np.cumsum(growth[:0:-1])[::-1], [0.0]))
 

@@ -71,7 +71,7 @@ class Tally:
                 self.differences[direction, layer] += [(difference**k).sum() for k in (1, 2, 4)]
 
     def scores(self) -> dict[str, FloatArray]:
-        """Family → normal score of each layer, shape (L + 1,), NaN where there is nothing to test."""
+        """Family → normal score of each layer, shape (L + 1,), NaN where nothing is tested."""
         nothing = [math.nan]
         gain_square = self.plan.gain**2
         scores = []
@@ -103,6 +103,6 @@ class Tally:
         if left.any():
             raise FloatingPointError(
                 f"net {self.nets}: not finite in {self.plan.dtype} at layer "
-                f"{int(np.flatnonzero(left)[0])}; if the initialization is meant to grow like this, "
-                "use layerwise=True (no limit) or dtype=torch.float64."
+                f"{int(np.flatnonzero(left)[0])}; if the initialization is meant to grow like "
+                "this, use layerwise=True (no limit) or dtype=torch.float64."
             )

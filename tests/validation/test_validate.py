@@ -9,7 +9,7 @@ import torch
 from scipy.special import ndtr
 from torch import nn
 
-from sigprop import g_star, kaiming_leaky_init, validate
+from sigprop import g_star, kaiming_leaky_init, validate, validate_many
 from sigprop.validation.tally import FAMILIES
 from tests import stat
 
@@ -321,3 +321,15 @@ def test_on_cuda_the_same_verdict():
     assert result.p_value > 1e-6
     parts = validate(0.2, 20, 128, seeds=4, device="cuda", layerwise=True)
     assert parts.p_value == pytest.approx(result.p_value, rel=1e-3)
+
+
+def test_many_validations_at_once_are_the_same_as_one_by_one():
+    cases = [{"alpha": a, "depth": 5, "width": 32, "seeds": 2, **CPU} for a in (0.0, 0.2, 0.5)]
+    ticks = []
+    together = validate_many(cases, workers=3, progress=lambda: ticks.append(1))
+    assert [r.p_value for r in together] == [validate(**case).p_value for case in cases]
+    assert len(ticks) == 6
+    assert torch.get_num_threads() == 1
+    with pytest.raises(ValueError, match="gain must be > 0"):
+        validate_many([cases[0] | {"gain": -1}])
+    assert validate_many([]) == []

@@ -1,0 +1,109 @@
+"""The command line as a user meets it: exit codes, files, messages."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from sigprop import cli, kaiming_leaky_init
+from sigprop.records import read_csv, read_json
+
+SMALL = ["--depth", "6", "--width", "48", "--seeds", "2", "--batch", "4", "--device", "cpu"]
+
+
+def run(*arguments):
+    return cli.main([*map(str, arguments)])
+
+
+def test_validate_writes_table_figure_and_numbers(tmp_path, capsys):
+    assert run("validate", *SMALL, "--out", tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "theory holds: p = " in out
+    assert "12 kinds of net" in out
+    assert (tmp_path / "validate.png").stat().st_size > 10_000
+    rows = read_csv(tmp_path / "validate.csv")
+    assert len(rows) == 12 * 7
+    verdict = read_json(tmp_path / "validate.json")
+    assert verdict["holds"] is True
+    assert verdict["input"] == "digits"
+    assert len(verdict["cells"]) == 12
+
+
+def test_validate_ends_with_1_when_the_theory_is_rejected(tmp_path, capsys, monkeypatch):
+    def wrong(module, alpha, *, gain, generator):
+        return kaiming_leaky_init(module, alpha, gain=1.2 * gain, generator=generator)
+
+    monkeypatch.setattr("sigprop.validation.nets.kaiming_leaky_init", wrong)
+    code = run("validate", *SMALL, "--alpha", 0.2, "--gain", 1, "--out", tmp_path, "--json")
+    assert code == 1
+    assert json.loads(capsys.readouterr().out)["holds"] is False
+    assert run("validate", *SMALL, "--alpha", 0.2, "--gain", 1, "--out", tmp_path) == 1
+    assert "forward weights drift over all layers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_validate_on_the_users_own_file(tmp_path, capsys, suffix):
+    path = tmp_path / f"x{suffix}"
+    x = np.random.default_rng(0).standard_normal((9, 5, 4))
+    np.save(path, x) if suffix == ".npy" else torch.save(torch.as_tensor(x), path)
+    arguments = ["--alpha", 0.2, "--gain", 1, "--input", path, "--out", tmp_path]
+    assert run("validate", *SMALL, *arguments) == 0
+    assert read_csv(tmp_path / "validate.csv")[0]["width"] == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--depth", "0"], "depth must be >= 1; got 0"),
+        (["--width", "0"], "width must be >= 1; got 0"),
+        (["--gain", "-1"], "gain must be > 0"),
+        (["--alpha", "nan"], "alpha contains NaN"),
+        (["--device", "cudaa"], "unknown device 'cudaa'"),
+        (["--input", "nowhere.npy"], "there is no input file 'nowhere.npy'"),
+        (["--input", "digit"], "unknown input"),
+        (["--batch", "1000"], "has 1000 inputs"),
+        (["--seeds", "0"], "seeds must be >= 1"),
+        (["--level", "2"], "level must be"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_says_why(tmp_path, capsys, arguments, words):
+    assert run("validate", *SMALL, "--input", "gaussian", "--out", tmp_path, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "sigprop validate: " in error
+    assert words in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["validate", "--depth", "ten"], []])
+def test_what_argparse_refuses_ends_with_2_too(capsys, arguments):
+    with pytest.raises(SystemExit) as exit_:
+        run(*arguments)
+    assert exit_.value.code == 2
+    capsys.readouterr()
+
+
+def test_gain(capsys):
+    assert run("gain", "--activation", "leaky_relu", "--alpha", "0.2", "--json") == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["critical_gain"] == pytest.approx(1.3867504905630728, rel=1e-15)
+    assert run("gain", "--activation", "relu", "--width", "64") == 0
+    out = capsys.readouterr().out
+    assert "1.414213562" in out
+    assert "1.71285855 " in out
+    assert "typical gain, width 64" in out
+    assert run("gain", "--activation", "leaky") == 2
+    assert "Did you mean 'leaky_relu'?" in capsys.readouterr().err
+
+
+def test_progress_without_tqdm(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
+    arguments = ["--alpha", 0.2, "--gain", 1, "--input", "gaussian", "--out", tmp_path]
+    assert run("validate", *SMALL, *arguments) == 0
+    assert "sigprop[progress]" in capsys.readouterr().err
+
+
+def test_digits_without_scikit_learn(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    assert run("validate", *SMALL, "--out", tmp_path) == 2
+    assert "pip install 'sigprop[digits]'" in capsys.readouterr().err
