@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -115,6 +114,8 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
     words = list(allowed)
     if isinstance(value, str) and value in words:
         return value
+    import difflib  # only a mistake pays for it
+
     lowered = {word.lower(): word for word in words}
     close = difflib.get_close_matches(str(value).lower(), lowered, n=3, cutoff=0.5)
     near = [lowered[word] for word in close]
@@ -141,5 +142,5 @@ def _digits(number: float) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

@@ -54,7 +54,7 @@ def forward_log_variance(
 
     Example:
         >>> forward_log_variance([100, 100], 0.2, [[1.0]]).round(4)
-        array([0.    , 0.02  , 0.0667])
+        array([0.    , 0.0202, 0.0671])
     """
     c = _cosines(correlation)
     at_one = square_covariance(1.0, alpha)

@@ -14,16 +14,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sigprop.checks import FloatArray, count, one_of, real_number
-from sigprop.records import Row
 from sigprop.theory.leaky import excess, second_moment
 from sigprop.theory.slopes import check_shapes, one_layer_slopes, read_slopes
 from sigprop.theory.step import log_moments
+
+if TYPE_CHECKING:
+    from sigprop.records import Row
 
 IntArray = NDArray[np.int64]
 _DRAWS_AT_ONCE = 1_000_000
@@ -115,6 +117,8 @@ class FiniteWidthLaw:
             >>> round(float(low[-1]), 3), round(float(high[-1]), 3)
             (-1.04, -0.671)
         """
+        from statistics import NormalDist
+
         level, nets = real_number("level", level, above=0), count("nets", nets)
         if level >= 1:
             raise ValueError(f"level must be < 1; got {level:g}.")

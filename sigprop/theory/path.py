@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.records import Row
 from sigprop.theory.slopes import SERIES, SERIES_BELOW
+
+if TYPE_CHECKING:
+    from sigprop.records import Row
 
 
 @dataclass(frozen=True, eq=False)
