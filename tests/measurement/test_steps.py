@@ -1,0 +1,105 @@
+"""Statistics of every step against a slow plain twin in float64 numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from sigprop import DeepMLP, kaiming_leaky_init
+from sigprop.measurement.steps import steps_of_net
+
+
+def twin(model, x, cotangent, alpha):
+    """Forward, backward and every statistic, one sample and one layer at a time."""
+    weights = [layer.weight.detach().double().numpy() for layer in model.layers]
+    h, entering, leaving = x, [], []
+    for w in weights:
+        entering.append(h)
+        leaving.append(h @ w.T)
+        h = np.where(leaving[-1] > 0, leaving[-1], alpha * leaving[-1])
+    grad_z, grads_z, grads_h = cotangent, [], []
+    for index in reversed(range(len(weights))):
+        grads_z.insert(0, grad_z)
+        grads_h.insert(0, grad_z @ weights[index])
+        if index:
+            grad_z = grads_h[0] * np.where(leaving[index - 1] > 0, 1.0, alpha)
+    return entering, leaving, grads_h, grads_z
+
+
+def cosines(rows):
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.1)]
+)
+def test_against_the_twin(dtype, tolerance):
+    alpha, batch = 0.2, 3
+    rng = np.random.default_rng(0)
+    model = DeepMLP(7, [12, 5, 12, 9], alpha=alpha, dtype=dtype)
+    kaiming_leaky_init(model, alpha, generator=torch.Generator().manual_seed(1))
+    x, u = rng.standard_normal((batch, 7)), rng.standard_normal((batch, 9))
+    x, u = (torch.as_tensor(values).to(dtype) for values in (x, u))
+    steps = steps_of_net(model, x, u)
+    h, z, grad_h, grad_z = twin(model, x.double().numpy(), u.double().numpy(), alpha)
+    close = {"rtol": tolerance, "atol": tolerance}
+    for layer in range(4):
+        np.testing.assert_allclose(steps.log_q[layer + 1], np.log((z[layer] ** 2).mean(1)), **close)
+        np.testing.assert_allclose(
+            steps.log_grad[layer + 1], np.log((grad_z[layer] ** 2).mean(1)), **close
+        )
+        ratio = (z[layer] ** 2).mean(1) / (h[layer] ** 2).mean(1)
+        r = cosines(h[layer])
+        expected = [ratio.mean(), (r**2).sum() / 9, np.trace(r @ r @ r) / 27, z[layer].shape[1]]
+        np.testing.assert_allclose(steps.forward[layer], expected, **close)
+        basis, _ = np.linalg.qr(h[layer].T)
+        off = grad_h[layer] - grad_h[layer] @ basis @ basis.T
+        free = h[layer].shape[1] - batch
+        norms = (grad_z[layer] ** 2).sum(1)
+        ratio = (off**2).sum(1) / norms * h[layer].shape[1] / free
+        r = cosines(grad_z[layer])
+        expected = [ratio.mean(), (r**2).sum() / 9, np.trace(r @ r @ r) / 27, free]
+        np.testing.assert_allclose(steps.backward[layer], expected, **close)
+    np.testing.assert_allclose(steps.log_q[0], np.log((h[0] ** 2).mean(1)), **close)
+    np.testing.assert_allclose(steps.log_grad[0], np.log((grad_h[0] ** 2).mean(1)), **close)
+    for layer in range(3):
+        scale = (z[layer] ** 2).mean(1, keepdims=True)
+        grad_scale = (grad_h[layer + 1] ** 2).mean(1, keepdims=True)
+        expected = [
+            (z[layer] ** 2 / scale).sum(0),
+            (h[layer + 1] ** 2 / scale).sum(0),
+            (grad_h[layer + 1] ** 2 / grad_scale).sum(0),
+            (grad_z[layer] ** 2 / grad_scale).sum(0),
+        ]
+        np.testing.assert_allclose(steps.unit_squares[layer], np.array(expected).T, **close)
+
+
+def test_the_net_is_left_alone():
+    model = DeepMLP(6, 8, 3)
+    before = [parameter.clone() for parameter in model.parameters()]
+    steps_of_net(model, torch.randn(2, 6), torch.randn(2, 8))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(not layer._forward_hooks for layer in model.layers)
+
+
+def test_more_inputs_than_units_leave_nothing_to_see_backward():
+    model = DeepMLP(20, [3, 30], alpha=0.2)
+    steps = steps_of_net(model, torch.randn(5, 20), torch.randn(5, 30))
+    assert np.isfinite(steps.forward).all()
+    assert np.isfinite(steps.backward[0]).all()
+    assert np.isnan(steps.backward[1]).all()
+
+
+def test_a_dead_input_is_left_out():
+    """With one unit and ReLU, the input whose pre-activation is negative dies."""
+    model = DeepMLP(1, [1, 4], activation="relu", dtype=torch.float64)
+    with torch.no_grad():
+        model.layers[0].weight.fill_(1.0)
+        model.layers[0].bias.zero_()
+        model.layers[1].bias.zero_()
+    x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    steps = steps_of_net(model, x, torch.ones(2, 4, dtype=torch.float64))
+    w = model.layers[1].weight.detach().numpy()
+    assert steps.log_q[2, 1] == -np.inf
+    np.testing.assert_allclose(steps.forward[1], [(w**2).mean(), 1.0, 1.0, 4.0])
