@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def _from_file(path: Path) -> FloatArray:
 
 def _npy(path: Path) -> Any:
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
 
@@ -94,7 +93,9 @@ def _pt(path: Path) -> Any:
 
     try:
         values = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what rubbish raises is anything, IndexError too
         raise ValueError(
             f"{path} must hold one tensor and nothing else (torch.save(tensor, path)); "
             "torch could not read it as weights only."

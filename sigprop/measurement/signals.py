@@ -360,8 +360,8 @@ def _watched(
     lazy = [name for name, tensor in _named_tensors(model) if is_lazy(tensor)]
     if lazy:
         raise ValueError(
-            f"{some(lazy)} of {type(model).__name__} has no shape yet (a lazy module); run the "
-            "model once, then measure it."
+            f"{type(model).__name__} is lazy: {some(lazy)} have no shape yet; run the model once, "
+            "then measure it."
         )
     if layers is None:
         watched = weight_layers(model)
