@@ -1,0 +1,120 @@
+"""Inputs: real digits, Gaussian noise, files, and what is wrong with a file."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from sigprop.inputs import digits, load_inputs
+
+
+def test_digits_are_the_real_ones():
+    images, labels = digits()
+    assert images.shape == (1797, 64) and labels.shape == (1797,)
+    assert images.min() == 0 and images.max() == 1
+    batch = load_inputs("digits", 50, seed=3)
+    rows = {row.tobytes() for row in images}
+    assert all(row.tobytes() in rows for row in batch)
+    assert len(np.unique(batch, axis=0)) == 50  # without replacement
+    assert len(load_inputs("digits", 1797)) == 1797
+
+
+@pytest.mark.parametrize("source", ["digits", "gaussian"])
+def test_the_seed_decides(source):
+    assert np.array_equal(load_inputs(source, 9, seed=1), load_inputs(source, 9, seed=1))
+    assert not np.array_equal(load_inputs(source, 9, seed=1), load_inputs(source, 9, seed=2))
+
+
+def test_gaussian_inputs_have_the_shape_asked_for():
+    batch = load_inputs("gaussian", 200, features=300)
+    assert batch.shape == (200, 300) and batch.dtype == np.float64
+    assert abs(batch.mean()) < 0.05 and abs(batch.std() - 1) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int64])
+def test_npy_files(tmp_path, dtype):
+    values = np.arange(60).reshape(5, 3, 4).astype(dtype)
+    np.save(tmp_path / "x.npy", values)
+    batch = load_inputs(str(tmp_path / "x.npy"), 5)
+    assert batch.shape == (5, 12) and batch.dtype == np.float64
+    assert sorted(map(tuple, batch)) == sorted(map(tuple, values.reshape(5, 12)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
+def test_pt_files(tmp_path, dtype):
+    values = torch.arange(60).reshape(5, 3, 4).to(dtype)
+    torch.save(values, tmp_path / "x.pt")
+    batch = load_inputs(str(tmp_path / "x.pt"), 5)
+    assert sorted(map(tuple, batch)) == sorted(map(tuple, values.reshape(5, 12).tolist()))
+
+
+def save(path, value):
+    if path.suffix == ".npy":
+        np.save(path, value, allow_pickle=True)
+    else:
+        torch.save(value, path)
+    return str(path)
+
+
+class Payload:
+    ran = False
+
+    def __reduce__(self):
+        return (setattr, (Payload, "ran", True))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("x.npy", np.arange(3.0), ValueError, r"must hold \(inputs, features\); got .*\(3,\)"),
+        ("x.pt", torch.ones(()), ValueError, r"must hold \(inputs, features\); got .*\(\)"),
+        ("x.npy", np.array([[1.0, np.nan]]), ValueError, "x.npy contains NaN"),
+        ("x.pt", torch.tensor([[1.0, torch.inf]]), ValueError, "x.pt contains an infinite entry"),
+        ("x.npy", np.zeros((0, 5)), ValueError, "x.npy is empty"),
+        ("x.npy", np.ones((2, 2)) * 1j, TypeError, r"must be real numbers; got .*complex128"),
+        ("x.npy", np.array([["a"]]), TypeError, "must be real numbers"),
+        ("x.npy", np.array([[Payload()]]), ValueError, "is not a .npy file of numbers"),
+        ("x.pt", {"x": torch.ones(2, 2)}, ValueError, "must hold one tensor; got dict. Save the"),
+        ("x.pt", Payload(), ValueError, "must hold one tensor and nothing else"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(tmp_path, name, value, error, message):
+    with pytest.raises(error, match=message):
+        load_inputs(save(tmp_path / name, value), 1)
+    assert not Payload.ran  # nothing in a file is run
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.pt"])
+def test_files_of_rubbish(tmp_path, name):
+    for content in (b"", b"rubbish", b"\x00" * 200):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} (is not a .npy file|must hold one tensor)"):
+            load_inputs(str(tmp_path / name), 1)
+
+
+def test_refusals():
+    with pytest.raises(
+        ValueError,
+        match=r"unknown input 'digitz'; allowed: digits, gaussian, or a .npy or .pt file. "
+        r"Did you mean 'digits'\?",
+    ):
+        load_inputs("digitz", 4)
+    with pytest.raises(ValueError, match=r"unknown input 'x.csv'; .* file\.$"):
+        load_inputs("x.csv", 4)
+    with pytest.raises(FileNotFoundError, match=r"there is no input file 'nowhere\.npy'"):
+        load_inputs("nowhere.npy", 4)
+    with pytest.raises(ValueError, match="digits holds 1797 inputs; asked for 1798; take fewer"):
+        load_inputs("digits", 1798)
+    with pytest.raises(ValueError, match="batch must be >= 1; got 0"):
+        load_inputs("gaussian", 0)
+    with pytest.raises(ValueError, match="features must be >= 1; got 0"):
+        load_inputs("gaussian", 4, features=0)
+    with pytest.raises(ValueError, match="seed must be >= 0; got -1"):
+        load_inputs("gaussian", 4, seed=-1)
+
+
+def test_without_scikit_learn_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'sigprop\[digits\]', or use Gauss"):
+        load_inputs("digits", 4)
