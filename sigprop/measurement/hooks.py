@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -165,29 +166,49 @@ def moments(values: Tensor, axis: int | None = None) -> Tensor:
 
     Squares are taken and summed in float64, so second moments from 1e-300 to 1e300 come out right
     whatever the tensor's dtype. ``about_shift`` sums the squares of values − shift, the shift being
-    the mean in the tensor's dtype: where the spread is far smaller than the mean these differences
-    are exact, and the difference of the two moments is not. ``dead_units`` (along ``axis``) never
-    exceed zero; it is zero where no axis is given.
+    the mean rounded to the tensor's dtype: where a spread is far smaller than the mean these
+    differences are exact. Only float64 numbers can be so close that the two moments do not tell
+    them apart; for other dtypes the shift is zero. ``dead_units`` (along ``axis``) never exceed
+    zero; it is zero where no axis is given.
     """
     values = values.detach()
-    total = values.sum(dtype=torch.float64)
-    shift = (total / values.numel()).to(values.dtype)
-    dead = values.new_zeros((), dtype=torch.float64)
+    total, squares = values.sum(dtype=torch.float64), _sum_of_squares(values)
+    none = torch.zeros_like(total)
+    shift, about_shift, dead = none, squares, none
+    if values.dtype == torch.float64:
+        shift = total / values.numel()
+        about_shift = _sum_of_squares(values - shift)
     if axis is not None:
         others = [dim for dim in range(values.dim()) if dim != axis]
         peak = values.amax(dim=others) if others else values
-        dead = torch.count_nonzero(peak <= 0).double()
-    return torch.stack(
-        (
-            total,
-            _sum_of_squares(values),
-            _sum_of_squares(values - shift),
-            shift.double(),
-            torch.count_nonzero(values < 0).double(),
-            torch.count_nonzero(values - values).double(),
-            dead,
-        )
-    )
+        dead = torch.count_nonzero(peak <= 0)
+    counts = (torch.count_nonzero(values < 0), _nonfinite(values, squares), dead)
+    return torch.stack((total, squares, about_shift, shift, *(n.double() for n in counts)))
+
+
+def gradient_moments(values: Tensor) -> Tensor:
+    """Of the :data:`MOMENTS` those asked of a gradient; the others are left at zero."""
+    values = values.detach()
+    squares = _sum_of_squares(values)
+    none = torch.zeros_like(squares)
+    # The sum tells zero from a float64 so small that its square is zero.
+    total = values.sum() if values.dtype == torch.float64 else none
+    nonfinite = _nonfinite(values, squares).double()
+    return torch.stack((total, squares, none, none, none, nonfinite, none))
+
+
+def _nonfinite(values: Tensor, squares: Tensor) -> Tensor:
+    """How many entries are NaN or infinite: none if the squares have a finite sum.
+
+    Looking at that sum is free on the host; elsewhere it would wait for the device.
+    """
+    if _on_host(squares) and math.isfinite(squares.item()):
+        return torch.zeros_like(squares)
+    return torch.count_nonzero(values - values)
+
+
+def _on_host(values: Tensor) -> bool:
+    return values.device.type == "cpu"
 
 
 def _sum_of_squares(values: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from sigprop.measurement.hooks import (
     as_found,
     every_module_called,
     forward_hooks,
+    gradient_moments,
     hookable,
     moments,
     sources,
@@ -250,7 +251,7 @@ class _Pass:
 
     def _await_gradient(self, index: int, tensor: Tensor) -> None:
         def see(gradient: Tensor) -> None:
-            self.gradient[index] = moments(gradient)
+            self.gradient[index] = gradient_moments(gradient)
 
         handle: RemovableHandle = tensor.register_hook(see)  # type: ignore[no-untyped-call]
         self._handles.append(handle)
@@ -319,11 +320,17 @@ def _layer_signal(
 
 
 def _variance(mean: float, second: float, about_shift: float, shift: float) -> float:
-    """The difference of the moments; of those about the shift where it would lose its digits."""
+    """The difference of the moments; of those about the shift where it would lose more digits.
+
+    What is left below the rounding of either is no variance.
+    """
     if not math.isfinite(second):
         return math.nan
     direct = second - mean * mean
-    return direct if direct > 1e-4 * second else max(about_shift - (mean - shift) ** 2, 0.0)
+    if direct > 1e-4 * second:
+        return direct
+    shifted = about_shift - (mean - shift) ** 2
+    return shifted if shifted > 4e-15 * about_shift else 0.0
 
 
 def _flag(total: float, second_moment: float, nonfinite: float, dtype: torch.dtype) -> str:

@@ -113,21 +113,18 @@ def test_a_mutant_that_takes_the_second_moment_for_the_variance_is_seen(monkeypa
 
 
 @pytest.mark.parametrize("mean", [1.0, 1e3, -1e5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_variance_far_below_the_mean_keeps_its_digits(mean, dtype):
-    spread = 1e-5 * abs(mean) if dtype == torch.float32 else 1e-10 * abs(mean)
-    z = (mean + spread * seeded(64, 32, dtype=torch.float64)).to(dtype)
-    identity = nn.Sequential(nn.Identity())
-    (seen,) = measure(identity, z, layers=lambda name, _: name == "0")
-    exact = twin(z, -1)["variance"]
-    assert seen.variance == pytest.approx(exact, rel=1e-9 if dtype == torch.float32 else 1e-5)
-    # The difference of moments would have lost them.
-    naive = abs(seen.second_moment - seen.mean**2 - exact) / exact
-    assert naive > (1e-9 if dtype == torch.float32 else 1e-2)
+@pytest.mark.parametrize(
+    ("dtype", "spread", "rel"), [(torch.float32, 1e-5, 1e-4), (torch.float64, 1e-10, 1e-5)]
+)
+def test_a_variance_far_below_the_mean_keeps_its_digits(mean, dtype, spread, rel):
+    z = (mean * (1 + spread * seeded(64, 32, dtype=torch.float64))).to(dtype)
+    (seen,) = measure(nn.Identity(), z, layers=lambda *_: True)
+    assert seen.variance == pytest.approx(twin(z, -1)["variance"], rel=rel)
+    naive = float(z.square().mean() - z.mean() ** 2)  # in the tensor's own dtype
+    assert naive != pytest.approx(twin(z, -1)["variance"], rel=0.5, abs=0)
 
 
 def test_a_constant_layer_has_variance_zero():
-    (seen,) = measure(nn.Linear(3, 4), torch.zeros(5, 3), layers=lambda *_: True)
     model = nn.Linear(3, 4)
     nn.init.constant_(model.bias, 0.1)
     (seen,) = measure(model, torch.zeros(5, 3))
@@ -186,6 +183,14 @@ def test_nonfinite_entries_are_counted_and_the_rest_still_read():
     assert math.isnan(seen.mean) and math.isnan(seen.variance)
     inf = measure(nn.Identity(), torch.tensor([1.0, -torch.inf]), layers=lambda *_: True)[0]
     assert (inf.nonfinite, inf.negative_share) == (1, 0.5)
+
+
+def test_nonfinite_entries_are_counted_alike_on_host_and_device(monkeypatch):
+    z = torch.tensor([[1.0, torch.inf, -2.0], [torch.nan, 3.0, -torch.inf]])
+    host = moments(z, 1)
+    monkeypatch.setattr(hooks, "_on_host", lambda _values: False)
+    assert torch.equal(moments(z, 1), host) or str(moments(z, 1)) == str(host)
+    assert host[hooks.MOMENTS.index("nonfinite")] == 3
 
 
 def test_no_negative_entry_is_not_minus_zero():
@@ -669,10 +674,12 @@ def test_one_transfer_to_the_host_a_pass(monkeypatch):
     transfers = []
     real = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: transfers.append(t.shape) or real(t))
-    for name in ("item", "__float__", "__int__", "__bool__", "tolist", "numpy"):
-        if name != "numpy":
-            monkeypatch.setattr(torch.Tensor, name, _forbidden)
-    measure(mlp(), seeded(9, 5), backward=True)
+    plain = measure(mlp(), seeded(9, 5), backward=True)
+    monkeypatch.setattr(hooks, "_on_host", lambda _values: False)  # as on a GPU
+    for name in ("item", "__float__", "__int__", "__bool__", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, _forbidden)
+    transfers.clear()
+    assert measure(mlp(), seeded(9, 5), backward=True) == plain
     assert transfers == [(8, len(hooks.MOMENTS))]
 
 
