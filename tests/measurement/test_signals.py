@@ -344,6 +344,13 @@ def test_integer_inputs_and_branches_that_no_floating_input_reaches(frozen, scal
     assert [p.requires_grad for p in model.parameters()] == asked
 
 
+def test_without_sources_such_a_branch_would_go_unseen(monkeypatch):
+    inputs = {"ids": torch.tensor([[1, 2], [4, 4]]), "scale": torch.full((), 1.5)}
+    monkeypatch.setattr("sigprop.measurement.signals.sources", lambda leaves, _edges: leaves)
+    signals = measure(fill(Tokens()), inputs, loss=square)
+    assert [signal.grad_second_moment is None for signal in signals] == [True, False]
+
+
 def test_frozen_parameters_hide_no_gradient():
     x = seeded(9, 5)
     frozen = mlp().requires_grad_(False)
