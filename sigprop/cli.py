@@ -220,6 +220,8 @@ def _write(results: list[Any], verdict: dict[str, Any], folder: Path) -> list[Pa
     import matplotlib
 
     matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     from sigprop import plots
     from sigprop.records import write_csv, write_json
 
@@ -236,6 +238,7 @@ def _write(results: list[Any], verdict: dict[str, Any], folder: Path) -> list[Pa
     ]
     figure = plots.grid(results)
     figure.savefig(folder / "validate.png", dpi=150)
+    plt.close(figure)
     return [folder / "validate.png", *written]
 
 

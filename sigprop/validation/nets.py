@@ -206,7 +206,7 @@ def power_into_range(log_path: FloatArray, dtype: torch.dtype) -> int:
 
     Example:
         >>> power_into_range(np.array([0.0, -200.0]), torch.float32)
-        72
+        73
     """
     limits = torch.finfo(dtype)
     lowest = math.log2(limits.tiny) + MARGIN_BITS
