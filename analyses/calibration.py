@@ -8,7 +8,7 @@ out independent at the output and give up to √B times as many. Well-known mist
 once, and a single wrong layer of 50 is named.
 Answer: yes to each.
 Source: hall1983 (law of the scores), sidak1967 (one p-value from many).
-Run time: 7 minutes on one core.
+Run time: 5.5 minutes on one core.
 """
 
 from __future__ import annotations

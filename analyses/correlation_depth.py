@@ -9,7 +9,7 @@ slope of 0.5 keeps them some 10 times further apart. The map is exact for infini
 it errs by O(1/n) a layer, and nets scatter by O(√(l/n)).
 Answer: yes. Step by step, real nets of width 1,024 follow C within their scatter.
 Source: cho2009 (the map), poole2016 and schoenholz2017 (its iteration).
-Run time: 45 s on one core.
+Run time: 25 s on one core.
 """
 
 from __future__ import annotations
