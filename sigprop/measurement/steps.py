@@ -230,7 +230,7 @@ class _Signal:
     def of(cls, tensors: list[Tensor]) -> _Signal:
         values = torch.stack(tensors)
         values = values.float() if values.dtype.itemsize < 4 else values
-        peak = torch.linalg.vector_norm(values, ord=math.inf, dim=-1, keepdim=True)
+        peak = values.abs().amax(-1, keepdim=True)
         values.div_(torch.where(peak > 0, peak, 1))
         size = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
         unit = values.div_(torch.where(size > 0, size, 1))

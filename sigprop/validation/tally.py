@@ -68,7 +68,9 @@ class Tally:
             norm = (forward**2).sum()
             backward -= forward * ((forward * backward).sum() / norm if norm > 0 else 0.0)
             for direction, difference in enumerate((forward, backward)):
-                self.differences[direction, layer] += [(difference**k).sum() for k in (1, 2, 4)]
+                square = difference**2
+                moments = (difference.sum(), square.sum(), (square**2).sum())
+                self.differences[direction, layer] += moments
 
     def scores(self) -> dict[str, FloatArray]:
         """Family → normal score of each layer, shape (L + 1,), NaN where nothing is tested."""
