@@ -10,8 +10,8 @@ in processes of their own, memory counted from where torch is loaded.
 Answer: on one CPU core the initialization, the time and the tensors of ``measure`` and the exact
 law meet their targets. The import misses by a few ms, of which numpy alone takes some 50; the
 resident memory of ``measure`` (the C allocator's fragments included) and the share of ``validate``
-(about 0.7) miss too. Nothing is asserted of times, which are the machine's own; that torch and scipy
-stay unloaded is.
+(about 0.7) miss too. Nothing is asserted of times, which are the machine's own; that torch and
+scipy stay unloaded is.
 Source: the targets are this project's own.
 Run time: 90 s on one core.
 """

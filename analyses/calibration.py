@@ -171,7 +171,7 @@ def check(rows: list[Row]) -> None:
 
 def draw(rows: list[Row]) -> Figure:
     figure, axes = plt.subplots(
-        1, 3, figsize=(13, 5.4), width_ratios=(1, 1, 1.15), layout="constrained"
+        1, 3, figsize=(13, 5.6), width_ratios=(1, 1, 1.15), layout="constrained"
     )
     p = np.sort(plots.column([row for row in rows if row["kind"] == "null"], "p"))
     power = [row for row in rows if row["kind"] == "power"]
@@ -179,7 +179,7 @@ def draw(rows: list[Row]) -> Figure:
     _draw_power(axes[1], power, [row for row in rows if row["kind"] == "predicted"])
     _draw_mistakes(axes[2], [row for row in rows if row["kind"] == "mistake"])
     figure.suptitle(
-        f"The p-value means what it says: {(p < 0.05).mean():.1%} of right nets fall below 5 %, "
+        f"The p-value means what it says: {(p < 0.05).mean():.1%} of right nets fall below 5 %,\n"
         f"a gain off by {power[-1]['error']:.1%} is caught {power[-1]['hits']} times in "
         f"{power[-1]['repeats']} (largest p: {power[-1]['worst_p']:.0e})",
         fontweight="bold",
