@@ -1,0 +1,177 @@
+"""Where a function is a polynomial to rounding: panels found by bisection, finer where it bends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.polynomial import legendre
+
+from sigprop.checks import FloatArray
+
+Function = Callable[[FloatArray], FloatArray]
+
+ORDER = 16  # nodes per panel
+REACH = 39.0  # in standard deviations: beyond, the density underflows
+BODY = 12.0  # a function that grows like a polynomial has nothing beyond
+_TOLERANCE = 1e-11  # of the interpolant; the quadrature, exact to twice its degree, is far better
+_MOST_PANELS = 60_000
+_NARROW = 1e-14
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Panels of one function.
+
+    Attributes:
+        edges: sorted panel ends.
+        breaks: the breakpoints among them.
+        towers: where bisection went deep, as at a kink that was not given.
+        resolved: whether every panel is fine enough.
+    """
+
+    edges: FloatArray
+    breaks: FloatArray
+    towers: FloatArray
+    resolved: bool
+
+
+@cache
+def gauss(order: int = ORDER) -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights of Gauss–Legendre on [0, 1]."""
+    nodes, weights = legendre.leggauss(order)
+    return (nodes + 1) / 2, weights / 2
+
+
+@cache
+def _check() -> tuple[FloatArray, FloatArray]:
+    """Probe points in (0, 1), graded towards both ends, and the map from node values to them."""
+    graded = 4.0 ** -np.arange(1, 11)
+    probes = np.sort(np.concatenate([graded, 1 - graded, [0.5]]))
+    nodes, weights = legendre.leggauss(ORDER)
+    basis = legendre.legvander(nodes, ORDER - 1)
+    to_coefficients = (basis * weights[:, None]).T * (np.arange(ORDER) + 0.5)[:, None]
+    return probes, legendre.legvander(2 * probes - 1, ORDER - 1) @ to_coefficients
+
+
+def call(f: Function, x: FloatArray, name: str = "f") -> FloatArray:
+    """F at x, refused by name unless it is float64 of the same shape; may hold inf and NaN."""
+    with np.errstate(all="ignore"):
+        values = f(x)
+    if not isinstance(values, np.ndarray) or values.shape != x.shape:
+        got = getattr(values, "shape", None)
+        raise ValueError(
+            f"{name} must return an array of the shape it is given, {x.shape}; got "
+            f"{type(values).__name__}{'' if got is None else f' of shape {got}'}. "
+            "Write it with numpy functions, entry by entry."
+        )
+    if values.dtype != np.float64:
+        raise TypeError(
+            f"{name} must return float64; got {values.dtype}. Use .astype(np.float64), and compute "
+            "in float64 throughout."
+        )
+    return values
+
+
+def refuse(values: FloatArray, x: FloatArray, name: str = "f") -> None:
+    """Raise if a value is NaN or infinite, naming the first place.
+
+    Raises:
+        ValueError: with the value and where it is.
+    """
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        value, place = values[wrong][0], x[wrong][0]
+        word = "NaN" if np.isnan(value) else str(value)
+        raise ValueError(
+            f"{name} returned {word} at x={place:.6g}; it must be finite wherever the Gaussian has "
+            "weight. Write it so that it does not overflow (np.logaddexp, scipy.special.expit)."
+        )
+
+
+def resolve(f: Function, breaks: FloatArray, widest: float, narrowest: float) -> Mesh:
+    """Panels on ±39·widest on which f is its interpolant at 16 Gauss points to 1e-11.
+
+    The error is taken relative to the largest |f| at or below the same distance from 0, and by the
+    weight of the widest Gaussian there.
+
+    Args:
+        f: the function.
+        breaks: its breakpoints, sorted.
+        widest: largest standard deviation, > 0.
+        narrowest: smallest, > 0.
+    """
+    top = REACH * widest
+    breaks = breaks[np.abs(breaks) < top]
+    steps = int(np.ceil(np.log2(top / narrowest))) + 3
+    dyadic: FloatArray = np.ldexp(top, -np.arange(steps + 1))
+    start = _start(f, breaks, dyadic, widest)
+    low, high = start[:-1], start[1:]
+    edges, scale, ends, resolved = [start], np.zeros(0), np.zeros(0), True
+    towers = [np.zeros(0)]
+    while low.size:
+        wrong, peak = _misfit(f, low, high, widest)
+        inner = np.minimum(np.abs(low), np.abs(high))
+        inner[(low < 0) & (high > 0)] = 0.0
+        ends, scale = _running_max(ends, scale, np.maximum(np.abs(low), np.abs(high)), peak)
+        known = scale[np.searchsorted(ends, np.maximum(np.abs(low), np.abs(high)))]
+        weight = np.exp(-0.5 * (inner / widest) ** 2)
+        bad = ~(wrong * weight <= _TOLERANCE * known)
+        width = high - low
+        deep = width < 1e-5 * np.maximum(np.abs(low), narrowest)
+        towers.append(((low + high) / 2)[bad & deep])
+        floor = width <= _NARROW * np.maximum(np.abs(low), narrowest)
+        bad &= ~floor
+        if edges[0].size + bad.sum() > _MOST_PANELS:
+            resolved = False
+            break
+        low, high = low[bad], high[bad]
+        middle = (low + high) / 2
+        edges = [np.concatenate([edges[0], middle])]
+        low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
+    return Mesh(np.sort(edges[0]), breaks, np.sort(np.concatenate(towers)), resolved)
+
+
+def _start(f: Function, breaks: FloatArray, dyadic: FloatArray, widest: float) -> FloatArray:
+    """Edges that halve towards 0, up to where one panel does as well on each side."""
+    ends = [np.zeros(1), breaks]
+    zeros = np.zeros_like(dyadic)
+    for side in (-1, 1):
+        low, high = (zeros, dyadic) if side > 0 else (-dyadic, zeros)
+        wrong, peak = _misfit(f, low, high, widest)
+        nearest = np.min(side * breaks[side * breaks > 0], initial=np.inf)
+        fine = (wrong <= _TOLERANCE * peak) & (dyadic <= nearest)
+        one = np.nonzero(~fine)[0]  # dyadic falls: everything after the last misfit is fine
+        keep = dyadic[: one[-1] + 2] if one.size else dyadic[:1]
+        ends.append(side * keep)
+    return np.unique(np.concatenate(ends))
+
+
+def _misfit(
+    f: Function, low: FloatArray, high: FloatArray, widest: float
+) -> tuple[FloatArray, FloatArray]:
+    """Per panel: the largest |f − interpolant| at the probes, and the largest |f|."""
+    probes, to_probes = _check()
+    nodes = gauss()[0]
+    width = (high - low)[:, None]
+    x = low[:, None] + width * np.concatenate([nodes, probes])
+    values = call(f, x)
+    far = np.abs(x) > BODY * widest
+    values = np.where(far & ~np.isfinite(values), 0.0, values)
+    refuse(values, x)
+    with np.errstate(all="ignore"):
+        fit = values[:, :ORDER] @ to_probes.T
+        wrong = np.abs(values[:, ORDER:] - fit).max(axis=1)
+    return np.where(far.all(axis=1), np.nan_to_num(wrong), wrong), np.abs(values).max(axis=1)
+
+
+def _running_max(
+    ends: FloatArray, scale: FloatArray, new_ends: FloatArray, peaks: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    ends, scale = np.concatenate([ends, new_ends]), np.concatenate([scale, peaks])
+    order = np.argsort(ends, kind="stable")
+    ends, scale = ends[order], np.maximum.accumulate(scale[order])
+    last = np.concatenate([ends[1:] != ends[:-1], [True]])
+    return ends[last], scale[last]

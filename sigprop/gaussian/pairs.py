@@ -1,0 +1,277 @@
+"""Which rule for which correlation, and what each entry of an array costs: the bulk of the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sigprop.checks import FloatArray
+from sigprop.gaussian.line import line_integral, masked
+from sigprop.gaussian.mesh import ORDER, Function, Mesh, call, gauss
+from sigprop.gaussian.plane import (
+    SERIES_UP_TO,
+    Near,
+    body_radius,
+    hermite_coefficients,
+    near_nodes,
+    series,
+)
+
+_LOW_ORDER = 12
+_ROUNDING = 1e-15
+_SERIES_CHUNK = 2_000_000
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two functions with its standard deviations, mesh and value at 0."""
+
+    f: Function
+    sigma: FloatArray
+    mesh: Mesh | None
+    at_zero: float
+
+
+def pair_values(
+    one: Side, two: Side, gap: FloatArray, *, with_error: bool
+) -> tuple[FloatArray, FloatArray]:
+    """E f(u) h(v) and an error bound (zero unless asked for), over broadcast arrays."""
+    shape = gap.shape
+    s1, s2, gap = one.sigma.ravel(), two.sigma.ravel(), gap.ravel()
+    value, error = np.zeros(gap.size), np.zeros(gap.size)
+    flat = (s1 == 0) | (s2 == 0)
+    ends = ~flat & ((gap == 0) | (gap == 2))
+    far = ~flat & (gap >= 1 - SERIES_UP_TO) & (gap <= 1 + SERIES_UP_TO)
+    near = ~flat & ~ends & ~far
+    for chosen, rule in ((flat, _flat), (ends, _ends), (far, _far), (near, _near)):
+        if chosen.any():
+            value[chosen], error[chosen] = rule(
+                one, two, s1[chosen], s2[chosen], gap[chosen], with_error
+            )
+    return value.reshape(shape), error.reshape(shape)
+
+
+def _flat(
+    one: Side, two: Side, s1: FloatArray, s2: FloatArray, gap: FloatArray, with_error: bool
+) -> tuple[FloatArray, FloatArray]:
+    """A variance is zero: the other function has a line integral."""
+    parts, errors = [], []
+    for side, sigma in ((one, s1), (two, s2)):
+        part, error = np.full(sigma.shape, side.at_zero), np.zeros(sigma.shape)
+        some = sigma > 0
+        if some.any() and side.mesh is not None:
+            part[some], size = line_integral(side.f, sigma[some] ** 2, side.mesh)
+            if with_error:
+                low = line_integral(side.f, sigma[some] ** 2, side.mesh, order=_LOW_ORDER)[0]
+                error[some] = np.abs(part[some] - low) + _ROUNDING * size
+        parts.append(part)
+        errors.append(error)
+    error = np.abs(parts[0]) * errors[1] + np.abs(parts[1]) * errors[0]
+    return parts[0] * parts[1], error
+
+
+def _ends(
+    one: Side, two: Side, s1: FloatArray, s2: FloatArray, gap: FloatArray, with_error: bool
+) -> tuple[FloatArray, FloatArray]:
+    """C = ±1: one line integral of f(σ1 z) h(±σ2 z) per ratio σ2/σ1."""
+    value, error = np.empty(gap.size), np.zeros(gap.size)
+    ratio = np.where(gap == 0, 1.0, -1.0) * (s2 / s1)
+    for r in np.unique(ratio):
+        here = ratio == r
+        mesh = _merged(one.mesh, two.mesh, r)
+
+        def product(x: FloatArray, r: float = r) -> FloatArray:
+            return call(one.f, x) * call(two.f, r * x, "h")
+
+        q = s1[here] ** 2
+        value[here], size = line_integral(product, q, mesh)
+        if with_error:
+            low = line_integral(product, q, mesh, order=_LOW_ORDER)[0]
+            error[here] = np.abs(value[here] - low) + _ROUNDING * size
+    return value, error
+
+
+def _merged(one: Mesh | None, two: Mesh | None, ratio: float) -> Mesh:
+    assert one is not None and two is not None
+    edges = np.unique(np.concatenate([one.edges, two.edges / ratio]))
+    return Mesh(edges, one.breaks, one.towers, one.resolved and two.resolved)
+
+
+def _far(
+    one: Side, two: Side, s1: FloatArray, s2: FloatArray, gap: FloatArray, with_error: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Mehler's series; its remainder is below |c|^M √(E f² − Σ a²)(E h² − Σ b²)."""
+    c = 1 - gap
+    biggest = max(float(np.abs(c).max()), 0.05)
+    terms = int(np.ceil(np.log(1e-17) / np.log(biggest))) + 1
+    pairs, index = np.unique(np.stack([s1, s2]), axis=1, return_inverse=True)
+    index = index.ravel()
+    value, error = np.empty(c.size), np.zeros(c.size)
+    order = np.argsort(index, kind="stable")
+    step = max(1, _SERIES_CHUNK // (terms * 2))
+    for start in range(0, c.size, step):
+        take = order[start : start + step]
+        used, local = np.unique(index[take], return_inverse=True)
+        a, rest_a = _coefficients(one, pairs[0, used], terms, ORDER)
+        b, rest_b = a, rest_a
+        if one.f is not two.f or not np.array_equal(pairs[0, used], pairs[1, used]):
+            b, rest_b = _coefficients(two, pairs[1, used], terms, ORDER)
+        value[take] = series(a[local], b[local], c[take])
+        if with_error:
+            a12 = _coefficients(one, pairs[0, used], terms, _LOW_ORDER)[0]
+            b12 = _coefficients(two, pairs[1, used], terms, _LOW_ORDER)[0]
+            low = series(a12[local], b12[local], c[take])
+            size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))[local]
+            rest = np.sqrt(rest_a * rest_b)[local] * np.abs(c[take]) ** terms
+            error[take] = np.abs(value[take] - low) + rest + 2 * _ROUNDING * size
+    return value, error
+
+
+def _coefficients(
+    side: Side, sigma: FloatArray, terms: int, order: int
+) -> tuple[FloatArray, FloatArray]:
+    """Hermite coefficients per σ, and what of E f² they leave out."""
+    assert side.mesh is not None
+    unique, index = np.unique(sigma, return_inverse=True)
+    radius, _ = body_radius(side.f, unique)
+    per = 16 * (int(radius * 2.7) + side.mesh.edges.size) * 3
+    step = max(1, _SERIES_CHUNK // per)
+    parts = [
+        hermite_coefficients(side.f, unique[k : k + step], side.mesh, terms, radius, order)
+        for k in range(0, unique.size, step)
+    ]
+    a = np.concatenate([part[0] for part in parts])
+    square = np.concatenate([part[1] for part in parts])
+    rest = np.maximum(square - (a**2).sum(axis=1), 0.0) + 1e-15 * square
+    return a[index.ravel()], rest[index.ravel()]
+
+
+def _near(
+    one: Side, two: Side, s1: FloatArray, s2: FloatArray, gap: FloatArray, with_error: bool
+) -> tuple[FloatArray, FloatArray]:
+    """|c| near 1: panels, one entry at a time; c < 0 by mirroring h."""
+    value, error = np.empty(gap.size), np.zeros(gap.size)
+    radius = max(body_radius(one.f, np.unique(s1))[0], body_radius(two.f, np.unique(s2))[0])
+    for k in range(gap.size):
+        value[k], size = _near_one(one, two, s1[k], s2[k], gap[k], radius, ORDER)
+        if with_error:
+            low = _near_one(one, two, s1[k], s2[k], gap[k], radius, _LOW_ORDER)[0]
+            error[k] = abs(value[k] - low) + 2 * _ROUNDING * size
+    return value, error
+
+
+def _near_one(
+    one: Side, two: Side, s1: float, s2: float, gap: float, radius: float, order: int
+) -> tuple[float, float]:
+    sign = 1.0 if gap < 1 else -1.0
+    c = abs(1 - gap)
+    s = float(np.sqrt(gap * (2 - gap)))
+    groups = _nodes(one, two, s1, sign * s2, c, s, radius, order)
+    value = size = 0.0
+    for group in groups:
+        v = (c * group.x + s * group.t) * (sign * s2)
+        part = group.weight * masked(two.f, v, s2)
+        part *= _outer_values(one.f, group, s1)
+        value += float(part.sum())
+        size += float(np.abs(part).sum())
+    return value, size
+
+
+def _outer_values(f: Function, group: Near, sigma: float) -> FloatArray:
+    x = np.ascontiguousarray(group.x[:, 0])
+    return masked(f, sigma * x, sigma)[:, None]
+
+
+def _nodes(
+    one: Side, two: Side, s1: float, s2: float, c: float, s: float, radius: float, order: int
+) -> list[Near]:
+    assert one.mesh is not None and two.mesh is not None
+    return near_nodes(
+        one.mesh.edges / s1,
+        np.sort(two.mesh.edges / s2),
+        np.sort(two.mesh.breaks / s2),
+        c,
+        s,
+        radius,
+        order,
+    )
+
+
+_MEAN_NODES = 8
+
+
+def deficit_values(
+    side: Side, gap: FloatArray, df: Function | None, *, with_error: bool
+) -> tuple[FloatArray, FloatArray]:
+    """E (f(u) − f(v))²/2 and an error bound (zero unless asked for)."""
+    shape = gap.shape
+    sigma, gap = side.sigma.ravel(), gap.ravel()
+    value, error = np.zeros(gap.size), np.zeros(gap.size)
+    live = (sigma > 0) & (gap > 0)
+    far = live & (gap >= 1 - SERIES_UP_TO)
+    near = live & ~far
+    if far.any():
+        value[far], error[far] = _far_deficit(side, sigma[far], gap[far], with_error)
+    if near.any():
+        value[near], error[near] = _near_deficit(side, sigma[near], gap[near], df, with_error)
+    return value.reshape(shape), error.reshape(shape)
+
+
+def _far_deficit(
+    side: Side, sigma: FloatArray, gap: FloatArray, with_error: bool
+) -> tuple[FloatArray, FloatArray]:
+    """V − K of f less its mean: nothing large is left to cancel."""
+    value, error = np.empty(gap.size), np.zeros(gap.size)
+    assert side.mesh is not None
+    for one_sigma in np.unique(sigma):
+        here = sigma == one_sigma
+        q = np.array([one_sigma**2])
+        mean = line_integral(side.f, q, side.mesh)[0][0]
+
+        def centred(x: FloatArray, mean: float = mean) -> FloatArray:
+            return call(side.f, x) - mean
+
+        part = Side(centred, sigma[here], side.mesh, 0.0)
+        one = np.zeros(int(here.sum()))
+        top, top_error = pair_values(part, part, one, with_error=with_error)
+        low, low_error = pair_values(part, part, gap[here], with_error=with_error)
+        value[here], error[here] = top - low, top_error + low_error
+    return value, error
+
+
+def _near_deficit(
+    side: Side, sigma: FloatArray, gap: FloatArray, df: Function | None, with_error: bool
+) -> tuple[FloatArray, FloatArray]:
+    value, error = np.empty(gap.size), np.zeros(gap.size)
+    radius = body_radius(side.f, np.unique(sigma))[0]
+    for k in range(gap.size):
+        value[k], noise = _deficit_one(side, sigma[k], gap[k], df, radius, ORDER)
+        if with_error:
+            low, _ = _deficit_one(side, sigma[k], gap[k], df, radius, _LOW_ORDER)
+            error[k] = abs(value[k] - low) + 4 * _ROUNDING * value[k] + noise
+    return value, error
+
+
+def _deficit_one(
+    side: Side, sigma: float, gap: float, df: Function | None, radius: float, order: int
+) -> tuple[float, float]:
+    """The value, and the rounding of f(u) − f(v) where it was formed by subtraction."""
+    s = float(np.sqrt(gap * (2 - gap)))
+    value = noise = 0.0
+    for group in _nodes(side, side, sigma, sigma, 1 - gap, s, radius, order):
+        step = gap * group.x - s * group.t  # (u − v)/σ
+        v = sigma * ((1 - gap) * group.x + s * group.t)
+        if group.clean and df is not None:
+            nodes, weights = gauss(_MEAN_NODES)
+            change = np.zeros(step.shape)
+            for node, weight in zip(nodes, weights, strict=True):
+                change += weight * masked(df, v + (sigma * node) * step, sigma)
+            change *= sigma * step
+        else:
+            outer = _outer_values(side.f, group, sigma)
+            change = outer - masked(side.f, v, sigma)
+            rounding = 2.2e-16 * (np.abs(outer) + np.abs(outer - change))
+            noise += float((group.weight * np.abs(change) * rounding).sum())
+        value += float((group.weight * change**2).sum())
+    return value / 2, noise

@@ -1,0 +1,181 @@
+"""E f(u) h(v) over two correlated Gaussians: Hermite series far from c = ±1, panels near it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.polynomial import hermite_e
+
+from sigprop.checks import FloatArray
+from sigprop.gaussian.line import masked
+from sigprop.gaussian.mesh import ORDER, REACH, Function, Mesh, call, gauss
+
+SERIES_UP_TO = 0.9  # |c|: beyond, the Hermite series needs more than 400 terms
+_CHUNK = 2_000_000
+_CLEAN_NODES = 24
+_TAIL = 1e-18
+
+
+def body_radius(f: Function, sigma: FloatArray) -> tuple[float, FloatArray]:
+    """How many standard deviations hold all of E f² and E|f| but 1e-18; and roughly E f²."""
+    z = np.arange(0.125, REACH, 0.25)
+    z = np.concatenate([-z[::-1], z])
+    x = sigma[:, None] * z
+    values = np.abs(call(f, x))
+    values = np.where(np.isfinite(values), values, 0.0)
+    with np.errstate(all="ignore"):
+        density = 0.25 * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+        size = np.sqrt((values**2 * density).sum(axis=1, keepdims=True))
+        share = np.nan_to_num(values / size) * density
+        share = share + np.nan_to_num(values / size) * share
+    folded = share + share[:, ::-1]
+    outside = np.cumsum(folded, axis=1).max(axis=0)[: z.size // 2]  # from the outermost inwards
+    out = np.nonzero(outside < _TAIL)[0]
+    radius = -z[out[-1]] if out.size else REACH
+    return float(np.clip(radius, 8.5, REACH)), size[:, 0] ** 2
+
+
+def hermite_coefficients(
+    f: Function, sigma: FloatArray, mesh: Mesh, terms: int, radius: float, order: int = ORDER
+) -> tuple[FloatArray, FloatArray]:
+    """a_n = E f(σz) He_n(z)/√n! for n < terms, per σ (1-D); and E f²."""
+    base = np.linspace(-radius, radius, int(np.ceil(2 * radius / 0.75)) + 1)
+    inside = np.abs(mesh.edges) < radius * sigma.max()
+    own = np.clip(mesh.edges[inside] / sigma[:, None], -radius, radius)
+    both = np.concatenate([np.broadcast_to(base, (sigma.size, base.size)), own], axis=1)
+    edges = np.sort(both, axis=1)
+    nodes, weights = gauss(order)
+    width = np.diff(edges, axis=1)[:, :, None]
+    z = (edges[:, :-1, None] + width * nodes).reshape(sigma.size, -1)
+    w = (width * weights).reshape(sigma.size, -1) / np.sqrt(2 * np.pi)
+    values = masked(f, z * sigma[:, None], float(sigma.max()))
+    now = values * (w * np.exp(-0.5 * z * z))
+    square = (now * values).sum(axis=1)
+    before = np.zeros_like(now)
+    spare = np.empty_like(now)
+    result = np.empty((sigma.size, terms))
+    for n in range(terms):
+        result[:, n] = now.sum(axis=1)
+        np.multiply(now, z, out=spare)
+        before *= -np.sqrt(n)
+        spare += before
+        spare /= np.sqrt(n + 1)
+        before, now, spare = now, spare, before
+    return result, square
+
+
+def series(a: FloatArray, b: FloatArray, c: FloatArray) -> FloatArray:
+    """Σ a_n b_n cⁿ (Mehler), smallest terms first."""
+    terms = a * b
+    total = np.zeros(c.shape)
+    for n in range(terms.shape[1] - 1, -1, -1):
+        total = total * c + terms[:, n]
+    return total
+
+
+@cache
+def _hermite_rule() -> tuple[FloatArray, FloatArray]:
+    nodes, weights = hermite_e.hermegauss(_CLEAN_NODES)
+    return nodes, weights / np.sqrt(2 * np.pi)
+
+
+@dataclass(frozen=True)
+class Near:
+    """Nodes x, t (outer repeated for inner) and weights for u = σ1·x, v = σ2·(c·x + s·t)."""
+
+    x: FloatArray
+    t: FloatArray
+    weight: FloatArray
+    clean: bool
+
+
+def near_nodes(
+    f_edges: FloatArray,
+    h_edges: FloatArray,
+    h_breaks: FloatArray,
+    c: float,
+    s: float,
+    radius: float,
+    order: int = ORDER,
+) -> list[Near]:
+    """The two groups of nodes: inner line free of edges (Gauss–Hermite), and not (panels).
+
+    All edges in standard deviations. h is averaged over v = c·x + s·t given x: that average is
+    smooth but for steps of width s where h has breakpoints, so outer panels grow from s there.
+    """
+    outer = _outer_edges(f_edges, h_edges, h_breaks, c, s, radius)
+    nodes, weights = gauss(order)
+    width = np.diff(outer)[:, None]
+    x = (outer[:-1, None] + width * nodes).ravel()
+    w = (width * weights).ravel() * np.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
+    first = np.searchsorted(h_edges, c * x - s * radius)
+    last = np.searchsorted(h_edges, c * x + s * radius)
+    clean = last == first
+    groups = []
+    if clean.any():
+        t, v = _hermite_rule()
+        shape = (int(clean.sum()), t.size)
+        weight = w[clean, None] * v
+        groups.append(
+            Near(np.broadcast_to(x[clean, None], shape), np.broadcast_to(t, shape), weight, True)
+        )
+    if not clean.all():
+        groups.append(
+            _split_lines(
+                x[~clean], w[~clean], h_edges, first[~clean], last[~clean], c, s, radius, order
+            )
+        )
+    return groups
+
+
+def _split_lines(
+    x: FloatArray,
+    w: FloatArray,
+    h_edges: FloatArray,
+    first: FloatArray,
+    last: FloatArray,
+    c: float,
+    s: float,
+    radius: float,
+    order: int,
+) -> Near:
+    """Inner panels that end at the edges of h; those of zero width are dropped."""
+    base = np.linspace(-radius, radius, int(np.ceil(2 * radius / 1.5)) + 1)
+    most = int((last - first).max())
+    index = first[:, None] + np.arange(most)
+    own = h_edges[np.minimum(index, h_edges.size - 1)]
+    own = np.where(index < last[:, None], (own - c * x[:, None]) / s, radius)
+    own = np.clip(own, -radius, radius)
+    edges = np.concatenate([np.broadcast_to(base, (x.size, base.size)), own], axis=1)
+    edges.sort(axis=1)
+    width = np.diff(edges, axis=1)
+    row, column = np.nonzero(width)
+    low, width = edges[row, column], width[row, column]
+    nodes, weights = gauss(order)
+    t = low[:, None] + width[:, None] * nodes
+    weight = np.exp(-0.5 * t * t)
+    weight *= (w[row] * width / np.sqrt(2 * np.pi))[:, None] * weights
+    return Near(np.broadcast_to(x[row, None], t.shape), t, weight, False)
+
+
+def _outer_edges(
+    f_edges: FloatArray,
+    h_edges: FloatArray,
+    h_breaks: FloatArray,
+    c: float,
+    s: float,
+    radius: float,
+) -> FloatArray:
+    base = np.linspace(-radius, radius, int(np.ceil(2 * radius / 1.0)) + 1)
+    steps = np.arange(0.0, radius + 1.5, 1.5)
+    grown = int(np.ceil(max(np.log(1 / (s * radius)) / np.log(1.7), 0.0)))
+    steps = s * np.concatenate([steps, steps[-1] * 1.7 ** np.arange(1, grown + 1)])
+    around = np.concatenate([-steps, steps])
+    own = (h_breaks / c)[:, None] + around
+    soft = np.sort(np.concatenate([base, own.ravel(), h_edges / c]))
+    soft = soft[np.abs(soft) < radius]
+    keep = np.concatenate([[True], np.diff(soft // (0.5 * s)) > 0])
+    hard = np.concatenate([f_edges[np.abs(f_edges) < radius], [-radius, radius]])
+    return np.unique(np.concatenate([soft[keep], hard]))
