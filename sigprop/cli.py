@@ -113,10 +113,10 @@ def _add_gain(commands: Any) -> None:
 
 
 def _gain(options: argparse.Namespace) -> int:
-    from sigprop.activations import activation
+    from sigprop.activations import leaky_slopes
     from sigprop.theory.leaky import chi, g_star, unit_variance_gain
 
-    alpha = float(activation(options.activation).alpha(options.alpha))
+    alpha = float(leaky_slopes(options.activation, options.alpha))
     row = {
         "activation": options.activation,
         "alpha": alpha,

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sigprop.activations import LeakyFamily
-from sigprop.activations import activation as look_up
+from sigprop.activations import leaky_slopes
 from sigprop.checks import FloatArray, count
 
 
@@ -67,15 +66,14 @@ class DeepMLP(nn.Module):
         if out_features is not None:
             widths[-1] = count("out_features", out_features)
         sizes = [count("in_features", in_features), *widths]
-        member = look_up(activation)
-        slopes = member.alpha(alpha)
+        slopes = leaky_slopes(activation, alpha)
         self._per_channel = slopes.ndim == 1
         self.layers = nn.ModuleList(
             nn.Linear(n_in, n_out, bias=bias, device=device, dtype=dtype)
             for n_in, n_out in pairwise(sizes)
         )
         self.activations = nn.ModuleList(
-            activation_module(member, slopes, n, device, dtype) for n in widths[:-1]
+            activation_module(activation, slopes, n, device, dtype) for n in widths[:-1]
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +115,7 @@ def layer_widths(width: int | Sequence[int], depth: int | None) -> list[int]:
 
 
 def activation_module(
-    member: LeakyFamily,
+    name: str,
     slopes: FloatArray,
     channels: int,
     device: torch.device | str | None,
@@ -128,7 +126,7 @@ def activation_module(
     Raises:
         ValueError: the slopes do not fit the member or the layer.
     """
-    if member.learnable:
+    if name == "prelu":
         if slopes.ndim > 1 or (slopes.ndim == 1 and slopes.size != channels):
             raise ValueError(
                 f"alpha of shape {slopes.shape} does not fit a hidden layer of {channels} channels;"
@@ -140,9 +138,9 @@ def activation_module(
         return module
     if slopes.ndim != 0:
         raise ValueError(
-            f"activation {member.name!r} has one slope; got alpha of shape {slopes.shape}. "
+            f"activation {name!r} has one slope; got alpha of shape {slopes.shape}. "
             "Use activation='prelu' for one slope per channel."
         )
-    if member.name == "relu":
+    if name == "relu":
         return nn.ReLU()
-    return nn.Identity() if member.name == "identity" else nn.LeakyReLU(float(slopes))
+    return nn.Identity() if name == "identity" else nn.LeakyReLU(float(slopes))

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sigprop.activations import LeakyFamily
-from sigprop.activations import activation as look_up
+from sigprop.activations import leaky_slopes
 from sigprop.checks import FloatArray, real_array, real_number
 from sigprop.init import kaiming_leaky_init
 from sigprop.measurement.steps import NetSteps, steps_layer_by_layer, steps_of_net
@@ -37,7 +36,7 @@ class NetPlan:
         slopes: negative slope (0-d), or one per channel (1-D).
         widths: outputs n_1 … n_L.
         gain: claimed gain of every weight layer.
-        member: the activation.
+        activation: its name.
         init: the initialization under test.
         dtype: of weights and signals.
         device: where the nets run.
@@ -46,7 +45,7 @@ class NetPlan:
     slopes: FloatArray
     widths: tuple[int, ...]
     gain: float
-    member: LeakyFamily
+    activation: str
     init: Init
     dtype: torch.dtype
     device: torch.device
@@ -81,10 +80,10 @@ def plan_nets(
         TypeError: not a number, or not a floating-point dtype.
     """
     slopes = real_array("alpha", alpha)
-    member = look_up(activation or ("leaky_relu" if slopes.ndim == 0 else "prelu"))
-    slopes = member.alpha(slopes)
+    activation = activation or ("leaky_relu" if slopes.ndim == 0 else "prelu")
+    slopes = leaky_slopes(activation, slopes)
     widths = tuple(layer_widths(width, depth))
-    activation_module(member, slopes, widths[0], None, None)
+    activation_module(activation, slopes, widths[0], None, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating-point torch dtype; got {dtype!r}.")
     axis = None if slopes.ndim == 0 else 0
@@ -98,7 +97,7 @@ def plan_nets(
         def init(module: nn.Module, generator: torch.Generator) -> Any:
             return kaiming_leaky_init(module, slopes, gain=claimed, generator=generator)
 
-    return NetPlan(slopes, widths, claimed, member, init, dtype, find_device(device))
+    return NetPlan(slopes, widths, claimed, activation, init, dtype, find_device(device))
 
 
 def find_device(device: torch.device | str | None) -> torch.device:
@@ -130,7 +129,7 @@ def whole_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
     model = DeepMLP(
         sizes[0],
         sizes[1:],
-        activation=plan.member.name,
+        activation=plan.activation,
         alpha=plan.slopes,
         device="meta",
         dtype=plan.dtype,
@@ -152,7 +151,8 @@ def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
     """Runs nets of any size: one weight layer exists at a time and is drawn twice from its seed."""
     layers: dict[tuple[int, int], nn.Linear] = {}
     activations = [
-        activation_module(plan.member, plan.slopes, n, plan.device, plan.dtype) for n in sizes[1:-1]
+        activation_module(plan.activation, plan.slopes, n, plan.device, plan.dtype)
+        for n in sizes[1:-1]
     ]
 
     def run(x: Tensor, cotangent: Tensor, generator: torch.Generator) -> NetSteps:
@@ -178,7 +178,8 @@ def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
 
 def _activations(plan: NetPlan, sizes: Sequence[int]) -> list[nn.Module]:
     return [
-        activation_module(plan.member, plan.slopes, n, plan.device, plan.dtype) for n in sizes[1:-1]
+        activation_module(plan.activation, plan.slopes, n, plan.device, plan.dtype)
+        for n in sizes[1:-1]
     ]
 
 

@@ -35,7 +35,7 @@ class Tally:
         self.ratios = np.zeros((2, depth, 4))
         self.differences = np.zeros((2, depth - 1, 3))
         stored = torch.as_tensor(plan.slopes)
-        if plan.member.learnable:
+        if plan.activation == "prelu":
             stored = stored.to(plan.dtype)
         self.square = (1 + stored.double().numpy() ** 2) / 2
 
