@@ -1,5 +1,22 @@
 """torch modules that the theory needs and torch lacks."""
 
+from sigprop.nn.elementwise import Erf, ReLUSquared, Sin, Swish
 from sigprop.nn.mlp import DeepMLP
+from sigprop.nn.rectifiers import (
+    ConstrainedPReLU,
+    MaxoutActivation,
+    PhasedReLU,
+    RandomLeakyReLU,
+)
 
-__all__ = ["DeepMLP"]
+__all__ = [
+    "ConstrainedPReLU",
+    "DeepMLP",
+    "Erf",
+    "MaxoutActivation",
+    "PhasedReLU",
+    "RandomLeakyReLU",
+    "ReLUSquared",
+    "Sin",
+    "Swish",
+]
