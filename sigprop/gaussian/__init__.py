@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from sigprop.checks import FloatArray, real_array
 from sigprop.gaussian.line import line_integral
 from sigprop.gaussian.mesh import Function, Mesh, call, refuse, resolve
-from sigprop.gaussian.pairs import Side, deficit_values, pair_values
+from sigprop.gaussian.pairs import AccuracyWarning, Side, deficit_values, pair_values
 
 __all__ = [
     "AccuracyWarning",
@@ -24,11 +24,6 @@ __all__ = [
 
 _LOW_ORDER = 12
 _ROUNDING = 1e-15
-_POOR = 1e-9
-
-
-class AccuracyWarning(UserWarning):
-    """A Gaussian integral may have fewer digits than usual; the message says what to do."""
 
 
 @overload

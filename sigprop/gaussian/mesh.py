@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 from numpy.polynomial import legendre
+from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
 
@@ -94,8 +95,8 @@ def refuse(values: FloatArray, x: FloatArray, name: str = "f") -> None:
 def resolve(f: Function, breaks: FloatArray, widest: float, narrowest: float) -> Mesh:
     """Panels on ±39·widest on which f is its interpolant at 16 Gauss points to 1e-11.
 
-    The error is taken relative to the largest |f| at or below the same distance from 0, and by the
-    weight of the widest Gaussian there.
+    The misfit is taken relative to the largest |f| at or below the same distance from 0, times the
+    root of the widest Gaussian's weight there (the quadrature errs by about its square).
 
     Args:
         f: the function.
@@ -117,7 +118,7 @@ def resolve(f: Function, breaks: FloatArray, widest: float, narrowest: float) ->
         inner[(low < 0) & (high > 0)] = 0.0
         ends, scale = _running_max(ends, scale, np.maximum(np.abs(low), np.abs(high)), peak)
         known = scale[np.searchsorted(ends, np.maximum(np.abs(low), np.abs(high)))]
-        weight = np.exp(-0.5 * (inner / widest) ** 2)
+        weight = np.exp(-0.25 * (inner / widest) ** 2)
         bad = ~(wrong * weight <= _TOLERANCE * known)
         width = high - low
         deep = width < 1e-5 * np.maximum(np.abs(low), narrowest)
@@ -135,18 +136,26 @@ def resolve(f: Function, breaks: FloatArray, widest: float, narrowest: float) ->
 
 
 def _start(f: Function, breaks: FloatArray, dyadic: FloatArray, widest: float) -> FloatArray:
-    """Edges that halve towards 0, up to where one panel does as well on each side."""
+    """Edges that halve towards 0, less those where one panel does: near 0, and far out."""
     ends = [np.zeros(1), breaks]
-    zeros = np.zeros_like(dyadic)
+    zeros, tops = np.zeros_like(dyadic), np.full_like(dyadic, dyadic[0])
     for side in (-1, 1):
-        low, high = (zeros, dyadic) if side > 0 else (-dyadic, zeros)
-        wrong, peak = _misfit(f, low, high, widest)
-        nearest = np.min(side * breaks[side * breaks > 0], initial=np.inf)
-        fine = (wrong <= _TOLERANCE * peak) & (dyadic <= nearest)
-        one = np.nonzero(~fine)[0]  # dyadic falls: everything after the last misfit is fine
-        keep = dyadic[: one[-1] + 2] if one.size else dyadic[:1]
-        ends.append(side * keep)
+        own = side * breaks[side * breaks > 0]
+        near = _fits(f, side, zeros, dyadic, widest) & (dyadic <= np.min(own, initial=np.inf))
+        far = _fits(f, side, dyadic[1:], tops[1:], widest) & (dyadic[1:] >= np.max(own, initial=0))
+        # dyadic falls: near 0 everything after the last misfit fits, far out all before the first
+        first = int(np.argmin(far)) if not far.all() else far.size
+        last = int(np.nonzero(~near)[0].max(initial=-1)) + 1
+        ends.append(side * np.append(dyadic[first : last + 1], dyadic[0]))
     return np.unique(np.concatenate(ends))
+
+
+def _fits(
+    f: Function, side: int, inner: FloatArray, outer: FloatArray, widest: float
+) -> NDArray[np.bool_]:
+    low, high = (inner, outer) if side > 0 else (-outer, -inner)
+    wrong, peak = _misfit(f, low, high, widest)
+    return wrong <= _TOLERANCE * peak
 
 
 def _misfit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +16,21 @@ from sigprop.gaussian.plane import (
     Near,
     body_radius,
     hermite_coefficients,
+    near_cost,
     near_nodes,
     series,
 )
 
 _LOW_ORDER = 12
+_MOST_TERMS = 400
+_MOST_NODES = 1e8
+_POOR = 1e-9
 _ROUNDING = 1e-15
 _SERIES_CHUNK = 2_000_000
+
+
+class AccuracyWarning(UserWarning):
+    """A Gaussian integral may have fewer digits than usual; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ def _far(
     """Mehler's series; its remainder is below |c|^M √(E f² − Σ a²)(E h² − Σ b²)."""
     c = 1 - gap
     biggest = max(float(np.abs(c).max()), 0.05)
-    terms = int(np.ceil(np.log(1e-17) / np.log(biggest))) + 1
+    terms = min(int(np.ceil(np.log(1e-17) / np.log(min(biggest, 0.999)))) + 1, _MOST_TERMS)
     pairs, index = np.unique(np.stack([s1, s2]), axis=1, return_inverse=True)
     index = index.ravel()
     value, error = np.empty(c.size), np.zeros(c.size)
@@ -113,16 +123,16 @@ def _far(
     for start in range(0, c.size, step):
         take = order[start : start + step]
         used, local = np.unique(index[take], return_inverse=True)
-        a, rest_a = _coefficients(one, pairs[0, used], terms, ORDER)
-        b, rest_b = a, rest_a
+        a, square_a, rest_a = _coefficients(one, pairs[0, used], terms, ORDER)
+        b, square_b, rest_b = a, square_a, rest_a
         if one.f is not two.f or not np.array_equal(pairs[0, used], pairs[1, used]):
-            b, rest_b = _coefficients(two, pairs[1, used], terms, ORDER)
+            b, square_b, rest_b = _coefficients(two, pairs[1, used], terms, ORDER)
         value[take] = series(a[local], b[local], c[take])
         if with_error:
             a12 = _coefficients(one, pairs[0, used], terms, _LOW_ORDER)[0]
             b12 = _coefficients(two, pairs[1, used], terms, _LOW_ORDER)[0]
             low = series(a12[local], b12[local], c[take])
-            size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))[local]
+            size = np.sqrt(square_a * square_b)[local]
             rest = np.sqrt(rest_a * rest_b)[local] * np.abs(c[take]) ** terms
             error[take] = np.abs(value[take] - low) + rest + 2 * _ROUNDING * size
     return value, error
@@ -130,8 +140,8 @@ def _far(
 
 def _coefficients(
     side: Side, sigma: FloatArray, terms: int, order: int
-) -> tuple[FloatArray, FloatArray]:
-    """Hermite coefficients per σ, and what of E f² they leave out."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Hermite coefficients per σ, E f², and what of it they leave out."""
     assert side.mesh is not None
     unique, index = np.unique(sigma, return_inverse=True)
     radius, _ = body_radius(side.f, unique)
@@ -144,7 +154,8 @@ def _coefficients(
     a = np.concatenate([part[0] for part in parts])
     square = np.concatenate([part[1] for part in parts])
     rest = np.maximum(square - (a**2).sum(axis=1), 0.0) + 1e-15 * square
-    return a[index.ravel()], rest[index.ravel()]
+    index = index.ravel()
+    return a[index], square[index], rest[index]
 
 
 def _near(
@@ -154,10 +165,37 @@ def _near(
     value, error = np.empty(gap.size), np.zeros(gap.size)
     radius = max(body_radius(one.f, np.unique(s1))[0], body_radius(two.f, np.unique(s2))[0])
     for k in range(gap.size):
+        entry = slice(k, k + 1)
+        if _too_dear(one, two, s1[k], s2[k], gap[k], radius):
+            found = _cut_series(one, two, s1[entry], s2[entry], gap[entry])
+            value[entry], error[entry] = found
+            continue
         value[k], size = _near_one(one, two, s1[k], s2[k], gap[k], radius, ORDER)
         if with_error:
             low = _near_one(one, two, s1[k], s2[k], gap[k], radius, _LOW_ORDER)[0]
             error[k] = abs(value[k] - low) + 2 * _ROUNDING * size
+    return value, error
+
+
+def _too_dear(one: Side, two: Side, s1: float, s2: float, gap: float, radius: float) -> bool:
+    assert one.mesh is not None and two.mesh is not None
+    s = float(np.sqrt(gap * (2 - gap)))
+    return near_cost(one.mesh.edges / s1, two.mesh.edges / s2, s, radius) > _MOST_NODES
+
+
+def _cut_series(
+    one: Side, two: Side, s1: FloatArray, s2: FloatArray, gap: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """A function that oscillates too fast for panels: what 400 terms of the series give."""
+    value, error = _far(one, two, s1, s2, gap, True)
+    q, c = s1[0] ** 2, 1 - gap[0]
+    if error[0] > _POOR * max(abs(value[0]), 1e-300):
+        warnings.warn(
+            f"the function bends too often for q={q:.6g}, c={c:.9g}: the value {value[0]:.6g} may "
+            f"be wrong by {error[0]:.3g}. Use a closed form, or a smaller q.",
+            AccuracyWarning,
+            stacklevel=5,
+        )
     return value, error
 
 
@@ -167,9 +205,8 @@ def _near_one(
     sign = 1.0 if gap < 1 else -1.0
     c = abs(1 - gap)
     s = float(np.sqrt(gap * (2 - gap)))
-    groups = _nodes(one, two, s1, sign * s2, c, s, radius, order)
     value = size = 0.0
-    for group in groups:
+    for group in _nodes(one, two, s1, sign * s2, c, s, radius, order):
         v = (c * group.x + s * group.t) * (sign * s2)
         part = group.weight * masked(two.f, v, s2)
         part *= _outer_values(one.f, group, s1)
@@ -185,7 +222,7 @@ def _outer_values(f: Function, group: Near, sigma: float) -> FloatArray:
 
 def _nodes(
     one: Side, two: Side, s1: float, s2: float, c: float, s: float, radius: float, order: int
-) -> list[Near]:
+) -> Iterator[Near]:
     assert one.mesh is not None and two.mesh is not None
     return near_nodes(
         one.mesh.edges / s1,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.polynomial import hermite_e
+from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
 from sigprop.gaussian.line import masked
 from sigprop.gaussian.mesh import ORDER, REACH, Function, Mesh, call, gauss
 
 SERIES_UP_TO = 0.9  # |c|: beyond, the Hermite series needs more than 400 terms
-_CHUNK = 2_000_000
+_CHUNK = 1_000_000  # nodes at a time: some 60 MB of temporary arrays
 _CLEAN_NODES = 24
 _TAIL = 1e-18
 
@@ -91,6 +93,16 @@ class Near:
     clean: bool
 
 
+def near_cost(
+    f_edges: FloatArray, h_edges: FloatArray, s: float, radius: float, order: int = ORDER
+) -> float:
+    """About how many nodes :func:`near_nodes` will make."""
+    own = int((np.abs(f_edges) < radius).sum())
+    other = int((np.abs(h_edges) < radius).sum())
+    outer = own + min(other, 2 * radius / (0.5 * s)) + 2 * radius
+    return order**2 * outer * (2 * radius / 1.5 + other * min(s, 1.0))
+
+
 def near_nodes(
     f_edges: FloatArray,
     h_edges: FloatArray,
@@ -99,8 +111,8 @@ def near_nodes(
     s: float,
     radius: float,
     order: int = ORDER,
-) -> list[Near]:
-    """The two groups of nodes: inner line free of edges (Gauss–Hermite), and not (panels).
+) -> Iterator[Near]:
+    """Groups of nodes: inner lines free of edges (Gauss–Hermite), and the others (panels).
 
     All edges in standard deviations. h is averaged over v = c·x + s·t given x: that average is
     smooth but for steps of width s where h has breakpoints, so outer panels grow from s there.
@@ -113,41 +125,39 @@ def near_nodes(
     first = np.searchsorted(h_edges, c * x - s * radius)
     last = np.searchsorted(h_edges, c * x + s * radius)
     clean = last == first
-    groups = []
     if clean.any():
         t, v = _hermite_rule()
         shape = (int(clean.sum()), t.size)
-        weight = w[clean, None] * v
-        groups.append(
-            Near(np.broadcast_to(x[clean, None], shape), np.broadcast_to(t, shape), weight, True)
-        )
-    if not clean.all():
-        groups.append(
-            _split_lines(
-                x[~clean], w[~clean], h_edges, first[~clean], last[~clean], c, s, radius, order
-            )
-        )
-    return groups
+        wide = np.broadcast_to(x[clean, None], shape)
+        yield Near(wide, np.broadcast_to(t, shape), w[clean, None] * v, True)
+    x, w, first, last = x[~clean], w[~clean], first[~clean], last[~clean]
+    panels = int((last - first).max(initial=0)) + 2 * radius / 1.5
+    step = max(1, int(_CHUNK / (order * panels)))
+    for k in range(0, x.size, step):
+        part = slice(k, k + step)
+        own = _own_edges(x[part], h_edges, first[part], last[part], c, s, radius)
+        yield _split_lines(x[part], w[part], own, radius, order)
 
 
-def _split_lines(
+def _own_edges(
     x: FloatArray,
-    w: FloatArray,
     h_edges: FloatArray,
-    first: FloatArray,
-    last: FloatArray,
+    first: NDArray[np.intp],
+    last: NDArray[np.intp],
     c: float,
     s: float,
     radius: float,
-    order: int,
-) -> Near:
-    """Inner panels that end at the edges of h; those of zero width are dropped."""
-    base = np.linspace(-radius, radius, int(np.ceil(2 * radius / 1.5)) + 1)
-    most = int((last - first).max())
-    index = first[:, None] + np.arange(most)
+) -> FloatArray:
+    """Where, in t, the line of each x crosses the edges of h; the rows filled up with radius."""
+    index = first[:, None] + np.arange(int((last - first).max()))
     own = h_edges[np.minimum(index, h_edges.size - 1)]
     own = np.where(index < last[:, None], (own - c * x[:, None]) / s, radius)
-    own = np.clip(own, -radius, radius)
+    return np.clip(own, -radius, radius)
+
+
+def _split_lines(x: FloatArray, w: FloatArray, own: FloatArray, radius: float, order: int) -> Near:
+    """Inner panels that end at given edges; those of zero width are dropped."""
+    base = np.linspace(-radius, radius, int(np.ceil(2 * radius / 1.5)) + 1)
     edges = np.concatenate([np.broadcast_to(base, (x.size, base.size)), own], axis=1)
     edges.sort(axis=1)
     width = np.diff(edges, axis=1)
