@@ -20,20 +20,24 @@ from scipy import special
 from sigprop.checks import FloatArray, real_array, real_number
 from sigprop.records import Row
 
+MOST_DEGREES = 1e12
+"""Degrees of freedom beyond which the χ² is normal to all digits that matter."""
 
-def weighted_chi2_score(
+
+def cumulant_score(
     statistic: ArrayLike, mean: ArrayLike, k2: ArrayLike, k3: ArrayLike
 ) -> FloatArray:
-    """Normal score of a weighted sum of independent χ² variables, from its first three cumulants.
+    """Normal score of a sum of many independent terms, from its first three cumulants.
 
-    A χ²(ν), shifted and scaled to the same cumulants, stands for the sum (ν = 8 k2³/k3²); the score
-    is Φ⁻¹ of its distribution function. It is exact where all weights are equal, so for one input.
+    A χ²(ν), shifted, scaled and if need be reflected to the same cumulants, stands for the sum
+    (ν = 8 k2³/k3²); the score is Φ⁻¹ of its distribution function. For a weighted sum of χ²
+    variables it is exact where all weights are equal, so for one input.
 
     Args:
         statistic: observed values, any shape.
         mean: first cumulant.
         k2: second cumulant (the variance), > 0.
-        k3: third cumulant, > 0.
+        k3: third cumulant.
 
     Returns:
         Scores of the broadcast shape, N(0, 1) under the law; NaN where an argument is NaN.
@@ -42,22 +46,24 @@ def weighted_chi2_score(
         hall1983; cumulants Σ 2^(k−1)(k−1)! w_j^k d.
 
     Example:
-        >>> round(float(weighted_chi2_score(18.307, 10, 20, 80)), 3)    # 95 % point of χ²(10)
+        >>> round(float(cumulant_score(18.307, 10, 20, 80)), 3)    # 95 % point of χ²(10)
         1.645
     """
     statistic, mean, k2, k3 = np.broadcast_arrays(
         *(np.asarray(value, dtype=np.float64) for value in (statistic, mean, k2, k3))
     )
-    with np.errstate(invalid="ignore", over="ignore"):
-        degrees = 8 * k2**3 / k3**2
-        value = np.maximum(degrees + (statistic - mean) * np.sqrt(2 * degrees / k2), 0.0)
+    side = np.where(k3 < 0, -1.0, 1.0)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        degrees = np.minimum(8 * k2**3 / k3**2, MOST_DEGREES)
+        value = degrees + side * (statistic - mean) * np.sqrt(2 * degrees / k2)
+        value = np.maximum(value, 0.0)
         lower = special.gammainc(degrees / 2, value / 2)
         upper = special.gammaincc(degrees / 2, value / 2)
         score = np.where(lower < upper, special.ndtri(lower), -special.ndtri(upper))
         # Where a tail underflows, the cube-root approximation (Wilson and Hilferty) still ranks it.
         spread = 2 / (9 * degrees)
         far = (np.cbrt(value / degrees) - (1 - spread)) / np.sqrt(spread)
-    return np.asarray(np.where(np.isinf(score), far, score))
+    return np.asarray(side * np.where(np.isinf(score), far, score))
 
 
 def sign_flip_score(total: ArrayLike, squares: ArrayLike, fourths: ArrayLike) -> FloatArray:

@@ -95,20 +95,20 @@ def grid(results: Sequence[Validation], figure: Figure | None = None) -> Figure:
         raise ValueError("results is empty; give at least one Validation.")
     columns: dict[str, list[Validation]] = {}
     for result in results:
-        columns.setdefault(_slope(result.alpha), []).append(result)
-    gains = sorted({round(result.gain_over_critical, 6) for result in results})
+        columns.setdefault(_kind(result), []).append(result)
+    gains = sorted({_gain(result) for result in results})
     colors = {gain: COLORS[index % len(COLORS)] for index, gain in enumerate(gains)}
     if figure is None:
         figure = plt.figure(figsize=(3.4 * len(columns) + 0.6, 7.4), layout="constrained")
     axes = figure.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
-    for (slope, members), (top, bottom) in zip(columns.items(), axes.T, strict=True):
+    for (kind, members), (top, bottom) in zip(columns.items(), axes.T, strict=True):
         for result in members:
-            gain = round(result.gain_over_critical, 6)
-            note = f"{gain:g} g*:  {p_text(result.p_value)}"
+            gain = _gain(result)
+            note = f"{gain[1]}:  {p_text(result.p_value)}"
             note += "" if result.holds else "  REJECTED"
             path(result.records(), "q", top, color=colors[gain], label=note)
             path(result.records(), "grad", bottom, color=colors[gain])
-        top.set_title(f"α = {slope}", fontweight="bold")
+        top.set_title(kind, fontweight="bold")
         handles = [
             handle for handle in top.get_lines() if not str(handle.get_label()).startswith("_")
         ]
@@ -284,14 +284,26 @@ def _verdict(result: Validation) -> str:
 
 def _net(result: Validation) -> str:
     return (
-        f"α = {_slope(result.alpha)}, gain {result.gain_over_critical:.4g} g*, "
+        f"{_kind(result)}, gain {_gain(result)[1].removeprefix('gain ')}, "
         f"depth {result.depth}, width {max(result.widths[1:])}, "
         f"{result.seeds} nets × {result.batch} inputs"
     )
 
 
-def _slope(alpha: float | tuple[float, ...]) -> str:
-    return f"{len(alpha)} channels" if isinstance(alpha, tuple) else f"{alpha:g}"
+def _kind(result: Validation) -> str:
+    """The activation in a word: its slope within the leaky family, else its name."""
+    if result.gain_over_critical is None or result.alpha is None:
+        return result.activation
+    alpha = result.alpha
+    return f"α: {len(alpha)} channels" if isinstance(alpha, tuple) else f"α = {alpha:g}"
+
+
+def _gain(result: Validation) -> tuple[float, str]:
+    """The gain and its words: in units of g* within the leaky family."""
+    if result.gain_over_critical is None:
+        return result.gain, f"gain {result.gain:.4g}"
+    ratio = round(result.gain_over_critical, 6)
+    return ratio, f"{ratio:g} g*"
 
 
 def _thinned(length: int) -> np.ndarray:

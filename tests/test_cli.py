@@ -31,8 +31,8 @@ def test_validate_writes_table_figure_and_numbers(tmp_path, capsys):
 
 
 def test_validate_ends_with_1_when_the_theory_is_rejected(tmp_path, capsys, monkeypatch):
-    def wrong(module, alpha, *, gain, generator):
-        return kaiming_leaky_init(module, alpha, gain=1.2 * gain, generator=generator)
+    def wrong(module, *, gain, **rest):
+        return kaiming_leaky_init(module, gain=1.2 * gain, **rest)
 
     monkeypatch.setattr("sigprop.validation.nets.kaiming_leaky_init", wrong)
     code = run("validate", *SMALL, "--alpha", 0.2, "--gain", 1, "--out", tmp_path, "--json")

@@ -3,10 +3,11 @@
 Given what enters a layer, Gaussian weights leave exactly known laws behind. This room takes the
 statistics those laws speak of, and knows nothing of gains or slopes:
 
-* *forward weight step*: the rows of Z = HWᵀ are, over units, i.i.d. N(0, Var W · HHᵀ). The ratio
-  mean z_b²/mean h_b², averaged over the batch, estimates gain² = fan_in·Var W.
+* *forward weight step*: the rows of Z = HWᵀ + b are, over units, i.i.d. normal with a covariance
+  that the Gram matrix HHᵀ fixes. Mean squares of z_b and of h_b, and the cosines of H, say it all.
 * *backward weight step*: the forward pass saw W only on span(H), so WᵀΔ projected off span(H) is
-  fresh Gaussian noise, independent of everything forward: a second, independent estimate.
+  fresh Gaussian noise, independent of everything forward. Its mean square over that of Δ,
+  averaged over the batch, estimates gain² = fan_in·Var W.
 * *activation step*: per unit, the squares before and after, forward (z, then φ(z)) and backward
   (gradient with respect to φ(z), then with respect to z).
 """
@@ -32,17 +33,17 @@ CHUNK = 8
 class NetSteps:
     """One net, one batch of B inputs; arrays are indexed [layer], layer 0 = input.
 
-    With R the correlation matrix of the batch that enters a step, λ its eigenvalues and d the
-    degrees of freedom, the law of a ratio under Gaussian weights is
-    gain² · Σ_j λ_j χ²_j(d) / (B·d); k2 = Σ λ²/B² and k3 = Σ λ³/B³ give its cumulants.
-
     Attributes:
         log_q: log mean square of the input and of every layer's pre-activations, shape (L + 1, B);
             −inf where a layer is dead.
         log_grad: the same of the gradient with respect to them, shape (L + 1, B).
-        forward: (ratio, k2, k3, d) of every weight step from the forward pass, shape (L, 4); NaN
-            where no input reached it alive.
-        backward: the same from the backward pass; NaN also where fan_in ≤ B leaves nothing to see.
+        log_h: log mean square of what enters every weight layer, shape (L, B); −inf where the
+            input is dead.
+        cosines: of what enters every weight layer, shape (L, B, B); rows of dead inputs are zero.
+        backward: (ratio, k2, k3, d) of every weight step, shape (L, 4). With λ the eigenvalues of
+            the cosines of Δ and d the degrees of freedom, the law of the ratio under Gaussian
+            weights is gain² · Σ_j λ_j χ²_j(d)/(B·d), and k2 = Σ λ²/B², k3 = Σ λ³/B³ give its
+            cumulants. NaN where fan_in ≤ B leaves nothing to see.
         unit_squares: for every activation step the squares (z, φ, gradient of φ, gradient of z) of
             each unit, shape (n_l, 4): sums over the batch, each input's divided by its mean square
             before the step (z forward, gradient of φ backward).
@@ -50,7 +51,8 @@ class NetSteps:
 
     log_q: FloatArray
     log_grad: FloatArray
-    forward: FloatArray
+    log_h: FloatArray
+    cosines: FloatArray
     backward: FloatArray
     unit_squares: list[FloatArray]
 
@@ -110,22 +112,25 @@ def steps_layer_by_layer(
     activations: Sequence[nn.Module],
     x: Tensor,
     cotangent: Tensor,
+    *,
+    homogeneous: bool = True,
 ) -> NetSteps:
     """The statistics of :func:`steps_of_net` for a net of which one layer at a time exists.
 
     Pre-activations are kept (depth × batch × width numbers), weights are not: ``make_layer(index)``
     is called for 0 … L − 1 and then for L − 1 … 0, and must give the same weights both times; it
-    may overwrite the layer it gave before. Where a signal drifts off, it is multiplied by a power
-    of two, which is exact for a positively homogeneous net with zero biases, and the logarithms
-    take it back: no depth overflows.
+    may overwrite the layer it gave before. Where the signal of a homogeneous net drifts off, it is
+    multiplied by a power of two, which is exact, and the logarithms take it back: no depth
+    overflows.
 
     Args:
         make_layer: gives the initialized weight layer of an index.
-        activations: the L − 1 activation modules, positively homogeneous.
+        activations: the L − 1 activation modules.
         x: inputs, shape (B, n_0).
         cotangent: gradient given at the output, shape (B, n_L).
+        homogeneous: activations positively homogeneous and biases zero.
     """
-    return _collect(_streamed(make_layer, activations, x, cotangent), chunk=1)
+    return _collect(_streamed(make_layer, activations, x, cotangent, homogeneous), chunk=1)
 
 
 def _streamed(
@@ -133,6 +138,7 @@ def _streamed(
     activations: Sequence[nn.Module],
     x: Tensor,
     cotangent: Tensor,
+    homogeneous: bool,
 ) -> Iterator[Step]:
     depth = len(activations) + 1
     leaving: list[Tensor] = []
@@ -143,7 +149,7 @@ def _streamed(
             leaving.append(make_layer(index)(h))
             if index + 1 < depth:
                 phi = activations[index](leaving[index])
-                powers.append(_power_to_unit(phi))
+                powers.append(_power_to_unit(phi) if homogeneous else 0)
                 log2_z.append(log2_z[-1] + powers[-1])
                 h = _times_power(phi, powers[-1])
     grad_z = cotangent
@@ -260,11 +266,8 @@ class _Sized:
 
 
 def _weight_steps(steps: _Sized) -> Tensor:
-    """Rows of the two estimates (8 columns), then log mean squares of z and of its gradient."""
+    """Rows of the backward estimate, the log mean squares of z, its gradient and h, the cosines."""
     batch, fan_in = steps.h.unit.shape[1:]
-    fan_out = steps.z.unit.shape[-1]
-    ratio = (steps.z.size / steps.h.size).square() * (fan_in / fan_out)
-    forward = _estimate(ratio, steps.h.unit, fan_out)
     fresh = fan_in - batch
     if fresh > 0:
         seen = steps.grad_h.unit @ torch.linalg.qr(steps.h.unit.mT).Q
@@ -272,13 +275,14 @@ def _weight_steps(steps: _Sized) -> Tensor:
         ratio = (steps.grad_h.size / steps.grad_z.size).square() * unseen * (fan_in / fresh)
         backward = _estimate(ratio, steps.grad_z.unit, fresh)
     else:
-        backward = torch.full_like(forward, torch.nan)
-    logs = (_log_mean_square(steps.z), _log_mean_square(steps.grad_z))
-    return torch.cat((forward, backward, *logs), dim=-1)
+        backward = torch.full((len(steps.h.unit), 4), torch.nan).to(steps.h.size)
+    logs = (_log_mean_square(steps.z), _log_mean_square(steps.grad_z), _log_mean_square(steps.h))
+    cosines = (steps.h.unit @ steps.h.unit.mT).double()
+    return torch.cat((backward, *logs, cosines.flatten(1)), dim=-1)
 
 
 def _estimate(ratio: Tensor, unit: Tensor, degrees: int) -> Tensor:
-    """Columns (ratio, k2, k3, degrees) over the inputs that enter alive, shape (layers, 4)."""
+    """Columns (ratio, k2, k3, degrees) over the rows that are not dead, shape (layers, 4)."""
     correlation = (unit @ unit.mT).double()
     alive = torch.diagonal(correlation, dim1=-2, dim2=-1) != 0
     batch = alive.sum(-1)
@@ -317,17 +321,19 @@ def _at_home(
     packed = torch.cat([tensor.reshape(-1) for tensor in (ends, *parts, *units)]).cpu().numpy()
     batch = ends.shape[1]
     depth = len(scales)
-    rows_end = 2 * batch + depth * (8 + 2 * batch)
+    columns = 4 + 3 * batch + batch**2
+    rows_end = 2 * batch + depth * columns
     # Steps came from the last layer to the first, so every listing is turned round here.
-    rows = packed[2 * batch : rows_end].reshape(depth, 8 + 2 * batch)[::-1]
+    rows = packed[2 * batch : rows_end].reshape(depth, columns)[::-1]
     powers = 2 * math.log(2) * np.array(scales[::-1], dtype=np.float64)
     cuts = np.cumsum([tensor.numel() for tensor in units])[:-1]
     squares = np.split(packed[rows_end:], cuts) if units else []
-    log_q, log_grad = np.split(rows[:, 8:], 2, axis=1)
+    log_q, log_grad, log_h = np.split(rows[:, 4 : 4 + 3 * batch], 3, axis=1)
     return NetSteps(
         log_q=np.vstack((packed[:batch], log_q - powers[:, :1])),
         log_grad=np.vstack((packed[batch : 2 * batch] - powers[0, 1], log_grad - powers[:, 1:])),
-        forward=rows[:, :4],
-        backward=rows[:, 4:8],
+        log_h=log_h - powers[:, :1],
+        cosines=rows[:, 4 + 3 * batch :].reshape(depth, batch, batch),
+        backward=rows[:, :4],
         unit_squares=[unit.reshape(4, -1).T for unit in reversed(squares)],
     )

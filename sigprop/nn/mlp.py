@@ -12,8 +12,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sigprop.activations import leaky_slopes
-from sigprop.checks import FloatArray, count
+from sigprop.activations import ACTIVATIONS, LEAKY_FAMILY, Activation, leaky_slopes
+from sigprop.activations import activation as look_up
+from sigprop.checks import FloatArray, count, one_of, real_array
 
 
 class DeepMLP(nn.Module):
@@ -27,9 +28,10 @@ class DeepMLP(nn.Module):
         in_features: number of inputs n_0.
         width: outputs of every weight layer, or a sequence n_1 … n_L.
         depth: number of weight layers L; may be left out when ``width`` is a sequence.
-        activation: ``"leaky_relu"``, ``"prelu"``, ``"relu"`` or ``"identity"``.
-        alpha: negative slope. For ``"prelu"`` also one slope per channel (all hidden widths equal
-            to its length). None: the activation's default (0.01 for leaky ReLU, 0.25 for PReLU).
+        activation: a name of ``activations.ACTIVATIONS`` or a record (``sigprop.activation(...)``).
+        alpha: the activation's parameter of that name, such as the negative slope. For ``"prelu"``
+            also one slope per channel (all hidden widths equal to its length). None: its default
+            (0.01 for leaky ReLU, 0.25 for PReLU).
         out_features: outputs of the last layer, if other than ``width`` says.
         bias: whether the weight layers have biases.
         device: as for any torch module.
@@ -53,7 +55,7 @@ class DeepMLP(nn.Module):
         in_features: int,
         width: int | Sequence[int],
         depth: int | None = None,
-        activation: str = "leaky_relu",
+        activation: str | Activation = "leaky_relu",
         alpha: ArrayLike | None = None,
         *,
         out_features: int | None = None,
@@ -66,14 +68,14 @@ class DeepMLP(nn.Module):
         if out_features is not None:
             widths[-1] = count("out_features", out_features)
         sizes = [count("in_features", in_features), *widths]
-        slopes = leaky_slopes(activation, alpha)
-        self._per_channel = slopes.ndim == 1
+        record, slopes = hidden_activation(activation, alpha)
+        self._per_channel = slopes is not None and slopes.ndim == 1
         self.layers = nn.ModuleList(
             nn.Linear(n_in, n_out, bias=bias, device=device, dtype=dtype)
             for n_in, n_out in pairwise(sizes)
         )
         self.activations = nn.ModuleList(
-            activation_module(activation, slopes, n, device, dtype) for n in widths[:-1]
+            activation_module(record, slopes, n, device, dtype) for n in widths[:-1]
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,33 +116,74 @@ def layer_widths(width: int | Sequence[int], depth: int | None) -> list[int]:
     return [count("width", width)] * count("depth", depth)
 
 
+def hidden_activation(
+    activation: str | Activation, alpha: ArrayLike | None = None
+) -> tuple[Activation, FloatArray | None]:
+    """The record of a net's activation, and its slopes if it is of the leaky family.
+
+    Raises:
+        ValueError: unknown, or a slope that the activation does not have.
+        TypeError: neither a name nor a record, or no parameter ``alpha``.
+
+    Example:
+        >>> record, slopes = hidden_activation("leaky_relu", 0.2)
+        >>> record.name, float(slopes), hidden_activation("gelu")[1]
+        ('leaky_relu', 0.2, None)
+    """
+    if isinstance(activation, str):
+        one_of("activation", activation, ACTIVATIONS)
+        if activation in LEAKY_FAMILY:
+            slopes = leaky_slopes(activation, alpha)
+            if slopes.ndim > 1:
+                raise ValueError(
+                    f"alpha of shape {slopes.shape} does not fit a layer; give one slope, or one "
+                    "per channel."
+                )
+            if slopes.ndim == 1 and activation != "prelu":
+                raise ValueError(
+                    f"activation {activation!r} has one slope; got alpha of shape {slopes.shape}. "
+                    "Use activation='prelu' for one slope per channel."
+                )
+            parameters = {} if LEAKY_FAMILY[activation] is not None else {"alpha": slopes}
+            return look_up(activation, **parameters), slopes
+        return look_up(activation, **({} if alpha is None else {"alpha": alpha})), None
+    if not isinstance(activation, Activation):
+        raise TypeError(
+            f"activation must be a name or an Activation; got {activation!r}. "
+            "sigprop.activations.as_activation makes one of a torch module or a function."
+        )
+    if alpha is not None:
+        raise ValueError("alpha belongs to the record; give it to sigprop.activation(...).")
+    if activation.name not in LEAKY_FAMILY:
+        return activation, None
+    fixed = LEAKY_FAMILY[activation.name]
+    return activation, real_array(
+        "alpha", activation.parameters["alpha"] if fixed is None else fixed
+    )
+
+
 def activation_module(
-    name: str,
-    slopes: FloatArray,
+    record: Activation,
+    slopes: FloatArray | None,
     channels: int,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> nn.Module:
-    """The torch module of a member of the family with these slopes, for a layer of ``channels``.
+    """A torch module of the activation for a layer of ``channels`` units.
 
     Raises:
-        ValueError: the slopes do not fit the member or the layer.
+        ValueError: slopes that do not fit the activation or the layer.
+        TypeError: no torch module is known, or it is not one of as many units out as in.
     """
-    if name == "prelu":
-        if slopes.ndim > 1 or (slopes.ndim == 1 and slopes.size != channels):
-            raise ValueError(
-                f"alpha of shape {slopes.shape} does not fit a hidden layer of {channels} channels;"
-                " give one slope, or one per channel with all hidden widths equal."
-            )
-        module = nn.PReLU(slopes.size, device=device, dtype=dtype)
-        with torch.no_grad():
-            module.weight.copy_(torch.as_tensor(slopes).reshape(-1))
-        return module
-    if slopes.ndim != 0:
+    if slopes is not None and slopes.ndim == 1 and slopes.size != channels:
         raise ValueError(
-            f"activation {name!r} has one slope; got alpha of shape {slopes.shape}. "
-            "Use activation='prelu' for one slope per channel."
+            f"alpha of shape {slopes.shape} does not fit a hidden layer of {channels} channels; "
+            "give one slope, or one per channel with all hidden widths equal."
         )
-    if name == "relu":
-        return nn.ReLU()
-    return nn.Identity() if name == "identity" else nn.LeakyReLU(float(slopes))
+    if record.kind == "maxout":
+        raise TypeError("maxout has several pre-activations a unit; DeepMLP has one.")
+    module = record.module().to(device=device, dtype=dtype)
+    if isinstance(module, nn.PReLU) and slopes is not None:
+        with torch.no_grad():  # to all digits of the dtype
+            module.weight.copy_(torch.as_tensor(slopes).reshape(-1))
+    return module

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -14,12 +15,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sigprop.activations import leaky_slopes
+from sigprop.activations import Activation
 from sigprop.checks import FloatArray, real_array, real_number
 from sigprop.init import kaiming_leaky_init
 from sigprop.measurement.steps import NetSteps, steps_layer_by_layer, steps_of_net
-from sigprop.nn.mlp import DeepMLP, activation_module, layer_widths
-from sigprop.theory.leaky import chi, g_star
+from sigprop.nn.mlp import DeepMLP, activation_module, hidden_activation, layer_widths
+from sigprop.theory.leaky import g_star, second_moment
+from sigprop.validation.function_law import FunctionLaw
 
 Init = Callable[[nn.Module, torch.Generator], Any]
 Runner = Callable[[Tensor, Tensor, torch.Generator], NetSteps]
@@ -33,42 +35,75 @@ class NetPlan:
     """What is claimed of the nets and what initializes them.
 
     Attributes:
-        slopes: negative slope (0-d), or one per channel (1-D).
+        record: the activation.
+        slopes: its negative slope (0-d), or one per channel (1-D); None outside the leaky family.
         widths: outputs n_1 … n_L.
         gain: claimed gain of every weight layer.
-        activation: its name.
+        bias_std: claimed standard deviation of every bias.
         init: the initialization under test.
         dtype: of weights and signals.
         device: where the nets run.
     """
 
-    slopes: FloatArray
+    record: Activation
+    slopes: FloatArray | None
     widths: tuple[int, ...]
     gain: float
-    activation: str
+    bias_std: float
     init: Init
     dtype: torch.dtype
     device: torch.device
 
     @property
-    def channel_axis(self) -> int | None:
-        """For the theory: the axis of ``slopes`` to average over."""
-        return None if self.slopes.ndim == 0 else 0
+    def homogeneous(self) -> bool:
+        """Whether scaling the input scales every signal: the exact finite-width law needs it."""
+        return self.slopes is not None and self.bias_std == 0
 
-    def log_growth(self) -> FloatArray:
-        """Log of the mean-field factor of q at each layer, shape (L + 1,); 0 for the input."""
-        hidden = math.log(float(chi(self.gain, self.slopes, channel_axis=self.channel_axis)))
-        steps = np.full(len(self.widths) + 1, hidden)
-        steps[:2] = 0.0, 2 * math.log(self.gain)
-        return steps
+    @cached_property
+    def law(self) -> FunctionLaw:
+        """Moments of the activation over pairs of inputs."""
+        return FunctionLaw(self.record)
+
+    def log_q_path(self, log_q0: FloatArray) -> FloatArray:
+        """Log mean-field second moment of every input at every layer, shape (L + 1, B)."""
+        weight, bias = 2 * math.log(self.gain), 2 * _log(self.bias_std)
+        path = [log_q0, np.logaddexp(weight + log_q0, bias)]
+        for _ in self.widths[1:]:
+            path.append(np.logaddexp(weight + self._log_square(path[-1]), bias))
+        return np.array(path)
+
+    def log_grad_path(self, sizes: Sequence[int], log_q: FloatArray) -> FloatArray:
+        """Log mean-field second moment of the gradient over that at layer L, shape (L + 1,).
+
+        Args:
+            sizes: n_0 … n_L.
+            log_q: log second moment at every layer, shape (L + 1,).
+        """
+        steps = np.full(len(self.widths), 2 * math.log(self.gain))
+        steps += np.log(np.array(sizes[1:]) / np.array(sizes[:-1]))
+        if self.slopes is None:
+            steps[1:] += np.log(self.law.slope_moment(np.exp(log_q[1:-1])))
+        else:
+            steps[1:] += math.log(float(second_moment(self.slopes, channel_axis=self._axis)))
+        return np.concatenate((np.cumsum(steps[::-1])[::-1], [0.0]))
+
+    @property
+    def _axis(self) -> int | None:
+        return 0 if self.slopes is not None and self.slopes.ndim == 1 else None
+
+    def _log_square(self, log_q: FloatArray) -> FloatArray:
+        if self.slopes is None:
+            return np.log(self.law.second_moment(np.exp(log_q)))
+        return log_q + math.log(float(second_moment(self.slopes, channel_axis=self._axis)))
 
 
 def plan_nets(
-    alpha: ArrayLike,
+    alpha: ArrayLike | None,
     depth: int | None,
     width: int | Sequence[int],
     gain: float | None,
-    activation: str | None,
+    bias_std: float,
+    activation: str | Activation | None,
     init: Init | None,
     dtype: torch.dtype,
     device: torch.device | str | None,
@@ -77,27 +112,38 @@ def plan_nets(
 
     Raises:
         ValueError: out of range, of a wrong shape, or an unknown word.
-        TypeError: not a number, or not a floating-point dtype.
+        TypeError: not a number, not a floating-point dtype, or no law for this activation.
     """
-    slopes = real_array("alpha", alpha)
-    activation = activation or ("leaky_relu" if slopes.ndim == 0 else "prelu")
-    slopes = leaky_slopes(activation, slopes)
+    if activation is None:
+        if alpha is None:
+            raise ValueError("give alpha, the negative slope, or activation=, a name.")
+        activation = "leaky_relu" if real_array("alpha", alpha).ndim == 0 else "prelu"
+    record, slopes = hidden_activation(activation, alpha)
+    if slopes is None and record.kind != "function":
+        raise TypeError(f"validate knows no exact law for {record.name!r} ({record.kind}).")
     widths = tuple(layer_widths(width, depth))
-    activation_module(activation, slopes, widths[0], None, None)
+    activation_module(record, slopes, widths[0], None, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating-point torch dtype; got {dtype!r}.")
-    axis = None if slopes.ndim == 0 else 0
-    claimed = (
-        float(g_star(slopes, channel_axis=axis))
-        if gain is None
-        else real_number("gain", gain, above=0)
-    )
+    bias_std = real_number("bias_std", bias_std, minimum=0)
+    claimed = _forward_gain(record, slopes) if gain is None else real_number("gain", gain, above=0)
     if init is None:
 
         def init(module: nn.Module, generator: torch.Generator) -> Any:
-            return kaiming_leaky_init(module, slopes, gain=claimed, generator=generator)
+            return kaiming_leaky_init(module, gain=claimed, bias_std=bias_std, generator=generator)
 
-    return NetPlan(slopes, widths, claimed, activation, init, dtype, find_device(device))
+    return NetPlan(record, slopes, widths, claimed, bias_std, init, dtype, find_device(device))
+
+
+def _forward_gain(record: Activation, slopes: FloatArray | None) -> float:
+    """The gain that keeps a second moment of one; for the leaky family also the critical one."""
+    if slopes is not None:
+        return float(g_star(slopes, channel_axis=0 if slopes.ndim == 1 else None))
+    return float(1 / np.sqrt(FunctionLaw(record).second_moment(np.array(1.0))))
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
 
 
 def find_device(device: torch.device | str | None) -> torch.device:
@@ -126,14 +172,8 @@ def find_device(device: torch.device | str | None) -> torch.device:
 def whole_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
     """Runs nets that fit in memory: one module, initialized anew for every net."""
     # Built without torch's default initialization, which costs as much as ours.
-    model = DeepMLP(
-        sizes[0],
-        sizes[1:],
-        activation=plan.activation,
-        alpha=plan.slopes,
-        device="meta",
-        dtype=plan.dtype,
-    ).to_empty(device=plan.device)
+    model = DeepMLP(sizes[0], sizes[1:], activation=plan.record, device="meta", dtype=plan.dtype)
+    model.to_empty(device=plan.device)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
@@ -150,10 +190,7 @@ def whole_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
 def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
     """Runs nets of any size: one weight layer exists at a time and is drawn twice from its seed."""
     layers: dict[tuple[int, int], nn.Linear] = {}
-    activations = [
-        activation_module(plan.activation, plan.slopes, n, plan.device, plan.dtype)
-        for n in sizes[1:-1]
-    ]
+    activations = _activations(plan, sizes)
 
     def run(x: Tensor, cotangent: Tensor, generator: torch.Generator) -> NetSteps:
         states: list[Tensor] = []
@@ -171,15 +208,16 @@ def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
             plan.init(layers[shape], generator)
             return layers[shape]
 
-        return steps_layer_by_layer(make_layer, activations, x, cotangent)
+        return steps_layer_by_layer(
+            make_layer, activations, x, cotangent, homogeneous=plan.homogeneous
+        )
 
     return run
 
 
 def _activations(plan: NetPlan, sizes: Sequence[int]) -> list[nn.Module]:
     return [
-        activation_module(plan.activation, plan.slopes, n, plan.device, plan.dtype)
-        for n in sizes[1:-1]
+        activation_module(plan.record, plan.slopes, n, plan.device, plan.dtype) for n in sizes[1:-1]
     ]
 
 

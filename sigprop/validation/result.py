@@ -11,7 +11,6 @@ from scipy import stats
 from sigprop.checks import FloatArray
 from sigprop.compare import Family, Verdict
 from sigprop.records import Row, table
-from sigprop.theory.leaky import g_star
 
 TENS = math.log(10)
 NAMED = 8
@@ -39,8 +38,11 @@ class Curve:
 
     Attributes:
         mean_field: log of the mean-field value, which is also the log of the mean over nets.
-        expected: exact expectation over nets of the log of one net's value (the typical net).
-        std: standard deviation over nets of the batch mean of the log.
+        expected: exact expectation over nets of the log of one net's value (the typical net); with
+            biases or outside the leaky family to first order in 1/width for q, mean field for the
+            gradient.
+        std: standard deviation over nets of the batch mean of the log, to first order in 1/width
+            for several inputs; NaN where it is not known.
         measured: mean over nets and batch of the measured log; NaN where there is none.
         nets: number of nets behind ``measured``.
     """
@@ -65,8 +67,12 @@ class Validation:
     """Theory against measurement for one kind of net. Prints as a table and a verdict.
 
     Attributes:
-        alpha: negative slope, or the slopes of a layer's channels.
+        activation: its name.
+        alpha: negative slope, or the slopes of a layer's channels; the parameter of that name of
+            another activation, None if it has none.
+        critical_gain: g* of the leaky family, else None.
         gain: the gain the theory claims for every weight layer.
+        bias_std: the standard deviation it claims for the biases.
         widths: n_0, n_1 … n_L.
         seeds: number of nets.
         batch: inputs a net.
@@ -82,8 +88,11 @@ class Validation:
         verdict: the p-value and what it is made of.
     """
 
-    alpha: float | tuple[float, ...]
+    activation: str
+    alpha: float | tuple[float, ...] | None
+    critical_gain: float | None
     gain: float
+    bias_std: float
     widths: tuple[int, ...]
     seeds: int
     batch: int
@@ -113,10 +122,9 @@ class Validation:
         return self.verdict.holds
 
     @property
-    def gain_over_critical(self) -> float:
-        """The claimed gain in units of the critical one."""
-        slopes = np.asarray(self.alpha)
-        return self.gain / float(g_star(slopes, channel_axis=None if slopes.ndim == 0 else 0))
+    def gain_over_critical(self) -> float | None:
+        """The claimed gain in units of the critical one, for the leaky family."""
+        return None if self.critical_gain is None else self.gain / self.critical_gain
 
     def records(self) -> list[Row]:
         """One flat row a layer; second moments as base-10 logarithms."""
@@ -143,10 +151,11 @@ class Validation:
 
     def summary(self) -> Row:
         """One flat row: the net, where its signal ends, the p-value and the verdict."""
-        single = isinstance(self.alpha, float)
         return {
-            "alpha": self.alpha if single else f"{np.size(self.alpha)} channels",
+            "activation": self.activation,
+            "alpha": self._alpha_words(),
             "gain": self.gain,
+            "bias_std": self.bias_std,
             "gain_over_critical": self.gain_over_critical,
             "depth": self.depth,
             "width": max(self.widths[1:]),
@@ -200,13 +209,18 @@ class Validation:
             reasons.append(f"{family.name} off in some layers (|z| up to {family.largest:.1f})")
         return reasons
 
+    def _alpha_words(self) -> float | str | None:
+        return f"{len(self.alpha)} channels" if isinstance(self.alpha, tuple) else self.alpha
+
     def _title(self) -> str:
+        alpha = self._alpha_words()
         slope = (
-            f"{self.alpha:g}" if isinstance(self.alpha, float) else f"{len(self.alpha)} channels"
+            "" if alpha is None else f"α = {alpha if isinstance(alpha, str) else f'{alpha:g}'}, "
         )
+        units = "" if self.gain_over_critical is None else f" = {self.gain_over_critical:.4g}·g*"
+        bias = f", bias {self.bias_std:g}" if self.bias_std else ""
         return (
-            f"α = {slope}, gain {self.gain:.6g} = {self.gain_over_critical:.4g}·g*, "
-            f"depth {self.depth}, width {max(self.widths[1:])}, {self.seeds} nets × {self.batch} "
-            f"inputs, {self.dtype} on {self.device}"
-            + (", layer by layer" if self.layerwise else "")
+            f"{self.activation}, {slope}gain {self.gain:.6g}{units}{bias}, depth {self.depth}, "
+            f"width {max(self.widths[1:])}, {self.seeds} nets × {self.batch} inputs, {self.dtype} "
+            f"on {self.device}" + (", layer by layer" if self.layerwise else "")
         )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from sigprop.activations import Activation
 from sigprop.checks import FloatArray, count, real_array
 from sigprop.compare import judge
 from sigprop.theory.batch import backward_log_variance, forward_log_variance
 from sigprop.theory.finite_width import finite_width_law
+from sigprop.theory.leaky import g_star
 from sigprop.validation.nets import (
     Init,
     NetPlan,
@@ -27,16 +30,17 @@ from sigprop.validation.tally import Tally
 
 
 def validate(
-    alpha: ArrayLike,
+    alpha: ArrayLike | None = None,
     depth: int | None = None,
     width: int | Sequence[int] = 512,
     *,
     seeds: int = 16,
     gain: float | None = None,
+    bias_std: float = 0.0,
     x: ArrayLike | Tensor | None = None,
     in_features: int = 64,
     batch: int = 16,
-    activation: str | None = None,
+    activation: str | Activation | None = None,
     init: Init | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
@@ -47,9 +51,10 @@ def validate(
 ) -> Validation:
     """Test whether real nets obey the theory, forward and backward, as a calibrated statement.
 
-    ``seeds`` nets (:class:`sigprop.DeepMLP`, zero biases) are initialized and run on one batch. The
-    theory claims Var W = gain²/fan_in in every layer, the input layer included (so q¹ = gain²·mean
-    x²), and E φ² = q(1+α²)/2. Tested, per layer and over all nets, are the normal scores of
+    ``seeds`` nets (:class:`sigprop.DeepMLP`) are initialized and run on one batch. The theory
+    claims Var W = gain²/fan_in and Var b = bias_std² in every layer, the input layer included (so
+    q¹ = gain²·mean x² + bias_std²), and E φ² = V(q), for the leaky family q(1+α²)/2. Tested, per
+    layer and over all nets, are the normal scores of
 
     * *forward weights*: the batch mean of q̂ given what entered the layer, whose law under Gaussian
       weights is a weighted χ² that knows how the inputs of one net are correlated;
@@ -58,18 +63,23 @@ def validate(
     * *forward* and *backward activations*: squares after and before the activation. Under the
       theory their difference flips sign with the weights of a unit, so that the sum of these
       differences over their root sum of squares is N(0, 1). The backward one is what is left of it
-      beyond the forward one; it is exact for one input and good to O(1/width) for several.
+      beyond the forward one; it is exact for one input and good to O(1/width) for several. Other
+      activations are tested forward: mean φ² over units has the known expectation and variance.
 
     Args:
-        alpha: negative slope, or one slope per channel (all hidden widths equal to its length).
+        alpha: negative slope, or one slope per channel (all hidden widths equal to its length);
+            for other activations their parameter of that name, if any.
         depth: number of weight layers; left out when ``width`` is a sequence.
         width: outputs of every weight layer, or the sequence n_1 … n_L.
         seeds: number of nets.
-        gain: the claimed gain; None: ``g_star(alpha)``.
+        gain: the claimed gain; None: the forward gain 1/√(E φ²) at q = 1, for the leaky family
+            ``g_star(alpha)``.
+        bias_std: the claimed standard deviation of the biases.
         x: inputs, shape (B, n_0), none of them all zero; None: ``batch`` standard normal ones.
         in_features: n_0 when ``x`` is None.
         batch: B when ``x`` is None.
-        activation: a name of ``activations.ACTIVATIONS``; None: leaky ReLU, PReLU for an array.
+        activation: a name of ``activations.ACTIVATIONS`` or a record of a function of one
+            pre-activation; None: leaky ReLU, or PReLU if ``alpha`` is an array.
         init: the initialization under test, ``init(module, generator)``; it must set every weight.
             Layer by layer it is called with one ``nn.Linear`` at a time. None:
             ``kaiming_leaky_init`` with alpha and gain.
@@ -97,7 +107,7 @@ def validate(
         >>> validate(0.2, depth=5, width=64, seeds=4, device="cpu").holds
         True
     """
-    plan = plan_nets(alpha, depth, width, gain, activation, init, dtype, device)
+    plan = plan_nets(alpha, depth, width, gain, bias_std, activation, init, dtype, device)
     seed = count("seed", seed, minimum=0)
     inputs = _inputs(x, count("batch", batch), count("in_features", in_features), seed)
     sizes = (inputs.shape[1], *plan.widths)
@@ -138,25 +148,17 @@ def _check_batch(inputs: FloatArray, sizes: Sequence[int]) -> None:
 
 
 def _scaled(plan: NetPlan, inputs: FloatArray, stream: bool) -> tuple[Tensor, float]:
-    """Inputs and cotangents multiplied by powers of two that keep every layer within the dtype."""
+    """Inputs and cotangents; of homogeneous nets multiplied by powers of two to fit the dtype."""
     forward = backward = 0
-    if not stream:
-        growth = plan.log_growth()
-        squares = np.log(np.mean(inputs**2, axis=1))
-        forward = power_into_range(np.add.outer(squares, np.cumsum(growth)).ravel(), plan.dtype)
-        backward = power_into_range(
-            _log_grad_path(plan, (inputs.shape[1], *plan.widths)), plan.dtype
-        )
+    if plan.homogeneous and not stream:
+        path = plan.log_q_path(np.log(np.mean(inputs**2, axis=1)))
+        forward = power_into_range(path, plan.dtype)
+        sizes = (inputs.shape[1], *plan.widths)
+        backward = power_into_range(plan.log_grad_path(sizes, path.mean(axis=1)), plan.dtype)
     entering = torch.as_tensor(inputs * 2.0**forward).to(plan.device, plan.dtype)
     if not bool(torch.isfinite(entering).all()) or not bool(entering.any(dim=1).all()):
         raise ValueError(f"x does not fit {plan.dtype}; scale it to a mean square near one.")
     return entering, 2.0**backward
-
-
-def _log_grad_path(plan: NetPlan, sizes: Sequence[int]) -> FloatArray:
-    """Log mean-field second moment of the gradient over that at layer L, shape (L + 1,)."""
-    growth = plan.log_growth() + np.log(np.array([1, *sizes[1:]]) / np.array([1, *sizes[:-1]]))
-    return np.concatenate((np.cumsum(growth[:0:-1])[::-1], [0.0]))
 
 
 def _generators(
@@ -188,9 +190,13 @@ def _result(
     q, grad = _curves(plan, tally, sizes, inputs)
     gain_forward, gain_backward = tally.gains()
     slopes = plan.slopes
+    alpha = plan.record.parameters.get("alpha") if slopes is None else slopes.tolist()
     return Validation(
-        alpha=float(slopes) if slopes.ndim == 0 else tuple(slopes.tolist()),
+        activation=plan.record.name,
+        alpha=tuple(alpha) if isinstance(alpha, list) else alpha,
+        critical_gain=None if slopes is None else _critical(slopes),
         gain=plan.gain,
+        bias_std=plan.bias_std,
         widths=sizes,
         seeds=tally.nets,
         batch=len(inputs),
@@ -213,26 +219,31 @@ def _curves(
     log_q0 = float(np.log(squares).mean())
     unit = inputs / np.sqrt(squares * inputs.shape[1])[:, None]
     cosines = unit @ unit.T
-    forward = finite_width_law(plan.widths, plan.gain, plan.slopes)
-    backward = finite_width_law(
-        plan.widths, plan.gain, plan.slopes, direction="backward", in_features=sizes[0]
-    )
+    path = plan.log_q_path(np.log(squares))
+    mean_field = path.mean(axis=1)
+    grad_mean_field = plan.log_grad_path(sizes, mean_field)
     rise, back = tally.mean_logs()
-    q = Curve(
-        mean_field=log_q0 + np.cumsum(plan.log_growth()),
-        expected=log_q0 + forward.mean_log_q,
-        std=np.sqrt(forward_log_variance(plan.widths, plan.slopes, cosines)),
-        measured=log_q0 + rise,
-        nets=tally.nets,
+    if plan.homogeneous and plan.slopes is not None:
+        law = partial(finite_width_law, plan.widths, plan.gain, plan.slopes)
+        expected = log_q0 + law().mean_log_q
+        grad_expected = law(direction="backward", in_features=sizes[0]).mean_log_q
+        variance = forward_log_variance(plan.widths, plan.slopes, cosines)
+        independent = np.eye(len(inputs))
+        grad_variance = backward_log_variance(plan.widths, plan.slopes, cosines, independent)
+    else:
+        shift, variance = plan.law.log_moments(
+            np.exp(path), cosines, plan.widths, plan.gain, plan.bias_std
+        )
+        expected, grad_expected = mean_field + shift, grad_mean_field
+        grad_variance = np.full_like(variance, np.nan)
+    return (
+        Curve(mean_field, expected, np.sqrt(variance), log_q0 + rise, tally.nets),
+        Curve(grad_mean_field, grad_expected, np.sqrt(grad_variance), back, tally.nets),
     )
-    grad = Curve(
-        mean_field=_log_grad_path(plan, sizes),
-        expected=backward.mean_log_q,
-        std=np.sqrt(backward_log_variance(plan.widths, plan.slopes, cosines, np.eye(len(inputs)))),
-        measured=back,
-        nets=tally.nets,
-    )
-    return q, grad
+
+
+def _critical(slopes: FloatArray) -> float:
+    return float(g_star(slopes, channel_axis=0 if slopes.ndim == 1 else None))
 
 
 def _device_name(device: torch.device) -> str:

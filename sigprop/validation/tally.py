@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
-from sigprop.compare import sign_flip_score, weighted_chi2_score
+from sigprop.compare import cumulant_score, sign_flip_score
 from sigprop.measurement.steps import NetSteps
 from sigprop.validation.nets import NetPlan
 
@@ -18,6 +20,37 @@ FAMILIES = (
     "forward activations",
     "backward activations",
 )
+
+
+@dataclass(frozen=True)
+class EnteringLaw:
+    """What the claim says of the pre-activations of every layer, given what entered it.
+
+    Attributes:
+        log_q: log of their expected mean square, shape (L, B).
+        cosines: their correlation over pairs of inputs, shape (L, B, B).
+        share: the part of that mean square that comes from the weights, not the biases.
+        alive: which inputs reach the layer at all.
+        batch: how many do, shape (L,).
+    """
+
+    log_q: FloatArray
+    cosines: FloatArray
+    share: FloatArray
+    alive: NDArray[np.bool_]
+    batch: NDArray[np.int_]
+
+    @classmethod
+    def of(cls, net: NetSteps, plan: NetPlan) -> EnteringLaw:
+        """The law of one net's layers under the claims of a plan."""
+        log_weights = 2 * math.log(plan.gain) + net.log_h
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_q = np.logaddexp(log_weights, 2 * np.log(plan.bias_std))
+            share = np.exp(log_weights - log_q)
+        alive = np.isfinite(log_q)
+        cosines = _outer(np.sqrt(np.where(alive, share, 0.0))) * net.cosines
+        cosines += _outer(np.sqrt(np.where(alive, 1 - share, 0.0)))
+        return cls(log_q, cosines, share, alive, np.maximum(alive.sum(axis=1), 1))
 
 
 class Tally:
@@ -30,14 +63,17 @@ class Tally:
         self.log_q = np.zeros(depth + 1)
         self.log_grad = np.zeros(depth + 1)
         self.alive = np.zeros(depth + 1)
-        # Per direction (forward, backward) and layer: nets, Σ ratio, Σ of its second and third
-        # cumulants; and for the activations Σ, Σ of squares and Σ of fourth powers of differences.
-        self.ratios = np.zeros((2, depth, 4))
+        # Per direction (forward, backward) and layer: nets, Σ of what has expectation one, Σ of its
+        # second and third cumulants, Σ (seen gain/claimed gain)²; and for the activations Σ, Σ of
+        # squares and Σ of fourth powers of differences.
+        self.ratios = np.zeros((2, depth, 5))
         self.differences = np.zeros((2, depth - 1, 3))
-        stored = torch.as_tensor(plan.slopes)
-        if plan.activation == "prelu":
-            stored = stored.to(plan.dtype)
-        self.square = (1 + stored.double().numpy() ** 2) / 2
+        self.squares = np.zeros((depth - 1, 4))
+        if plan.slopes is not None:
+            stored = torch.as_tensor(plan.slopes)
+            if plan.record.name == "prelu":
+                stored = stored.to(plan.dtype)
+            self.square = (1 + stored.double().numpy() ** 2) / 2
 
     def add(self, net: NetSteps) -> None:
         """Take one net in.
@@ -54,11 +90,21 @@ class Tally:
         self.alive += lives.mean(axis=1)
         self.log_q += rise.mean(axis=1)
         self.log_grad += back.mean(axis=1)
-        for sums, estimate in zip(self.ratios, (net.forward, net.backward), strict=True):
-            ratio, k2, k3, degrees = estimate.T
+        entering = EnteringLaw.of(net, self.plan)
+        for sums, estimate in zip(
+            self.ratios, (self._forward(net, entering), self._backward(net)), strict=True
+        ):
+            ratio, k2, k3, degrees, gain_square = estimate
             tested = np.isfinite(ratio)
-            parts = (np.ones_like(ratio), ratio, 2 * k2 / degrees, 8 * k3 / degrees**2)
+            parts = (np.ones_like(ratio), ratio, 2 * k2 / degrees, 8 * k3 / degrees**2, gain_square)
             sums += np.where(tested[:, None], np.stack(parts, axis=1), 0.0)
+        if self.plan.slopes is None:
+            self._add_squares(net, entering)
+        else:
+            self._add_differences(net)
+
+    def _add_differences(self, net: NetSteps) -> None:
+        """Leaky family: φ(z)² − z²(1+α²)/2 changes sign with z, whatever the size of z."""
         for layer, (z, phi, grad_phi, grad_z) in enumerate(
             squares.T for squares in net.unit_squares
         ):
@@ -75,22 +121,33 @@ class Tally:
     def scores(self) -> dict[str, FloatArray]:
         """Family → normal score of each layer, shape (L + 1,), NaN where nothing is tested."""
         nothing = [math.nan]
-        gain_square = self.plan.gain**2
         scores = []
-        for nets, ratio, k2, k3 in np.moveaxis(self.ratios, -1, 1):
+        for nets, ratio, k2, k3, _ in np.moveaxis(self.ratios, -1, 1):
             tested = np.where(nets > 0, 1.0, np.nan)
-            score = weighted_chi2_score(ratio / gain_square, nets, k2 * tested, k3 * tested)
+            score = cumulant_score(ratio, nets, k2 * tested, k3 * tested)
             scores.append(np.concatenate((nothing, score)))
-        for total, square, fourth in np.moveaxis(self.differences, -1, 1):
-            square = np.where((square > 0) & np.any(self.square != 1), square, np.nan)
-            score = sign_flip_score(total, square, fourth)
+        for score in self._activation_scores():
             scores.append(np.concatenate((nothing, score, nothing)))
         return dict(zip(FAMILIES, scores, strict=True))
 
+    def _activation_scores(self) -> list[FloatArray]:
+        if self.plan.slopes is None:
+            nets, total, k2, k3 = self.squares.T
+            tested = np.where(nets > 0, 1.0, np.nan)
+            forward = cumulant_score(total, nets, k2 * tested, k3 * tested)
+            return [forward, np.full_like(forward, np.nan)]
+        scores = []
+        for total, square, fourth in np.moveaxis(self.differences, -1, 1):
+            square = np.where((square > 0) & np.any(self.square != 1), square, np.nan)
+            scores.append(sign_flip_score(total, square, fourth))
+        return scores
+
     def gains(self) -> tuple[FloatArray, FloatArray]:
         """The gain of each weight layer, seen forward and seen backward, shape (L + 1,)."""
-        nets, ratio = self.ratios[..., 0], self.ratios[..., 1]
-        seen = np.sqrt(np.where(nets > 0, ratio, np.nan) / np.maximum(nets, 1))
+        nets, square = self.ratios[..., 0], self.ratios[..., 4]
+        seen = np.where(nets > 0, square, np.nan) / np.maximum(nets, 1)
+        # A bias variance above the whole second moment leaves no gain to see.
+        seen = self.plan.gain * np.sqrt(np.where(seen >= 0, seen, np.nan))
         forward, backward = (np.concatenate(([math.nan], row)) for row in seen)
         return forward, backward
 
@@ -98,6 +155,40 @@ class Tally:
         """Mean rise of log q̂ since the input, and of the log gradient since the output."""
         alive = np.where(self.alive > 0, self.alive, np.nan)
         return self.log_q / alive, self.log_grad / alive
+
+    def _backward(self, net: NetSteps) -> tuple[FloatArray, ...]:
+        """Ratio of expectation one, k2, k3, degrees, gain² over the claim; from the gradient."""
+        ratio, k2, k3, degrees = net.backward.T
+        return ratio / self.plan.gain**2, k2, k3, degrees, ratio / self.plan.gain**2
+
+    def _forward(self, net: NetSteps, entering: EnteringLaw) -> tuple[FloatArray, ...]:
+        """The same from the signal."""
+        alive, batch, cosines = entering.alive, entering.batch, entering.cosines
+        with np.errstate(divide="ignore", invalid="ignore"):
+            seen = np.exp(net.log_q[1:] - entering.log_q)
+            gain_square = np.where(alive, (seen - 1) / entering.share + 1, 0.0).sum(axis=1) / batch
+        return (
+            np.where(alive.any(axis=1), np.where(alive, seen, 0.0).sum(axis=1) / batch, np.nan),
+            (cosines**2).sum(axis=(1, 2)) / batch**2,
+            ((cosines @ cosines) * cosines).sum(axis=(1, 2)) / batch**3,
+            np.array(self.plan.widths, dtype=np.float64),
+            gain_square,
+        )
+
+    def _add_squares(self, net: NetSteps, entering: EnteringLaw) -> None:
+        """Any function: the mean square after the activation against its conditional law."""
+        q, cosines = np.exp(entering.log_q[:-1]), entering.cosines[:-1]
+        units, law = np.array(self.plan.widths[:-1], dtype=np.float64), self.plan.law
+        ratio = np.exp(net.log_h[1:]) / law.second_moment(q)
+        covariance = law.square_covariance(q, cosines)
+        batch = q.shape[1]
+        single = np.diagonal(covariance, axis1=1, axis2=2).mean(axis=1)
+        k2 = covariance.sum(axis=(1, 2)) / batch**2
+        # Exact for one input and for equal ones; in between the shape of the law is interpolated.
+        k3 = law.square_third_moment(q).mean(axis=1) * (k2 / single) ** 2
+        parts = (np.ones_like(k2), ratio.mean(axis=1), k2 / units, k3 / units**2)
+        tested = np.isfinite(parts[1])
+        self.squares += np.where(tested[:, None], np.stack(parts, axis=1), 0.0)
 
     def _check_range(self, net: NetSteps) -> None:
         logs = np.stack((net.log_q, net.log_grad))
@@ -108,3 +199,8 @@ class Tally:
                 f"{int(np.flatnonzero(left)[0])}; if the initialization is meant to grow like "
                 "this, use layerwise=True (no limit) or dtype=torch.float64."
             )
+
+
+def _outer(rows: FloatArray) -> FloatArray:
+    """Outer product of every row with itself, shape (layers, B, B)."""
+    return rows[:, :, None] * rows[:, None, :]

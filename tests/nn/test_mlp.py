@@ -92,7 +92,9 @@ def test_it_is_a_plain_module():
         ((3, [4, 4], 3), ValueError, "depth=3 disagrees with the 2 widths given; leave depth out"),
         ((3, 4), ValueError, "depth is missing; give depth, or a sequence of widths"),
         ((3, 4, 2.0), TypeError, "depth must be an integer >= 1; got 2.0"),
-        ((3, 4, 2, "gelu"), ValueError, "unknown activation 'gelu'; allowed: .*'relu'"),
+        ((3, 4, 2, "gelo"), ValueError, "unknown activation 'gelo'; allowed: .*'gelu'"),
+        ((3, 4, 2, "maxout"), TypeError, "maxout has several pre-activations a unit"),
+        ((3, 4, 2, 7), TypeError, "activation must be a name or an Activation; got 7"),
         ((3, 4, 2, "relu", 0.2), ValueError, "activation 'relu' has slope 0; got alpha=0.2"),
         ((3, 4, 2, "leaky_relu", np.nan), ValueError, "alpha contains NaN"),
         (

@@ -1,0 +1,149 @@
+"""validate with biases and outside the leaky family: the same calibration, the same sharpness."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import ndtr
+from torch import nn
+
+from sigprop import kaiming_leaky_init, validate
+from sigprop.activations import activation
+from sigprop.validation.function_law import FunctionLaw
+from tests import stat
+
+CPU = {"device": "cpu"}
+TANH = {"activation": "tanh", "gain": 1.5, "bias_std": 0.3}
+POOL = {"depth": 8, "width": 64, "batch": 8, "seeds": 1}
+
+
+def wrong(gain=1.0, bias=1.0, module=None):
+    """The initialization that TANH claims, off by factors, in a net whose activation is another."""
+
+    def init(net, generator):
+        kaiming_leaky_init(net, gain=1.5 * gain, bias_std=0.3 * bias, generator=generator)
+        if module is not None:
+            net.activations = nn.ModuleList(module for _ in net.activations)
+
+    return init
+
+
+@functools.cache
+def pool(kind):
+    init = {"right": wrong(), "gain": wrong(gain=1.12), "activation": wrong(module=nn.Hardtanh())}
+    results = []
+
+    def first(nets):
+        while len(results) < nets:
+            results.append(validate(**TANH, **POOL, init=init[kind], seed=len(results), **CPU))
+        return results[:nets]
+
+    return first
+
+
+@pytest.mark.parametrize(
+    ("family", "mutant", "layers"),
+    [
+        ("forward weights", "gain", 8),
+        ("backward weights", "gain", 8),
+        ("forward activations", "activation", 7),
+    ],
+)
+def test_scores_are_independent_standard_normal(family, mutant, layers):
+    def scores(kind):
+        def draw(size, rng):
+            tables = [result.scores[family] for result in pool(kind)(size // layers + 1)]
+            return ndtr(np.concatenate([z[np.isfinite(z)] for z in tables])[:size])
+
+        return draw
+
+    stat.assert_uniform(
+        f"tanh with biases, {family}", scores("right"), detect=0.14, mutant=scores(mutant)
+    )
+
+
+def test_p_values_are_uniform():
+    def p_values(kind):
+        return lambda size, rng: np.array([result.p_value for result in pool(kind)(size)])
+
+    stat.assert_uniform(
+        "p-values of tanh nets with biases", p_values("right"), detect=0.3, mutant=p_values("gain")
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["gelu", "swish", "mish", "sigmoid", "tanh", "elu", "selu", "softplus", "hardtanh",
+             "phased_relu", "erf", "sin", "softsign", "relu6", "relu_squared"]
+)  # fmt: skip
+def test_right_nets_of_the_whole_table_hold(name):
+    assert validate(activation=name, depth=6, width=48, seeds=3, batch=4, **CPU).p_value > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("init", "family"),
+    [
+        (wrong(gain=1.03), "forward weights"),
+        (wrong(bias=1.3), "forward weights"),
+        (wrong(module=nn.Hardtanh()), "forward activations"),
+    ],
+)
+def test_wrong_gain_bias_or_activation_is_rejected(init, family):
+    result = validate(**TANH, depth=30, width=128, seeds=8, init=init, **CPU)
+    assert result.p_value < 1e-8
+    named = {f.name: min(f.drift_p, f.layer_p) for f in result.verdict.families}
+    assert named[family] < 1e-8
+    assert validate(**TANH, depth=30, width=128, seeds=8, init=wrong(), **CPU).p_value > 1e-6
+
+
+def test_leaky_nets_with_biases():
+    claim = {"alpha": 0.2, "depth": 20, "width": 128, "bias_std": 0.5, "seeds": 8}
+    assert validate(**claim, **CPU).p_value > 1e-6
+    no_bias = validate(
+        **claim, init=lambda net, g: kaiming_leaky_init(net, 0.2, generator=g), **CPU
+    )
+    assert no_bias.p_value < 1e-12
+
+
+def test_the_curve_of_q_is_calibrated_with_biases():
+    nets = 200
+    q = validate(**TANH, depth=8, width=64, seeds=nets, batch=4, **CPU).q
+    z = (q.measured - q.expected)[1:] / q.std[1:] * math.sqrt(nets)
+    assert np.abs(z).max() < 5.5
+    assert np.nanmax(np.abs(q.measured - q.mean_field)[1:] / q.std[1:]) * math.sqrt(nets) > 3
+
+
+def test_layer_by_layer_is_the_same():
+    whole = validate(**TANH, **POOL, layerwise=False, **CPU)
+    parts = validate(**TANH, **POOL, layerwise=True, **CPU)
+    assert parts.p_value == pytest.approx(whole.p_value, rel=1e-9)
+
+
+def test_the_function_law_agrees_with_the_closed_forms_of_relu():
+    from sigprop.theory.batch import square_covariance
+    from sigprop.theory.leaky import correlation_map
+
+    law = FunctionLaw(activation("relu"))
+    q, c = np.array([0.5, 2.0]), np.array([[1.0, 0.4], [0.4, 1.0]])
+    np.testing.assert_allclose(law.second_moment(q), q / 2, rtol=1e-13)
+    np.testing.assert_allclose(law.square_covariance(q, c), square_covariance(c, 0.0), rtol=2e-3)
+    # Gauss–Hermite nodes across a kink; it enters only the spread of a statistic.
+    np.testing.assert_allclose(law.overlap(q, c), correlation_map(c, 0.0), rtol=6e-3)
+    assert law.square_third_moment(q) == pytest.approx(8 * 15 / 2 - 3 * 6 + 2, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"activation": "maxout"}, TypeError, "validate knows no exact law for 'maxout'"),
+        ({"activation": "gelo"}, ValueError, "Did you mean 'gelu'"),
+        ({"activation": "tanh", "alpha": 0.2}, TypeError, "'tanh' has no parameter 'alpha'"),
+        ({}, ValueError, "give alpha, the negative slope, or activation="),
+        ({"activation": "tanh", "bias_std": -1.0}, ValueError, "bias_std must be >= 0"),
+        ({"activation": torch.tanh}, TypeError, "as_activation"),
+    ],
+)
+def test_bad_input(arguments, error, words):
+    with pytest.raises(error, match=words):
+        validate(depth=3, width=16, **arguments, **CPU)
