@@ -54,13 +54,22 @@ def _add_validate(commands: Any) -> None:
     add = command.add_argument
     add("--alpha", type=float, nargs="+", default=ALPHAS, metavar="A", help="negative slopes")
     add(
+        "--activation",
+        nargs="+",
+        default=None,
+        metavar="NAME",
+        help="other activations, instead of leaky ReLUs of the slopes above",
+    )
+    add(
         "--gain",
         type=float,
         nargs="+",
         default=GAINS,
         metavar="G",
-        help="gains in units of the critical gain g*(alpha)",
+        help="gains in units of the critical gain g*(alpha), or, with --activation, of the gain "
+        "that keeps a second moment of one",
     )
+    add("--bias-std", type=float, default=0.0, metavar="S", help="standard deviation of biases")
     add("--depth", type=int, default=100, help="weight layers")
     add("--width", type=int, default=512, help="units per layer")
     add("--seeds", type=int, default=8, help="nets per slope and gain")
@@ -151,21 +160,28 @@ def _validate(options: argparse.Namespace) -> int:
     from sigprop.checks import real_number
     from sigprop.compare import sidak
     from sigprop.inputs import load_inputs
-    from sigprop.theory.leaky import g_star
+    from sigprop.nn.mlp import hidden_activation
     from sigprop.validation import validate_many
+    from sigprop.validation.nets import forward_gain
 
     level = real_number("level", options.level, above=0, maximum=1)
     x = load_inputs(options.input, options.batch, seed=options.seed)
-    cells = [(alpha, ratio) for alpha in options.alpha for ratio in options.gain]
+    kinds: list[dict[str, Any]] = [{"activation": name} for name in options.activation or ()]
+    kinds = kinds or [{"activation": "leaky_relu", "alpha": alpha} for alpha in options.alpha]
+    cells = [
+        kind | {"gain": ratio * forward_gain(*hidden_activation(**kind))}
+        for kind in kinds
+        for ratio in options.gain
+    ]
     cases = [
-        {
-            "alpha": alpha, "depth": options.depth, "width": options.width,
-            "seeds": options.seeds, "gain": ratio * float(g_star(alpha)), "x": x,
-            "dtype": getattr(torch, options.dtype), "device": options.device,
-            "seed": options.seed * len(cells) + index, "level": level,
+        cell
+        | {
+            "depth": options.depth, "width": options.width, "bias_std": options.bias_std,
+            "seeds": options.seeds, "x": x, "dtype": getattr(torch, options.dtype),
+            "device": options.device, "seed": options.seed * len(cells) + index, "level": level,
             "layerwise": options.layerwise,
         }
-        for index, (alpha, ratio) in enumerate(cells)
+        for index, cell in enumerate(cells)
     ]  # fmt: skip
     with _progress(len(cases) * options.seeds) as advance:
         results = validate_many(cases, progress=advance)
@@ -184,7 +200,9 @@ def _report(results: list[Any], verdict: dict[str, Any], source: str) -> str:
     from sigprop.records import table
 
     titles = {
+        "activation": ("activation", ""),
         "alpha": ("alpha", "g"),
+        "gain": ("gain", ".4f"),
         "gain_over_critical": ("gain/g*", ".3g"),
         "log10_q_mean_field": ("lg q mean-field", ".3f"),
         "log10_q_expected": ("lg q law", ".3f"),
@@ -204,8 +222,8 @@ def _report(results: list[Any], verdict: dict[str, Any], source: str) -> str:
         table(rows, dict(titles.values())),
     ]
     lines += [
-        f"alpha = {result.alpha:g}, {result.gain_over_critical:.3g} g*: {result.conclusion()}"
-        for result in results
+        f"{row['activation']}, alpha {row['alpha']}, gain {row['gain']}: {result.conclusion()}"
+        for row, result in zip(rows, results, strict=True)
         if result.p_value < verdict["level"]
     ]
     word = "theory holds" if verdict["holds"] else "theory REJECTED"
@@ -226,7 +244,7 @@ def _write(results: list[Any], verdict: dict[str, Any], folder: Path) -> list[Pa
     from sigprop.records import write_csv, write_json
 
     rows = [
-        {"alpha": result.alpha, "gain": result.gain, **row}
+        {"activation": result.activation, "alpha": result.alpha, "gain": result.gain, **row}
         for result in results
         for row in result.records()
     ]

@@ -30,6 +30,16 @@ def test_validate_writes_table_figure_and_numbers(tmp_path, capsys):
     assert len(verdict["cells"]) == 12
 
 
+def test_validate_with_biases_and_other_activations(tmp_path, capsys):
+    arguments = ["--activation", "tanh", "gelu", "--gain", 1, "--bias-std", 0.2, "--out", tmp_path]
+    assert run("validate", *SMALL, *arguments) == 0
+    out = capsys.readouterr().out
+    assert "tanh" in out
+    assert "over all 2 kinds of net" in out
+    assert run("validate", *SMALL, "--activation", "gelo", "--out", tmp_path) == 2
+    assert "Did you mean 'gelu'" in capsys.readouterr().err
+
+
 def test_validate_ends_with_1_when_the_theory_is_rejected(tmp_path, capsys, monkeypatch):
     def wrong(module, *, gain, **rest):
         return kaiming_leaky_init(module, gain=1.2 * gain, **rest)

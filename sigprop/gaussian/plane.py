@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
 from sigprop.gaussian.line import masked
-from sigprop.gaussian.mesh import LOW_ORDER, ORDER, REACH, Function, Mesh, call, gauss
+from sigprop.gaussian.mesh import ORDER, REACH, Function, Mesh, call, gauss
 
 SERIES_UP_TO = 0.9  # |c|: beyond, the Hermite series needs more than 400 terms
 _CHUNK = 1_000_000  # nodes at a time: some 60 MB of temporary arrays
 _CLEAN_NODES = 24
-_INNER = {ORDER: 12, LOW_ORDER: 10}  # nodes per panel of v given those of u
 _TAIL = 1e-18
 
 
@@ -137,7 +136,7 @@ def near_nodes(
     for k in range(0, x.size, step):
         part = slice(k, k + step)
         own = _own_edges(x[part], h_edges, first[part], last[part], c, s, radius)
-        yield _split_lines(x[part], w[part], own, radius, _INNER[order])
+        yield _split_lines(x[part], w[part], own, radius, order)
 
 
 def _own_edges(

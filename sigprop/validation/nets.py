@@ -126,7 +126,7 @@ def plan_nets(
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating-point torch dtype; got {dtype!r}.")
     bias_std = real_number("bias_std", bias_std, minimum=0)
-    claimed = _forward_gain(record, slopes) if gain is None else real_number("gain", gain, above=0)
+    claimed = forward_gain(record, slopes) if gain is None else real_number("gain", gain, above=0)
     if init is None:
 
         def init(module: nn.Module, generator: torch.Generator) -> Any:
@@ -135,8 +135,17 @@ def plan_nets(
     return NetPlan(record, slopes, widths, claimed, bias_std, init, dtype, find_device(device))
 
 
-def _forward_gain(record: Activation, slopes: FloatArray | None) -> float:
-    """The gain that keeps a second moment of one; for the leaky family also the critical one."""
+def forward_gain(record: Activation, slopes: FloatArray | None) -> float:
+    """The gain that keeps a second moment of one; for the leaky family also the critical one.
+
+    Args:
+        record: the activation.
+        slopes: its slopes if it is of the leaky family (see ``nn.mlp.hidden_activation``).
+
+    Example:
+        >>> round(forward_gain(*hidden_activation("gelu")), 6)
+        1.53353
+    """
     if slopes is not None:
         return float(g_star(slopes, channel_axis=0 if slopes.ndim == 1 else None))
     return float(1 / np.sqrt(FunctionLaw(record).second_moment(np.array(1.0))))
