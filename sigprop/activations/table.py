@@ -385,6 +385,7 @@ def gelu() -> Activation:
         lambda x: special.ndtr(x) + np.clip(x, -40.0, 40.0) * _bell(x),
         "hendrycks2016; tsuchida2021",
         "torch.nn.GELU",
+        torch_arguments={"approximate": "none"},
         kernels=closed_form.GELU,
     )
 
@@ -517,7 +518,7 @@ def softsign() -> Activation:
     )
 
 
-def _clip(name: str, low: float, high: float, path: str, source: str) -> Activation:
+def _clip(name: str, low: float, high: float, path: str, source: str, **rest: Any) -> Activation:
     return Activation(
         name,
         f=lambda x: np.clip(x, low, high),
@@ -526,14 +527,20 @@ def _clip(name: str, low: float, high: float, path: str, source: str) -> Activat
         jumps=(0.0, 0.0),
         source=source,
         torch_path=path,
-        kernels=closed_form.clip_kernels(low, high),
+        kernels=closed_form.clip_kernels(low, high) if low <= 0 <= high else None,
+        **rest,
     )
 
 
 @_row
-def hardtanh() -> Activation:
-    """The identity kept in [−1, 1]; φ′(±1) = 0."""
-    return _clip("hardtanh", -1.0, 1.0, "torch.nn.Hardtanh", "collobert2004")
+def hardtanh(min_val: float = -1.0, max_val: float = 1.0) -> Activation:
+    """The identity kept in [min_val, max_val]; φ′ = 0 at both ends."""
+    low = real_number("min_val", min_val)
+    ends = {"min_val": low, "max_val": real_number("max_val", max_val, above=low)}
+    return _clip(
+        "hardtanh", low, ends["max_val"], "torch.nn.Hardtanh", "collobert2004",
+        parameters=ends, torch_arguments=ends,
+    )  # fmt: skip
 
 
 @_row
