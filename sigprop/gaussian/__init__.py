@@ -10,19 +10,30 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.checks import FloatArray, real_array
+from sigprop.gaussian.breaks import Breakpoints, find_breakpoints, singular_points
 from sigprop.gaussian.line import line_integral
-from sigprop.gaussian.mesh import Function, Mesh, call, refuse, resolve
+from sigprop.gaussian.mesh import (
+    BODY,
+    LOW_ORDER,
+    Function,
+    Mesh,
+    call,
+    kink_at_zero,
+    refuse,
+    resolve,
+)
 from sigprop.gaussian.pairs import AccuracyWarning, Side, deficit_values, pair_values
 
 __all__ = [
     "AccuracyWarning",
+    "Breakpoints",
     "Function",
     "deficit_expectation",
     "expectation",
+    "find_breakpoints",
     "pair_expectation",
 ]
 
-_LOW_ORDER = 12
 _ROUNDING = 1e-15
 
 
@@ -73,7 +84,7 @@ def expectation(
         mesh = _mesh(f, breaks, positive)
         value[~zero], size = line_integral(f, positive, mesh)
         if with_error:
-            low = line_integral(f, positive, mesh, order=_LOW_ORDER)[0]
+            low = line_integral(f, positive, mesh, order=LOW_ORDER)[0]
             error[~zero] = np.abs(value[~zero] - low) + _ROUNDING * size
     return (value[()], error[()]) if with_error else value[()]
 
@@ -213,11 +224,16 @@ def _side(f: Function, q: FloatArray, breaks: FloatArray, name: str) -> Side:
 
 
 def _mesh(f: Function, breaks: FloatArray, q: FloatArray) -> Mesh:
-    mesh = resolve(f, breaks, float(np.sqrt(q.max())), float(np.sqrt(q.min())))
+    """Panels of f, split at breakpoints that were not given too."""
+    widest, narrowest = float(np.sqrt(q.max())), float(np.sqrt(q.min()))
+    mesh = resolve(f, breaks, widest, narrowest)
+    if mesh.towers.size or (0 not in breaks and kink_at_zero(f, narrowest)):
+        found = singular_points(f, mesh, BODY * widest, narrowest)
+        mesh = resolve(f, np.union1d(breaks, found), widest, narrowest)
     if not mesh.resolved:
         warnings.warn(
-            f"the function is not resolved over ±{39 * float(np.sqrt(q.max())):.3g}: it oscillates "
-            "or jumps too often. Give breakpoints=, a smaller q, or use a closed form.",
+            f"the function is not resolved over ±{BODY * widest:.3g}: it oscillates or jumps too "
+            "often. Give breakpoints=, a smaller q, or use a closed form.",
             AccuracyWarning,
             stacklevel=4,
         )

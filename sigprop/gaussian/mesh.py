@@ -8,18 +8,19 @@ from functools import cache
 
 import numpy as np
 from numpy.polynomial import legendre
-from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
 
 Function = Callable[[FloatArray], FloatArray]
 
 ORDER = 16  # nodes per panel
+LOW_ORDER = 12  # of the rule that tells the error
 REACH = 39.0  # in standard deviations: beyond, the density underflows
 BODY = 12.0  # a function that grows like a polynomial has nothing beyond
 _TOLERANCE = 1e-11  # of the interpolant; the quadrature, exact to twice its degree, is far better
 _MOST_PANELS = 60_000
 _NARROW = 1e-14
+_DEEP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Mesh:
         edges: sorted panel ends.
         breaks: the breakpoints among them.
         towers: where bisection went deep, as at a kink that was not given.
+        tower_widths: of the panels there.
         resolved: whether every panel is fine enough.
     """
 
     edges: FloatArray
     breaks: FloatArray
     towers: FloatArray
+    tower_widths: FloatArray
     resolved: bool
 
 
@@ -111,7 +114,7 @@ def resolve(f: Function, breaks: FloatArray, widest: float, narrowest: float) ->
     start = _start(f, breaks, dyadic, widest)
     low, high = start[:-1], start[1:]
     edges, scale, ends, resolved = [start], np.zeros(0), np.zeros(0), True
-    towers = [np.zeros(0)]
+    towers = [np.zeros((2, 0))]
     while low.size:
         wrong, peak = _misfit(f, low, high, widest)
         inner = np.minimum(np.abs(low), np.abs(high))
@@ -121,8 +124,8 @@ def resolve(f: Function, breaks: FloatArray, widest: float, narrowest: float) ->
         weight = np.exp(-0.25 * (inner / widest) ** 2)
         bad = ~(wrong * weight <= _TOLERANCE * known)
         width = high - low
-        deep = width < 1e-5 * np.maximum(np.abs(low), narrowest)
-        towers.append(((low + high) / 2)[bad & deep])
+        deep = bad & (width < _DEEP * np.maximum(np.abs(low), narrowest))
+        towers.append(np.stack([(low + high) / 2, width])[:, deep])
         floor = width <= _NARROW * np.maximum(np.abs(low), narrowest)
         bad &= ~floor
         if edges[0].size + bad.sum() > _MOST_PANELS:
@@ -132,7 +135,15 @@ def resolve(f: Function, breaks: FloatArray, widest: float, narrowest: float) ->
         middle = (low + high) / 2
         edges = [np.concatenate([edges[0], middle])]
         low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
-    return Mesh(np.sort(edges[0]), breaks, np.sort(np.concatenate(towers)), resolved)
+    places, widths = np.concatenate(towers, axis=1)
+    return Mesh(np.sort(edges[0]), breaks, places, widths, resolved)
+
+
+def kink_at_zero(f: Function, narrowest: float) -> bool:
+    """Whether f is no polynomial across 0, however close (0 is an edge: bisection cannot tell)."""
+    size = narrowest * np.array([1e-1, 1e-2, 1e-3])
+    wrong, peak = _misfit(f, -size, size, narrowest)
+    return bool((wrong > _TOLERANCE * peak).all())
 
 
 def _start(f: Function, breaks: FloatArray, dyadic: FloatArray, widest: float) -> FloatArray:
@@ -141,8 +152,10 @@ def _start(f: Function, breaks: FloatArray, dyadic: FloatArray, widest: float) -
     zeros, tops = np.zeros_like(dyadic), np.full_like(dyadic, dyadic[0])
     for side in (-1, 1):
         own = side * breaks[side * breaks > 0]
-        near = _fits(f, side, zeros, dyadic, widest) & (dyadic <= np.min(own, initial=np.inf))
-        far = _fits(f, side, dyadic[1:], tops[1:], widest) & (dyadic[1:] >= np.max(own, initial=0))
+        wrong, size = _side_misfit(f, side, zeros, dyadic, widest)
+        near = (wrong <= _TOLERANCE * size) & (dyadic <= np.min(own, initial=np.inf))
+        wrong = _side_misfit(f, side, dyadic[1:], tops[1:], widest)[0]
+        far = (wrong <= _TOLERANCE * size[1:]) & (dyadic[1:] >= np.max(own, initial=0))
         # dyadic falls: near 0 everything after the last misfit fits, far out all before the first
         first = int(np.argmin(far)) if not far.all() else far.size
         last = int(np.nonzero(~near)[0].max(initial=-1)) + 1
@@ -150,12 +163,10 @@ def _start(f: Function, breaks: FloatArray, dyadic: FloatArray, widest: float) -
     return np.unique(np.concatenate(ends))
 
 
-def _fits(
+def _side_misfit(
     f: Function, side: int, inner: FloatArray, outer: FloatArray, widest: float
-) -> NDArray[np.bool_]:
-    low, high = (inner, outer) if side > 0 else (-outer, -inner)
-    wrong, peak = _misfit(f, low, high, widest)
-    return wrong <= _TOLERANCE * peak
+) -> tuple[FloatArray, FloatArray]:
+    return _misfit(f, *((inner, outer) if side > 0 else (-outer, -inner)), widest)
 
 
 def _misfit(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sigprop.checks import FloatArray
 from sigprop.gaussian.line import line_integral, masked
-from sigprop.gaussian.mesh import ORDER, Function, Mesh, call, gauss
+from sigprop.gaussian.mesh import LOW_ORDER, ORDER, Function, Mesh, call, gauss
 from sigprop.gaussian.plane import (
     SERIES_UP_TO,
     Near,
@@ -21,7 +21,6 @@ from sigprop.gaussian.plane import (
     series,
 )
 
-_LOW_ORDER = 12
 _MOST_TERMS = 400
 _MOST_NODES = 1e8
 _POOR = 1e-9
@@ -73,7 +72,7 @@ def _flat(
         if some.any() and side.mesh is not None:
             part[some], size = line_integral(side.f, sigma[some] ** 2, side.mesh)
             if with_error:
-                low = line_integral(side.f, sigma[some] ** 2, side.mesh, order=_LOW_ORDER)[0]
+                low = line_integral(side.f, sigma[some] ** 2, side.mesh, order=LOW_ORDER)[0]
                 error[some] = np.abs(part[some] - low) + _ROUNDING * size
         parts.append(part)
         errors.append(error)
@@ -97,7 +96,7 @@ def _ends(
         q = s1[here] ** 2
         value[here], size = line_integral(product, q, mesh)
         if with_error:
-            low = line_integral(product, q, mesh, order=_LOW_ORDER)[0]
+            low = line_integral(product, q, mesh, order=LOW_ORDER)[0]
             error[here] = np.abs(value[here] - low) + _ROUNDING * size
     return value, error
 
@@ -105,7 +104,7 @@ def _ends(
 def _merged(one: Mesh | None, two: Mesh | None, ratio: float) -> Mesh:
     assert one is not None and two is not None
     edges = np.unique(np.concatenate([one.edges, two.edges / ratio]))
-    return Mesh(edges, one.breaks, one.towers, one.resolved and two.resolved)
+    return replace(one, edges=edges, resolved=one.resolved and two.resolved)
 
 
 def _far(
@@ -129,8 +128,8 @@ def _far(
             b, square_b, rest_b = _coefficients(two, pairs[1, used], terms, ORDER)
         value[take] = series(a[local], b[local], c[take])
         if with_error:
-            a12 = _coefficients(one, pairs[0, used], terms, _LOW_ORDER)[0]
-            b12 = _coefficients(two, pairs[1, used], terms, _LOW_ORDER)[0]
+            a12 = _coefficients(one, pairs[0, used], terms, LOW_ORDER)[0]
+            b12 = _coefficients(two, pairs[1, used], terms, LOW_ORDER)[0]
             low = series(a12[local], b12[local], c[take])
             size = np.sqrt(square_a * square_b)[local]
             rest = np.sqrt(rest_a * rest_b)[local] * np.abs(c[take]) ** terms
@@ -144,7 +143,7 @@ def _coefficients(
     """Hermite coefficients per σ, E f², and what of it they leave out."""
     assert side.mesh is not None
     unique, index = np.unique(sigma, return_inverse=True)
-    radius, _ = body_radius(side.f, unique)
+    radius = body_radius(side.f, unique)
     per = 16 * (int(radius * 2.7) + side.mesh.edges.size) * 3
     step = max(1, _SERIES_CHUNK // per)
     parts = [
@@ -163,7 +162,7 @@ def _near(
 ) -> tuple[FloatArray, FloatArray]:
     """|c| near 1: panels, one entry at a time; c < 0 by mirroring h."""
     value, error = np.empty(gap.size), np.zeros(gap.size)
-    radius = max(body_radius(one.f, np.unique(s1))[0], body_radius(two.f, np.unique(s2))[0])
+    radius = max(body_radius(one.f, np.unique(s1)), body_radius(two.f, np.unique(s2)))
     for k in range(gap.size):
         entry = slice(k, k + 1)
         if _too_dear(one, two, s1[k], s2[k], gap[k], radius):
@@ -172,7 +171,7 @@ def _near(
             continue
         value[k], size = _near_one(one, two, s1[k], s2[k], gap[k], radius, ORDER)
         if with_error:
-            low = _near_one(one, two, s1[k], s2[k], gap[k], radius, _LOW_ORDER)[0]
+            low = _near_one(one, two, s1[k], s2[k], gap[k], radius, LOW_ORDER)[0]
             error[k] = abs(value[k] - low) + 2 * _ROUNDING * size
     return value, error
 
@@ -281,11 +280,11 @@ def _near_deficit(
     side: Side, sigma: FloatArray, gap: FloatArray, df: Function | None, with_error: bool
 ) -> tuple[FloatArray, FloatArray]:
     value, error = np.empty(gap.size), np.zeros(gap.size)
-    radius = body_radius(side.f, np.unique(sigma))[0]
+    radius = body_radius(side.f, np.unique(sigma))
     for k in range(gap.size):
         value[k], noise = _deficit_one(side, sigma[k], gap[k], df, radius, ORDER)
         if with_error:
-            low, _ = _deficit_one(side, sigma[k], gap[k], df, radius, _LOW_ORDER)
+            low, _ = _deficit_one(side, sigma[k], gap[k], df, radius, LOW_ORDER)
             error[k] = abs(value[k] - low) + 4 * _ROUNDING * value[k] + noise
     return value, error
 
@@ -309,6 +308,6 @@ def _deficit_one(
             outer = _outer_values(side.f, group, sigma)
             change = outer - masked(side.f, v, sigma)
             rounding = 2.2e-16 * (np.abs(outer) + np.abs(outer - change))
-            noise += float((group.weight * np.abs(change) * rounding).sum())
+            noise += float((group.weight * (np.abs(change) + rounding) * rounding).sum())
         value += float((group.weight * change**2).sum())
     return value / 2, noise

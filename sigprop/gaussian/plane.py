@@ -12,31 +12,31 @@ from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
 from sigprop.gaussian.line import masked
-from sigprop.gaussian.mesh import ORDER, REACH, Function, Mesh, call, gauss
+from sigprop.gaussian.mesh import LOW_ORDER, ORDER, REACH, Function, Mesh, call, gauss
 
 SERIES_UP_TO = 0.9  # |c|: beyond, the Hermite series needs more than 400 terms
 _CHUNK = 1_000_000  # nodes at a time: some 60 MB of temporary arrays
 _CLEAN_NODES = 24
+_INNER = {ORDER: 12, LOW_ORDER: 10}  # nodes per panel of v given those of u
 _TAIL = 1e-18
 
 
-def body_radius(f: Function, sigma: FloatArray) -> tuple[float, FloatArray]:
-    """How many standard deviations hold all of E f² and E|f| but 1e-18; and roughly E f²."""
+def body_radius(f: Function, sigma: FloatArray) -> float:
+    """How many standard deviations hold all of E f² and E|f| but 1e-18; in logs, f² overflows."""
     z = np.arange(0.125, REACH, 0.25)
     z = np.concatenate([-z[::-1], z])
-    x = sigma[:, None] * z
-    values = np.abs(call(f, x))
-    values = np.where(np.isfinite(values), values, 0.0)
-    with np.errstate(all="ignore"):
-        density = 0.25 * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-        size = np.sqrt((values**2 * density).sum(axis=1, keepdims=True))
-        share = np.nan_to_num(values / size) * density
-        share = share + np.nan_to_num(values / size) * share
+    values = np.abs(call(f, sigma[:, None] * z))
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.where(np.isfinite(values), values, 0.0))
+    square = 2 * logs - z**2 / 2
+    peak = np.maximum(square.max(axis=1, keepdims=True), -1e4)
+    size = peak + np.log(np.maximum(np.exp(square - peak).sum(axis=1, keepdims=True), 1e-300))
+    share = np.exp(square - size) + np.exp(logs - z**2 / 2 - size / 2)
     folded = share + share[:, ::-1]
     outside = np.cumsum(folded, axis=1).max(axis=0)[: z.size // 2]  # from the outermost inwards
     out = np.nonzero(outside < _TAIL)[0]
     radius = -z[out[-1]] if out.size else REACH
-    return float(np.clip(radius, 8.5, REACH)), size[:, 0] ** 2
+    return float(np.clip(radius, 8.5, REACH))
 
 
 def hermite_coefficients(
@@ -136,7 +136,7 @@ def near_nodes(
     for k in range(0, x.size, step):
         part = slice(k, k + step)
         own = _own_edges(x[part], h_edges, first[part], last[part], c, s, radius)
-        yield _split_lines(x[part], w[part], own, radius, order)
+        yield _split_lines(x[part], w[part], own, radius, _INNER[order])
 
 
 def _own_edges(

@@ -1,0 +1,191 @@
+"""Breakpoints of an unknown function: where bisection went deep, one-sided polynomials tell why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import Polynomial, legendre
+
+from sigprop.checks import FloatArray, real_number
+from sigprop.gaussian.mesh import Function, Mesh, call, kink_at_zero, resolve
+
+_DEGREE = 7
+_NODES = 24
+_JUMP, _SLOPE, _BEND = 1e-9, 1e-7, 1e-4  # smallest relative jump of f, f′, f″ that is told
+_PIECES = 1e-12  # a one-sided polynomial must fit this well
+
+
+@dataclass(frozen=True)
+class Breakpoints:
+    """Where a function or its slope jumps.
+
+    Attributes:
+        points: in increasing order.
+        jumps: f(b+) − f(b−); zero at a kink.
+        slope_jumps: f′(b+) − f′(b−).
+    """
+
+    points: FloatArray
+    jumps: FloatArray
+    slope_jumps: FloatArray
+
+
+def find_breakpoints(f: Function, *, reach: float = 100.0) -> Breakpoints:
+    """Find where f or f′ jumps (or f″, by more than 1e-4 of f), within ±reach.
+
+    Panels are bisected until f is a polynomial on each; where that goes deep, polynomials fitted
+    on both sides say whether f jumps, and where they meet. Kinks are placed to about 1e-15·|f|
+    over the jump of f′, jumps of f to neighbouring floats, jumps of f″ to about 1e-9. Steep smooth
+    steps are not reported. Features narrower than 1e-6 of their distance from 0 can be missed.
+
+    Args:
+        f: takes a float64 array, returns one of the same shape; finite to three times the reach.
+        reach: how far from 0 to look, > 0.
+
+    Returns:
+        The breakpoints, with the jumps of f and of f′ there.
+
+    Raises:
+        TypeError: f does not return float64.
+        ValueError: f returns NaN, infinity or another shape.
+
+    Source: sigprop.
+
+    Example:
+        >>> found = find_breakpoints(lambda x: np.clip(x, 0.0, 6.0))
+        >>> found.points.round(12), found.slope_jumps.round(9)
+        (array([0., 6.]), array([ 1., -1.]))
+    """
+    reach = real_number("reach", reach, above=0)
+    widest = reach / 4
+    mesh = resolve(f, np.zeros(0), widest, min(1.0, widest))
+    return located(f, mesh, reach, min(1.0, widest))
+
+
+def located(f: Function, mesh: Mesh, reach: float, narrowest: float) -> Breakpoints:
+    """The breakpoints behind the towers of a mesh, and at 0."""
+    found: list[tuple[float, float, float]] = []
+    for place, width in sorted(_candidates(f, mesh, narrowest)):
+        point = _explained(f, place, width, narrowest)
+        if point is None or abs(point[0]) > reach:
+            continue
+        if found and abs(point[0] - found[-1][0]) <= 1e-9 * max(abs(point[0]), narrowest):
+            continue
+        if abs(point[0]) <= 1e-12 * narrowest:
+            point = (0.0, *point[1:])
+        found.append(point)
+    columns = np.array(found).reshape(-1, 3)
+    return Breakpoints(columns[:, 0], columns[:, 1], columns[:, 2])
+
+
+def singular_points(f: Function, mesh: Mesh, reach: float, narrowest: float) -> FloatArray:
+    """Breakpoints, and places where f is no polynomial however close, such as 0 in √|x|."""
+    known = located(f, mesh, reach, narrowest).points
+    raw = []
+    for place, width in _candidates(f, mesh, narrowest):
+        size = max(abs(place), narrowest)
+        if width < 1e-10 * size and np.all(np.abs(known - place) > 1e-6 * size):
+            raw.append(place)
+    return np.union1d(known, raw)
+
+
+def _candidates(f: Function, mesh: Mesh, narrowest: float) -> list[tuple[float, float]]:
+    """Per cluster of deep panels: the middle and width of the narrowest; and 0."""
+    places, widths = mesh.towers, mesh.tower_widths
+    kept = [(0.0, 1e-12 * narrowest)] if kink_at_zero(f, narrowest) else []
+    for k in np.argsort(widths, kind="stable"):
+        place, width = float(places[k]), float(widths[k])
+        apart = 2e-2 * max(abs(place), 0.1 * narrowest)
+        if all(abs(place - other) > apart for other, _ in kept):
+            kept.append((place, width))
+        if len(kept) >= 200:
+            break
+    return kept
+
+
+def _explained(
+    f: Function, place: float, width: float, narrowest: float
+) -> tuple[float, float, float] | None:
+    """The exact breakpoint, the jumps of f and f′; None if f is smooth there after all."""
+    size = 0.1 * max(abs(place), narrowest)
+    for _ in range(24):
+        if size <= 16 * width:
+            return None
+        left, left_error, scale = _side(f, place - width, -size)
+        right, right_error, other = _side(f, place + width, size)
+        scale = max(scale, other)
+        if scale == 0:
+            return None
+        if max(left_error, right_error) <= _PIECES * scale:
+            return _judged(f, place, width, size, left, right, scale)
+        size /= 2
+    return None
+
+
+def _side(f: Function, start: float, size: float) -> tuple[Polynomial, float, float]:
+    """Polynomial in (x − start)/|size| fitted on one side, its misfit, and the largest |f|."""
+    nodes = (legendre.leggauss(_NODES)[0] + 1) / 2
+    x = start + size * nodes
+    values = call(f, x)
+    fit = legendre.Legendre.fit(x - start, values, _DEGREE, domain=sorted((0.0, size)))
+    wrong = float(np.abs(fit(x - start) - values).max())
+    return fit.convert(kind=Polynomial), wrong, float(np.abs(values).max())
+
+
+def _judged(
+    f: Function,
+    place: float,
+    width: float,
+    size: float,
+    left: Polynomial,
+    right: Polynomial,
+    scale: float,
+) -> tuple[float, float, float] | None:
+    """Jump of f: bisect. Jump of f″: where the slopes meet. Kink: where the two sides meet."""
+
+    def gap(x: float, order: int) -> float:
+        ahead, behind = right.deriv(order), left.deriv(order)
+        return float(ahead(x - place - width) - behind(x - place + width))
+
+    def meeting(order: int, least: float) -> float:
+        if abs(gap(place, order)) * size**order <= least * scale:
+            return np.inf
+        point = place
+        for _ in range(4):
+            point -= gap(point, order - 1) / gap(point, order)
+        return point
+
+    if abs(gap(place, 0)) > _JUMP * scale + 2 * width * abs(gap(place, 1)):
+        point = _bisected(f, place, width, left, right)
+        return None if point is None else (point, gap(point, 0), gap(point, 1))
+    near = 4 * width + 1e-3 * size
+    bend = meeting(2, _BEND)
+    if abs(bend - place) <= near and abs(gap(bend, 0)) <= 1e-9 * scale:
+        return bend, 0.0, 0.0
+    kink = meeting(1, _SLOPE)
+    return (kink, 0.0, gap(kink, 1)) if abs(kink - place) <= near else None
+
+
+def _bisected(
+    f: Function, place: float, width: float, left: Polynomial, right: Polynomial
+) -> float | None:
+    """The first float after the jump; None if f passes through values between, as a steep step."""
+
+    def shares(x: float) -> tuple[float, float]:
+        value = float(call(f, np.array([x]))[0])
+        return abs(value - left(x - place + width)), abs(value - right(x - place - width))
+
+    low, high = place - 2 * width, place + 2 * width
+    middle = (low + high) / 2
+    while low < middle < high:
+        behind, ahead = shares(middle)
+        if behind < ahead:
+            low = middle
+        else:
+            high = middle
+        middle = (low + high) / 2
+    (behind, jump), (other, ahead) = shares(low), shares(high)
+    if behind + ahead > 1e-3 * min(jump, other):
+        return None
+    return high if abs(high) > 1e-300 else 0.0
