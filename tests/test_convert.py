@@ -108,6 +108,17 @@ def test_slopes_beside_and_on_a_kink():
     assert 0 < record.df_error < 1e-8
 
 
+@pytest.mark.parametrize("numpy", [True, False])
+def test_kinks_and_jumps_are_found(numpy):
+    if numpy:
+        record = as_activation(lambda x: np.where(x > 2, x, 0.5 * np.abs(x)))
+    else:
+        record = as_activation(lambda t: torch.where(t > 2, t, 0.5 * t.abs()))
+    assert record.breakpoints == pytest.approx((0.0, 2.0), abs=1e-12)
+    assert record.jumps == pytest.approx((0.0, 1.0), abs=1e-9)
+    assert record.df(np.array([-1.0, 1.0, 3.0])) == pytest.approx([-0.5, 0.5, 1.0], abs=1e-10)
+
+
 def test_jumps_are_measured():
     record = as_activation(lambda x: np.where(x > 2, x, 0.5 * x), breakpoints=2.0, name="step")
     assert record.breakpoints == (2.0,)

@@ -1,10 +1,13 @@
-"""Activations: the record (``record.py``) and the one table of them (``table.py``).
+"""Activations: one record each, one table of them.
 
-``convert.py`` makes a record of a torch module or a callable, ``properties.py`` says what a record
-is like.
+``record.py``: what a record is. ``table.py``: the table; its rows are in ``leaky.py``,
+``pieces.py`` and ``smooth.py``, the places to add one. ``convert.py`` makes a record of a torch
+module or a callable, ``properties.py`` says what a record is like.
 """
 
+from sigprop.activations import leaky, pieces, smooth  # noqa: F401  (the rows)
 from sigprop.activations.convert import as_activation
+from sigprop.activations.leaky import LEAKY_FAMILY, leaky_relu, leaky_slopes
 from sigprop.activations.properties import (
     inverse,
     invertible,
@@ -15,13 +18,7 @@ from sigprop.activations.properties import (
     subgradient,
 )
 from sigprop.activations.record import Activation, Function, Parameter
-from sigprop.activations.table import (
-    ACTIVATIONS,
-    LEAKY_FAMILY,
-    activation,
-    leaky_relu,
-    leaky_slopes,
-)
+from sigprop.activations.table import ACTIVATIONS, activation
 
 __all__ = [
     "ACTIVATIONS",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -217,10 +216,9 @@ def _breakpoints(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The breakpoints, given or searched for, and the jumps of φ at them."""
     if given is None:
-        find: Any = getattr(importlib.import_module("sigprop.gaussian"), "find_breakpoints", None)
-        if find is None:
-            return (), ()
-        found = find(f)
+        from sigprop.gaussian import find_breakpoints
+
+        found = find_breakpoints(f)
         return tuple(found.points.tolist()), tuple(found.jumps.tolist())
     if np.size(given) == 0:
         return (), ()

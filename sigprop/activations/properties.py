@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sigprop.activations.leaky import leaky_relu
 from sigprop.activations.record import Activation
-from sigprop.activations.table import leaky_relu
 from sigprop.checks import FloatArray, real_array, real_number
 
 _NEAR, _FAR = np.linspace(-25.0, 25.0, 4001), np.geomspace(25.0, 1e6, 200)
