@@ -13,6 +13,7 @@ from sigprop.gaussian.mesh import Function, Mesh, call, kink_at_zero, resolve
 _DEGREE = 7
 _NODES = 24
 _JUMP, _SLOPE, _BEND = 1e-9, 1e-7, 1e-4  # smallest relative jump of f, f′, f″ that is told
+_MOST = 200  # breakpoints
 _PIECES = 1e-12  # a one-sided polynomial must fit this well
 
 
@@ -92,16 +93,22 @@ def singular_points(f: Function, mesh: Mesh, reach: float, narrowest: float) -> 
 
 def _candidates(f: Function, mesh: Mesh, narrowest: float) -> list[tuple[float, float]]:
     """Per cluster of deep panels: the middle and width of the narrowest; and 0."""
-    places, widths = mesh.towers, mesh.tower_widths
     kept = [(0.0, 1e-12 * narrowest)] if kink_at_zero(f, narrowest) else []
-    for k in np.argsort(widths, kind="stable"):
-        place, width = float(places[k]), float(widths[k])
-        apart = 2e-2 * max(abs(place), 0.1 * narrowest)
-        if all(abs(place - other) > apart for other, _ in kept):
-            kept.append((place, width))
-        if len(kept) >= 200:
-            break
+    order = np.argsort(mesh.tower_widths, kind="stable")
+    places, widths = mesh.towers[order], mesh.tower_widths[order]
+    if kept:
+        places, widths = _apart(places, widths, 0.0, narrowest)
+    while places.size and len(kept) < _MOST:
+        kept.append((float(places[0]), float(widths[0])))
+        places, widths = _apart(places, widths, kept[-1][0], narrowest)
     return kept
+
+
+def _apart(
+    places: FloatArray, widths: FloatArray, place: float, narrowest: float
+) -> tuple[FloatArray, FloatArray]:
+    far = np.abs(places - place) > 2e-2 * np.maximum(np.abs(places), 0.1 * narrowest)
+    return places[far], widths[far]
 
 
 def _explained(
@@ -109,18 +116,20 @@ def _explained(
 ) -> tuple[float, float, float] | None:
     """The exact breakpoint, the jumps of f and f′; None if f is smooth there after all."""
     size = 0.1 * max(abs(place), narrowest)
-    for _ in range(24):
-        if size <= 16 * width:
-            return None
-        left, left_error, scale = _side(f, place - width, -size)
-        right, right_error, other = _side(f, place + width, size)
-        scale = max(scale, other)
+    best, sides = _PIECES, None
+    while size > 16 * width and best > 1e-15:
+        left, left_error, left_scale = _side(f, place - width, -size)
+        right, right_error, right_scale = _side(f, place + width, size)
+        scale = max(left_scale, right_scale)
         if scale == 0:
-            return None
-        if max(left_error, right_error) <= _PIECES * scale:
-            return _judged(f, place, width, size, left, right, scale)
+            break
+        if max(left_error, right_error) < best * scale:
+            best = max(left_error, right_error) / scale
+            sides = (size, left, right, scale)
+        elif sides is not None:
+            break
         size /= 2
-    return None
+    return None if sides is None else _judged(f, place, width, *sides)
 
 
 def _side(f: Function, start: float, size: float) -> tuple[Polynomial, float, float]:

@@ -19,7 +19,7 @@ REACH = 39.0  # in standard deviations: beyond, the density underflows
 BODY = 12.0  # a function that grows like a polynomial has nothing beyond
 _TOLERANCE = 1e-11  # of the interpolant; the quadrature, exact to twice its degree, is far better
 _MOST_PANELS = 60_000
-_NARROW = 1e-14
+_NARROW = 1e-15
 _DEEP = 1e-3
 
 
@@ -126,7 +126,7 @@ def resolve(f: Function, breaks: FloatArray, widest: float, narrowest: float) ->
         width = high - low
         deep = bad & (width < _DEEP * np.maximum(np.abs(low), narrowest))
         towers.append(np.stack([(low + high) / 2, width])[:, deep])
-        floor = width <= _NARROW * np.maximum(np.abs(low), narrowest)
+        floor = width <= _NARROW * np.maximum(np.abs(low), 1e-2 * narrowest)
         bad &= ~floor
         if edges[0].size + bad.sum() > _MOST_PANELS:
             resolved = False
