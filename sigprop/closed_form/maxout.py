@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.polynomial import chebyshev, legendre
 from numpy.typing import ArrayLike
-from scipy import special
+from scipy import fft, special
 
 from sigprop.checks import FloatArray, count
 from sigprop.closed_form.kernels import Kernels, as_float, root_product, sine_of
 
 LARGEST_K = 64
-_TERMS, _STEP, _REACH = 56, 0.2, 9.4
+_TERMS, _STEP, _REACH = 72, 0.2, 47  # the reach in steps
 
 
 def maxout_kernels(k: int) -> Kernels:
@@ -100,7 +100,7 @@ def _moments(k: int) -> tuple[float, float, float]:
     """E max, E max², E max⁴ of k standard Gaussians; exact for k ≤ 2, else to rounding."""
     if k <= 2:
         return float((k - 1) / np.sqrt(np.pi)), 1.0, 3.0
-    z = np.arange(-_REACH, _REACH + _STEP, _STEP / 2)  # the trapezoid rule is exponential here
+    z = _STEP / 2 * np.arange(-2 * _REACH, 2 * _REACH + 1)  # the trapezoid rule is exponential here
     law = _STEP / 2 * k * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) * special.ndtr(z) ** (k - 1)
     return float(law @ z), float(law @ z**2), float(law @ z**4)
 
@@ -110,10 +110,9 @@ def _series(k: int) -> tuple[FloatArray, FloatArray]:
     """Chebyshev coefficients over θ ∈ [0, π] of D(θ) and of its mean over [cos θ, 1]."""
     if k == 2:
         return np.zeros(1), np.zeros(1)
-    interpolate: Any = chebyshev.chebinterpolate  # its type asks for one number at a time
-    slopes = interpolate(
-        lambda x: np.array([_same_winner(t, k) for t in (x + 1) * np.pi / 2]), _TERMS
-    )
+    places = (np.arange(_TERMS) + 0.5) * np.pi / _TERMS
+    x = np.cos(places)
+    slopes = _coefficients(np.array([_same_winner(t, k) for t in (x + 1) * np.pi / 2]))
     nodes, weights = legendre.leggauss(40)
 
     def share(x: FloatArray) -> FloatArray:
@@ -123,18 +122,26 @@ def _series(k: int) -> tuple[FloatArray, FloatArray]:
         integral = theta / 2 * (inner @ weights)
         return np.asarray(integral / (2 * np.sin(theta / 2) ** 2))
 
-    return slopes, interpolate(share, _TERMS)
+    return slopes, _coefficients(share(x))
+
+
+def _coefficients(values: FloatArray) -> FloatArray:
+    """Chebyshev coefficients from values at the zeros of T_n; a cosine transform keeps digits."""
+    series: FloatArray = fft.dct(values) / values.size
+    series[0] /= 2
+    return series
 
 
 def _same_winner(theta: float, k: int) -> float:
     """k·E Φ₂(z, z′; cos θ)^(k−1), in the sum and the difference of z and z′."""
     if k == 1:
         return 1.0
-    axis = np.arange(-_REACH, _REACH + _STEP, _STEP)
-    a, b = axis[:, None], axis[axis > _STEP / 2][None, :]  # even in b; b = 0 apart
+    axis = _STEP * np.arange(-_REACH, _REACH + 1)
+    a, b = axis[:, None], axis[axis > 0][None, :]  # even in b; b = 0 apart
+    a = np.where(a == 0, 1e-30, a)  # a = b = 0 by its direction
     cos, sin = np.cos(theta / 2), np.sin(theta / 2)
 
-    def law(b: FloatArray) -> float:
+    def law(b: Any) -> float:
         weight = np.exp(-(a**2 + b**2) / 2) / (2 * np.pi) * _STEP**2
         x, y = cos * a + sin * b, cos * a - sin * b
         both = _both_below(x, y, sin * a - cos * b, sin * a + cos * b)

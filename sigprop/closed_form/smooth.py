@@ -10,10 +10,15 @@ from sigprop.closed_form.kernels import Kernels, as_float, root_product, sine_of
 
 
 def _sine_of_difference(
-    top: FloatArray, s: FloatArray, root_top: FloatArray, root: FloatArray, gap: FloatArray
+    top: FloatArray, s: FloatArray, root_top: FloatArray, root: FloatArray, open_: FloatArray
 ) -> FloatArray:
-    """sin(a − b) for sin a = top/h, sin b = s/h, given their cosines times h and top² − s²."""
-    return gap / (top * root + s * root_top)
+    """sin(a − b), sin a = top/h, sin b = s/h, from h·cos a, h·cos b and 1 − (s/top)²; 0 at top = 0.
+
+    It is (top² − s²)/(top·root + s·root_top), divided first: the squares may underflow.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.divide(top, top * root + s * root_top)
+    return np.asarray(np.where(top > 0, share * open_ * top, 0.0))
 
 
 # GELU: with P = E Φ(u)Φ(v) = ¼ + arcsin(s/√(h₁h₂))/2π, h = 1 + q, s = cov(u, v), D = h₁h₂ − s²,
@@ -55,10 +60,10 @@ def _gelu_deficit(q: ArrayLike, delta: ArrayLike) -> FloatArray:
     top, rest = 2 * q * q / h, (q - 1) / h
     folded = np.maximum(s, 0.0)
     span = q * root_high + folded * root_low
+    sine = _sine_of_difference(q, folded, root_low, root_high, delta * (2 - delta))
     with np.errstate(invalid="ignore", divide="ignore"):
-        sine = np.where(q > 0, _sine_of_difference(q, folded, root_low, root_high, gap), 0.0)
         bracket = (2 * q * root_high / h - rest * folded * root_low) / (root_high * span)
-    sine, bracket = np.where(span > 0, sine, 0.0), np.where(span > 0, bracket, 0.0)
+    bracket = np.where(span > 0, bracket, 0.0)
     angle = np.arctan2(sine, (root_low * root_high + q * s) / (h * h))
     bracket = bracket + top / (root_low * root_high * (root_low + root_high))
     near = q * delta * (np.pi / 2 + angle_s) + q * _less_sine(angle, sine) + gap * bracket
@@ -127,9 +132,7 @@ def _erf_deficit(q: ArrayLike, delta: ArrayLike) -> FloatArray:
     gap = top * top * delta * (2 - delta)
     low, high = np.sqrt(1 + 2 * top), np.sqrt(1 + 2 * top + gap)
     folded = np.maximum(s, 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sine = _sine_of_difference(top, folded, low, high, gap)
-    sine = np.where(q > 0, sine, 0.0)
+    sine = _sine_of_difference(top, folded, low, high, delta * (2 - delta))
     near = np.arctan2(sine, (low * high + top * folded) / (1 + top) ** 2)
     far = np.arctan2(top, low) - np.arctan2(s, high)
     return (2 / np.pi * np.where(delta < 1, near, far))[()]
