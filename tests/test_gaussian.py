@@ -168,6 +168,38 @@ def test_the_deficit_of_erf(q, gap):
     assert abs(blunt - exact) <= honest
 
 
+@pytest.mark.parametrize("name", sorted(set(TABLE) - {"sin"}))
+def test_the_deficit_agrees_with_mpmath(name):
+    """V − K of the table, to 1e-13 of itself and the rounding of f in one value."""
+    act = activation(name, **PARAMETERS.get(name, {}))
+    exact = {(q, c): Decimal(v) for kind, q, c, v in TABLE[name] if kind == "f"}
+    for (q, c), reference in exact.items():
+        if c in ("0", "1"):
+            continue
+        gap, want = 1 - float(c), float(exact[q, "1"] - reference)
+        value, bound = deficit_expectation(
+            act.f, float(q), gap, df=act.df, breakpoints=act.breakpoints, with_error=True
+        )
+        blur = 1e-15 * math.sqrt(exact[q, "1"] * Decimal(want))
+        cut = 1e-21 * float(exact[q, "1"])  # the table's last digit
+        assert abs(value - want) <= min(1e-13 * want + blur, bound) + cut, (q, c)
+
+
+@pytest.mark.parametrize("b", [0.0, 0.7, -3.0])
+@pytest.mark.parametrize("gap", [0.5, 1e-4, 1e-10, 1e-16, 1e-30])
+def test_the_deficit_across_a_jump(b, gap):
+    """P(u > b > v) = ∫₀^θ exp(−b²/(1+cos t)) dt/2π, θ the angle between u and v."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    theta = 2 * math.asin(math.sqrt(gap / 2))
+    angles = theta * (nodes + 1) / 2
+    exact = theta / 2 * (weights @ np.exp(-(b**2) / (1 + np.cos(angles)))) / (2 * math.pi)
+    for f in (lambda x: (x > b) + 0.0, lambda x: (x >= b) + 0.0):
+        value, bound = deficit_expectation(
+            f, 1.0, gap, df=np.zeros_like, breakpoints=[b], with_error=True
+        )
+        assert abs(value - exact) <= min(1e-14 * exact, bound)
+
+
 def test_an_oscillation_too_fast_is_not_passed_over():
     assert expectation(lambda x: np.sin(x) ** 2, 1e6) == pytest.approx(0.5, abs=1e-15)
     with pytest.warns(AccuracyWarning, match=r"may be wrong by .*closed form"):
@@ -241,6 +273,11 @@ def test_breakpoints_of_random_places():
         (lambda: pair_expectation(relu, relu, 1, 1, deficit=3), ValueError, "deficit must be"),
         (lambda: pair_expectation(relu, relu, [1, 2], [1, 2, 3], 0), ValueError, r"q1 \(2,\)"),
         (lambda: deficit_expectation(relu, 1.0, -0.1), ValueError, "deficit must be >= 0"),
+        (
+            lambda: pair_expectation(relu, lambda x: x * np.nan, 1, 1, 0),
+            ValueError,
+            "h returned NaN at x=",
+        ),
         (lambda: find_breakpoints(relu, reach=0), ValueError, "reach must be > 0"),
     ],
 )

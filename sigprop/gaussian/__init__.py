@@ -171,6 +171,26 @@ def pair_expectation(
     return (value[()], error[()]) if with_error else value[()]
 
 
+@overload
+def deficit_expectation(
+    f: Function,
+    q: ArrayLike,
+    deficit: ArrayLike,
+    *,
+    df: Function | None = None,
+    breakpoints: Sequence[float] = (),
+    with_error: Literal[False] = False,
+) -> FloatArray: ...
+@overload
+def deficit_expectation(
+    f: Function,
+    q: ArrayLike,
+    deficit: ArrayLike,
+    *,
+    df: Function | None = None,
+    breakpoints: Sequence[float] = (),
+    with_error: Literal[True],
+) -> tuple[FloatArray, FloatArray]: ...
 def deficit_expectation(
     f: Function,
     q: ArrayLike,
@@ -216,23 +236,22 @@ def deficit_expectation(
 
 
 def _side(f: Function, q: FloatArray, breaks: FloatArray, name: str) -> Side:
-    del name
-    at_zero = _at_zero(f) if (q == 0).any() else 0.0
+    at_zero = _at_zero(f, name) if (q == 0).any() else 0.0
     positive = q[q > 0]
-    mesh = _mesh(f, breaks, positive) if positive.size else None
+    mesh = _mesh(f, breaks, positive, name) if positive.size else None
     return Side(f, np.sqrt(q), mesh, at_zero)
 
 
-def _mesh(f: Function, breaks: FloatArray, q: FloatArray) -> Mesh:
+def _mesh(f: Function, breaks: FloatArray, q: FloatArray, name: str = "f") -> Mesh:
     """Panels of f, split at breakpoints that were not given too."""
     widest, narrowest = float(np.sqrt(q.max())), float(np.sqrt(q.min()))
-    mesh = resolve(f, breaks, widest, narrowest)
+    mesh = resolve(f, breaks, widest, narrowest, name=name)
     if mesh.resolved and (mesh.towers.size or (0 not in breaks and kink_at_zero(f, narrowest))):
         found = singular_points(f, mesh, BODY * widest, narrowest)
         mesh = resolve(f, np.union1d(breaks, found), widest, narrowest)
     if not mesh.resolved:
         warnings.warn(
-            f"the function is not resolved over ±{BODY * widest:.3g}: it oscillates or jumps too "
+            f"{name} is not resolved over ±{BODY * widest:.3g}: it oscillates or jumps too "
             "often. Give breakpoints=, a smaller q, or use a closed form.",
             AccuracyWarning,
             stacklevel=4,
@@ -240,10 +259,10 @@ def _mesh(f: Function, breaks: FloatArray, q: FloatArray) -> Mesh:
     return mesh
 
 
-def _at_zero(f: Function) -> float:
+def _at_zero(f: Function, name: str = "f") -> float:
     x = np.zeros(1)
-    values = call(f, x)
-    refuse(values, x)
+    values = call(f, x, name)
+    refuse(values, x, name)
     return float(values[0])
 
 

@@ -95,7 +95,9 @@ def refuse(values: FloatArray, x: FloatArray, name: str = "f") -> None:
         )
 
 
-def resolve(f: Function, breaks: FloatArray, widest: float, narrowest: float) -> Mesh:
+def resolve(
+    f: Function, breaks: FloatArray, widest: float, narrowest: float, *, name: str = "f"
+) -> Mesh:
     """Panels on ±39·widest on which f is its interpolant at 16 Gauss points to 1e-11.
 
     The misfit is taken relative to the largest |f| at or below the same distance from 0, times the
@@ -106,17 +108,18 @@ def resolve(f: Function, breaks: FloatArray, widest: float, narrowest: float) ->
         breaks: its breakpoints, sorted.
         widest: largest standard deviation, > 0.
         narrowest: smallest, > 0.
+        name: what messages call f.
     """
     top = REACH * widest
     breaks = breaks[np.abs(breaks) < top]
     steps = int(np.ceil(np.log2(top / narrowest))) + 3
     dyadic: FloatArray = np.ldexp(top, -np.arange(steps + 1))
-    start = _start(f, breaks, dyadic, widest)
+    start = _start(f, breaks, dyadic, widest, name)
     low, high = start[:-1], start[1:]
     edges, scale, ends, resolved = [start], np.zeros(0), np.zeros(0), True
     towers = [np.zeros((2, 0))]
     while low.size:
-        wrong, peak = _misfit(f, low, high, widest)
+        wrong, peak = _misfit(f, low, high, widest, name)
         inner = np.minimum(np.abs(low), np.abs(high))
         inner[(low < 0) & (high > 0)] = 0.0
         ends, scale = _running_max(ends, scale, np.maximum(np.abs(low), np.abs(high)), peak)
@@ -146,15 +149,17 @@ def kink_at_zero(f: Function, narrowest: float) -> bool:
     return bool((wrong > _TOLERANCE * peak).all())
 
 
-def _start(f: Function, breaks: FloatArray, dyadic: FloatArray, widest: float) -> FloatArray:
+def _start(
+    f: Function, breaks: FloatArray, dyadic: FloatArray, widest: float, name: str
+) -> FloatArray:
     """Edges that halve towards 0, less those where one panel does: near 0, and far out."""
     ends = [np.zeros(1), breaks]
     zeros, tops = np.zeros_like(dyadic), np.full_like(dyadic, dyadic[0])
     for side in (-1, 1):
         own = side * breaks[side * breaks > 0]
-        wrong, size = _side_misfit(f, side, zeros, dyadic, widest)
+        wrong, size = _side_misfit(f, side, zeros, dyadic, widest, name)
         near = (wrong <= _TOLERANCE * size) & (dyadic <= np.min(own, initial=np.inf))
-        wrong = _side_misfit(f, side, dyadic[1:], tops[1:], widest)[0]
+        wrong = _side_misfit(f, side, dyadic[1:], tops[1:], widest, name)[0]
         far = (wrong <= _TOLERANCE * size[1:]) & (dyadic[1:] >= np.max(own, initial=0))
         # dyadic falls: near 0 everything after the last misfit fits, far out all before the first
         first = int(np.argmin(far)) if not far.all() else far.size
@@ -164,23 +169,23 @@ def _start(f: Function, breaks: FloatArray, dyadic: FloatArray, widest: float) -
 
 
 def _side_misfit(
-    f: Function, side: int, inner: FloatArray, outer: FloatArray, widest: float
+    f: Function, side: int, inner: FloatArray, outer: FloatArray, widest: float, name: str
 ) -> tuple[FloatArray, FloatArray]:
-    return _misfit(f, *((inner, outer) if side > 0 else (-outer, -inner)), widest)
+    return _misfit(f, *((inner, outer) if side > 0 else (-outer, -inner)), widest, name)
 
 
 def _misfit(
-    f: Function, low: FloatArray, high: FloatArray, widest: float
+    f: Function, low: FloatArray, high: FloatArray, widest: float, name: str = "f"
 ) -> tuple[FloatArray, FloatArray]:
     """Per panel: the largest |f − interpolant| at the probes, and the largest |f|."""
     probes, to_probes = _check()
     nodes = gauss()[0]
     width = (high - low)[:, None]
     x = low[:, None] + width * np.concatenate([nodes, probes])
-    values = call(f, x)
+    values = call(f, x, name)
     far = np.abs(x) > BODY * widest
     values = np.where(far & ~np.isfinite(values), 0.0, values)
-    refuse(values, x)
+    refuse(values, x, name)
     with np.errstate(all="ignore"):
         fit = values[:, :ORDER] @ to_probes.T
         wrong = np.abs(values[:, ORDER:] - fit).max(axis=1)

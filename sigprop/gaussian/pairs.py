@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
 from sigprop.gaussian.line import line_integral, masked
@@ -272,42 +273,95 @@ def _far_deficit(
         one = np.zeros(int(here.sum()))
         top, top_error = pair_values(part, part, one, with_error=with_error)
         low, low_error = pair_values(part, part, gap[here], with_error=with_error)
-        value[here], error[here] = top - low, top_error + low_error
+        blur = 4.4e-16 * np.hypot(mean, np.sqrt(top)) * np.sqrt(top)  # of f itself
+        value[here], error[here] = top - low, top_error + low_error + blur * with_error
     return value, error
+
+
+@dataclass(frozen=True)
+class _Jump:
+    """A jump of f: where, how high, and whether f(place) is already the value after it."""
+
+    place: float
+    height: float
+    after: bool
+
+    def crossed(self, u: FloatArray, v: FloatArray) -> NDArray[np.bool_]:
+        compare = np.greater_equal if self.after else np.greater
+        crossed: NDArray[np.bool_] = compare(u, self.place) != compare(v, self.place)
+        return crossed
+
+    def share(self, sigma: float, gap: float) -> float:
+        """height²·P(u > b > v), P = ∫₀^θ exp(−h²/(1+cos t)) dt/2π with cos θ = c, h = b/σ."""
+        nodes, weights = gauss()
+        theta = 2 * np.arcsin(np.sqrt(gap / 2))
+        log_density = -((self.place / sigma) ** 2) / (1 + np.cos(theta * nodes))
+        return self.height**2 * float(theta * (weights @ np.exp(log_density))) / (2 * np.pi)
+
+
+def _jumps(side: Side) -> list[_Jump]:
+    assert side.mesh is not None
+    found = []
+    for b in side.mesh.breaks:
+        x = np.array([np.nextafter(b, -np.inf), b, np.nextafter(b, np.inf)])
+        before, here, after = call(side.f, x)
+        if abs(after - before) > 1e-9 * (abs(after) + abs(before)):
+            found.append(_Jump(b, after - before, abs(here - after) < abs(here - before)))
+    return found
 
 
 def _near_deficit(
     side: Side, sigma: FloatArray, gap: FloatArray, df: Function | None, with_error: bool
 ) -> tuple[FloatArray, FloatArray]:
+    """The rest that nodes can hold, plus J²·P(u > b > v) per jump in closed form.
+
+    Between u and v on either side of b ≠ 0 only 1e-16/√gap is left of the nodes' digits.
+    """
     value, error = np.empty(gap.size), np.zeros(gap.size)
     radius = body_radius(side.f, np.unique(sigma))
+    jumps = _jumps(side)
     for k in range(gap.size):
-        value[k], noise = _deficit_one(side, sigma[k], gap[k], df, radius, ORDER)
+        jumped = sum(jump.share(sigma[k], gap[k]) for jump in jumps)
+        rest, noise = _deficit_one(side, sigma[k], gap[k], df, jumps, radius, ORDER)
+        value[k] = rest + jumped
         if with_error:
-            low, _ = _deficit_one(side, sigma[k], gap[k], df, radius, LOW_ORDER)
-            error[k] = abs(value[k] - low) + 4 * _ROUNDING * value[k] + noise
+            low, _ = _deficit_one(side, sigma[k], gap[k], df, jumps, radius, LOW_ORDER)
+            error[k] = abs(rest - low) + 4 * _ROUNDING * value[k] + noise
     return value, error
 
 
 def _deficit_one(
-    side: Side, sigma: float, gap: float, df: Function | None, radius: float, order: int
+    side: Side,
+    sigma: float,
+    gap: float,
+    df: Function | None,
+    jumps: list[_Jump],
+    radius: float,
+    order: int,
 ) -> tuple[float, float]:
-    """The value, and the rounding of f(u) − f(v) where it was formed by subtraction."""
+    """The value less the jumps' squares, and the rounding where f(u) − f(v) was subtracted."""
     s = float(np.sqrt(gap * (2 - gap)))
     value = noise = 0.0
     for group in _nodes(side, side, sigma, sigma, 1 - gap, s, radius, order):
-        step = gap * group.x - s * group.t  # (u − v)/σ
         v = sigma * ((1 - gap) * group.x + s * group.t)
         if group.clean and df is not None:
-            nodes, weights = gauss(_MEAN_NODES)
-            change = np.zeros(step.shape)
-            for node, weight in zip(nodes, weights, strict=True):
-                change += weight * masked(df, v + (sigma * node) * step, sigma)
-            change *= sigma * step
-        else:
-            outer = _outer_values(side.f, group, sigma)
-            change = outer - masked(side.f, v, sigma)
-            rounding = 2.2e-16 * (np.abs(outer) + np.abs(outer - change))
-            noise += float((group.weight * (np.abs(change) + rounding) * rounding).sum())
-        value += float((group.weight * change**2).sum())
+            change = _integrated(df, v, sigma * (gap * group.x - s * group.t), sigma)
+            value += float((group.weight * change**2).sum())
+            continue
+        outer = _outer_values(side.f, group, sigma)
+        change = outer - masked(side.f, v, sigma)
+        rounding = 2.2e-16 * (np.abs(outer) + np.abs(outer - change))
+        noise += float((group.weight * (np.abs(change) + rounding) * rounding).sum())
+        square = change**2
+        for jump in jumps:
+            square -= jump.height**2 * jump.crossed(sigma * group.x, v)
+        value += float((group.weight * square).sum())
     return value / 2, noise
+
+
+def _integrated(df: Function, v: FloatArray, step: FloatArray, sigma: float) -> FloatArray:
+    """f(v + step) − f(v) as the integral of df, which keeps its digits however small the step."""
+    mean = np.zeros(step.shape)
+    for node, weight in zip(*gauss(_MEAN_NODES), strict=True):
+        mean += weight * masked(df, v + node * step, sigma)
+    return mean * step
