@@ -23,6 +23,7 @@ from sigprop.gaussian.plane import (
 )
 
 _MOST_TERMS = 400
+_STEPS = (0.2, 0.5, 0.7, 0.82)  # of |c|, where the number of terms doubles
 _MOST_NODES = 1e8
 _POOR = 1e-9
 _ROUNDING = 1e-15
@@ -109,6 +110,20 @@ def _merged(one: Mesh | None, two: Mesh | None, ratio: float) -> Mesh:
 
 
 def _far(
+    one: Side, two: Side, s1: FloatArray, s2: FloatArray, gap: FloatArray, with_error: bool
+) -> tuple[FloatArray, FloatArray]:
+    """The series with as many terms as |c| needs; where variances are many, in steps of |c|."""
+    steps = np.searchsorted(_STEPS, np.abs(1 - gap))
+    if np.unique(s1).size + np.unique(s2).size < 20:
+        steps[:] = 0
+    value, error = np.empty(gap.size), np.zeros(gap.size)
+    for step in np.unique(steps):
+        here = steps == step
+        value[here], error[here] = _summed(one, two, s1[here], s2[here], gap[here], with_error)
+    return value, error
+
+
+def _summed(
     one: Side, two: Side, s1: FloatArray, s2: FloatArray, gap: FloatArray, with_error: bool
 ) -> tuple[FloatArray, FloatArray]:
     """Mehler's series; its remainder is below |c|^M √(E f² − Σ a²)(E h² − Σ b²)."""
