@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from sigprop.checks import FloatArray, real_array
 from sigprop.gaussian.breaks import Breakpoints, find_breakpoints, singular_points
+from sigprop.gaussian.deficits import deficit_values
 from sigprop.gaussian.line import line_integral
 from sigprop.gaussian.mesh import (
     BODY,
@@ -22,7 +23,7 @@ from sigprop.gaussian.mesh import (
     refuse,
     resolve,
 )
-from sigprop.gaussian.pairs import AccuracyWarning, Side, deficit_values, pair_values
+from sigprop.gaussian.pairs import AccuracyWarning, Side, pair_values
 
 __all__ = [
     "AccuracyWarning",

@@ -8,7 +8,6 @@ from sigprop.checks import FloatArray
 from sigprop.gaussian.mesh import BODY, ORDER, REACH, Function, Mesh, call, gauss, refuse
 
 _CHUNK = 4_000_000  # entries of one temporary array: 32 MB
-_ROUNDING = 4e-16
 
 
 def line_integral(

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
 from sigprop.gaussian.line import line_integral, masked
-from sigprop.gaussian.mesh import LOW_ORDER, ORDER, Function, Mesh, call, gauss
+from sigprop.gaussian.mesh import LOW_ORDER, ORDER, Function, Mesh, call
 from sigprop.gaussian.plane import (
     SERIES_UP_TO,
     Near,
@@ -26,8 +25,8 @@ _MOST_TERMS = 400
 _STEPS = (0.2, 0.5, 0.7, 0.82)  # of |c|, where the number of terms doubles
 _MOST_NODES = 1e8
 _POOR = 1e-9
-_ROUNDING = 1e-15
-_SERIES_CHUNK = 2_000_000
+ROUNDING = 1e-15
+SERIES_CHUNK = 2_000_000
 
 
 class AccuracyWarning(UserWarning):
@@ -75,7 +74,7 @@ def _flat(
             part[some], size = line_integral(side.f, sigma[some] ** 2, side.mesh)
             if with_error:
                 low = line_integral(side.f, sigma[some] ** 2, side.mesh, order=LOW_ORDER)[0]
-                error[some] = np.abs(part[some] - low) + _ROUNDING * size
+                error[some] = np.abs(part[some] - low) + ROUNDING * size
         parts.append(part)
         errors.append(error)
     error = np.abs(parts[0]) * errors[1] + np.abs(parts[1]) * errors[0]
@@ -99,7 +98,7 @@ def _ends(
         value[here], size = line_integral(product, q, mesh)
         if with_error:
             low = line_integral(product, q, mesh, order=LOW_ORDER)[0]
-            error[here] = np.abs(value[here] - low) + _ROUNDING * size
+            error[here] = np.abs(value[here] - low) + ROUNDING * size
     return value, error
 
 
@@ -128,42 +127,49 @@ def _summed(
 ) -> tuple[FloatArray, FloatArray]:
     """Mehler's series; its remainder is below |c|^M √(E f² − Σ a²)(E h² − Σ b²)."""
     c = 1 - gap
-    biggest = max(float(np.abs(c).max()), 0.05)
-    terms = min(int(np.ceil(np.log(1e-17) / np.log(min(biggest, 0.999)))) + 1, _MOST_TERMS)
+    terms = terms_for(c)
     pairs, index = np.unique(np.stack([s1, s2]), axis=1, return_inverse=True)
     index = index.ravel()
     value, error = np.empty(c.size), np.zeros(c.size)
     order = np.argsort(index, kind="stable")
-    step = max(1, _SERIES_CHUNK // (terms * 2))
+    step = max(1, SERIES_CHUNK // (terms * 2))
     for start in range(0, c.size, step):
         take = order[start : start + step]
         used, local = np.unique(index[take], return_inverse=True)
-        a, square_a, rest_a = _coefficients(one, pairs[0, used], terms, ORDER)
+        a, square_a, rest_a = coefficients(one, pairs[0, used], terms, ORDER)
         b, square_b, rest_b = a, square_a, rest_a
         if one.f is not two.f or not np.array_equal(pairs[0, used], pairs[1, used]):
-            b, square_b, rest_b = _coefficients(two, pairs[1, used], terms, ORDER)
+            b, square_b, rest_b = coefficients(two, pairs[1, used], terms, ORDER)
         value[take] = series(a[local], b[local], c[take])
         if with_error:
-            a12 = _coefficients(one, pairs[0, used], terms, LOW_ORDER)[0]
-            b12 = _coefficients(two, pairs[1, used], terms, LOW_ORDER)[0]
+            a12 = coefficients(one, pairs[0, used], terms, LOW_ORDER)[0]
+            b12 = coefficients(two, pairs[1, used], terms, LOW_ORDER)[0]
             low = series(a12[local], b12[local], c[take])
             size = np.sqrt(square_a * square_b)[local]
             rest = np.sqrt(rest_a * rest_b)[local] * np.abs(c[take]) ** terms
-            error[take] = np.abs(value[take] - low) + rest + 2 * _ROUNDING * size
+            error[take] = np.abs(value[take] - low) + rest + 2 * ROUNDING * size
     return value, error
 
 
-def _coefficients(
-    side: Side, sigma: FloatArray, terms: int, order: int
+def terms_for(c: FloatArray) -> int:
+    """How many terms leave less than 1e-17, 400 at most."""
+    biggest = min(max(float(np.abs(c).max()), 0.05), 0.999)
+    return min(int(np.ceil(np.log(1e-17) / np.log(biggest))) + 1, _MOST_TERMS)
+
+
+def coefficients(
+    side: Side, sigma: FloatArray, terms: int, order: int, *, centred: bool = False
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Hermite coefficients per σ, E f², and what of it they leave out."""
+    """Hermite coefficients per σ of f (or f less its mean), E f², and what of it they leave out."""
     assert side.mesh is not None
     unique, index = np.unique(sigma, return_inverse=True)
     radius = body_radius(side.f, unique)
     per = 16 * (int(radius * 2.7) + side.mesh.edges.size) * 3
-    step = max(1, _SERIES_CHUNK // per)
+    step = max(1, SERIES_CHUNK // per)
     parts = [
-        hermite_coefficients(side.f, unique[k : k + step], side.mesh, terms, radius, order)
+        hermite_coefficients(
+            side.f, unique[k : k + step], side.mesh, terms, radius, order, centred=centred
+        )
         for k in range(0, unique.size, step)
     ]
     a = np.concatenate([part[0] for part in parts])
@@ -188,7 +194,7 @@ def _near(
         value[k], size = _near_one(one, two, s1[k], s2[k], gap[k], radius, ORDER)
         if with_error:
             low = _near_one(one, two, s1[k], s2[k], gap[k], radius, LOW_ORDER)[0]
-            error[k] = abs(value[k] - low) + 2 * _ROUNDING * size
+            error[k] = abs(value[k] - low) + 2 * ROUNDING * size
     return value, error
 
 
@@ -221,23 +227,25 @@ def _near_one(
     c = abs(1 - gap)
     s = float(np.sqrt(gap * (2 - gap)))
     value = size = 0.0
-    for group in _nodes(one, two, s1, sign * s2, c, s, radius, order):
+    for group in nodes_of(one, two, s1, sign * s2, c, s, radius, order):
         v = (c * group.x + s * group.t) * (sign * s2)
         part = group.weight * masked(two.f, v, s2)
-        part *= _outer_values(one.f, group, s1)
+        part *= outer_values(one.f, group, s1)
         value += float(part.sum())
         size += float(np.abs(part).sum())
     return value, size
 
 
-def _outer_values(f: Function, group: Near, sigma: float) -> FloatArray:
+def outer_values(f: Function, group: Near, sigma: float) -> FloatArray:
+    """f(u), which a whole line of v shares."""
     x = np.ascontiguousarray(group.x[:, 0])
     return masked(f, sigma * x, sigma)[:, None]
 
 
-def _nodes(
+def nodes_of(
     one: Side, two: Side, s1: float, s2: float, c: float, s: float, radius: float, order: int
 ) -> Iterator[Near]:
+    """The nodes of one entry with 0 < c < 1; s2 < 0 mirrors the second function."""
     assert one.mesh is not None and two.mesh is not None
     return near_nodes(
         one.mesh.edges / s1,
@@ -248,135 +256,3 @@ def _nodes(
         radius,
         order,
     )
-
-
-_MEAN_NODES = 8
-
-
-def deficit_values(
-    side: Side, gap: FloatArray, df: Function | None, *, with_error: bool
-) -> tuple[FloatArray, FloatArray]:
-    """E (f(u) − f(v))²/2 and an error bound (zero unless asked for)."""
-    shape = gap.shape
-    sigma, gap = side.sigma.ravel(), gap.ravel()
-    value, error = np.zeros(gap.size), np.zeros(gap.size)
-    live = (sigma > 0) & (gap > 0)
-    far = live & (gap >= 1 - SERIES_UP_TO)
-    near = live & ~far
-    if far.any():
-        value[far], error[far] = _far_deficit(side, sigma[far], gap[far], with_error)
-    if near.any():
-        value[near], error[near] = _near_deficit(side, sigma[near], gap[near], df, with_error)
-    return value.reshape(shape), error.reshape(shape)
-
-
-def _far_deficit(
-    side: Side, sigma: FloatArray, gap: FloatArray, with_error: bool
-) -> tuple[FloatArray, FloatArray]:
-    """V − K of f less its mean: nothing large is left to cancel."""
-    value, error = np.empty(gap.size), np.zeros(gap.size)
-    assert side.mesh is not None
-    for one_sigma in np.unique(sigma):
-        here = sigma == one_sigma
-        q = np.array([one_sigma**2])
-        mean = line_integral(side.f, q, side.mesh)[0][0]
-
-        def centred(x: FloatArray, mean: float = mean) -> FloatArray:
-            return call(side.f, x) - mean
-
-        part = Side(centred, sigma[here], side.mesh, 0.0)
-        one = np.zeros(int(here.sum()))
-        top, top_error = pair_values(part, part, one, with_error=with_error)
-        low, low_error = pair_values(part, part, gap[here], with_error=with_error)
-        blur = 4.4e-16 * np.hypot(mean, np.sqrt(top)) * np.sqrt(top)  # of f itself
-        value[here], error[here] = top - low, top_error + low_error + blur * with_error
-    return value, error
-
-
-@dataclass(frozen=True)
-class _Jump:
-    """A jump of f: where, how high, and whether f(place) is already the value after it."""
-
-    place: float
-    height: float
-    after: bool
-
-    def crossed(self, u: FloatArray, v: FloatArray) -> NDArray[np.bool_]:
-        compare = np.greater_equal if self.after else np.greater
-        crossed: NDArray[np.bool_] = compare(u, self.place) != compare(v, self.place)
-        return crossed
-
-    def share(self, sigma: float, gap: float) -> float:
-        """height²·P(u > b > v), P = ∫₀^θ exp(−h²/(1+cos t)) dt/2π with cos θ = c, h = b/σ."""
-        nodes, weights = gauss()
-        theta = 2 * np.arcsin(np.sqrt(gap / 2))
-        log_density = -((self.place / sigma) ** 2) / (1 + np.cos(theta * nodes))
-        return self.height**2 * float(theta * (weights @ np.exp(log_density))) / (2 * np.pi)
-
-
-def _jumps(side: Side) -> list[_Jump]:
-    assert side.mesh is not None
-    found = []
-    for b in side.mesh.breaks:
-        x = np.array([np.nextafter(b, -np.inf), b, np.nextafter(b, np.inf)])
-        before, here, after = call(side.f, x)
-        if abs(after - before) > 1e-9 * (abs(after) + abs(before)):
-            found.append(_Jump(b, after - before, abs(here - after) < abs(here - before)))
-    return found
-
-
-def _near_deficit(
-    side: Side, sigma: FloatArray, gap: FloatArray, df: Function | None, with_error: bool
-) -> tuple[FloatArray, FloatArray]:
-    """The rest that nodes can hold, plus J²·P(u > b > v) per jump in closed form.
-
-    Between u and v on either side of b ≠ 0 only 1e-16/√gap is left of the nodes' digits.
-    """
-    value, error = np.empty(gap.size), np.zeros(gap.size)
-    radius = body_radius(side.f, np.unique(sigma))
-    jumps = _jumps(side)
-    for k in range(gap.size):
-        jumped = sum(jump.share(sigma[k], gap[k]) for jump in jumps)
-        rest, noise = _deficit_one(side, sigma[k], gap[k], df, jumps, radius, ORDER)
-        value[k] = rest + jumped
-        if with_error:
-            low, _ = _deficit_one(side, sigma[k], gap[k], df, jumps, radius, LOW_ORDER)
-            error[k] = abs(rest - low) + 4 * _ROUNDING * value[k] + noise
-    return value, error
-
-
-def _deficit_one(
-    side: Side,
-    sigma: float,
-    gap: float,
-    df: Function | None,
-    jumps: list[_Jump],
-    radius: float,
-    order: int,
-) -> tuple[float, float]:
-    """The value less the jumps' squares, and the rounding where f(u) − f(v) was subtracted."""
-    s = float(np.sqrt(gap * (2 - gap)))
-    value = noise = 0.0
-    for group in _nodes(side, side, sigma, sigma, 1 - gap, s, radius, order):
-        v = sigma * ((1 - gap) * group.x + s * group.t)
-        if group.clean and df is not None:
-            change = _integrated(df, v, sigma * (gap * group.x - s * group.t), sigma)
-            value += float((group.weight * change**2).sum())
-            continue
-        outer = _outer_values(side.f, group, sigma)
-        change = outer - masked(side.f, v, sigma)
-        rounding = 2.2e-16 * (np.abs(outer) + np.abs(outer - change))
-        noise += float((group.weight * (np.abs(change) + rounding) * rounding).sum())
-        square = change**2
-        for jump in jumps:
-            square -= jump.height**2 * jump.crossed(sigma * group.x, v)
-        value += float((group.weight * square).sum())
-    return value / 2, noise
-
-
-def _integrated(df: Function, v: FloatArray, step: FloatArray, sigma: float) -> FloatArray:
-    """f(v + step) − f(v) as the integral of df, which keeps its digits however small the step."""
-    mean = np.zeros(step.shape)
-    for node, weight in zip(*gauss(_MEAN_NODES), strict=True):
-        mean += weight * masked(df, v + node * step, sigma)
-    return mean * step

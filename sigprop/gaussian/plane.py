@@ -40,9 +40,16 @@ def body_radius(f: Function, sigma: FloatArray) -> float:
 
 
 def hermite_coefficients(
-    f: Function, sigma: FloatArray, mesh: Mesh, terms: int, radius: float, order: int = ORDER
+    f: Function,
+    sigma: FloatArray,
+    mesh: Mesh,
+    terms: int,
+    radius: float,
+    order: int = ORDER,
+    *,
+    centred: bool = False,
 ) -> tuple[FloatArray, FloatArray]:
-    """a_n = E f(σz) He_n(z)/√n! for n < terms, per σ (1-D); and E f²."""
+    """a_n = E f(σz) He_n(z)/√n! for n < terms, per σ (1-D); and E f²; or of f less its mean."""
     base = np.linspace(-radius, radius, int(np.ceil(2 * radius / 0.75)) + 1)
     inside = np.abs(mesh.edges) < radius * sigma.max()
     own = np.clip(mesh.edges[inside] / sigma[:, None], -radius, radius)
@@ -53,7 +60,10 @@ def hermite_coefficients(
     z = (edges[:, :-1, None] + width * nodes).reshape(sigma.size, -1)
     w = (width * weights).reshape(sigma.size, -1) / np.sqrt(2 * np.pi)
     values = masked(f, z * sigma[:, None], float(sigma.max()))
-    now = values * (w * np.exp(-0.5 * z * z))
+    density = w * np.exp(-0.5 * z * z)
+    if centred:
+        values = values - (density * values).sum(axis=1, keepdims=True)
+    now = values * density
     square = (now * values).sum(axis=1)
     before = np.zeros_like(now)
     spare = np.empty_like(now)
