@@ -154,9 +154,9 @@ def hidden_activation(
         )
     if alpha is not None:
         raise ValueError("alpha belongs to the record; give it to sigprop.activation(...).")
-    if activation.name not in LEAKY_FAMILY:
+    if activation.row not in LEAKY_FAMILY:
         return activation, None
-    fixed = LEAKY_FAMILY[activation.name]
+    fixed = LEAKY_FAMILY[activation.row]
     return activation, real_array(
         "alpha", activation.parameters["alpha"] if fixed is None else fixed
     )
