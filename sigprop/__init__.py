@@ -10,16 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sigprop import init, measurement, nn, plots, theory
+    from sigprop.activations import activation
     from sigprop.init import kaiming_leaky_init
     from sigprop.measurement import measure
     from sigprop.nn import DeepMLP
+    from sigprop.theory.critical import critical_gain, edge_of_chaos
+    from sigprop.theory.explain import explain_gain
     from sigprop.theory.finite_width import finite_width_law, sample_trajectories
+    from sigprop.theory.gains import gain, tailored_slope
     from sigprop.theory.leaky import chi, correlation_map, g_star, trajectory, variance_map
+    from sigprop.theory.mean_field import MeanField
     from sigprop.validation import validate, validate_many
 
 __version__ = "0.1.0"
 
 _HOME: dict[str, str] = {
+    "MeanField": "sigprop.theory.mean_field",
+    "activation": "sigprop.activations",
+    "critical_gain": "sigprop.theory.critical",
+    "edge_of_chaos": "sigprop.theory.critical",
+    "explain_gain": "sigprop.theory.explain",
+    "gain": "sigprop.theory.gains",
+    "tailored_slope": "sigprop.theory.gains",
     "chi": "sigprop.theory.leaky",
     "correlation_map": "sigprop.theory.leaky",
     "g_star": "sigprop.theory.leaky",
@@ -37,10 +49,16 @@ _ROOMS = ("init", "measurement", "nn", "plots", "theory")
 
 __all__ = [
     "DeepMLP",
+    "MeanField",
+    "activation",
     "chi",
     "correlation_map",
+    "critical_gain",
+    "edge_of_chaos",
+    "explain_gain",
     "finite_width_law",
     "g_star",
+    "gain",
     "init",
     "kaiming_leaky_init",
     "measure",
@@ -48,6 +66,7 @@ __all__ = [
     "nn",
     "plots",
     "sample_trajectories",
+    "tailored_slope",
     "theory",
     "trajectory",
     "validate",

@@ -3,6 +3,10 @@
 REFERENCES: dict[str, str] = {
     "balduzzi2017": "D. Balduzzi et al., The Shattered Gradients Problem, ICML 2017 (looks-linear weights).",
     "barron2017": "J. Barron, Continuously Differentiable Exponential Linear Units, arXiv:1704.07483, 2017 (CELU).",
+    "brock2021": "A. Brock, S. De and S. Smith, Characterizing Signal Propagation to Close the Performance "
+    "Gap in Unnormalized ResNets, ICLR 2021 (unit-variance gains).",
+    "chandrupatla1997": "T. Chandrupatla, A New Hybrid Quadratic/Bisection Algorithm for Finding the Zero of "
+    "a Nonlinear Function, Advances in Engineering Software 28, 1997.",
     "cho2009": "Y. Cho and L. Saul, Kernel Methods for Deep Learning, NeurIPS 2009 (arc-cosine kernels).",
     "clevert2016": "D.-A. Clevert, T. Unterthiner and S. Hochreiter, Fast and Accurate Deep Network Learning by Exponential Linear Units, ICLR 2016.",
     "collobert2004": "R. Collobert, Large Scale Machine Learning, PhD thesis, Université Paris VI, 2004 (hard tanh).",
@@ -17,6 +21,8 @@ REFERENCES: dict[str, str] = {
     "Gradients?, NeurIPS 2018.",
     "hanin2020": "B. Hanin and M. Nica, Products of Many Large Random Matrices and Gradients in Deep "
     "Neural Networks, Communications in Mathematical Physics 376, 2020.",
+    "hayou2019": "S. Hayou, A. Doucet and J. Rousseau, On the Impact of the Activation Function on Deep "
+    "Neural Networks Training, ICML 2019.",
     "he2015": "K. He et al., Delving Deep into Rectifiers, ICCV 2015.",
     "hendrycks2016": "D. Hendrycks and K. Gimpel, Gaussian Error Linear Units, arXiv:1606.08415, 2016.",
     "howard2019": "A. Howard et al., Searching for MobileNetV3, ICCV 2019 (hard swish).",
@@ -31,6 +37,7 @@ REFERENCES: dict[str, str] = {
     "poole2016": "B. Poole et al., Exponential Expressivity in Deep Neural Networks through Transient "
     "Chaos, NeurIPS 2016.",
     "ramachandran2017": "P. Ramachandran, B. Zoph and Q. Le, Searching for Activation Functions, arXiv:1710.05941, 2017 (Swish).",
+    "roberts2022": "D. Roberts, S. Yaida and B. Hanin, The Principles of Deep Learning Theory, Cambridge 2022.",
     "rumelhart1986": "D. Rumelhart, G. Hinton and R. Williams, Learning Representations by Back-propagating Errors, Nature 323, 1986 (sigmoid units).",
     "saxe2014": "A. Saxe, J. McClelland and S. Ganguli, Exact Solutions to the Nonlinear Dynamics of "
     "Learning in Deep Linear Neural Networks, ICLR 2014.",
@@ -46,4 +53,6 @@ REFERENCES: dict[str, str] = {
     "xiao2018": "L. Xiao et al., Dynamical Isometry and a Mean Field Theory of CNNs, ICML 2018 "
     "(delta-orthogonal convolutions).",
     "xu2015": "B. Xu et al., Empirical Evaluation of Rectified Activations in Convolutional Network, arXiv:1505.00853, 2015 (RReLU).",
+    "zhang2022": "G. Zhang, A. Botev and J. Martens, Deep Learning without Shortcuts: Shaping the Kernel with "
+    "Tailored Rectifiers, ICLR 2022.",
 }

@@ -1,0 +1,371 @@
+"""The gain-free integrals of one activation in logs: log V, log D and the deficit, fast.
+
+x = log q, V = E φ(u)², D = E φ′(u)², and R(q, δ) = E[(φ(u) − φ(v))²]/(2qδ) for u, v of correlation
+1 − δ, so that 1 − c is multiplied by g²·R·q/q' in a layer. Closed forms are used where known.
+Otherwise V and D are piecewise Chebyshev series in log q, and R is one per tile of (log q, angle),
+tiles made when first needed. Beyond exp(±70) all are continued as powers of q.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sigprop.activations import Activation, as_activation
+from sigprop.closed_form import Kernels, leaky_kernels
+from sigprop.theory.moments import Moments
+from sigprop.theory.pair_rule import fast_deficit
+from sigprop.theory.roots import Array
+
+REACH = 70.0  # tables stand on |log q| ≤ REACH
+PANEL, ORDER = 1.0, 16
+PANELS = round(2 * REACH / PANEL)
+KNOTS = -REACH + PANEL * np.arange(PANELS + 1)
+TINY = 1e-300
+X_PANEL, ANGLE_PANEL = 1.5, 1.25
+ORDERS, ORDERS_AWAY = (10, 14), (16, 18)  # in log q, in angle; with kinks away from 0
+FAR = 30.0  # beyond, a φ that is straight on both sides is taken as two straight pieces (3e-7)
+ANGLE_JUMP = 1e-7  # first panel where φ jumps
+
+
+def _nodes(order: int) -> Array:
+    return np.cos(np.pi * (np.arange(order) + 0.5) / order)
+
+
+def _to_coefficients(order: int) -> Array:
+    """The matrix from values at the Chebyshev nodes to coefficients."""
+    k = np.arange(order)[:, None]
+    matrix = np.cos(k * np.pi * (np.arange(order) + 0.5) / order) * 2 / order
+    matrix[0] /= 2
+    return np.asarray(matrix)
+
+
+def _polynomials(z: Array, order: int) -> Array:
+    """Chebyshev polynomials T_0..T_(order−1) at z, on the first axis."""
+    values = np.empty((order, *z.shape))
+    values[0], values[1] = 1.0, z
+    twice = 2 * z
+    for k in range(2, order):
+        np.multiply(twice, values[k - 1], out=values[k])
+        values[k] -= values[k - 2]
+    return values
+
+
+class Curve:
+    """log of a positive function of q as a piecewise Chebyshev series in x = log q.
+
+    Panels are made when first needed. Beyond the table the curve goes on as a power of q; where the
+    function is not finite it is inf.
+
+    Args:
+        function: takes positive q, 1-D.
+    """
+
+    def __init__(self, function: Callable[[Array], Array]) -> None:
+        self._function = function
+        self._made = np.zeros(PANELS, dtype=bool)
+        self._series = np.zeros((2, ORDER, PANELS))
+
+    @cached_property
+    def knots(self) -> Array:
+        """The log at KNOTS, straight from the function."""
+        try:
+            return self._log(KNOTS)
+        except ValueError:  # it overflows from somewhere on
+            values = np.full(len(KNOTS), np.inf)
+            for i, x in enumerate(KNOTS):
+                try:
+                    values[i] = self._log(x[None])[0]
+                except ValueError:
+                    break
+            return values
+
+    @cached_property
+    def high(self) -> float:
+        """The last x of the table."""
+        finite = np.isfinite(self.knots)
+        return float(KNOTS[-1] if finite.all() else KNOTS[max(int(np.argmin(finite)) - 1, 1)])
+
+    @cached_property
+    def powers(self) -> tuple[float, float]:
+        """The powers of q by which the function goes on below and above the table."""
+        low, high = self.knots[1] - self.knots[0], self.slope_at(self.high - PANEL)
+        return _power(float(low)), _power(float(high))
+
+    def slope_at(self, x: float) -> float:
+        """The mean slope over one panel from x."""
+        ends = self._evaluated(np.array([x, x + PANEL]), 0)
+        return float(ends[1] - ends[0]) / PANEL
+
+    def __call__(self, x: Array) -> Array:
+        """The log at x, any real number; inf where the function is not finite."""
+        near = np.minimum(np.maximum(x, -REACH), self.high)
+        value = self._evaluated(near, 0)
+        beyond = x - near
+        if beyond.any():
+            power = np.where(beyond < 0, self.powers[0], self.powers[1])
+            with np.errstate(invalid="ignore"):
+                far = np.where(power == 0, 0.0, power * beyond)
+            far = np.where((beyond > 0) & (self.high < REACH), math.inf, far)
+            value = value + np.where(beyond == 0, 0.0, far)
+        return value
+
+    def slope(self, x: Array) -> Array:
+        """D log/dx, to about 1e-12."""
+        value = self._evaluated(np.clip(x, -REACH, self.high), 1)
+        value = np.where(x < -REACH, self.powers[0], value)
+        return np.where(x > self.high, self.powers[1], value)
+
+    def _evaluated(self, x: Array, derivative: int) -> Array:
+        place = (x + REACH) / PANEL
+        index = np.minimum(place.astype(np.intp), round((self.high + REACH) / PANEL) - 1)
+        if not self._made[index].all():
+            self._make(np.unique(index[~self._made[index]]))
+        z = 2 * (place - index) - 1
+        table = self._series[derivative][:, index]
+        twice, ahead, behind = 2 * z, np.zeros_like(z), np.zeros_like(z)
+        for k in range(ORDER - 1, 0, -1):
+            ahead, behind = twice * ahead - behind + table[k], ahead
+        return np.asarray(z * ahead - behind + table[0])
+
+    def _make(self, panels: Array) -> None:
+        x = -REACH + PANEL * (panels[:, None] + (_nodes(ORDER) + 1) / 2)
+        series = _to_coefficients(ORDER) @ self._log(x.ravel()).reshape(x.shape).T
+        self._series[0][:, panels] = series
+        self._series[1][:-1, panels] = np.polynomial.chebyshev.chebder(series) * 2 / PANEL
+        self._made[panels] = True
+
+    def _log(self, x: Array) -> Array:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return np.log(np.maximum(self._function(np.exp(x)), TINY))
+
+
+def _power(slope: float) -> float:
+    """The slope in log-log, exact where it is a half-integer: an error would grow with depth."""
+    nearest = round(2 * slope) / 2 if math.isfinite(slope) else slope
+    return nearest if abs(slope - nearest) < 1e-6 else slope
+
+
+def _two_slopes(right: float, left: float, *, over: float = 1.0) -> Kernels:
+    """Closed forms of φ(x) = right·x, or left·x for x < 0; squares are divided by ``over``."""
+    size, other, sign = (right, left, 1.0) if right else (left, 0.0, -1.0)
+    a = other / size
+    base = leaky_kernels(a, a**2, a**4)
+    powers = {"mean": sign * size, "fourth_moment": size**4}
+    return Kernels(
+        **{name: _times(powers.get(name, size**2 / over), base, name) for name in base.known()}
+    )
+
+
+def _times(factor: float, kernels: Kernels, name: str) -> Callable[..., Array]:
+    known = getattr(kernels, name)
+    return lambda *arguments: factor * known(*arguments)
+
+
+def _recognized(act: Activation) -> Activation:
+    """A callable that is s·(leaky ReLU) to the last digits gets its closed forms."""
+    if act.kernels is not None or any(act.jumps):
+        return act
+    x = np.concatenate([[1.0], np.geomspace(1e-60, 1e60, 61)])
+    with np.errstate(all="ignore"):
+        right, left = act.f(x) / x, act.f(-x) / -x
+    steepest = max(abs(right[0]), abs(left[0]))
+    bent = max(np.ptp(right), np.ptp(left))
+    if not (0 < steepest < 1e100 and bent <= 1e-14 * steepest):
+        return act
+    s, t = float(right[0]), float(left[0])
+    return replace(act, kernels=_two_slopes(s, t))
+
+
+class LogKernel:
+    """log V, log D and log R of one activation; see the module."""
+
+    def __init__(self, act: Activation) -> None:
+        self.given = act.f
+        act = _recognized(act)
+        self.moments = Moments(act)
+        self.activation = act
+        self.closed = act.kernels is not None and (
+            act.kernels.second_moment is not None and act.kernels.deficit is not None
+        )
+        self.jumps = any(act.jumps)
+        self.ratio = Curve(lambda q: self.moments.second_moment(q) / q)
+        self.d = Curve(self.moments.derivative_square)
+        self.orders = ORDERS_AWAY if any(act.breakpoints) else ORDERS
+        self._tiles: dict[int, Array] = {}
+
+    def log_v(self, x: Array) -> Array:
+        """Log E φ(√q z)² at x = log q; ``ratio`` is this less x."""
+        return self.ratio(x) + x
+
+    def log_d(self, x: Array) -> Array:
+        """Log E φ′(√q z)² at x = log q."""
+        return self.d(x)
+
+    def log_r(self, x: Array, deficit: Array) -> Array:
+        """Log R at x = log q and 1 − c in (0, 2]."""
+        if self.closed:
+            return self._closed_r(x, deficit)
+        x, deficit = np.broadcast_arrays(x, deficit)
+        tail = self.tail
+        if tail is None or not (x > FAR).any():
+            return self._tiled_r(x.ravel(), deficit.ravel()).reshape(x.shape)
+        log_r = np.empty(x.shape)
+        far = x > FAR
+        log_r[~far] = self._tiled_r(x[~far], deficit[~far])
+        floor = np.maximum(deficit[far], 1e-30)
+        log_r[far] = np.log(tail(1.0, floor) / floor) + self.d(x[far])
+        return log_r
+
+    @cached_property
+    def tail(self) -> Callable[..., Array] | None:
+        """The deficit of φ at large q over D, where φ is straight on both sides; else None."""
+        if self.closed or self.ratio.powers[1] != 0 or self.d.powers[1] != 0:
+            return None
+        x = np.array([-1e15, 1e15])
+        left, right = (self.activation.f(x) / x).tolist()
+        return _two_slopes(right, left, over=(right**2 + left**2) / 2).deficit
+
+    def _closed_r(self, x: Array, deficit: Array) -> Array:
+        kernels = self.activation.kernels
+        assert kernels is not None and kernels.deficit is not None
+        near = np.clip(x, -REACH, REACH)
+        floor = np.maximum(deficit, 1e-30)
+        with np.errstate(divide="ignore"):
+            value = np.log(kernels.deficit(np.exp(near), floor)) - near - np.log(floor)
+        return self._continued(value, x, near)
+
+    def _continued(self, value: Array, x: Array, near: Array) -> Array:
+        """Beyond the table R goes as D does."""
+        beyond = x - near
+        if not beyond.any():
+            return value
+        power = np.where(beyond < 0, self.d.powers[0], self.d.powers[1])
+        return np.asarray(value + power * beyond)
+
+    # Tiles
+
+    @cached_property
+    def start(self) -> float:
+        """The x below which V and D are powers of q within a percent."""
+        start = self._power_until(3e-3)
+        kinks = [abs(b) for b in self.activation.breakpoints if b]
+        # A kink takes no part while u stays eight deviations away.
+        return min(start, 2 * math.log(min(kinks) / 8)) if kinks else start
+
+    @cached_property
+    def scale(self) -> float:
+        """The size of u on which φ varies."""
+        return 4 * math.exp(min(max(self._power_until(0.05), -50.0), 0.0) / 2)
+
+    def _power_until(self, tolerance: float) -> float:
+        bent = np.zeros(PANELS, dtype=bool)
+        for curve in (self.ratio, self.d):
+            with np.errstate(invalid="ignore"):
+                slope = np.diff(curve.knots) / PANEL
+            bent |= ~(np.abs(slope - curve.powers[0]) < tolerance)
+        return float(KNOTS[np.argmax(bent)]) if bent.any() else REACH
+
+    def _tiled_r(self, x: Array, deficit: Array) -> Array:
+        near = np.minimum(np.maximum(x, -REACH), self.d.high)
+        column = np.maximum(np.ceil((near - self.start) / X_PANEL), 0.0).astype(np.intp)
+        far = deficit > 1
+        angle = 2 * np.arcsin(np.sqrt(np.minimum(deficit, 2 - deficit) / 2))
+        row, z = self._angle_place(column, angle)
+        key = 4096 * (2 * column + far) + row
+        where = self._x_place(column, near)
+        log_r = np.empty_like(near)
+        for tile in np.unique(key):
+            chosen = key == tile
+            coefficients = self._tile(int(tile))
+            across = _polynomials(where[chosen], self.orders[0])
+            along = _polynomials(z[chosen], self.orders[1])
+            log_r[chosen] = ((coefficients @ along) * across).sum(axis=0)
+        if self.jumps:  # near tiles of R·θ; R − D goes as 1/θ below the first panel
+            log_r = np.where(far, log_r, self._with_jumps(log_r, near, angle))
+        if far.any():  # tiles of the deficit over qD
+            size = self.d(near) - np.log(np.maximum(deficit, 1.0))
+            with np.errstate(divide="ignore"):
+                log_r = np.where(far, np.log(np.maximum(log_r, TINY)) + size, log_r)
+        return self._continued(log_r, x, near)
+
+    def _with_jumps(self, r_angle: Array, x: Array, angle: Array) -> Array:
+        d, inside = np.exp(self.d(x)), np.maximum(angle, ANGLE_JUMP)
+        extra = np.maximum(r_angle / inside - d, 0.0) * (inside / np.maximum(angle, TINY))
+        below = np.log(np.maximum(d + extra, TINY))
+        return np.where(angle < inside, below, np.log(np.maximum(r_angle / inside, TINY)))
+
+    def _x_place(self, column: Array, x: Array) -> Array:
+        """The coordinate in [−1, 1]: of √q in column 0, of log q in the others."""
+        log_place = 2 * (x - self.start - X_PANEL * (column - 1)) / X_PANEL - 1
+        root_place = 2 * np.exp((np.minimum(x, self.start) - self.start) / 2) - 1
+        return np.where(column == 0, root_place, log_place)
+
+    def _angle_grid(self, column: Array) -> tuple[Array, Array, Array]:
+        """First end, number and width (in log) of the panels in angle above [0, first end]."""
+        last = self.start + X_PANEL * column
+        size = min(0.1, math.exp(min(self.start, 0.0) / 2))
+        first = np.minimum(0.4, 4 * size * np.exp(-np.maximum(last, 0.0) / 2))
+        if self.jumps:
+            first = np.full_like(first, ANGLE_JUMP)
+        count = np.maximum(np.ceil((math.log(np.pi / 2) - np.log(first)) / ANGLE_PANEL), 1.0)
+        return first, count, (math.log(np.pi / 2) - np.log(first)) / count
+
+    def _angle_place(self, column: Array, angle: Array) -> tuple[Array, Array]:
+        first, count, width = self._angle_grid(column)
+        steps = np.log(np.maximum(angle, first) / first) / width
+        row = np.where(
+            (angle <= first) & (not self.jumps), 0, np.minimum(steps.astype(np.intp), count - 1) + 1
+        )
+        inside = 2 * (steps - row + 1) - 1
+        return row.astype(np.intp), np.where(row == 0, 2 * angle / first - 1, inside)
+
+    def _tile(self, key: int) -> Array:
+        """The coefficients of one tile: log R, or the deficit over qD where c < 0."""
+        if key not in self._tiles:
+            column, far, row = key // 8192, (key // 4096) % 2 == 1, key % 4096
+            z = _nodes(self.orders[0])
+            x = self.start + X_PANEL * (column - 1 + (z + 1) / 2)
+            if column == 0:
+                x = self.start + 2 * np.log((z + 1) / 2)
+            first, _, width = (float(v) for v in self._angle_grid(np.asarray(column)))
+            w = (_nodes(self.orders[1]) + 1) / 2
+            angle = first * (w if row == 0 else np.exp(width * (row - 1 + w)))
+            self._tiles[key] = self._made(x, np.pi - angle if far else angle, far)
+        return self._tiles[key]
+
+    def _made(self, x: Array, angle: Array, far: bool) -> Array:
+        act, scale = self.activation, self.scale
+        q = np.exp(x)
+        values = np.array(
+            [[fast_deficit(act.f, act.breakpoints, scale, p, t) for t in angle] for p in q]
+        )
+        if far:
+            values /= np.exp(self.d(x) + x)[:, None]
+        else:
+            values /= q[:, None] * 2 * np.sin(angle / 2) ** 2
+            values = values * angle if self.jumps else np.log(np.maximum(values, TINY))
+        to_x, to_angle = (_to_coefficients(order) for order in self.orders)
+        return np.asarray(to_x @ values @ to_angle.T)
+
+
+_KERNELS: OrderedDict[int, LogKernel] = OrderedDict()
+_KEPT = 32
+
+
+def kernel_of(activation: Any) -> LogKernel:
+    """The kernel of anything that is an activation; those used last are kept with their tables."""
+    act = as_activation(activation)
+    kernel = _KERNELS.get(id(act.f))
+    if kernel is None or kernel.given is not act.f:
+        kernel = _KERNELS[id(act.f)] = LogKernel(act)
+    _KERNELS.move_to_end(id(act.f))
+    while len(_KERNELS) > _KEPT:
+        _KERNELS.popitem(last=False)
+    return kernel

@@ -1,0 +1,316 @@
+"""Mean-field theory of any activation: maps, fixed points, depth scales, phases and paths."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sigprop.checks import FloatArray, count, real_array, real_number
+from sigprop.theory import fixed_points
+from sigprop.theory.fixed_points import MARGIN, NEUTRAL, Cells, FixedPoint
+from sigprop.theory.log_kernel import kernel_of
+from sigprop.theory.path import Trajectory
+from sigprop.theory.propagation import first_layer, last_layer, layers
+from sigprop.theory.slopes import check_shapes
+
+PHASES = ("ordered", "critical", "chaotic")
+
+
+@dataclass(frozen=True, eq=False)
+class DepthScales:
+    """How many layers a signal lives; inf at criticality, NaN where there is no such scale.
+
+    Attributes:
+        depth_scale_q: ξ_q = −1/ln χ∥: layers in which the distance of q from q* falls by e.
+        depth_scale_c: ξ_c = −1/ln χ(c*): the same for c.
+        depth_scale_grad: ξ_grad = 1/|ln χ|: layers in which the squared gradient changes by e.
+    """
+
+    depth_scale_q: Any
+    depth_scale_c: Any
+    depth_scale_grad: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """``name`` is "ordered" (χ < 1), "critical" or "chaotic" (χ > 1); equal to that text.
+
+    Attributes:
+        name: the phase.
+        chi: χ at q*.
+        reason: in words.
+    """
+
+    name: str
+    chi: float
+    reason: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __eq__(self, other: object) -> bool:
+        return self.name == (other.name if isinstance(other, Phase) else other)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+class MeanField:
+    """The infinitely wide net: weights of variance gain²/fan_in, biases of variance bias_std².
+
+    ``gain`` and ``bias_std`` broadcast: an array of them is a grid of nets, and every method then
+    returns arrays of the shape of the grid (with q and c broadcast against it).
+
+    Args:
+        activation: a name, a record, a torch module or class, or a vectorised callable.
+        gain: g > 0.
+        bias_std: σ_b ≥ 0.
+
+    Raises:
+        TypeError: not real numbers; no activation.
+        ValueError: out of range, or shapes that do not broadcast.
+
+    Source: poole2016; schoenholz2017.
+
+    Example:
+        >>> net = MeanField("tanh", gain=5 / 3)
+        >>> point = net.fixed_point()
+        >>> round(point.q_star, 5), round(point.chi, 4), str(net.phase())
+        (1.17848, 1.2098, 'chaotic')
+    """
+
+    def __init__(self, activation: Any, gain: ArrayLike = 1.0, bias_std: ArrayLike = 0.0) -> None:
+        self.gain = real_array("gain", gain, above=0)
+        self.bias_std = real_array("bias_std", bias_std, minimum=0)
+        check_shapes(gain=self.gain, bias_std=self.bias_std)
+        self.kernel = kernel_of(activation)
+        self.activation = self.kernel.activation
+        self.shape = np.broadcast_shapes(self.gain.shape, self.bias_std.shape)
+
+    def __repr__(self) -> str:
+        gain, bias = (
+            f"{v:g}" if v.ndim == 0 else f"<{v.shape}>" for v in (self.gain, self.bias_std)
+        )
+        return f"MeanField({self.activation.name!r}, gain={gain}, bias_std={bias})"
+
+    # Maps
+
+    def variance_map(self, q: ArrayLike | None = None) -> FloatArray:
+        """Q' = g²·E φ(√q z)² + σ_b².
+
+        Args:
+            q: second moment(s) ≥ 0; None: q*.
+        """
+        q = self._q(q)
+        return np.asarray(self.gain**2 * self.kernel.moments.second_moment(q) + self.bias_std**2)[
+            ()
+        ]
+
+    def covariance_map(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
+        """g²·E φ(u)φ(v) + σ_b² for u, v of second moments q1, q2 and correlation c.
+
+        Args:
+            q1: second moment(s) of u, ≥ 0.
+            q2: second moment(s) of v, ≥ 0.
+            c: correlation(s) in [−1, 1].
+        """
+        q1, q2 = self._q(q1, "q1"), self._q(q2, "q2")
+        c = self._c(c, q1=q1, q2=q2)
+        return np.asarray(
+            self.gain**2 * self.kernel.moments.covariance(q1, q2, c) + self.bias_std**2
+        )[()]
+
+    def correlation_map(self, c: ArrayLike, q: ArrayLike | None = None) -> FloatArray:
+        """The correlation of the next layer for two inputs of equal second moment q.
+
+        Args:
+            c: correlation(s) in [−1, 1].
+            q: second moment(s) > 0; None: q*.
+        """
+        q = self._q(q)
+        c = self._c(c, q=q)
+        lost = self.gain**2 * self.kernel.moments.deficit(q, 1 - c)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(np.clip(1 - lost / self.variance_map(q), -1.0, 1.0))[()]
+
+    def chi(self, q: ArrayLike | None = None, c: ArrayLike = 1.0) -> FloatArray:
+        """χ = g²·E φ′(u)φ′(v) at correlation c; at c = 1 the growth of the squared gradient.
+
+        Args:
+            q: second moment(s) ≥ 0; None: q*, also where that is a limit (0 or inf).
+            c: correlation(s) in [−1, 1].
+        """
+        if q is None and np.all(np.asarray(c) == 1):
+            return np.asarray(self.fixed_point().chi + 0 * real_array("c", c))[()]
+        q = self._q(q)
+        c = self._c(c, q=q)
+        if np.all(c == 1):
+            return np.asarray(self.gain**2 * self.kernel.moments.derivative_square(q) + 0 * c)[()]
+        return np.asarray(self.gain**2 * self.kernel.moments.derivative_covariance(q, q, c))[()]
+
+    def chi_parallel(self, q: ArrayLike | None = None) -> FloatArray:
+        """χ∥ = dq'/dq, the slope of the variance map.
+
+        Args:
+            q: second moment(s) ≥ 0; None: q*, also where that is a limit (0 or inf).
+        """
+        if q is None:
+            return np.asarray(self.fixed_point().chi_parallel)[()]
+        return np.asarray(self.gain**2 * self.kernel.moments.slope(self._q(q)))[()]
+
+    # Rest points
+
+    def fixed_point(self, q0: float = 1.0) -> FixedPoint:
+        """Where q and c settle for inputs of mean square q0, and why.
+
+        There may be no finite q*, one that is only half-stable, or one for every start: these are
+        results, with ``stability`` and ``reason``.
+
+        Args:
+            q0: mean square of the input, > 0 (q starts at g²·q0 + σ_b²).
+
+        Source: poole2016; schoenholz2017.
+
+        Example:
+            >>> MeanField("swish", gain=1.718, bias_std=0.2).fixed_point().reason
+            'q grows without bound: there is no finite fixed point above the start'
+        """
+        q0 = real_number("q0", q0, above=0)
+        return self._default if q0 == 1 else self._settled(q0)
+
+    @cached_property
+    def _default(self) -> FixedPoint:
+        return self._settled(1.0)
+
+    def _settled(self, q0: float) -> FixedPoint:
+        point = fixed_points.fixed_point(self._cells, q0)
+        names = ("q_star", "c_star", "chi", "chi_parallel", "chi_c", "stability", "reason")
+        shaped = {name: getattr(point, name).reshape(self.shape) for name in names}
+        if self.shape == ():
+            shaped = {name: value.item() for name, value in shaped.items()}
+        return FixedPoint(**shaped)
+
+    def depth_scales(self) -> DepthScales:
+        """ξ_q, ξ_c and ξ_grad, in layers.
+
+        Source: schoenholz2017.
+
+        Example:
+            >>> round(MeanField("relu", gain=1.0, bias_std=0.5).depth_scales().depth_scale_grad, 4)
+            1.4427
+        """
+        point = self.fixed_point()
+        finite = np.isfinite(point.q_star) & (np.asarray(point.stability) != NEUTRAL)
+        parallel = np.where(finite, point.chi_parallel, np.nan)
+        return DepthScales(_scale(parallel), _scale(point.chi_c), _scale(point.chi, both=True))
+
+    def phase(self) -> Any:
+        """The phase, with its reason; an array of names for a grid.
+
+        Source: schoenholz2017.
+
+        Example:
+            >>> MeanField("relu", gain=1.0).phase() == "ordered"
+            True
+        """
+        point = self.fixed_point()
+        with np.errstate(invalid="ignore"):
+            side = np.sign(np.where(np.abs(np.subtract(point.chi, 1)) < MARGIN, 0, point.chi - 1))
+        names = np.array(PHASES)[(side + 1).astype(int)]
+        if self.shape:
+            return names
+        effect = ("vanish", "keep their size", "explode")[int(side) + 1]
+        reason = (
+            f"chi = {point.chi:.6g} at q* = {point.q_star:.6g}: gradients {effect}; {point.reason}"
+        )
+        return Phase(str(names), point.chi, reason)
+
+    # Paths
+
+    def trajectory(self, depth: int, q0: float = 1.0, c0: float | None = None) -> Trajectory:
+        """The path of q, and of the correlation of two inputs, through ``depth`` weight layers.
+
+        Layer 0 is the input, of mean square q0. No activation precedes layer 1: q¹ = g²q0 + σ_b².
+        q is carried in logs and c as 1 − c, so nothing overflows or cancels; at a grid the arrays
+        are (depth + 1, *grid). ``chi`` is χ at the last layer. Two straight pieces follow
+        ``theory.leaky.trajectory``; closed forms and tables are good to about 1e-11 a layer.
+
+        Args:
+            depth: number of weight layers, ≥ 1.
+            q0: mean square of the input, > 0.
+            c0: correlation of two inputs of equal q0, in [−1, 1]; None: one input.
+
+        Raises:
+            TypeError: not real numbers, or ``depth`` not an integer.
+            ValueError: out of range.
+
+        Source: poole2016; schoenholz2017.
+
+        Example:
+            >>> path = MeanField("tanh", gain=1.5, bias_std=0.3).trajectory(200, c0=0.6)
+            >>> round(float(path.q[-1]), 6), round(float(path.c[-1]), 6)
+            (0.960844, 0.766748)
+        """
+        depth, q0, c0 = self._path_arguments(depth, q0, c0)
+        return layers(self._cells, self.shape, depth, q0, c0)
+
+    def propagate(
+        self, depth: int, q0: float = 1.0, c0: float | None = None
+    ) -> tuple[FloatArray, FloatArray | None]:
+        """Log q and 1 − c after ``depth`` weight layers, of any depth, without keeping the path.
+
+        Nets at rest are dropped. From layer 1,000 on, slow ones advance by many layers at once
+        (third order, 1e-8 or better), so that a million layers cost no more than a few thousand.
+
+        Args and Raises: as :meth:`trajectory`.
+
+        Example:
+            >>> log_q, deficit = MeanField("gelu", [0.5, 5.0], 0.1).propagate(10**6, c0=0.5)
+            >>> bool(np.isfinite(log_q).all()), deficit.tolist()
+            (True, [0.0, ...])
+        """
+        depth, q0, c0 = self._path_arguments(depth, q0, c0)
+        x, deficit = last_layer(self._cells, depth, *first_layer(self._cells, q0, c0))
+        return x.reshape(self.shape)[()], None if c0 is None else deficit.reshape(self.shape)[()]
+
+    def _path_arguments(
+        self, depth: int, q0: float, c0: float | None
+    ) -> tuple[int, float, float | None]:
+        depth, q0 = count("depth", depth), real_number("q0", q0, above=0)
+        return depth, q0, None if c0 is None else real_number("c0", c0, minimum=-1, maximum=1)
+
+    @cached_property
+    def _cells(self) -> Cells:
+        gain, bias = np.broadcast_arrays(self.gain, self.bias_std)
+        with np.errstate(divide="ignore"):
+            return Cells(self.kernel, 2 * np.log(gain.ravel()), 2 * np.log(bias.ravel()))
+
+    def _q(self, q: ArrayLike | None, name: str = "q") -> FloatArray:
+        if q is not None:
+            q = real_array(name, q, minimum=0)
+            check_shapes(**{name: q, "gain": self.gain, "bias_std": self.bias_std})
+            return q
+        star = np.asarray(self.fixed_point().q_star)
+        if not np.all(np.isfinite(star) & (star > 0)):
+            reason = np.ravel(self.fixed_point().reason)[np.argmin(np.isfinite(star) & (star > 0))]
+            raise ValueError(f"there is no q* in (0, inf) to stand for q: {reason}; give q.")
+        return star
+
+    def _c(self, c: ArrayLike, **others: FloatArray) -> FloatArray:
+        c = real_array("c", c, minimum=-1, maximum=1)
+        check_shapes(c=c, gain=self.gain, bias_std=self.bias_std, **others)
+        return c
+
+
+def _scale(chi: Any, *, both: bool = False) -> Any:
+    """−1/ln χ, NaN where that is negative; its size if both signs are wanted."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = np.asarray(np.divide(-1.0, np.log(np.abs(chi))))
+    value = np.where(np.abs(np.subtract(chi, 1.0)) < MARGIN, math.inf, value)
+    value = np.abs(value) if both else np.where(value >= 0, value, np.nan)
+    return value.item() if value.ndim == 0 else value

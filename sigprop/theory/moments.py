@@ -1,0 +1,107 @@
+"""The gain-free Gaussian integrals of one activation: closed form where known, else quadrature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sigprop.activations import Activation
+from sigprop.gaussian import deficit_expectation, expectation, pair_expectation
+from sigprop.theory.roots import Array
+
+CLOSEST = 1e-160  # where the one-sided slopes at 0 are read
+
+
+class Moments:
+    """V, D, dV/dq, the covariance and the deficit of φ, for u = √q z; everything broadcasts.
+
+    Args:
+        act: the record of φ.
+    """
+
+    def __init__(self, act: Activation) -> None:
+        self.activation = act
+
+    def mean(self, q: Array) -> Array:
+        """E φ(u)."""
+        known = self._closed("mean", q)
+        return self._integral(self.activation.f, q) if known is None else known
+
+    def second_moment(self, q: Array) -> Array:
+        """V(q) = E φ(u)²."""
+        known = self._closed("second_moment", q)
+        if known is not None:
+            return known
+        f = self.activation.f
+        return self._integral(lambda u: f(u) ** 2, q)
+
+    def derivative_square(self, q: Array) -> Array:
+        """D(q) = E φ′(u)²: χ over g² at c = 1, as backpropagation sees it."""
+        known = self._closed("derivative_second_moment", q)
+        if known is not None:
+            return known
+        df = self.activation.df
+        value = self._integral(lambda u: df(u) ** 2, q)
+        if np.all(np.asarray(q) > 0):
+            return value
+        sides = df(np.array([-CLOSEST, CLOSEST])) ** 2
+        return np.where(np.asarray(q) > 0, value, sides.mean())[()]
+
+    def slope(self, q: Array) -> Array:
+        """dV/dq = E[u φ(u) φ′(u)]/q, and at a jump b of φ the density of u there times [φ²]·b/2q.
+
+        At q = 0 the limit q → 0, which exists if φ(0) = 0.
+        """
+        known = self._closed("chi_parallel_moment", q)
+        if known is not None:
+            return known
+        act, q = self.activation, np.asarray(q, dtype=np.float64)
+        at_zero = float((act.f(np.array([0.0])) * act.df(np.array([0.0])))[0])
+        inside = np.where(q > 0, q, 1.0)
+        # E[u] = 0: taking φφ′(0)·u off changes nothing but the rounding at small q.
+        value = self._integral(lambda u: u * (act.f(u) * act.df(u) - at_zero), inside) / inside
+        for b, jump in zip(act.breakpoints, act.jumps, strict=True):
+            if jump and b:
+                after = float(act.f(np.array([np.nextafter(b, np.inf)]))[0])
+                density = np.exp(-(b**2) / (2 * inside)) / np.sqrt(2 * np.pi * inside)
+                value = value + (2 * after - jump) * jump * density * b / (2 * inside)
+        return np.where(q > 0, value, self.derivative_square(q))[()]
+
+    def covariance(self, q1: Array, q2: Array, c: Array) -> Array:
+        """K = E φ(u)φ(v), u and v of second moments q1, q2 and correlation c."""
+        known = self._closed("covariance", q1, q2, c)
+        if known is not None:
+            return known
+        act = self.activation
+        return _array(pair_expectation(act.f, act.f, q1, q2, c, breakpoints=act.breakpoints))
+
+    def deficit(self, q: Array, delta: Array) -> Array:
+        """V(q) − K(q, q, 1 − delta), without cancellation."""
+        known = self._closed("deficit", q, delta)
+        if known is not None:
+            return known
+        act = self.activation
+        df = None if act.df_error else act.df
+        return _array(deficit_expectation(act.f, q, delta, df=df, breakpoints=act.breakpoints))
+
+    def derivative_covariance(self, q1: Array, q2: Array, c: Array) -> Array:
+        """E φ′(u)φ′(v): χ over g² at correlation c."""
+        known = self._closed("derivative_covariance", q1, q2, c)
+        if known is not None:
+            return known
+        if np.all(np.asarray(c) == 1) and np.all(np.asarray(q1) == q2):
+            return self.derivative_square(q1 + 0 * np.asarray(c))
+        act = self.activation
+        return _array(pair_expectation(act.df, act.df, q1, q2, c, breakpoints=act.breakpoints))
+
+    def _closed(self, name: str, *arguments: Array) -> Array | None:
+        known: Any = getattr(self.activation.kernels, name, None)
+        return None if known is None else _array(known(*arguments))
+
+    def _integral(self, f: Any, q: Array) -> Array:
+        return _array(expectation(f, q, breakpoints=self.activation.breakpoints))
+
+
+def _array(value: Any) -> Array:
+    return np.asarray(value, dtype=np.float64)[()]
