@@ -5,8 +5,9 @@ Names resolve lazily (PEP 562): ``import sigprop`` loads neither torch, scipy no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sigprop._lazy import lazy_names
 
 if TYPE_CHECKING:
     from sigprop import init, measurement, nn, plots, theory
@@ -75,13 +76,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _ROOMS:
-        return importlib.import_module(f"sigprop.{name}")
-    raise AttributeError(f"module 'sigprop' has no attribute {name!r}; it has {', '.join(__all__)}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME, _ROOMS)

@@ -1,38 +1,13 @@
 """Signal-propagation theory: plain float64 in, plain float64 out. Never torch.
 
-The leaky theory loads numpy only; what rests on quadrature is loaded when first asked for.
+Names are loaded when first asked for; the leaky theory loads numpy only.
 """
 
-import importlib
-import typing
+from typing import TYPE_CHECKING
 
-from sigprop.theory.finite_width import (
-    FiniteWidthLaw,
-    born_dead_probability,
-    finite_width_law,
-    lognormal_law,
-    sample_trajectories,
-    step_log_moments,
-)
-from sigprop.theory.leaky import (
-    Trajectory,
-    chi,
-    correlation_angle_map,
-    correlation_deficit_map,
-    correlation_map,
-    excess,
-    fourth_moment,
-    g_star,
-    mean_output,
-    second_moment,
-    slow_convergence,
-    trajectory,
-    unit_variance_gain,
-    variance_map,
-    variance_output,
-)
+from sigprop._lazy import lazy_names
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     from sigprop.theory.critical import (
         CriticalPoint,
         EdgeOfChaos,
@@ -42,27 +17,54 @@ if typing.TYPE_CHECKING:
         solve_critical,
     )
     from sigprop.theory.explain import GainReport, explain_gain
+    from sigprop.theory.finite_width import (
+        FiniteWidthLaw,
+        born_dead_probability,
+        finite_width_law,
+        lognormal_law,
+        sample_trajectories,
+        step_log_moments,
+    )
     from sigprop.theory.fixed_points import FixedPoint, NoSolution
     from sigprop.theory.gains import gain, tailored_slope
+    from sigprop.theory.leaky import (
+        Trajectory,
+        chi,
+        correlation_angle_map,
+        correlation_deficit_map,
+        correlation_map,
+        excess,
+        fourth_moment,
+        g_star,
+        mean_output,
+        second_moment,
+        slow_convergence,
+        trajectory,
+        unit_variance_gain,
+        variance_map,
+        variance_output,
+    )
     from sigprop.theory.mean_field import DepthScales, MeanField, Phase
 
-_LAZY = {
-    "CriticalPoint": "critical",
-    "DepthScales": "mean_field",
-    "EdgeOfChaos": "critical",
-    "FixedPoint": "fixed_points",
-    "GainReport": "explain",
-    "MeanField": "mean_field",
-    "NoSolution": "fixed_points",
-    "Phase": "mean_field",
-    "critical_gain": "critical",
-    "edge_of_chaos": "critical",
-    "explain_gain": "explain",
-    "gain": "gains",
-    "half_stable_points": "critical",
-    "solve_critical": "critical",
-    "tailored_slope": "gains",
+_NAMES = {
+    "critical": (
+        "CriticalPoint EdgeOfChaos critical_gain edge_of_chaos half_stable_points solve_critical"
+    ),
+    "explain": "GainReport explain_gain",
+    "finite_width": (
+        "FiniteWidthLaw born_dead_probability finite_width_law lognormal_law "
+        "sample_trajectories step_log_moments"
+    ),
+    "fixed_points": "FixedPoint NoSolution",
+    "gains": "gain tailored_slope",
+    "leaky": (
+        "Trajectory chi correlation_angle_map correlation_deficit_map correlation_map excess "
+        "fourth_moment g_star mean_output second_moment slow_convergence trajectory "
+        "unit_variance_gain variance_map variance_output"
+    ),
+    "mean_field": "DepthScales MeanField Phase",
 }
+_HOME = {name: f"sigprop.theory.{home}" for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "CriticalPoint",
@@ -104,11 +106,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> typing.Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"sigprop.theory.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'sigprop.theory' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
