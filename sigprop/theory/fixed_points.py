@@ -19,6 +19,7 @@ from sigprop.theory.roots import Array, bracketed_roots
 if TYPE_CHECKING:
     from sigprop.records import Row
 
+FINE = 32  # points between two knots, to see a zero that does not cross
 LEVEL = 3e-13  # |L| below this is zero
 MARGIN = 1e-9  # |χ − 1| below this is one
 SMALLEST_DEFICIT = math.log(1e-28)
@@ -158,7 +159,7 @@ class _Walk:
         last = np.clip(last, 0, len(KNOTS) - 1)
         before = np.clip(first[rows] - int(self.sign), 0, len(KNOTS) - 1)
         near = np.where(self.ahead[rows, before], KNOTS[before], self.start[rows])
-        self._solve(rows, near, KNOTS[last])
+        self._within(rows, near, KNOTS[last])
         self._dips(np.where(found, first, -1))
         return self.x, self.why
 
@@ -177,6 +178,27 @@ class _Walk:
     def _solve(self, rows: Array, near: Array, far: Array) -> None:
         if rows.size:
             self.x[rows] = bracketed_roots(lambda x, i: self._lift(x, rows[i]), near, far)
+
+    def _within(self, rows: Array, near: Array, far: Array, *, again: bool = True) -> None:
+        """The first zero between two knots, a touch included."""
+        if not rows.size:
+            return
+        x = near[:, None] + (far - near)[:, None] * np.linspace(0, 1, FINE + 1)
+        level = self._lift(x.ravel(), np.repeat(rows, FINE + 1)).reshape(x.shape)
+        crossed = level[:, 1:] <= LEVEL
+        first = np.where(crossed.any(axis=1), np.argmax(crossed, axis=1), FINE - 1) + 1
+        each = np.arange(len(rows))
+        ends = x[each, first - 1], x[each, first]
+        if again:
+            self._within(rows, *ends, again=False)
+        else:
+            self._solve(rows, *ends)
+        inner = (level[:, 1:-1] < level[:, :-2]) & (level[:, 1:-1] <= level[:, 2:])
+        inner &= (level[:, 1:-1] < 1e-2) & (np.arange(1, FINE) < first[:, None])
+        at, point = np.nonzero(inner)
+        if at.size:
+            ends = x[at, point], x[at, point + 2]
+            self._touch(rows[at], np.minimum(*ends), np.maximum(*ends))
 
     def _beyond(self, rows: Array, level: Array) -> None:
         """No zero among the knots: one in the tails, or none."""
@@ -214,6 +236,10 @@ class _Walk:
         right = np.minimum(
             KNOTS[np.minimum(at + 1, n - 1)], np.where(self.sign > 0, np.inf, self.start[rows])
         )
+        self._touch(rows, left, right)
+
+    def _touch(self, rows: Array, left: Array, right: Array) -> None:
+        """End where the lowest point of an interval is zero or crossed."""
         bottom, depth = _golden(self._lift, rows, left, right)
         order = np.argsort(-self.sign * bottom)  # the nearest to the start is written last
         for i in order[depth[order] <= LEVEL]:

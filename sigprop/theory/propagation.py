@@ -164,7 +164,9 @@ def _leap(cells: Cells, moving: Array, left: int, x: Array, delta: Array, two: b
                 )
         togo = togo - h
         dead = (delta[moving] == 0) if two else True
-        still = (k1[0] == 0) & ((k1[1] == 0) | dead)
+        # At c* = 0 two tiles meet, which differ by their error: 1 − c hops between them.
+        hops = (np.abs(state[1]) < 1e-7) & (np.abs(k1[1]) < 1e-9)
+        still = (k1[0] == 0) & ((k1[1] == 0) | hops | dead)
         keep = (togo >= 1) & ~still
         moving, togo = moving[keep], togo[keep]
 

@@ -1,0 +1,76 @@
+"""The three gains, the tailored slope and the explanation."""
+
+import math
+
+import mpmath as mp
+import numpy as np
+import pytest
+
+from sigprop.theory.explain import explain_gain
+from sigprop.theory.fixed_points import NoSolution
+from sigprop.theory.gains import gain, tailored_slope
+from sigprop.theory.leaky import g_star, trajectory
+
+
+def test_the_published_gains():
+    assert gain("gelu") == pytest.approx(1.533530, abs=5e-7)
+    assert gain("silu") == pytest.approx(1.676532, abs=5e-7)
+    assert gain("tanh") == pytest.approx(1.592537, abs=5e-7)
+    assert gain("relu", "unit_variance") == pytest.approx(1.7128586, abs=5e-8)
+    assert gain("selu") == pytest.approx(1.0, abs=1e-12)
+
+
+def test_forward_gains_in_thirty_digits():
+    mp.mp.dps = 30
+    for name, phi in [("tanh", mp.tanh), ("silu", lambda x: x / (1 + mp.exp(-x)))]:
+        square = mp.quad(lambda x, phi=phi: phi(x) ** 2 * mp.npdf(x), [-20, -4, 0, 4, 20])
+        assert gain(name) == pytest.approx(float(1 / mp.sqrt(square)), rel=2e-15)
+
+
+def test_three_gains_are_three_numbers_unless_nothing_but_scale_is_there():
+    numbers = {kind: gain("selu", kind, bias_std=0.1) for kind in ("forward", "critical")}
+    assert abs(numbers["forward"] - numbers["critical"]) > 0.1
+    for alpha in (0.0, 0.3):
+        leaky = lambda x, alpha=alpha: np.where(x > 0, x, alpha * x)  # noqa: E731
+        assert gain(leaky) == pytest.approx(float(g_star(alpha)), rel=1e-14)
+        assert gain(leaky, "critical") == pytest.approx(float(g_star(alpha)), rel=1e-14)
+
+
+def test_a_forward_gain_keeps_q_with_bias_too():
+    from sigprop.theory.mean_field import MeanField
+
+    g = gain("gelu", q=2.5, bias_std=0.7)
+    assert MeanField("gelu", g, 0.7).variance_map(2.5) == pytest.approx(2.5, rel=1e-14)
+
+
+@pytest.mark.parametrize(("depth", "slope"), [(20, 0.181380), (100, 0.570440)])
+def test_tailored_slopes_of_the_paper(depth, slope):
+    alpha = tailored_slope(depth, 0.9)
+    assert alpha == pytest.approx(slope, abs=5e-7)
+    # The first layer of a trajectory has no activation before it.
+    path = trajectory(depth + 1, float(g_star(alpha)), alpha, c0=0.0)
+    assert path.c[-1] == pytest.approx(0.9, abs=1e-12)
+
+
+def test_what_cannot_be_is_said():
+    with pytest.raises(NoSolution, match=r"ReLU, the most bent, ends at 0.318"):
+        tailored_slope(1, 0.9)
+    with pytest.raises(NoSolution, match="the bias alone adds 4"):
+        gain("tanh", bias_std=2.0)
+    with pytest.raises(ValueError, match=r"unknown kind 'forwards'.*forward"):
+        gain("tanh", "forwards")
+    with pytest.raises(ValueError, match="target must be"):
+        tailored_slope(5, 1.0)
+    with pytest.raises(ValueError, match="q must be > 0"):
+        gain("tanh", q=0.0)
+
+
+def test_the_explanation_holds_the_numbers():
+    report = explain_gain("tanh", 5 / 3)
+    assert report.q_star == pytest.approx(1.17848, abs=5e-6) and report.phase == "chaotic"
+    assert report.chi**report.survives == pytest.approx(1000)
+    assert "explode" in str(report) and "36.3 layers" in str(report)
+    assert report.records()[0]["forward_gain"] == gain("tanh")
+    quiet = explain_gain("relu", math.sqrt(2))
+    assert quiet.phase == "critical" and "at any depth" in str(quiet)
+    assert math.isnan(explain_gain("relu", 1.0, bias_std=1.5).forward_gain)
