@@ -12,7 +12,7 @@ from sigprop._lazy import lazy_names
 if TYPE_CHECKING:
     from sigprop import init, measurement, nn, plots, theory
     from sigprop.activations import activation
-    from sigprop.init import kaiming_leaky_init
+    from sigprop.init import initialize, kaiming_leaky_init
     from sigprop.measurement import measure
     from sigprop.nn import DeepMLP
     from sigprop.theory.critical import critical_gain, edge_of_chaos
@@ -41,6 +41,7 @@ _HOME: dict[str, str] = {
     "finite_width_law": "sigprop.theory.finite_width",
     "sample_trajectories": "sigprop.theory.finite_width",
     "DeepMLP": "sigprop.nn",
+    "initialize": "sigprop.init",
     "kaiming_leaky_init": "sigprop.init",
     "measure": "sigprop.measurement",
     "validate": "sigprop.validation",
@@ -61,6 +62,7 @@ __all__ = [
     "g_star",
     "gain",
     "init",
+    "initialize",
     "kaiming_leaky_init",
     "measure",
     "measurement",

@@ -10,7 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+if TYPE_CHECKING:
+    from sigprop.activations import Activation
 
 Kind: TypeAlias = Literal[
     "input",  # data from outside: an argument of the network, an embedding row
@@ -24,7 +27,25 @@ Kind: TypeAlias = Literal[
 ]
 Slopes: TypeAlias = tuple[float, ...]
 
-ADVICE = "Pass alpha= or gain= to set every weight layer without reading the model."
+ADVICE = (
+    "Pass alpha= or gain= (to initialize: activation=) to set every weight layer without reading "
+    "the model."
+)
+OUTSIDE_ADVICE = (
+    "Use sigprop.initialize, which knows other activations. Pass alpha= or gain= to set every "
+    "weight layer without reading the model."
+)
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
+    return frozenset(text.split())
+
+
+PRODUCTS = word_set(
+    "mul mul_ imul multiply div div_ divide itruediv truediv true_divide addcmul lerp"
+)
+"""Joins that multiply what they join."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +61,7 @@ class Node:
         shape: shape of its weight (weight nodes).
         fans: (fan_in, fan_out) of its weight (weight nodes).
         alpha: negative slope(s) of an activation of the leaky ReLU family, one or one per channel.
+        activation: the record of an activation (``trace`` writes it on request), None if unknown.
     """
 
     name: str
@@ -50,6 +72,7 @@ class Node:
     shape: tuple[int, ...] = ()
     fans: tuple[float, float] | None = None
     alpha: Slopes | None = None
+    activation: Activation | None = None
 
     def __str__(self) -> str:
         return f"'{self.module or self.name}' ({self.operation})"
@@ -68,6 +91,23 @@ class Feed:
 
     alpha: Slopes
     kind: Literal["activation", "weight", "input"]
+    by: str
+
+
+@dataclass(frozen=True)
+class Feeders:
+    """The nodes that decide the gain of a weight layer.
+
+    Attributes:
+        nodes: those upstream, or those that a layer fed by the raw input feeds; may be empty.
+        kind: as :class:`Feed`.
+        verb: how the layer stands to them: ``"is fed by"`` or ``"feeds"``.
+        by: the same in words.
+    """
+
+    nodes: tuple[Node, ...]
+    kind: Literal["activation", "weight", "input"]
+    verb: str
     by: str
 
 
@@ -131,6 +171,23 @@ class Graph:
         """Whether the output of a node enters an activation before any other weight layer."""
         return any(target.kind == "activation" for target in self.targets(name))
 
+    def feeders(self, name: str) -> Feeders:
+        """The nodes that decide the gain of a weight layer, whatever they are.
+
+        Those that make its signal, the raw input beside other branches left out; for a layer fed by
+        the raw input alone, the activations that it feeds.
+        """
+        made = [source for source in self.sources(name) if source.kind != "input"]
+        if made:
+            activated = any(source.kind == "activation" for source in made)
+            kind: Literal["activation", "weight"] = "activation" if activated else "weight"
+            return Feeders(tuple(made), kind, "is fed by", _words(made))
+        met = [target for target in self.targets(name) if target.kind == "activation"]
+        met = met or [target for target in self.targets(name) if target.kind == "unknown"]
+        if not met:
+            return Feeders((), "input", "feeds", "the input, feeding no activation")
+        return Feeders(tuple(met), "input", "feeds", f"the input, feeding {_words(met)}")
+
     def feed(self, name: str) -> Feed:
         """The slopes that enter the gain of a weight layer (He et al.: q^l = g² E φ(z^(l−1))²).
 
@@ -143,17 +200,15 @@ class Graph:
 
         Source: he2015.
         """
-        made = [source for source in self.sources(name) if source.kind != "input"]
-        layer = self.by_name[name]
-        if made:
-            alpha = _agreed(layer, made, "is fed by")
-            activated = any(source.kind == "activation" for source in made)
-            return Feed(alpha, "activation" if activated else "weight", _words(made))
-        met = [target for target in self.targets(name) if target.kind == "activation"]
-        met = met or [target for target in self.targets(name) if target.kind == "unknown"]
-        if not met:
-            return Feed((1.0,), "input", "the input, feeding no activation")
-        return Feed(_agreed(layer, met, "feeds"), "input", f"the input, feeding {_words(met)}")
+        feeders = self.feeders(name)
+        if not feeders.nodes:
+            return Feed((1.0,), feeders.kind, feeders.by)
+        alpha = _agreed(self.by_name[name], feeders.nodes, feeders.verb)
+        return Feed(alpha, feeders.kind, feeders.by)
+
+    def product(self, name: str) -> Node | None:
+        """The first join on the way to a node that multiplies two signals (a gate), if any."""
+        return self._products[name]
 
     @cached_property
     def _sources(self) -> dict[str, tuple[str, ...]]:
@@ -168,6 +223,23 @@ class Graph:
                     names[before] = None
             found[node.name] = tuple(names)
         return found
+
+    @cached_property
+    def _products(self) -> dict[str, Node | None]:
+        found: dict[str, Node | None] = {}
+        for node in self.nodes:
+            before = [self.by_name[name] for name in node.inputs]
+            on_the_way = [found[b.name] for b in before if b.kind in ("pass", "join")]
+            signals = [b for b in before if self._carries_signal(b)]
+            multiplies = node.kind == "join" and node.operation in PRODUCTS and len(signals) > 1
+            met = next((product for product in on_the_way if product is not None), None)
+            found[node.name] = met or (node if multiplies else None)
+        return found
+
+    def _carries_signal(self, node: Node) -> bool:
+        if node.kind in ("pass", "join"):
+            return any(self.by_name[name].kind != "input" for name in self._sources[node.name])
+        return node.kind not in ("constant", "input")
 
     @cached_property
     def _targets(self) -> dict[str, tuple[str, ...]]:
@@ -249,12 +321,11 @@ def _slopes(layer: Node, node: Node, verb: str) -> Slopes:
         return (1.0,)
     if node.kind == "activation" and node.alpha is not None:
         return node.alpha
-    reason = (
-        "which is outside the leaky ReLU family and has no slope to read"
-        if node.kind == "activation"
-        else "whose effect on the signal is not known"
-    )
-    raise ValueError(f"weight layer {layer} {verb} {node}, {reason}. {ADVICE}")
+    if node.kind == "activation":
+        reason, advice = "which is outside the leaky ReLU family and has no slope", OUTSIDE_ADVICE
+    else:
+        reason, advice = "whose effect on the signal is not known", ADVICE
+    raise ValueError(f"weight layer {layer} {verb} {node}, {reason}. {advice}")
 
 
 def _slope_words(node: Node, alpha: Slopes) -> str:

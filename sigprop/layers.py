@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from sigprop.graph import Slopes, weight_fans
+from sigprop.nn.rectifiers import ConstrainedPReLU, RandomLeakyReLU
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WEIGHT_LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
-LEAKY_MODULES = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU)
+RANDOM_MODULES = (nn.RReLU, RandomLeakyReLU)
+LEAKY_MODULES = (nn.ReLU, nn.LeakyReLU, nn.PReLU, ConstrainedPReLU, *RANDOM_MODULES)
 
 
 def fans(
@@ -67,7 +69,7 @@ def random_slope(lower: float, upper: float) -> Slopes:
 
 
 def module_slopes(module: nn.Module) -> Slopes:
-    """The negative slope(s) of a ReLU, LeakyReLU, PReLU or RReLU module (RReLU: while training).
+    """The negative slope(s) of a module of the leaky ReLU family (random ones: while training).
 
     Raises:
         TypeError: another module.
@@ -81,10 +83,12 @@ def module_slopes(module: nn.Module) -> Slopes:
         return (0.0,)
     if isinstance(module, nn.LeakyReLU):
         return (float(module.negative_slope),)
-    if isinstance(module, nn.RReLU):
+    if isinstance(module, RANDOM_MODULES):
         return random_slope(module.lower, module.upper)
     if isinstance(module, nn.PReLU):
         return tensor_slopes(module.weight)
+    if isinstance(module, ConstrainedPReLU):
+        return tensor_slopes(module.slopes())
     raise TypeError(
         f"{type(module).__name__} has no negative slope to read; slopes are read from "
         f"{', '.join(c.__name__ for c in LEAKY_MODULES)}. Give alpha as a number."

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from sigprop.graph import ADVICE, Graph, Kind, Node, Slopes
+from sigprop.graph import ADVICE, Graph, Kind, Node, Slopes, word_set
 from sigprop.layers import (
     LEAKY_MODULES,
     WEIGHT_LAYERS,
@@ -18,6 +18,7 @@ from sigprop.layers import (
     random_slope,
     tensor_slopes,
 )
+from sigprop.recognize import with_records
 
 _MODULE_KINDS: dict[str, Kind] = {
     "torch.nn.modules.activation": "activation",
@@ -32,14 +33,12 @@ _MODULE_KINDS: dict[str, Kind] = {
         "pass",
     ),
     "torch.nn.modules.sparse": "input",  # embeddings: rows of a table are data
+    "sigprop.nn.elementwise": "activation",
+    "sigprop.nn.rectifiers": "activation",
 }  # fmt: skip
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_PASSES = _words(
+_PASSES = word_set(
     """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
     adaptive_max_pool2d adaptive_max_pool3d alpha_dropout amax avg_pool1d avg_pool2d avg_pool3d
@@ -53,39 +52,43 @@ _PASSES = _words(
     transpose type type_as unbind unflatten unfold unsqueeze upsample view view_as
     """
 )
-_JOINS = _words(
+_JOINS = word_set(
     """
     add add_ addcmul cat concat concatenate div div_ dstack hstack iadd imul isub itruediv lerp mul
     mul_ multiply stack sub sub_ subtract true_divide truediv vstack
     """
 )
-_CONSTANTS = _words(
+_CONSTANTS = word_set(
     """
     _assert _assert_is_none arange dim empty empty_like eq floordiv full full_like ge gt le len
     lt ne ndimension new_empty new_full new_ones new_zeros numel ones ones_like rand rand_like randn
     randn_like shape size zeros zeros_like
     """
 )
-_OUTSIDE = _words(
+_OUTSIDE = word_set(
     """
-    celu elu elu_ erf exp gelu glu hardshrink hardsigmoid hardswish hardtanh hardtanh_ log_softmax
-    logsigmoid mish pow relu6 selu selu_ sigmoid sigmoid_ silu sin softmax softmin softplus
-    softshrink softsign square sqrt tanh tanh_ tanhshrink threshold
+    celu elu elu_ erf exp expit gelu glu hardshrink hardsigmoid hardswish hardtanh hardtanh_
+    log_softmax logsigmoid mish pow relu6 selu selu_ sigmoid sigmoid_ silu sin softmax softmin
+    softplus softshrink softsign special_erf special_expit square sqrt tanh tanh_ tanhshrink
+    threshold
     """
 )
 _FUNCTION_HOMES = ("torch", "_operator", "math", "builtins")
 
 
-def trace(model: nn.Module) -> Graph:
+def trace(model: nn.Module, *, records: bool = False) -> Graph:
     """Follow the data through a model and return what it meets, as plain data.
 
     Works without an example input, in the model's present mode (training or evaluation); arguments
     of ``forward`` with a plain default (None, a number, a flag, text) keep it. Modules of the
-    torch.nn namespace, weight layers and leaky activations (subclasses too) are single nodes, your
-    own modules are followed inside, without their hooks. The model is left as it was.
+    torch.nn namespace, weight layers, leaky activations (subclasses too) and the activations of
+    ``sigprop.nn`` are single nodes, your own modules are followed inside, without their hooks. The
+    model is left as it was.
 
     Args:
         model: any module whose ``forward`` torch.fx can follow (no branching on values).
+        records: whether activations get their records, and elementwise expressions of one signal
+            that no step alone describes, such as x·σ(x), become one activation.
 
     Raises:
         TypeError: not a module.
@@ -115,6 +118,8 @@ def trace(model: nn.Module) -> Graph:
         nodes: dict[str, Node] = {}
         for step in steps.nodes:
             nodes[step.name] = _node(step, model, nodes)
+        if records:
+            nodes = with_records(steps, model, nodes)
         return Graph(tuple(nodes.values()))
 
 
@@ -128,7 +133,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, WEIGHT_LAYERS) or _is_leaky(m):
+        if isinstance(m, WEIGHT_LAYERS) or _is_leaky(m) or _is_ours(m):
             return True
         return bool(super().is_leaf_module(m, module_qualified_name))
 
@@ -186,6 +191,12 @@ def _is_leaky(module: nn.Module) -> bool:
     return any(
         isinstance(module, base) and type(module).forward is base.forward for base in LEAKY_MODULES
     )
+
+
+def _is_ours(module: nn.Module) -> bool:
+    """Whether it is an activation of ``sigprop.nn`` with that module's own forward."""
+    home = type(module).forward.__module__
+    return home.startswith("sigprop.nn.") and home in _MODULE_KINDS
 
 
 def _function_node(step: fx.Node, inputs: tuple[str, ...], model: nn.Module) -> Node:

@@ -52,6 +52,26 @@ def test_the_raw_input_as_a_branch_is_left_out_and_constants_are_no_data():
     assert graph.feed("b") == Feed((0.2,), "activation", "'p' (PReLU)")
 
 
+def test_a_product_of_signals_is_a_gate_but_not_one_with_a_constant_or_the_input():
+    graph = chain(
+        weight("a", "x"),
+        act("p", "a", 0.2),
+        weight("b", "x"),
+        Node("scale", "constant", "scale"),
+        Node("scaled", "join", "mul", ("p", "scale")),
+        Node("masked", "join", "mul", ("scaled", "x")),
+        Node("gate", "join", "mul", ("masked", "b")),
+        Node("drop", "pass", "Dropout", ("gate",)),
+        weight("c", "drop"),
+        weight("d", "masked"),
+        Node("sum", "join", "add", ("p", "b")),
+        weight("e", "sum"),
+        weight("f", "c"),
+    )
+    assert graph.product("c") is graph.by_name["gate"]
+    assert all(graph.product(name) is None for name in "abdef")
+
+
 def test_branches_that_disagree_are_named():
     graph = chain(
         weight("a", "x"),

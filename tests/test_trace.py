@@ -217,3 +217,33 @@ def test_hooks_are_not_run_and_wrappers_are_seen_through():
 
 def test_a_lone_layer_is_a_graph_too():
     assert [node.kind for node in trace(nn.Conv2d(3, 4, 3)).nodes] == ["input", "weight", "output"]
+
+
+def test_records_stand_on_the_nodes_and_expressions_are_one_node():
+    def between(self, z):
+        level = z * torch.sigmoid(z)
+        return F.gelu(self.c(torch.relu(level + 1)))
+
+    model = pair(between, c=nn.Linear(8, 8))
+    plain, told = trace(model), trace(model, records=True)
+    assert all(node.activation is None for node in plain.nodes)
+    assert [node.operation for node in told.of_kind("activation")] == [
+        "sigmoid→mul→add→relu",
+        "gelu",
+    ]
+    whole, last = (node.activation for node in told.of_kind("activation"))
+    z = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    expected = torch.relu(F.silu(z) + 1)
+    assert whole.f(z.numpy()) == pytest.approx(expected.numpy(), rel=1e-14)
+    assert last.name == "gelu" and last.row == "gelu"
+
+
+def test_what_is_used_elsewhere_stays():
+    def between(self, z):
+        level = torch.sigmoid(z)
+        return z * level + self.c(level)
+
+    told = trace(pair(between, c=nn.Linear(8, 8)), records=True)
+    assert [node.operation for node in told.of_kind("activation")] == ["sigmoid", "sigmoid→mul"]
+    c = next(node for node in told.of_kind("weight") if node.module == "c")
+    assert [node.operation for node in told.sources(c.name)] == ["sigmoid"]

@@ -283,6 +283,7 @@ PUBLIC = {
     "g_star",
     "gain",
     "init",
+    "initialize",
     "kaiming_leaky_init",
     "measure",
     "measurement",

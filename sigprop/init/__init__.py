@@ -1,7 +1,8 @@
 """Weights that keep the signal alive: initialization from theory and the model's own graph."""
 
-from sigprop.init.leaky import kaiming_leaky_init, plan
+from sigprop.init.general import initialize, plan
+from sigprop.init.leaky import kaiming_leaky_init
 from sigprop.init.plan import InitPlan, LayerPlan, Untouched
 from sigprop.layers import fans
 
-__all__ = ["InitPlan", "LayerPlan", "Untouched", "fans", "kaiming_leaky_init", "plan"]
+__all__ = ["InitPlan", "LayerPlan", "Untouched", "fans", "initialize", "kaiming_leaky_init", "plan"]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sigprop.checks import one_of, real_array, real_number
 from sigprop.graph import Slopes
 from sigprop.init.distributions import DISTRIBUTIONS, Law, fill
-from sigprop.init.plan import InitPlan, Job, Request, jobs_for
-from sigprop.layers import module_slopes, tensor_slopes
+from sigprop.init.plan import Job, Request, jobs_for
+from sigprop.layers import RANDOM_MODULES, module_slopes, tensor_slopes
 
 Target = TypeVar("Target", bound="nn.Module | Tensor")
 Alpha: TypeAlias = "ArrayLike | Tensor | nn.Module | None"
@@ -77,10 +77,11 @@ def kaiming_leaky_init(
 
     Raises:
         TypeError: a target, alpha or dtype of another kind (integer, complex, quantized weights).
-        ValueError: no weight layer; alpha cannot be read (a lone layer, an activation outside the
-            family, an unknown operation, branches or calls that disagree, a layer never called, a
-            forward that torch.fx cannot follow); a weight that cannot be set (meta, lazy, empty,
-            overlapping, inference, computed from other parameters); an argument out of range.
+        ValueError: no weight layer; alpha cannot be read (a lone layer; an activation outside the
+            family, for which there is :func:`sigprop.initialize`; an unknown operation, branches or
+            calls that disagree, a layer never called, a forward that torch.fx cannot follow); a
+            weight that cannot be set (meta, lazy, empty, overlapping, inference, computed from
+            other parameters); an argument out of range.
 
     Source: he2015; saxe2014 (orthogonal); balduzzi2017 (mirrored); xiao2018 (its convolutions).
 
@@ -90,53 +91,41 @@ def kaiming_leaky_init(
         >>> bool(abs(model[0].weight.std() * 10 / 1.371989 - 1) < 0.02)
         True
     """
-    request = _request(alpha, gain, mode, distribution, bias_std)
+    return draw(
+        module_or_tensor, slopes_request(alpha, gain, mode, distribution, bias_std), generator
+    )
+
+
+def draw(target: Target, request: Request, generator: torch.Generator | None) -> Target:
+    """Decide everything, then draw.
+
+    Raises:
+        TypeError, ValueError: whatever cannot be done; then nothing has been changed.
+    """
     if not isinstance(generator, torch.Generator | None):
         raise TypeError(
             f"generator must be a torch.Generator or None; got {generator!r}. "
             "For a seed, pass torch.Generator().manual_seed(seed)."
         )
-    jobs, _ = jobs_for(module_or_tensor, request)
+    jobs, _ = jobs_for(target, request)
     with torch.no_grad():
         for job in jobs:
             _apply(job, request.bias_std, generator)
-    return module_or_tensor
+    return target
 
 
-def plan(
-    module_or_tensor: nn.Module | Tensor,
-    alpha: Alpha = None,
-    *,
-    gain: float | None = None,
-    mode: str = "fan_in",
-    distribution: str = "normal",
-    bias_std: float = 0.0,
-) -> InitPlan:
-    """Say what :func:`kaiming_leaky_init` would do with the same arguments; change nothing.
-
-    Raises:
-        TypeError, ValueError: what :func:`kaiming_leaky_init` would refuse, with the same words.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(100, 400), nn.PReLU(), nn.Linear(400, 10))
-        >>> print(plan(model))
-        name      kind       shape    alpha     gain  fan_in  fan_out     std  reason
-        0         Linear     400x100   0.25  1.37199     100      400  0.1372  fed by the input, ...
-        2         Linear     10x400    0.25  1.37199     400       10  0.0686  fed by '1' (PReLU)
-        1.weight  untouched  1            -        -       -        -       -  slopes of a PReLU
-    """
-    request = _request(alpha, gain, mode, distribution, bias_std)
-    jobs, untouched = jobs_for(module_or_tensor, request)
-    return InitPlan(tuple(dict.fromkeys(job.layer for job in jobs)), untouched)
-
-
-def _request(
+def slopes_request(
     alpha: Alpha, gain: float | None, mode: str, distribution: str, bias_std: float
 ) -> Request:
-    if distribution == "mirrored" and isinstance(alpha, nn.RReLU):
+    """The arguments of :func:`kaiming_leaky_init`, read and checked.
+
+    Raises:
+        TypeError, ValueError: not numbers, out of range, unknown words.
+    """
+    if distribution == "mirrored" and isinstance(alpha, RANDOM_MODULES):
         raise ValueError(
-            "distribution 'mirrored' needs fixed slopes, but RReLU draws them at random. "
-            "Use another distribution."
+            f"distribution 'mirrored' needs fixed slopes, but {type(alpha).__name__} draws them at "
+            "random. Use another distribution."
         )
     return Request(
         _given_slopes(alpha),

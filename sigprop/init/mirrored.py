@@ -53,7 +53,7 @@ def check_mirrorable(graph: Graph) -> None:
                 "distribution 'mirrored' needs to know the whole network, but the effect of "
                 f"{node} is not known. Use another distribution."
             )
-        if node.operation.lower() in ("rrelu", "rrelu_"):
+        if node.operation.lower() in ("rrelu", "rrelu_", "randomleakyrelu"):
             raise ValueError(
                 "distribution 'mirrored' needs one slope for units i and i + n/2, but "
                 f"{node} draws them at random. Use another distribution."

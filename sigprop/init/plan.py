@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sigprop.graph import Slopes, same_slopes
+from sigprop.graph import Graph, Slopes, same_slopes
+from sigprop.init.aims import Aim, aimed, leaky_gain
 from sigprop.init.distributions import Law, Mirror, fill
 from sigprop.init.mirrored import BETWEEN, Ends, check_mirrorable, mirror_of
 from sigprop.init.slots import Slot, layer_slot, refuse_overlaps, tensor_slot
-from sigprop.layers import WEIGHT_LAYERS, fans
+from sigprop.layers import LEAKY_MODULES, WEIGHT_LAYERS, fans
 from sigprop.records import Row, table
-from sigprop.theory.leaky import g_star
 from sigprop.trace import trace, unwrapped
 
 
@@ -34,7 +33,8 @@ class LayerPlan:
         fan_in: terms summed into an output entry.
         fan_out: terms summed into the gradient of an input entry.
         std: root mean square of an entry.
-        reason: what feeds the layer, or that alpha or gain was given.
+        reason: what feeds the layer, or that alpha, gain or an activation was given.
+        activation: what decides the gain, of :func:`sigprop.initialize`; else "".
     """
 
     name: str
@@ -46,6 +46,7 @@ class LayerPlan:
     fan_out: float
     std: float
     reason: str
+    activation: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Untouched:
 
 @dataclass(frozen=True)
 class InitPlan:
-    """What :func:`sigprop.init.kaiming_leaky_init` sets, and what it leaves untouched."""
+    """What an initialization sets, and what it leaves untouched."""
 
     layers: tuple[LayerPlan, ...]
     untouched: tuple[Untouched, ...]
@@ -71,8 +72,10 @@ class InitPlan:
         return [{**row, "shape": "x".join(map(str, row["shape"]))} for row in rows]
 
     def __str__(self) -> str:
+        decided = any(layer.activation for layer in self.layers)
         columns = {
-            "name": "", "kind": "", "shape": "", "alpha": ".4g", "gain": ".6g", "fan_in": "g",
+            "name": "", "kind": "", "shape": "",
+            **({"activation": ""} if decided else {"alpha": ".4g"}), "gain": ".6g", "fan_in": "g",
             "fan_out": "g", "std": ".4g", "reason": "",
         }  # fmt: skip
         return table(self.records(), columns)
@@ -87,6 +90,19 @@ class Request:
     mode: str
     distribution: str
     bias_std: float
+    aim: Aim | None = None
+
+    @property
+    def given(self) -> str:
+        """What takes the place of reading the model: "gain", "alpha", "activation", or ""."""
+        if self.aim is not None:
+            return "" if self.aim.activation is None else "activation"
+        return "gain" if self.gain is not None else "" if self.alpha is None else "alpha"
+
+    @property
+    def ways(self) -> str:
+        """What to pass where the model cannot be read."""
+        return "alpha= or gain=" if self.aim is None else "activation="
 
 
 @dataclass(frozen=True)
@@ -106,6 +122,20 @@ class _Place:
     alpha: Slopes | None
     reason: str
     ends: Ends = BETWEEN
+    gain: float | None = None
+    activation: str = ""
+
+    @classmethod
+    def of(cls, request: Request, graph: Graph | None = None, name: str = "") -> _Place:
+        """Of a node of a graph (if there is one), or by what is given."""
+        ends = BETWEEN if graph is None else Ends.of(graph, name)
+        if request.aim is not None:
+            found = aimed(request.aim, graph, name)
+            return cls(found.alpha, found.reason, ends, found.gain, found.activation)
+        if request.given or graph is None:
+            return cls(request.alpha, f"{request.given} given", ends, request.gain)
+        feed = graph.feed(name)
+        return cls(feed.alpha, f"fed by {feed.by}", ends)
 
 
 def jobs_for(
@@ -131,7 +161,8 @@ def jobs_for(
             f"Weight layers are {', '.join(c.__name__ for c in WEIGHT_LAYERS)}."
         )
     places = _places(target, layers, request)
-    jobs = _merged([_layer_job(name, m, places[name], request) for name, m in layers.items()])
+    jobs = [_layer_job(name, m, places[name], request) for name, m in layers.items()]
+    jobs = _merged(jobs, request.ways)
     slots = [slot for job in jobs for slot in (job.weight, *job.biases)]
     refuse_overlaps({slot.memory: (slot.label, slot.held[0]) for slot in slots}.values())
     return jobs, _untouched(target, slots)
@@ -140,50 +171,43 @@ def jobs_for(
 def _places(
     model: nn.Module, layers: Mapping[str, nn.Module], request: Request
 ) -> dict[str, _Place]:
-    given = request.alpha is not None or request.gain is not None
-    words = "gain given" if request.gain is not None else "alpha given"
     if "" in layers:  # the model is itself one layer
-        if not given:
+        if not request.given:
+            what = "alpha= (the slope of the activation that feeds it) or gain="
             raise ValueError(
-                f"a lone {type(model).__name__} has no activation to read alpha from; "
-                "pass alpha= (the slope of the activation that feeds it) or gain=."
+                f"a lone {type(model).__name__} has no activation to read from; "
+                f"pass {what if request.aim is None else 'activation='}."
             )
-        return {"": _Place(request.alpha, words)}
+        return {"": _Place.of(request)}
     mirrored = request.distribution == "mirrored"
-    if given and not mirrored:
-        return {name: _Place(request.alpha, words) for name in layers}
-    graph = trace(model)
+    if request.given and not mirrored:
+        return dict.fromkeys(layers, _Place.of(request))
+    graph = trace(model, records=request.aim is not None)
     if mirrored:
         check_mirrorable(graph)
     calls: dict[int, list[_Place]] = {}
     for node in graph.of_kind("weight"):
         module = model.get_submodule(node.module)
-        ends = Ends.of(graph, node.name)
-        if given:
-            place = _Place(request.alpha, words, ends)
-        else:
-            feed = graph.feed(node.name)
-            place = _Place(feed.alpha, f"fed by {feed.by}", ends)
-        calls.setdefault(id(module), []).append(place)
-    return {name: _agreed(name, calls.get(id(m), []), mirrored) for name, m in layers.items()}
+        calls.setdefault(id(module), []).append(_Place.of(request, graph, node.name))
+    return {name: _agreed(name, calls.get(id(m), []), request) for name, m in layers.items()}
 
 
-def _agreed(name: str, places: list[_Place], mirrored: bool) -> _Place:
+def _agreed(name: str, places: list[_Place], request: Request) -> _Place:
     if not places:
         raise ValueError(
             f"weight layer {name!r} is not called in forward (in this mode), so no activation "
-            "feeds it. Pass alpha= or gain= to initialize it with the others, or remove it."
+            f"feeds it. Pass {request.ways} to initialize it with the others, or remove it."
         )
     first = places[0]
     for place in places:
-        if place.alpha and first.alpha and not same_slopes(place.alpha, first.alpha):
+        if not _one_gain(place, first):
             raise ValueError(
-                f"weight layer {name!r} is called several times with different slopes: once "
-                f"{first.reason} (alpha {_root_mean_square(first.alpha)}), once {place.reason} "
-                f"(alpha {_root_mean_square(place.alpha)}). One weight cannot have two gains; pass "
-                "alpha= or gain=."
+                f"weight layer {name!r} is called several times with different "
+                f"{'slopes' if request.aim is None else 'gains'}: once {first.reason} "
+                f"({_decided(first)}), once {place.reason} ({_decided(place)}). "
+                f"One weight cannot have two gains; pass {request.ways}."
             )
-        if mirrored and place.ends != first.ends:
+        if request.distribution == "mirrored" and place.ends != first.ends:
             raise ValueError(
                 f"weight layer {name!r} is called several times, at an end of the network and "
                 "inside; distribution 'mirrored' needs two different weights there. Use another "
@@ -192,16 +216,26 @@ def _agreed(name: str, places: list[_Place], mirrored: bool) -> _Place:
     return first
 
 
+def _one_gain(place: _Place, first: _Place) -> bool:
+    if place.gain is not None and first.gain is not None:
+        return math.isclose(place.gain, first.gain, rel_tol=1e-6)
+    return not place.alpha or not first.alpha or same_slopes(place.alpha, first.alpha)
+
+
+def _decided(place: _Place) -> str:
+    if place.gain is not None:
+        return f"gain {place.gain:.6g}"
+    return f"alpha {_root_mean_square(place.alpha)}"
+
+
 def _tensor_job(tensor: Tensor, request: Request) -> Job:
-    if request.alpha is None and request.gain is None:
-        raise ValueError("a tensor has no activation to read alpha from; pass alpha= or gain=.")
+    if not request.given:
+        raise ValueError(f"a tensor has no activation to read from; pass {request.ways}.")
     if request.bias_std:
         raise ValueError("a tensor has no bias; give bias_std only with a layer or a model.")
     slot = tensor_slot(tensor, "the tensor")
     fan = fans(tensor)
-    words = "gain given" if request.gain is not None else "alpha given"
-    place = _Place(request.alpha, words)
-    layer, law = _decide("", "tensor", slot.shape, fan, None, place, request)
+    layer, law = _decide("", "tensor", slot.shape, fan, None, _Place.of(request), request)
     return Job(layer, law, slot)
 
 
@@ -235,21 +269,26 @@ def _decide(
 ) -> tuple[LayerPlan, Law]:
     mirror, reason = Mirror(), place.reason
     if request.distribution == "mirrored":
+        if request.aim is not None and place.alpha is None:
+            raise ValueError(
+                "distribution 'mirrored' is linear for the leaky ReLU family alone, but weight "
+                f"layer {name!r} is {reason}. Use another distribution."
+            )
         mirror, gain = mirror_of(name, shape, module, place.alpha, place.ends)
         gain = gain if request.gain is None else request.gain
         reason = f"{reason}; mirrored {mirror.words}"
-    elif request.gain is not None:
-        gain = request.gain
+    elif place.gain is not None:
+        gain = place.gain
     else:
         assert place.alpha is not None
-        gain = _g_star(place.alpha)
+        gain = leaky_gain(place.alpha)
     std = gain / math.sqrt(fan[request.mode == "fan_out"])
     alpha = _root_mean_square(place.alpha)
-    layer = LayerPlan(name, kind, shape, alpha, gain, *fan, std, reason)
+    layer = LayerPlan(name, kind, shape, alpha, gain, *fan, std, reason, place.activation)
     return layer, Law(request.distribution, std, int(getattr(module, "groups", 1)), mirror)
 
 
-def _merged(jobs: list[Job]) -> list[Job]:
+def _merged(jobs: list[Job], ways: str) -> list[Job]:
     """Draw a shared weight once; refuse it if its layers need different laws."""
     first: dict[tuple[object, ...], Job] = {}
     for job in jobs:
@@ -261,8 +300,8 @@ def _merged(jobs: list[Job]) -> list[Job]:
         if known.law != job.law:
             raise ValueError(
                 f"weight layers {a.name!r} and {b.name!r} share one weight but need different "
-                f"ones: {a.name!r} has std {a.std:.6g} (alpha {a.alpha}, {a.reason}), {b.name!r} "
-                f"{b.std:.6g} (alpha {b.alpha}, {b.reason}). Untie them, or pass alpha= or gain=."
+                f"ones: {a.name!r} has std {a.std:.6g} (gain {a.gain:.6g}, {a.reason}), {b.name!r} "
+                f"{b.std:.6g} (gain {b.gain:.6g}, {b.reason}). Untie them, or pass {ways}."
             )
         both = replace(a, name=f"{a.name} = {b.name}")
         biases = {bias.memory: bias for bias in (*known.biases, *job.biases)}
@@ -290,8 +329,10 @@ _REASONS = {
 
 def _why(model: nn.Module, name: str) -> str:
     owner = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(owner, nn.PReLU):
-        return "slopes of a PReLU"
+    if isinstance(owner, LEAKY_MODULES):
+        return f"slopes of a {type(owner).__name__}"
+    if type(owner).forward.__module__.startswith("sigprop.nn."):
+        return f"parameter of an activation ({type(owner).__name__})"
     homes = [c.__module__.removeprefix("torch.nn.modules.") for c in type(owner).__mro__]
     known = next((_REASONS[home] for home in homes if home in _REASONS), "not a weight layer")
     return f"{known} ({type(owner).__name__})"
@@ -301,8 +342,3 @@ def _root_mean_square(alpha: Slopes | None) -> float | None:
     if alpha is None:
         return None
     return alpha[0] if len(alpha) == 1 else float(np.sqrt(np.mean(np.square(alpha))))
-
-
-@lru_cache(maxsize=256)
-def _g_star(alpha: Slopes) -> float:
-    return float(g_star(np.array(alpha), channel_axis=0))
