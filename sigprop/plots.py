@@ -249,6 +249,48 @@ def new_axes() -> Axes:
     return ax
 
 
+def phase_diagram(
+    gains: np.ndarray,
+    biases: np.ndarray,
+    chi: np.ndarray,
+    edge: Sequence[Row] = (),
+    *,
+    name: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the gradient factor χ over gain and bias: ordered (χ < 1) against chaotic (χ > 1).
+
+    Args:
+        gains: shape (G,).
+        biases: standard deviations of the biases, shape (S,).
+        chi: χ at the fixed point, shape (S, G).
+        edge: rows with ``bias_std``, ``gain`` and ``stable``, as of an edge of chaos.
+        name: of the activation, for the title.
+        ax: axes to draw into; None: new ones.
+
+    Returns:
+        The axes.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+    shade = np.clip(np.log10(np.where(chi > 0, chi, 1e-9)), -0.5, 0.5)
+    mesh = ax.pcolormesh(gains, biases, shade, cmap="RdBu_r", vmin=-0.5, vmax=0.5, rasterized=True)
+    bar = ax.figure.colorbar(mesh, ax=ax, extend="both")
+    bar.set_label(r"$\log_{10}\chi$: change of the squared gradient per layer")
+    for stable, style in ((True, "-"), (False, ":")):
+        shown = [(r["gain"], r["bias_std"]) for r in edge if bool(r["stable"]) is stable]
+        if shown:
+            label = "edge of chaos, " + ("stable" if stable else "no net settles there")
+            ax.plot(*zip(*shown, strict=True), color=INK, linestyle=style, label=label)
+    ax.set(xlabel="gain", ylabel=r"bias standard deviation $\sigma_b$")
+    ax.set_xlim(float(gains[0]), float(gains[-1]))
+    ax.set_ylim(float(biases[0]), float(biases[-1]))
+    ax.set_title(f"{name}: blue, gradients vanish; red, they explode".lstrip(": "))
+    if edge:
+        ax.legend(loc="lower right")
+    return ax
+
+
 def _one_result(result: Validation, quantity: str, ax: Axes | None) -> Axes:
     color = COLORS[0] if result.holds else COLORS[2]
     ax = path(result.records(), quantity, ax, color=color)

@@ -96,14 +96,58 @@ def test_what_argparse_refuses_ends_with_2_too(capsys, arguments):
 def test_gain(capsys):
     assert run("gain", "--activation", "leaky_relu", "--alpha", "0.2", "--json") == 0
     row = json.loads(capsys.readouterr().out)
-    assert row["critical_gain"] == pytest.approx(1.3867504905630728, rel=1e-15)
+    assert row["critical_gain"] == pytest.approx(1.3867504905630728, rel=1e-14)
+    assert row["forward_gain"] == pytest.approx(1.3867504905630728, rel=1e-14)
     assert run("gain", "--activation", "relu", "--width", "64") == 0
     out = capsys.readouterr().out
     assert "1.414213562" in out
     assert "1.71285855 " in out
-    assert "typical gain, width 64" in out
-    assert run("gain", "--activation", "leaky") == 2
-    assert "Did you mean 'leaky_relu'?" in capsys.readouterr().err
+    assert "no drift of log q in one net of width 64" in out
+    assert run("gain", "--activation", "mish", "--bias-std", "0.1") == 0
+    assert "unstable" in capsys.readouterr().out
+    assert run("gain", "--activation", "softplus") == 0
+    assert "none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gain", "--activation", "leaky"], "Did you mean 'leaky_relu'?"),
+        (["gain", "--activation", "tanh", "--width", "8"], "--width is for the leaky family"),
+        (["gain", "--activation", "tanh", "--alpha", "1"], "has no parameter 'alpha'"),
+        (["gain", "--bias-std", "-1"], "bias_std must be >= 0"),
+        (["gain", "--q", "0"], "q must be > 0"),
+        (["explain", "--gain", "0"], "gain must be > 0"),
+        (["phase", "--activation", "tanh", "--bias-max", "0"], "--bias-max must be > 0"),
+    ],
+)
+def test_bad_usage_of_the_theory_commands(capsys, arguments, words):
+    assert run(*arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_explain(capsys):
+    assert run("explain", "--activation", "tanh", "--gain", "1.6666666667") == 0
+    assert "q settles at 1.17848" in capsys.readouterr().out
+    assert run("explain", "--activation", "tanh", "--gain", "1.6666666667", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["phase"] == "chaotic"
+
+
+def test_phase(tmp_path, capsys):
+    assert run("phase", "--activation", "tanh", "--out", tmp_path, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["gain"] == 1.0
+    assert all(row["stable"] for row in rows)
+    assert (tmp_path / "phase-tanh.png").stat().st_size > 10_000
+
+
+def test_activations(capsys):
+    assert run("activations", "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["gelu"]["forward"] == pytest.approx(1.533530441195535, rel=1e-12)
+    assert rows["softplus"]["critical"] is None
+    assert run("activations") == 0
+    assert "torch.nn.GELU" in capsys.readouterr().out
 
 
 def test_progress_without_tqdm(tmp_path, capsys, monkeypatch):

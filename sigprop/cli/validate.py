@@ -1,11 +1,11 @@
-"""The command line: thin over the library."""
+"""``sigprop validate``: theory against real nets on real inputs."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,36 +13,9 @@ from typing import Any
 ALPHAS = (0.0, 0.01, 0.2, 0.5)
 GAINS = (0.9, 1.0, 1.1)
 
-HOLDS, REJECTED, USAGE = 0, 1, 2
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 (holds, done), 1 (theory rejected) or 2 (bad usage)."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    try:
-        code: int = options.run(options)
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        print(f"sigprop {options.command}: {error}", file=sys.stderr)
-        return USAGE
-    return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    from sigprop import __version__
-
-    parser = argparse.ArgumentParser(
-        prog="sigprop",
-        description="Signal-propagation theory, initialization and measurement for deep networks.",
-    )
-    parser.add_argument("--version", action="version", version=f"sigprop {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_validate(commands)
-    _add_gain(commands)
-    return parser
-
-
-def _add_validate(commands: Any) -> None:
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
     command = commands.add_parser(
         "validate",
         help="test theory against real nets on real inputs; the main job",
@@ -103,58 +76,11 @@ def _add_validate(commands: Any) -> None:
         help="folder for validate.png, validate.csv and validate.json",
     )
     add("--json", action="store_true", help="print JSON instead of the table")
-    command.set_defaults(run=_validate)
+    command.set_defaults(run=run)
 
 
-def _add_gain(commands: Any) -> None:
-    command = commands.add_parser(
-        "gain",
-        help="the gain to initialize with",
-        description="Gains of a leaky ReLU: critical g* = sqrt(2/(1+alpha^2)), which also keeps "
-        "the second moment; the gain that keeps the variance at one; and, for a width, the gain at "
-        "which the typical net of that width neither grows nor dies.",
-    )
-    command.add_argument("--activation", default="leaky_relu", help="a name; default leaky_relu")
-    command.add_argument("--alpha", type=float, default=None, help="negative slope")
-    command.add_argument("--width", type=int, default=None, help="units per layer")
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(run=_gain)
-
-
-def _gain(options: argparse.Namespace) -> int:
-    from sigprop.activations import leaky_slopes
-    from sigprop.theory.leaky import chi, g_star, unit_variance_gain
-
-    alpha = float(leaky_slopes(options.activation, options.alpha))
-    row = {
-        "activation": options.activation,
-        "alpha": alpha,
-        "critical_gain": float(g_star(alpha)),
-        "forward_gain": float(g_star(alpha)),
-        "unit_variance_gain": float(unit_variance_gain(alpha)),
-        "chi_at_sqrt_2": float(chi(2**0.5, alpha)),
-    }
-    if options.width is not None:
-        row["width"] = options.width
-        row["typical_gain"] = float(g_star(alpha, width=options.width))
-    if options.json:
-        print(json.dumps(row, indent=2))
-        return HOLDS
-    print(f"{options.activation}, alpha = {alpha:g}")
-    print(
-        f"  critical gain g*       {row['critical_gain']:.10g}   keeps q and the squared gradient"
-    )
-    print(f"  unit-variance gain     {row['unit_variance_gain']:.10g}   for normalizer-free nets")
-    if options.width is not None:
-        print(
-            f"  typical gain, width {options.width:<4d}{row['typical_gain']:.10g}   "
-            "no drift of log q in one net of this width"
-        )
-    print(f"  with sqrt(2) instead   q multiplies by {row['chi_at_sqrt_2']:.6g} per layer")
-    return HOLDS
-
-
-def _validate(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Run the grid; 0: theory holds, 1: rejected."""
     import torch
 
     from sigprop.checks import real_number
@@ -193,7 +119,7 @@ def _validate(options: argparse.Namespace) -> int:
     else:
         print(_report(results, verdict, options.input))
         print("wrote " + ", ".join(map(str, paths)))
-    return HOLDS if verdict["holds"] else REJECTED
+    return 0 if verdict["holds"] else 1
 
 
 def _report(results: list[Any], verdict: dict[str, Any], source: str) -> str:
@@ -272,7 +198,3 @@ def _progress(total: int) -> Iterator[Callable[[], object]]:
         return
     with tqdm(total=total, unit="net", file=sys.stderr, leave=False) as bar:
         yield bar.update
-
-
-if __name__ == "__main__":
-    sys.exit(main())
