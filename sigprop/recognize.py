@@ -7,7 +7,6 @@ A step of the table is its row. Any other elementwise expression of one signal (
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +34,8 @@ _ARGUMENTS: dict[str, tuple[tuple[str, tuple[str, ...], float | None], ...]] = {
 }
 """Of a function: (parameter of the row, keywords, default), in the order of its arguments."""
 _ARITHMETIC = PRODUCTS | word_set("add add_ iadd sub sub_ subtract isub rsub neg")
+_TESTS = word_set("gt ge lt le eq ne")
+_CASTS = word_set("float double half bfloat16 to type type_as")
 
 
 def with_records(steps: fx.Graph, model: nn.Module, nodes: dict[str, Node]) -> dict[str, Node]:
@@ -45,11 +46,12 @@ def with_records(steps: fx.Graph, model: nn.Module, nodes: dict[str, Node]) -> d
         else nodes[step.name]
         for step in steps.nodes
     }
-    roots, bent = _expressions(steps, found)
+    roots, shapes = _expressions(steps, found)
     gone: set[str] = set()
     for step in reversed(list(steps.nodes)):
-        if step.name in roots and step.name not in gone and _is_end(step, found, bent, roots):
-            gone |= _join_up(step, roots[step.name], roots, model, found)
+        if step.name in roots and step.name not in gone and _is_end(step, found, shapes, roots):
+            bent = any(shapes.get(before.name) == "bent" for before in step.all_input_nodes)
+            gone |= _join_up(step, roots, model, found, bent)
     return {name: node for name, node in found.items() if name not in gone}
 
 
@@ -98,55 +100,80 @@ def _both_ends(step: fx.Node) -> bool:
     return len([end for end in ends if end is not None]) == 2
 
 
-def _expressions(steps: fx.Graph, nodes: dict[str, Node]) -> tuple[dict[str, str], dict[str, bool]]:
-    """Of every elementwise step: the one signal that it is a function of, and whether it bends."""
+def _expressions(steps: fx.Graph, nodes: dict[str, Node]) -> tuple[dict[str, str], dict[str, str]]:
+    """Of every elementwise step: the one signal that it is a function of, and its shape.
+
+    The shape is "scaled", "shifted" (by a constant, too) or "bent".
+    """
     roots: dict[str, str] = {}
-    bent: dict[str, bool] = {}
+    shapes: dict[str, str] = {}
     for step in steps.nodes:
         node = nodes[step.name]
-        data = list(_data(step, nodes))
+        data = _data(step, nodes, roots)
         met = {roots.get(before.name, before.name) for before in data}
-        if len(met) != 1 or not _elementwise(step, node):
+        if len(met) != 1 or not _elementwise(step, node, roots):
             continue
         roots[step.name] = met.pop()
-        own = node.kind != "pass" and (node.kind != "join" or _multiplies(node, data))
-        bent[step.name] = own or any(bent.get(before.name, False) for before in data)
-    return roots, bent
+        own = "scaled"
+        if node.kind not in ("pass", "join") or _multiplies(node, data):
+            own = "bent"
+        elif node.kind == "join" and node.operation not in PRODUCTS and len(data) == 1:
+            own = "shifted"
+        shapes[step.name] = max((own, *(shapes.get(before.name, "") for before in data)), key=_RANK)
+    return roots, shapes
 
 
-def _data(step: fx.Node, nodes: dict[str, Node]) -> Iterator[fx.Node]:
-    return (before for before in step.all_input_nodes if nodes[before.name].kind != "constant")
+_RANK = ("", "scaled", "shifted", "bent").index
+
+
+def _data(step: fx.Node, nodes: dict[str, Node], roots: dict[str, str]) -> list[fx.Node]:
+    """What carries a signal into a step; of constants, the answers of tests on one, as in x > 0."""
+    return [
+        before
+        for before in step.all_input_nodes
+        if nodes[before.name].kind != "constant" or before.name in roots
+    ]
 
 
 def _multiplies(node: Node, data: list[fx.Node]) -> bool:
     return node.operation in PRODUCTS and len(data) > 1
 
 
-def _elementwise(step: fx.Node, node: Node) -> bool:
+def _elementwise(step: fx.Node, node: Node, roots: dict[str, str]) -> bool:
     """Whether a step may act entry by entry; running it decides."""
     if step.op == "call_module":
         return node.kind == "activation"
     if step.op not in ("call_function", "call_method"):
         return False
+    if node.kind == "constant":
+        known = any(nodes.name in roots for nodes in step.all_input_nodes)
+        return node.operation in _TESTS or (known and node.operation in _CASTS)
     return node.kind in ("activation", "unknown") or node.operation in _ARITHMETIC
 
 
 def _is_end(
-    step: fx.Node, nodes: dict[str, Node], bent: dict[str, bool], roots: dict[str, str]
+    step: fx.Node, nodes: dict[str, Node], shapes: dict[str, str], roots: dict[str, str]
 ) -> bool:
     """Whether an expression may end here: at a step that alone would be misread, or not at all."""
-    node, data = nodes[step.name], list(_data(step, nodes))
+    node, data = nodes[step.name], _data(step, nodes, roots)
+    if node.kind == "constant":
+        return False
     if node.kind in ("join", "pass"):
-        return len(data) > 1 and bent[step.name]
+        return len(data) > 1 and shapes[step.name] == "bent"
     if node.alpha is not None:  # what only scales its input changes nothing
-        return any(bent.get(before.name, False) for before in data)
+        return any(shapes.get(before.name) in ("shifted", "bent") for before in data)
     return node.activation is None or any(before.name in roots for before in data)
 
 
 def _join_up(
-    end: fx.Node, root: str, roots: dict[str, str], model: nn.Module, nodes: dict[str, Node]
+    end: fx.Node, roots: dict[str, str], model: nn.Module, nodes: dict[str, Node], bent: bool
 ) -> set[str]:
-    """Make one node of an expression, in place; returns the steps that are part of it alone."""
+    """Make one node of an expression, in place; returns the steps that are part of it alone.
+
+    If that cannot be, the end alone is taken for a leaky unit where its input is not bent, and for
+    nothing known elsewhere.
+    """
+    root = roots[end.name]
     inside, waiting = [], [end]
     while waiting:
         step = waiting.pop()
@@ -163,7 +190,7 @@ def _join_up(
     try:
         record = as_activation(_runner(end, root, model), name=words)
     except Exception:  # not elementwise after all, or it needs more than its signal
-        if node.kind == "activation":
+        if node.kind == "activation" and (bent or node.alpha is None):
             nodes[end.name] = replace(node, alpha=None, activation=None)
         return set()
     nodes[end.name] = replace(

@@ -60,6 +60,9 @@ def aimed(aim: Aim, graph: Graph | None = None, name: str = "") -> Aimed:
         return Aimed(_gain(given, aim), alpha, shown(record), "activation given")
     assert graph is not None
     layer, feeders = graph.by_name[name], graph.feeders(name)
+    if feeders.kind == "input" and aim.q0 is not None:
+        rest = _without_bias(aim)
+        return Aimed(math.sqrt(rest / aim.q0), None, "", f"fed by the input, q0 = {aim.q0:.6g}")
     reason = f"fed by {feeders.by}"
     gates = [node for node in feeders.nodes if node.operation.lower() == "glu"]
     product = graph.product(name)
@@ -71,9 +74,6 @@ def aimed(aim: Aim, graph: Graph | None = None, name: str = "") -> Aimed:
             f"kaiming_leaky_init(layer, gain=...). {ADVICE}"
         )
     _check(layer, feeders.nodes, feeders.verb, graph)
-    if feeders.kind == "input" and aim.q0 is not None:
-        rest = _without_bias(aim)
-        return Aimed(math.sqrt(rest / aim.q0), None, "", f"fed by the input, q0 = {aim.q0:.6g}")
     nodes = feeders.nodes or (_LINEAR,)
     gains = [_gain(node, aim) for node in nodes]
     for node, gain in zip(nodes, gains, strict=True):

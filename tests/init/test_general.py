@@ -107,6 +107,9 @@ FORMS = {
         {},
     ),
     "swish spelt out": (lambda self, z: z * torch.sigmoid(2 * z), "swish", {"beta": 2.0}),
+    "x (x > 0)": (lambda self, z: z * (z > 0), "relu", {}),
+    "x (x > 0).float()": (lambda self, z: (z > 0).float() * z, "relu", {}),
+    "relu of what is scaled": (lambda self, z: F.relu(0.5 * z), "relu", {}),
     "where": (lambda self, z: torch.where(z > 0, z, 0.2 * z), "leaky_relu", {"alpha": 0.2}),
 }
 
@@ -129,6 +132,16 @@ def test_what_torch_has_beside_the_table():
         assert the_gain(model) == pytest.approx(moment**-0.5, rel=1e-9)
     scaled = the_gain(Model(lambda self, z: torch.tanh(self.scale * z)))
     assert scaled == pytest.approx(2 * gain("tanh", q=0.25), rel=1e-9)
+
+
+def test_shifts_enter_but_a_vector_of_biases_before_a_leaky_unit_does_not():
+    def leaky(x):
+        return np.maximum(x - 0.7, 0.2 * (x - 0.7))
+
+    moment = float(expectation(lambda x: leaky(x) ** 2, 1.0, breakpoints=(0.7,)))
+    shifted = Model(lambda self, z: F.leaky_relu(z - 0.7, 0.2))
+    assert the_gain(shifted) == pytest.approx(moment**-0.5, rel=1e-9)
+    assert the_gain(Model(lambda self, z: F.relu(z - self.each))) == pytest.approx(2**0.5)
 
 
 def per_channel() -> nn.PReLU:
@@ -190,6 +203,8 @@ def test_layers_without_activation_and_the_input():
     expected = [math.sqrt((2 - 0.09) / 0.5), gain("tanh", q=2.0, bias_std=0.3)]
     assert [layer.gain for layer in q0] == pytest.approx(expected)
     assert "q0 = 0.5" in q0[0].reason
+    model = nn.Sequential(nn.Linear(6, 8), nn.Softmax(-1))  # what it feeds does not matter then
+    assert [layer.gain for layer in plan(model, kind="forward", q0=4.0).layers] == [0.5]
 
 
 def test_an_activation_may_be_given_instead_of_reading():
