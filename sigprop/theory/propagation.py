@@ -15,8 +15,9 @@ from sigprop.theory.leaky import trajectory as leaky_trajectory
 from sigprop.theory.path import Trajectory
 from sigprop.theory.roots import Array
 
-WALKED = 1000  # layers taken one by one before leaps
+WALKED = 2000  # layers taken one by one before leaps
 NOISE = 3e-14  # changes below this are rounding where many layers are taken at once
+TABLE_NOISE = 3e-11  # the same for log(1 − c) from tiles
 LEAP = 0.01  # a leap changes a rate of change by this share
 REST = 3e-15  # a change of log q or of log(1 − c) below this is rounding
 
@@ -138,6 +139,7 @@ def _leap(cells: Cells, moving: Array, left: int, x: Array, delta: Array, two: b
     number of variables (here x and log δ).
     """
     togo = np.full(len(moving), float(left))
+    noise = np.array([[NOISE], [NOISE if cells.kernel.closed else TABLE_NOISE]])
     while moving.size:
         state = np.array([x[moving], np.log(np.maximum(delta[moving], 1e-305))])
 
@@ -145,10 +147,10 @@ def _leap(cells: Cells, moving: Array, left: int, x: Array, delta: Array, two: b
             lift = cells.lift(state[0], part)
             lift = np.where(np.isfinite(lift), lift, 0.0)
             if not two:
-                return _heard(np.array([lift, np.zeros_like(lift)]))
+                return _heard(np.array([lift, np.zeros_like(lift)]), noise)
             deficit = np.minimum(np.exp(state[1]), 2.0)
             factor = _factor(cells, part, state[0], lift, deficit)
-            return _heard(np.array([lift, np.log(np.maximum(factor, 1e-300))]))
+            return _heard(np.array([lift, np.log(np.maximum(factor, 1e-300))]), noise)
 
         k1 = change(state)
         k2 = change(state + k1)
@@ -171,8 +173,8 @@ def _leap(cells: Cells, moving: Array, left: int, x: Array, delta: Array, two: b
         moving, togo = moving[keep], togo[keep]
 
 
-def _heard(change: Array) -> Array:
-    return np.where(np.abs(change) < NOISE, 0.0, change)
+def _heard(change: Array, noise: Array) -> Array:
+    return np.where(np.abs(change) < noise, 0.0, change)
 
 
 def _stride(k1: Array, k2: Array, togo: Array) -> Array:
@@ -182,8 +184,10 @@ def _stride(k1: Array, k2: Array, togo: Array) -> Array:
         rates = np.where(size > REST, np.abs(k2 - k1) / size, 0.0)
     largest = np.maximum(np.where(rates < 1e-13, 0.0, size).max(axis=0), 1e-300)
     rate = rates.max(axis=0)
-    h = np.minimum(LEAP / np.maximum(rate, 1e-300), 0.1 / largest)
-    h = np.where(rate < 1e-13, togo, np.maximum(h, 1e-10 / largest))  # straight; or barely moving
+    rate = np.maximum(rate, 1e-300)
+    bold = np.minimum(1e-10 / largest, 0.3 / rate)  # a net that barely moves may take more
+    h = np.maximum(np.minimum(LEAP / rate, 0.1 / largest), bold)
+    h = np.where(rate < 1e-13, togo, h)  # straight
     return np.asarray(np.maximum(np.floor(np.minimum(h, togo)), 1.0))
 
 
