@@ -34,7 +34,7 @@ _ARGUMENTS: dict[str, tuple[tuple[str, tuple[str, ...], float | None], ...]] = {
 }
 """Of a function: (parameter of the row, keywords, default), in the order of its arguments."""
 _ARITHMETIC = PRODUCTS | word_set("add add_ iadd sub sub_ subtract isub rsub neg")
-_TESTS = word_set("gt ge lt le eq ne")
+TESTS = word_set("gt ge lt le eq ne")
 _CASTS = word_set("float double half bfloat16 to type type_as")
 
 
@@ -147,7 +147,7 @@ def _elementwise(step: fx.Node, node: Node, roots: dict[str, str]) -> bool:
         return False
     if node.kind == "constant":
         known = any(nodes.name in roots for nodes in step.all_input_nodes)
-        return node.operation in _TESTS or (known and node.operation in _CASTS)
+        return node.operation in TESTS or (known and node.operation in _CASTS)
     return node.kind in ("activation", "unknown") or node.operation in _ARITHMETIC
 
 

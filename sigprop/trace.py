@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
@@ -18,7 +19,7 @@ from sigprop.layers import (
     random_slope,
     tensor_slopes,
 )
-from sigprop.recognize import with_records
+from sigprop.recognize import TESTS, with_records
 
 _MODULE_KINDS: dict[str, Kind] = {
     "torch.nn.modules.activation": "activation",
@@ -118,8 +119,7 @@ def trace(model: nn.Module, *, records: bool = False) -> Graph:
         nodes: dict[str, Node] = {}
         for step in steps.nodes:
             nodes[step.name] = _node(step, model, nodes)
-        if records:
-            nodes = with_records(steps, model, nodes)
+        nodes = with_records(steps, model, nodes) if records else _gates_unknown(nodes)
         return Graph(tuple(nodes.values()))
 
 
@@ -164,6 +164,21 @@ def _node(step: fx.Node, model: nn.Module, before: dict[str, Node]) -> Node:
     if inputs and all(before[name].kind == "constant" for name in inputs):
         return Node(step.name, "constant", _function_name(step), inputs)
     return _function_node(step, inputs, model)
+
+
+def _gates_unknown(nodes: dict[str, Node]) -> dict[str, Node]:
+    """Joins with the answer of a test on the data, as in x·(x > 0), are nothing known."""
+    answers: set[str] = set()
+    for node in nodes.values():
+        tests = node.operation in TESTS and any(nodes[i].kind != "constant" for i in node.inputs)
+        if node.kind == "constant" and (tests or answers & set(node.inputs)):
+            answers.add(node.name)
+    return {
+        name: replace(node, kind="unknown")
+        if node.kind == "join" and answers & set(node.inputs)
+        else node
+        for name, node in nodes.items()
+    }
 
 
 def _module_node(name: str, module: nn.Module, path: str, inputs: tuple[str, ...]) -> Node:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sigprop import kaiming_leaky_init
 from sigprop.trace import trace
 
 
@@ -247,3 +248,21 @@ def test_what_is_used_elsewhere_stays():
     assert [node.operation for node in told.of_kind("activation")] == ["sigmoid", "sigmoid→mul"]
     c = next(node for node in told.of_kind("weight") if node.module == "c")
     assert [node.operation for node in told.sources(c.name)] == ["sigmoid"]
+
+
+def test_a_gate_by_a_test_on_the_data_is_nothing_known():
+    """x·(x > 0) is ReLU written out; read as a product with a constant it would pass for linear."""
+
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            z = self.first(x)
+            return self.last(z * (z > 0).to(z.dtype))
+
+    kinds = {node.operation: node.kind for node in trace(Gated()).nodes}
+    assert kinds["mul"] == "unknown"
+    with pytest.raises(ValueError, match="mul"):
+        kaiming_leaky_init(Gated())
