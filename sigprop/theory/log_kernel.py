@@ -187,7 +187,7 @@ class LogKernel:
     """log V, log D and log R of one activation; see the module."""
 
     def __init__(self, act: Activation) -> None:
-        self.given = act.f
+        self.given = act
         act = _recognized(act)
         self.moments = Moments(act)
         self.activation = act
@@ -359,13 +359,22 @@ _KERNELS: OrderedDict[int, LogKernel] = OrderedDict()
 _KEPT = 32
 
 
+def _same(one: Activation, other: Activation) -> bool:
+    """Whether two records are one; a callable gets a new record at every call."""
+    if one is other:
+        return True
+    bare = one.kernels is None and other.kernels is None
+    return bare and one.f is other.f and one.breakpoints == other.breakpoints
+
+
 def kernel_of(activation: Any) -> LogKernel:
     """The kernel of anything that is an activation; those used last are kept with their tables."""
     act = as_activation(activation)
-    kernel = _KERNELS.get(id(act.f))
-    if kernel is None or kernel.given is not act.f:
-        kernel = _KERNELS[id(act.f)] = LogKernel(act)
-    _KERNELS.move_to_end(id(act.f))
+    key = id(act.f) if act.kernels is None else id(act)
+    kernel = _KERNELS.get(key)
+    if kernel is None or not _same(kernel.given, act):
+        kernel = _KERNELS[key] = LogKernel(act)
+    _KERNELS.move_to_end(key)
     while len(_KERNELS) > _KEPT:
         _KERNELS.popitem(last=False)
     return kernel

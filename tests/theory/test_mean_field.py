@@ -159,3 +159,12 @@ def test_tables_are_the_closed_forms(name):
 def test_bad_input_is_refused_in_words(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_records_that_share_a_function_keep_their_own_integrals():
+    from sigprop.activations import activation
+
+    two, three = activation("maxout", k=2), activation("maxout", k=3)
+    for act in (two, three, two):
+        assert MeanField(act).variance_map(1.0) == act.kernels.second_moment(1.0)
+    assert kernel_of("tanh") is kernel_of("tanh")
