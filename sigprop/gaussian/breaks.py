@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from numpy.polynomial import Polynomial, legendre
+from numpy.polynomial import Legendre, legendre
 
 from sigprop.checks import FloatArray, real_number
-from sigprop.gaussian.mesh import Function, Mesh, call, kink_at_zero, resolve
+from sigprop.gaussian.mesh import Function, Mesh, call, gauss, kink_at_zero, resolve
 
 _DEGREE = 7
 _NODES = 24
@@ -132,14 +133,22 @@ def _explained(
     return None if sides is None else _judged(f, place, width, *sides)
 
 
-def _side(f: Function, start: float, size: float) -> tuple[Polynomial, float, float]:
-    """Polynomial in (x − start)/|size| fitted on one side, its misfit, and the largest |f|."""
-    nodes = (legendre.leggauss(_NODES)[0] + 1) / 2
-    x = start + size * nodes
-    values = call(f, x)
-    fit = legendre.Legendre.fit(x - start, values, _DEGREE, domain=sorted((0.0, size)))
-    wrong = float(np.abs(fit(x - start) - values).max())
-    return fit.convert(kind=Polynomial), wrong, float(np.abs(values).max())
+@cache
+def _projection() -> FloatArray:
+    """From values at the Gauss points to Legendre coefficients."""
+    nodes, weights = legendre.leggauss(_NODES)
+    basis = legendre.legvander(nodes, _DEGREE)
+    matrix: FloatArray = (basis * weights[:, None]).T * (np.arange(_DEGREE + 1) + 0.5)[:, None]
+    return matrix
+
+
+def _side(f: Function, start: float, size: float) -> tuple[Legendre, float, float]:
+    """Polynomial in x − start fitted on one side, its misfit, and the largest |f|."""
+    low = min(0.0, size)
+    x = low + abs(size) * gauss(_NODES)[0]
+    values = call(f, start + x)
+    fit = Legendre(_projection() @ values, domain=[low, low + abs(size)])
+    return fit, float(np.abs(fit(x) - values).max()), float(np.abs(values).max())
 
 
 def _judged(
@@ -147,14 +156,15 @@ def _judged(
     place: float,
     width: float,
     size: float,
-    left: Polynomial,
-    right: Polynomial,
+    left: Legendre,
+    right: Legendre,
     scale: float,
 ) -> tuple[float, float, float] | None:
     """Jump of f: bisect. Jump of f″: where the slopes meet. Kink: where the two sides meet."""
+    sides = [(right.deriv(order), left.deriv(order)) for order in range(3)]
 
     def gap(x: float, order: int) -> float:
-        ahead, behind = right.deriv(order), left.deriv(order)
+        ahead, behind = sides[order]
         return float(ahead(x - place - width) - behind(x - place + width))
 
     def meeting(order: int, least: float) -> float:
@@ -177,7 +187,7 @@ def _judged(
 
 
 def _bisected(
-    f: Function, place: float, width: float, left: Polynomial, right: Polynomial
+    f: Function, place: float, width: float, left: Legendre, right: Legendre
 ) -> float | None:
     """The first float after the jump; None if f passes through values between, as a steep step."""
 

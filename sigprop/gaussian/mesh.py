@@ -127,7 +127,7 @@ def resolve(
         weight = np.exp(-0.25 * (inner / widest) ** 2)
         bad = ~(wrong * weight <= _TOLERANCE * known)
         width = high - low
-        deep = bad & (width < _DEEP * np.maximum(np.abs(low), narrowest))
+        deep = bad & (width < _DEEP * np.maximum(np.abs(low), 1e-6 * narrowest))
         towers.append(np.stack([(low + high) / 2, width])[:, deep])
         floor = width <= _NARROW * np.maximum(np.abs(low), 1e-2 * narrowest)
         bad &= ~floor

@@ -166,12 +166,13 @@ def _own_edges(
 
 
 def _split_lines(x: FloatArray, w: FloatArray, own: FloatArray, radius: float, order: int) -> Near:
-    """Inner panels that end at given edges; those of zero width are dropped."""
+    """Inner panels that end at given edges; those empty or beyond x² + t² = radius² + 8 dropped."""
     base = np.linspace(-radius, radius, int(np.ceil(2 * radius / 1.5)) + 1)
     edges = np.concatenate([np.broadcast_to(base, (x.size, base.size)), own], axis=1)
     edges.sort(axis=1)
     width = np.diff(edges, axis=1)
-    row, column = np.nonzero(width)
+    nearest = np.maximum(np.maximum(edges[:, :-1], -edges[:, 1:]), 0.0)
+    row, column = np.nonzero((width > 0) & (nearest**2 + (x * x)[:, None] < radius**2 + 8))
     low, width = edges[row, column], width[row, column]
     nodes, weights = gauss(order)
     t = low[:, None] + width[:, None] * nodes
