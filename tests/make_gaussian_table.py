@@ -1,6 +1,6 @@
 """Make tests/gaussian_table.json: E f(u) f(v) by mpmath, for every activation and its derivative.
 
-Run ``python tests/make_gaussian_table.py`` (about 40 minutes on one busy core; needs mpmath
+Run ``python tests/make_gaussian_table.py`` (about an hour on one busy core; needs mpmath
 and numpy, nothing of sigprop).
 
 Piecewise polynomial and exponential functions, erf and GELU: the mean of f(v) given u in closed
