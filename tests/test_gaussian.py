@@ -284,3 +284,10 @@ def test_breakpoints_of_random_places():
 def test_bad_input_is_refused_in_words(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("place", [0.5, 1.0, 1.37, 3.0, -1.0])
+def test_the_kink_of_a_function_that_is_zero_up_to_there_is_found(place):
+    found = find_breakpoints(lambda x: np.maximum(x - place, 0.0))
+    assert found.points == pytest.approx([place], rel=1e-12)
+    assert found.slope_jumps == pytest.approx([1.0], rel=1e-9)

@@ -100,7 +100,7 @@ def resolve(
 ) -> Mesh:
     """Panels on ±39·widest on which f is its interpolant at 16 Gauss points to 1e-11.
 
-    The misfit is taken relative to the largest |f| at or below the same distance from 0, times the
+    The misfit is taken relative to the largest |f| up to 1.1 times the distance from 0, times the
     root of the widest Gaussian's weight there (the quadrature errs by about its square).
 
     Args:
@@ -122,8 +122,10 @@ def resolve(
         wrong, peak = _misfit(f, low, high, widest, name)
         inner = np.minimum(np.abs(low), np.abs(high))
         inner[(low < 0) & (high > 0)] = 0.0
-        ends, scale = _running_max(ends, scale, np.maximum(np.abs(low), np.abs(high)), peak)
-        known = scale[np.searchsorted(ends, np.maximum(np.abs(low), np.abs(high)))]
+        outer = np.maximum(np.abs(low), np.abs(high))
+        ends, scale = _running_max(ends, scale, outer, peak)
+        # A little further out: where f has been zero so far, the start of its rise is no scale.
+        known = scale[np.minimum(np.searchsorted(ends, 1.1 * outer), ends.size - 1)]
         weight = np.exp(-0.25 * (inner / widest) ** 2)
         bad = ~(wrong * weight <= _TOLERANCE * known)
         width = high - low
