@@ -82,6 +82,7 @@ def test_a_check_can_fail(done, out):
         "step_error": lambda error: error + 1,
         "p": lambda p: p**4,
         "loaded": lambda _: "torch",
+        "accuracy": lambda share: 1 - share,
     }
     for row in rows:
         for key, spoil in spoiled.items():
