@@ -23,7 +23,9 @@ def phased_relu(alpha: float = 0.25, beta: float = 1.0) -> Activation:
     inner = alpha if beta > 0 else 0.0
     return Activation(
         "phased_relu",
-        f=lambda x: np.where(x > 0, x, np.where(x >= edge, inner, 0.0) * np.minimum(x, 0.0)),
+        f=(lambda x: np.where(x >= edge, np.where(x > 0, x, alpha * x), 0.0))
+        if beta > 0
+        else (lambda x: np.maximum(x, 0.0)),
         df=lambda x: np.where(x > 0, 1.0, np.where(x >= edge, inner, 0.0)),
         parameters={"alpha": alpha, "beta": beta},
         breakpoints=(edge, 0.0) if beta > 0 else (0.0,),
