@@ -12,7 +12,7 @@ Experiment: the two gains and the growth of small differences from one layer of 
 the exact standard error; the path of q from three inputs by ``validate``.
 Answer: yes, all three.
 Source: phased (derived in sigprop.theory.phased_relu).
-Run time: 25 s on one core.
+Run time: 20 s on one core.
 """
 
 from __future__ import annotations
