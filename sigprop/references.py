@@ -53,6 +53,7 @@ REFERENCES: dict[str, str] = {
     "xiao2018": "L. Xiao et al., Dynamical Isometry and a Mean Field Theory of CNNs, ICML 2018 "
     "(delta-orthogonal convolutions).",
     "xu2015": "B. Xu et al., Empirical Evaluation of Rectified Activations in Convolutional Network, arXiv:1505.00853, 2015 (RReLU).",
+    "yang2019": "G. Yang et al., A Mean Field Theory of Batch Normalization, ICLR 2019.",
     "zhang2022": "G. Zhang, A. Botev and J. Martens, Deep Learning without Shortcuts: Shaping the Kernel with "
     "Tailored Rectifiers, ICLR 2022.",
 }
