@@ -260,7 +260,9 @@ def _draw_paths(ax: plt.Axes, path: list[Row]) -> None:
     starts = dict.fromkeys(row["start"] for row in path)
     for start, color in zip(starts, plots.COLORS, strict=False):
         plots.path([row for row in path if row["start"] == start], "q", ax, color=color)
-    ax.legend(handles=plots.key(), fontsize="small")
+    handles = plots.key()
+    handles[1].set_label("typical net (to first order in 1/width)")
+    ax.legend(handles=handles, fontsize="small")
     ax.set_title(f"{len(starts)} sizes of input come to rest at one q", loc="left")
 
 
