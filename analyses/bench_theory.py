@@ -5,16 +5,19 @@ gain and bias to depth 100 in 0.1 s for leaky ReLU, erf and GELU and in 4 s for 
 phase diagram (q*, c*, χ, depth scales) of any activation in 2 s with no cell on the wrong side of
 χ = 1; the pair expectation of a callable in 10 ms; each solver in 50 ms.
 Experiment: the first call in a fresh interpreter, tables included, imports not; median over
-interpreters. Peers: neural-tangents (jax, compiled, float64; first call, then a warm one), in an
-environment that is built here and thrown away, left out where it cannot be; scipy's ``dblquad``.
-Answer: all targets are met but one: the phase diagram of the slowest activation (PhasedReLU, which
-jumps) takes 2.5 s, the median one 0.1 s. The peer is 59 times slower on tanh; where both have closed
-forms it is, once compiled, up to 2.4 times faster on the grids (1,600 to 8,389 cells NaN for leaky
-ReLU and GELU) and 8 times on the single path, where it keeps c and not 1 − c. Times are the
-machine's own, so they are not asserted; asserted is that χ, by quadrature at q*, leaves no cell on
-the wrong side, and that none of this loads torch.
+interpreters; the solvers of a named activation share its tables. Peers: neural-tangents (jax,
+compiled, float64; first call, then a warm one) in an environment that is built here and thrown
+away, left out where it cannot be; scipy's ``dblquad``.
+Answer: see the figure. On idle cores all targets are met but that of the slowest phase diagrams
+(PhasedReLU 2.5 s, gelu_tanh 2.3 s), by the closed-form grids narrowly: on a busy machine they took
+twice as long and missed. Hard swish and Mish, for which no target was set, take 10 to 20 s for
+their first grid, to make the tables. neural-tangents is 60 to 80 times slower on tanh; where it has
+closed forms it is, once compiled, up to 2.4 times faster on the grids (but NaN in 1,600 cells of
+leaky ReLU and 8,389 of GELU) and 8 times on one path, where it keeps c and not 1 − c. Times are the
+machine's own, so not asserted; asserted is that χ, by quadrature at q*, leaves no cell that has a
+q* on the wrong side, and that none of this loads torch.
 Source: the targets are this project's own; neural-tangents: Novak et al., ICLR 2020.
-Run time: 2 minutes on two idle cores.
+Run time: 2.5 minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -62,17 +65,18 @@ class Params:
     layers: int = 10_000
     interpreters: int = 3
     planes: tuple[str, ...] = tuple(ACTIVATIONS)
+    others: tuple[str, ...] = ("hardswish", "mish")  # grids without a target, timed once
     peer: bool = True
     seed: int = 0
 
 
 FULL = Params()
-QUICK = Params(12, 20, 500, 1, ("leaky_relu", "tanh", "gelu"), peer=False)
+QUICK = Params(12, 20, 500, 1, ("leaky_relu", "tanh", "gelu"), (), peer=False)
 
 
 def compute(params: Params) -> list[Row]:
     runs = [_fresh(params, sides=i == 0) for i in range(params.interpreters)]
-    ours = {name: median(run["seconds"][name] for run in runs) for name in runs[0]["seconds"]}
+    ours = {name: median(run["seconds"][name] for run in runs) for name in runs[-1]["seconds"]}
     peer = _neural_tangents(params) if params.peer else {}
     rows = [
         _row(name, ours[name], target, peer.get(key, {}))
@@ -88,17 +92,25 @@ def compute(params: Params) -> list[Row]:
     for name in ("pair expectation, smooth callable", "pair expectation, kinked callable"):
         rows.append(_row(name, ours[name], 0.01, {"warm": ours[f"dblquad, {name}"]}, "dblquad"))
     rows += [_row(name, ours[name], 0.05) for name in ours if name.startswith("solver")]
+    for name in params.others:
+        seconds = runs[0]["seconds"][f"grid to depth {params.depth}, {name}"]
+        rows.append(_row(f"grid to depth {params.depth}, {name}", seconds, None))
     rows[0] |= {
+        "load": os.getloadavg()[0],
         "loaded": " ".join(runs[0]["loaded"]),
-        "wrong_side": sum(runs[0]["wrong"].values()),
-        "cells_checked": len(runs[0]["wrong"]) * params.cells**2,
+        "wrong_side": sum(wrong for wrong, _ in runs[0]["wrong"].values()),
+        "cells_checked": sum(seen for _, seen in runs[0]["wrong"].values()),
         "planes": " ".join(f"{name}={seconds:.3g}" for name, seconds in planes.items()),
     }
     return rows
 
 
 def _row(
-    name: str, ours: float, target: float, peer: Row | None = None, who: str = "neural-tangents"
+    name: str,
+    ours: float,
+    target: float | None,
+    peer: Row | None = None,
+    who: str = "neural-tangents",
 ) -> Row:
     peer = peer or {}
     warm = peer.get("warm")
@@ -106,7 +118,7 @@ def _row(
         "name": name,
         "ours": ours,
         "target": target,
-        "met": ours <= target,
+        "met": None if target is None else ours <= target,
         "peer": warm,
         "peer_first": peer.get("first"),
         "peer_name": who if peer else None,
@@ -133,7 +145,7 @@ def first_calls(params: Params, *, sides: bool) -> Row:
     gains = np.linspace(0.1, 10, params.cells)[:, None]
     biases = np.linspace(0, 5, params.cells)
     seconds: dict[str, float] = {}
-    wrong: dict[str, int] = {}
+    wrong: dict[str, tuple[int, int]] = {}
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
         start = time.perf_counter()
@@ -164,7 +176,7 @@ def first_calls(params: Params, *, sides: bool) -> Row:
         f"every layer of {params.layers:,}, leaky",
         lambda: MeanField(leaky, critical).trajectory(params.layers, c0=CORRELATION),
     )
-    for name in GRIDS:
+    for name in (*GRIDS, *(params.others if sides else ())):
         act = activation(name, alpha=0.2) if name == "leaky_relu" else _anew(name)
         timed(
             f"grid to depth {params.depth}, {name}",
@@ -178,8 +190,11 @@ def _anew(name: str) -> Any:
     return ACTIVATIONS[name]()
 
 
-def _wrong_side(net: MeanField) -> int:
-    """Cells whose χ, by quadrature at their q*, is on the other side of 1, or whose q* moves."""
+def _wrong_side(net: MeanField) -> tuple[int, int]:
+    """Cells whose χ, by quadrature at q*, is on the other side of 1, or whose q* moves; cells seen.
+
+    Seen are those with a q* to look at: neither 0 nor inf.
+    """
     point = net.fixed_point()
     inside = np.isfinite(point.q_star) & (point.q_star > 1e-20) & (point.q_star < 1e20)
     q = point.q_star[inside]
@@ -187,7 +202,8 @@ def _wrong_side(net: MeanField) -> int:
     chi = gain**2 * net.kernel.moments.derivative_square(q)
     after = gain**2 * net.kernel.moments.second_moment(q) + bias**2
     sides = (chi - 1) * (point.chi[inside] - 1) < 0
-    return int(np.sum((sides & (np.abs(chi - 1) > SIDE)) | (np.abs(after / q - 1) > 1e-9)))
+    wrong = (sides & (np.abs(chi - 1) > SIDE)) | (np.abs(after / q - 1) > 1e-9)
+    return int(wrong.sum()), int(inside.sum())
 
 
 def _dblquad(f: Callable[..., Any], q1: float, q2: float, c: float) -> float:
@@ -232,12 +248,15 @@ def draw(rows: list[Row]) -> Figure:
     figure, ax = plt.subplots(figsize=(12.5, 7.6), layout="constrained")
     shown, end, start = rows[::-1], 40.0, 3e-4
     for y, row in enumerate(shown):
-        color = plots.COLORS[0] if row["met"] else plots.COLORS[2]
-        ax.barh(y, row["target"] - start, left=start, height=0.66, color="#E4E4E4")
-        ax.plot([row["target"]] * 2, [y - 0.33, y + 0.33], color=plots.INK, lw=1.6)
+        aimed = row["target"] is not None
+        color = plots.COLORS[0 if row["met"] else 2] if aimed else plots.PALE
+        if aimed:
+            ax.barh(y, row["target"] - start, left=start, height=0.66, color="#E4E4E4")
+            ax.plot([row["target"]] * 2, [y - 0.33, y + 0.33], color=plots.INK, lw=1.6)
         ax.plot(row["ours"], y, "o", ms=9, color=color, mec="white", zorder=4)
-        verdict = "met" if row["met"] else "missed"
-        text = f"{_time(row['ours'])}, target {_time(row['target'])}: {verdict}"
+        text = f"{_time(row['ours'])}, "
+        text += f"target {_time(row['target'])}: " if aimed else "no target"
+        text += ("met" if row["met"] else "missed") if aimed else ""
         if row["peer"] is not None:
             ax.plot(row["peer"], y, "D", ms=7, color=plots.COLORS[4], mec="white", zorder=3)
             if row["peer_first"] not in (None, row["peer"]):  # tanh is too slow to run twice
@@ -247,12 +266,17 @@ def draw(rows: list[Row]) -> Figure:
         ax.text(1.02, y, text, transform=ax.get_yaxis_transform(), va="center", color=color,
                 fontsize=8.5)  # fmt: skip
     ax.set_yticks(range(len(shown)), [row["name"] for row in shown])
-    ax.set(xscale="log", xlim=(start, end), xlabel="seconds of the first call, tables included")
+    ax.set(
+        xscale="log",
+        xlim=(start, end),
+        xlabel=f"first call, tables included (load of the machine: {rows[0]['load']:.1f})",
+    )
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _time(value)))
     ax.grid(axis="y", visible=False)
     marks = (
         ("sigprop, target met", "o", plots.COLORS[0], plots.COLORS[0]),
         ("sigprop, target missed", "o", plots.COLORS[2], plots.COLORS[2]),
+        ("sigprop, no target", "o", plots.PALE, plots.PALE),
         ("peer, warm", "D", plots.COLORS[4], plots.COLORS[4]),
         ("peer, first call (compiles)", "D", "none", plots.COLORS[4]),
     )
@@ -261,11 +285,11 @@ def draw(rows: list[Row]) -> Figure:
         for label, m, face, edge in marks
     ]
     handles.append(Patch(color="#E4E4E4", label="within the target"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=5)
-    met = sum(row["met"] for row in rows)
+    figure.legend(handles=handles, loc="outside lower center", ncols=6)
+    aimed_at = [row["met"] for row in rows if row["target"] is not None]
     figure.suptitle(
-        f"The theory of any activation meets {met} of {len(rows)} speed targets; of "
-        f"{rows[0]['cells_checked']:,} cells {rows[0]['wrong_side'] or 'none'} "
+        f"The theory of any activation meets {sum(aimed_at)} of {len(aimed_at)} speed targets; of "
+        f"{rows[0]['cells_checked']:,} cells with a q* {rows[0]['wrong_side'] or 'none'} "
         "is on the wrong side of χ = 1",
         fontweight="bold",
     )
