@@ -212,7 +212,7 @@ def key(color: str = INK) -> list[Line2D | Patch]:
     """Legend handles for what :func:`path` draws."""
     return [
         Line2D([], [], color=color, ls=(0, (4, 3)), lw=1.2, label="mean-field theory"),
-        Line2D([], [], color=color, lw=1.2, label="typical net (exact law)"),
+        Line2D([], [], color=color, lw=1.2, label="typical net (finite-width law)"),
         Patch(color=color, alpha=0.25, lw=0, label="95 % band of the measured mean"),
         Line2D([], [], color=color, marker="o", ls="", ms=4.5, mec="white", label="measured"),
     ]

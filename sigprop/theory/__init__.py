@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from sigprop.theory.fixed_points import FixedPoint, NoSolution
     from sigprop.theory.gains import gain, tailored_slope
     from sigprop.theory.leaky import (
-        Trajectory,
         chi,
         correlation_angle_map,
         correlation_deficit_map,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
         variance_output,
     )
     from sigprop.theory.mean_field import DepthScales, MeanField, Phase
+    from sigprop.theory.path import Trajectory
 
 _NAMES = {
     "critical": (
@@ -58,11 +58,12 @@ _NAMES = {
     "fixed_points": "FixedPoint NoSolution",
     "gains": "gain tailored_slope",
     "leaky": (
-        "Trajectory chi correlation_angle_map correlation_deficit_map correlation_map excess "
+        "chi correlation_angle_map correlation_deficit_map correlation_map excess "
         "fourth_moment g_star mean_output second_moment slow_convergence trajectory "
         "unit_variance_gain variance_map variance_output"
     ),
     "mean_field": "DepthScales MeanField Phase",
+    "path": "Trajectory",
 }
 _HOME = {name: f"sigprop.theory.{home}" for home, names in _NAMES.items() for name in names.split()}
 

@@ -236,15 +236,17 @@ def _roots(kernel: LogKernel, bias_std: float) -> Array:
         eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
         eta = np.where(np.abs(eta) < FLAT, 0.0, eta)
         values = eta - bias_std**2 * np.exp(-KNOTS)
-        values[np.abs(values) < FLAT] = np.nan  # rounding at the ends, where V/(qD) → 1
-        turns = np.flatnonzero(np.isfinite(values[1:]) & (values[:-1] * values[1:] < 0))
-    if not turns.size:
+    # Zero but for rounding: a stretch at the ends, where V/(qD) → 1, or a knot that is a root.
+    told = np.flatnonzero(np.isfinite(values) & (np.abs(values) >= FLAT))
+    low, high = told[:-1], told[1:]
+    turns = (values[low] * values[high] < 0) & (high - low <= 2)
+    if not turns.any():
         return np.empty(0)
 
     def function(x: Array, _: Array) -> Array:
         return _eta(kernel, x) - bias_std**2 * np.exp(-x)
 
-    return bracketed_roots(function, KNOTS[turns], KNOTS[turns + 1])
+    return bracketed_roots(function, KNOTS[low[turns]], KNOTS[high[turns]])
 
 
 def _point(kernel: LogKernel, x: float, bias_std: float) -> CriticalPoint:

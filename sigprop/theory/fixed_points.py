@@ -188,6 +188,7 @@ class _Walk:
         crossed = level[:, 1:] <= LEVEL
         first = np.where(crossed.any(axis=1), np.argmax(crossed, axis=1), FINE - 1) + 1
         each = np.arange(len(rows))
+        first += (level[each, first] > 0) & (first < FINE)  # zero but for rounding: one further
         ends = x[each, first - 1], x[each, first]
         if again:
             self._within(rows, *ends, again=False)

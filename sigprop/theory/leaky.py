@@ -10,13 +10,12 @@ An overflow gives inf and numpy's warning; :func:`trajectory` works in logs and 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.checks import FloatArray, count, real_array, real_number
-from sigprop.theory.path import Trajectory as Trajectory
-from sigprop.theory.path import deficit_path, log_q_path
 from sigprop.theory.slopes import (
     STEEPEST,
     bends,
@@ -27,6 +26,9 @@ from sigprop.theory.slopes import (
     read_slopes,
     relative_bend,
 )
+
+if TYPE_CHECKING:
+    from sigprop.theory.path import Trajectory
 
 _PI_REST = 1.2246467991473532e-16  # π − math.pi
 
@@ -376,6 +378,8 @@ def trajectory(
         >>> round(float(path.log_q[-1] / np.log(2)), 9), f"{path.deficit[-1]:.4e}"
         (1001.0, '4.3041e-05')
     """
+    from sigprop.theory.path import Trajectory, deficit_path, log_q_path
+
     depth, gain = count("depth", depth), real_number("gain", gain, above=0)
     q0, bias_std = real_number("q0", q0, above=0), real_number("bias_std", bias_std, minimum=0)
     slopes = one_layer_slopes(alpha, channel_axis)

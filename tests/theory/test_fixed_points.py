@@ -142,3 +142,20 @@ def test_roots_at_once_are_the_roots():
     shift = np.array([0.0, 1e-9, 2.0, 7.99, 8.0])
     roots = bracketed_roots(lambda x, i: x**3 - shift[i], np.zeros(5), np.full(5, 2.0))
     np.testing.assert_allclose(roots, np.cbrt(shift), rtol=1e-14, atol=1e-100)
+
+
+def test_a_fixed_point_on_a_knot_is_found_where_it_is():
+    """Gains chosen so that q* = 1, which is a knot of the curves."""
+    from sigprop.theory.gains import gain
+
+    for name in ("tanh", "erf", "hardtanh", "softsign", "sin"):
+        for q0 in (0.1, 1.0, 5.0):
+            point = MeanField(name, gain(name)).fixed_point(q0=q0)
+            assert point.q_star == pytest.approx(1.0, abs=1e-11), (name, q0)
+
+
+@pytest.mark.parametrize("k", [-8, 3, 8])
+def test_fixed_points_on_other_knots(k):
+    q = math.exp(k / 8)
+    mf = MeanField("tanh", math.sqrt(q / float(MeanField("tanh").variance_map(q))))
+    assert mf.fixed_point(q0=0.05).q_star == pytest.approx(q, rel=1e-11)

@@ -6,6 +6,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
+from sigprop.theory.critical import solve_critical
 from sigprop.theory.explain import explain_gain
 from sigprop.theory.fixed_points import NoSolution
 from sigprop.theory.gains import gain, tailored_slope
@@ -74,3 +75,11 @@ def test_the_explanation_holds_the_numbers():
     quiet = explain_gain("relu", math.sqrt(2))
     assert quiet.phase == "critical" and "at any depth" in str(quiet)
     assert math.isnan(explain_gain("relu", 1.0, bias_std=1.5).forward_gain)
+
+
+def test_a_critical_point_on_a_knot_is_found():
+    """ReLU² at bias_std = 0.5 is critical at gain 1/√2 with q* = 1, a knot of the curves."""
+    point = solve_critical("relu_squared", bias_std=0.5)
+    assert point.gain == pytest.approx(math.sqrt(0.5), rel=1e-12)
+    assert point.q_star == pytest.approx(1.0, rel=1e-12)
+    assert solve_critical("relu_squared", bias_std=0.5001).gain == pytest.approx(0.70697, abs=1e-5)
