@@ -77,12 +77,12 @@ class Params:
     init: tuple[int, int] = (200, 1024)  # depth, width
     measure: tuple[int, int, int] = (20, 1024, 256)  # depth, width, batch
     law: tuple[int, int] = (50, 1024)  # depth, width
-    validate: tuple[int, int, int] = (100, 512, 16)  # depth, width, nets
+    validate: tuple[tuple[int, int, int], ...] = ((100, 512, 16), (50, 1024, 16))  # …, nets
     seed: int = 0
 
 
 FULL = Params()
-QUICK = Params(1, 100_000, (10, 128), (5, 128, 32), (10, 128), (10, 128, 1))
+QUICK = Params(1, 100_000, (10, 128), (5, 128, 32), (10, 128), ((10, 128, 1),))
 
 
 def compute(params: Params) -> list[Row]:
@@ -93,7 +93,7 @@ def compute(params: Params) -> list[Row]:
         _init(params, device),
         *_measure(params, device),
         _law(params, device),
-        _validate(params, device),
+        *(_validate(shape, params, device) for shape in params.validate),
     ]
 
 
@@ -257,8 +257,8 @@ def _law(params: Params, device: torch.device) -> Row:
     return _row(name, ours / nets, peer, "× faster", peer / (ours / nets), "at least", 100.0)
 
 
-def _validate(params: Params, device: torch.device) -> Row:
-    depth, width, nets = params.validate
+def _validate(shape: tuple[int, int, int], params: Params, device: torch.device) -> Row:
+    depth, width, nets = shape
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)

@@ -58,13 +58,15 @@ def forward_log_variance(
     """
     c = _cosines(correlation)
     at_one = square_covariance(1.0, alpha)
-    last_steps, steps = [], [0.0]
-    for n in widths:
-        last_steps.append(_chi2_log_variance(n) * (c**2).mean())
-        share = square_covariance(c, alpha).mean() / at_one
-        steps.append(_step_variance(n, alpha) * share)
-        c = _next(c, alpha)
-    return np.concatenate(([0.0], np.cumsum(steps[:-1]) + last_steps))
+    own = {n: _step_variance(n, 1.0) for n in set(widths)}
+    passed = {n: _step_variance(n, alpha) for n in set(widths[:-1])}
+    carried, variances = 0.0, [0.0]
+    for layer, n in enumerate(widths, start=1):
+        variances.append(carried + own[n] * float((c**2).mean()))
+        if layer < len(widths):
+            carried += passed[n] * float(square_covariance(c, alpha).mean() / at_one)
+            c = _next(c, alpha)
+    return np.array(variances)
 
 
 def backward_log_variance(
@@ -92,11 +94,12 @@ def backward_log_variance(
     at_one = square_covariance(1.0, alpha)
     slope = float(np.mean(real_array("alpha", alpha)))
     square = float(np.mean(real_array("alpha", alpha) ** 2))
+    passed = {n: _step_variance(n, alpha) for n in set(widths[:-1])}
     variances = [0.0]
     for n, c in zip(widths[-2::-1], path[::-1], strict=False):
         sign = 2 / np.pi * np.arcsin(c)
         shared = ((even + odd * sign) * (1 + 2 * c_grad**2) - even).mean() / at_one
-        variances.append(variances[-1] + _step_variance(n, alpha) * shared)
+        variances.append(variances[-1] + passed[n] * shared)
         c_grad = (
             c_grad
             * ((1 + 2 * slope + square) + (1 - 2 * slope + square) * sign)
@@ -126,7 +129,3 @@ def _step_variance(width: int, alpha: ArrayLike) -> float:
     slopes = real_array("alpha", alpha)
     axis = None if slopes.ndim == 0 else 0
     return float(step_log_moments(width, slopes, channel_axis=axis)[1])
-
-
-def _chi2_log_variance(width: int) -> float:
-    return float(step_log_moments(width, 1.0)[1])
