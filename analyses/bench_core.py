@@ -7,9 +7,9 @@ at least 100 times faster than real nets; ``validate`` spends at least 80 % of i
 products, factorizations and random numbers.
 Experiment: ours and the peer in turns in one run, after a warm-up, medians; imports and peak memory
 in processes of their own, memory counted from where torch is loaded.
-Answer: on one CPU core the import (numpy alone takes some 50 ms of it), the initialization, the time
-and the tensors of ``measure`` and the exact law meet their targets, and ``validate`` does at width
-1024 (0.82; 0.70 at width 512). The resident memory of ``measure``, the C allocator's fragments
+Answer: on one CPU core the import (numpy alone takes some 50 ms of it), the initialization, the
+time and the tensors of ``measure`` and the exact law meet their targets, and ``validate`` does at
+width 1024 (0.82; 0.70 at width 512). The resident memory of ``measure``, the C allocator's fragments
 included, misses (8 %). Nothing is asserted of times, which are the machine's own; that torch and
 scipy stay unloaded is.
 Source: the targets are this project's own.

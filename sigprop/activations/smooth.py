@@ -114,12 +114,13 @@ def gelu_tanh() -> Activation:
 
     def df(x: FloatArray) -> FloatArray:
         x = np.clip(x, -40.0, 40.0)
-        s, rest = _logistic(root * (x + 0.044715 * x**3))
-        return s + x * s * rest * root * (1 + 0.134145 * x**2)
+        square = x * x
+        s, rest = _logistic(root * x * (1 + 0.044715 * square))
+        return s + x * s * rest * root * (1 + 0.134145 * square)
 
     def f(x: FloatArray) -> FloatArray:
         inner = np.clip(x, -40.0, 40.0)
-        return np.asarray(x * special.expit(root * (inner + 0.044715 * inner**3)))
+        return np.asarray(x * special.expit(root * inner * (1 + 0.044715 * inner * inner)))
 
     return _smooth(
         "gelu_tanh", f, df, "hendrycks2016", "torch.nn.GELU",
