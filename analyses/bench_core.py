@@ -9,9 +9,9 @@ Experiment: ours and the peer in turns in one run, after a warm-up, medians; imp
 in processes of their own, memory counted from where torch is loaded.
 Answer: on one CPU core the import (numpy alone takes some 50 ms of it), the initialization, the
 time and the tensors of ``measure`` and the exact law meet their targets, and ``validate`` does at
-width 1024 (0.82; 0.70 at width 512). The resident memory of ``measure``, the C allocator's fragments
-included, misses (8 %). Nothing is asserted of times, which are the machine's own; that torch and
-scipy stay unloaded is.
+width 1024 (0.82; 0.70 at width 512). The resident memory of ``measure``, with what the C allocator
+keeps in fragments, misses (8 %). Nothing is asserted of times, which are the machine's own; that
+torch and scipy stay unloaded is.
 Source: the targets are this project's own.
 Run time: 110 s on one core.
 """
