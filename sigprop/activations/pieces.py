@@ -21,11 +21,17 @@ def phased_relu(alpha: float = 0.25, beta: float = 1.0) -> Activation:
     alpha, beta = real_number("alpha", alpha, above=0), real_number("beta", beta, minimum=0)
     edge = -beta / alpha
     inner = alpha if beta > 0 else 0.0
+
+    def f(x: FloatArray) -> FloatArray:
+        if beta == 0:
+            return np.maximum(x, 0.0)
+        if alpha <= 1:
+            return np.maximum(np.where(x >= edge, alpha * x, 0.0), x)
+        return np.where(x >= edge, np.where(x > 0, x, alpha * x), 0.0)
+
     return Activation(
         "phased_relu",
-        f=(lambda x: np.where(x >= edge, np.where(x > 0, x, alpha * x), 0.0))
-        if beta > 0
-        else (lambda x: np.maximum(x, 0.0)),
+        f=f,
         df=lambda x: np.where(x > 0, 1.0, np.where(x >= edge, inner, 0.0)),
         parameters={"alpha": alpha, "beta": beta},
         breakpoints=(edge, 0.0) if beta > 0 else (0.0,),

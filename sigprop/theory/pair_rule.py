@@ -38,8 +38,8 @@ def fast_deficit(
     a = max(a, 1e-150)
     graded = _graded(scale, REACH * (a + b))
     kinks = np.asarray(breakpoints, dtype=np.float64)
-    s, s_weight = _panels(_outer_edges(kinks, a, b, graded)[None, :])
-    s, s_weight = s[0], s_weight[0]
+    s, half = _panels(_outer_edges(kinks, a, b, graded)[None, :])
+    s, s_weight = s.ravel(), (half[..., None] * WEIGHTS).ravel()
     around = np.unique(np.concatenate([kinks, graded])) if kinks.size else graded
     edges = np.concatenate(
         [
@@ -50,16 +50,15 @@ def fast_deficit(
         axis=1,
     )
     edges = np.sort(np.clip(edges, -REACH * a, REACH * a), axis=1)
-    u, u_weight = _panels(edges)
-    inner = f(u + s[:, None])
-    inner -= f(u - s[:, None])
+    u, half = _panels(edges)
+    inner = f(u + s[:, None, None])
+    inner -= f(u - s[:, None, None])
     inner *= inner
     u *= u
-    u /= -2 * a * a
+    u *= -0.5 / (a * a)
     inner *= np.exp(u, out=u)
-    inner *= u_weight
     outer = np.exp(-((s / b) ** 2) / 2) * s_weight
-    return float(inner.sum(axis=1) @ outer / (2 * math.pi * a * b))
+    return float(((inner @ WEIGHTS) * half).sum(axis=1) @ outer / (2 * math.pi * a * b))
 
 
 def _graded(scale: float, reach: float) -> FloatArray:
@@ -79,9 +78,10 @@ def _outer_edges(kinks: FloatArray, a: float, b: float, graded: FloatArray) -> F
 
 
 def _panels(edges: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Gauss–Legendre nodes and weights of the panels between sorted edges, row by row."""
+    """Gauss–Legendre nodes of the panels between sorted edges, and half the panels' widths.
+
+    Shapes (rows, panels, 10) and (rows, panels); the weights are half times ``WEIGHTS``.
+    """
     half = (edges[:, 1:] - edges[:, :-1]) / 2
     middle = edges[:, :-1] + half
-    nodes = middle[:, :, None] + half[:, :, None] * NODES
-    weights = half[:, :, None] * WEIGHTS
-    return nodes.reshape(len(edges), -1), weights.reshape(len(edges), -1)
+    return middle[:, :, None] + half[:, :, None] * NODES, half
