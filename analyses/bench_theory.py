@@ -8,14 +8,14 @@ Experiment: the first call in a fresh interpreter, tables included, imports not;
 interpreters; the solvers of a named activation share its tables. Peers: neural-tangents (jax,
 compiled, float64; first call, then a warm one) in an environment that is built here and thrown
 away, left out where it cannot be; scipy's ``dblquad``.
-Answer: see the figure. On idle cores all targets are met but that of the slowest phase diagrams
-(PhasedReLU 2.5 s, gelu_tanh 2.3 s), by the closed-form grids narrowly: on a busy machine they took
-twice as long and missed. Hard swish and Mish, for which no target was set, take 10 to 20 s for
-their first grid, to make the tables. neural-tangents is 60 to 80 times slower on tanh; where it has
-closed forms it is, once compiled, up to 2.4 times faster on the grids (but NaN in 1,600 cells of
-leaky ReLU and 8,389 of GELU) and 8 times on one path, where it keeps c and not 1 − c. Times are the
-machine's own, so not asserted; asserted is that χ, by quadrature at q*, leaves no cell that has a
-q* on the wrong side, and that none of this loads torch.
+Answer: see the figure. On idle cores all targets are met; the closed-form grids and the slowest
+phase diagram (PhasedReLU, 1.98 s) narrowly: on a busy machine they took twice as long and missed.
+Hard swish and Mish, for which no target was set, take 10 to 20 s for their first grid, to make the
+tables. neural-tangents is about 50 times slower on tanh; where it has closed forms it is, once
+compiled, up to 2.4 times faster on the grids (but NaN in 1,600 cells of leaky ReLU and 8,389 of
+GELU) and 8 times on one path, where it keeps c and not 1 − c. Times are the machine's own, so not
+asserted; asserted is that χ, by quadrature at q*, leaves no cell that has a q* on the wrong side,
+and that none of this loads torch.
 Source: the targets are this project's own; neural-tangents: Novak et al., ICLR 2020.
 Run time: 2.5 minutes on two idle cores.
 """
