@@ -53,6 +53,11 @@ class FunctionLaw:
 
     def overlap(self, q: FloatArray, cosines: FloatArray) -> FloatArray:
         """Correlation E φ(u)φ(v)/√(V V′) of every pair of inputs, shape (…, B, B)."""
+        kernels = self.activation.kernels
+        if kernels is not None and kernels.covariance is not None:
+            root = np.sqrt(self.second_moment(q))
+            pair = kernels.covariance(q[..., :, None], q[..., None, :], cosines)
+            return np.asarray(pair / (root[..., :, None] * root[..., None, :]))
         values = self._at_nodes(q)
         values = values / np.sqrt((values**2) @ self.weights)[..., None]
         return self._series(values, cosines)
