@@ -95,10 +95,10 @@ def test_judge_names_the_layer_that_stands_out_and_only_that_one():
     verdict = judge({"steps": (range(1, 51), scores, np.ones(50))}, level=0.01)
     assert not verdict.holds
     assert verdict.culprits == (18,)
-    drifting = judge({"steps": (range(50), scores * 0 + 3.0, np.ones(50))})
+    drifting = judge({"steps": (range(50), scores * 0 + 6.0, np.ones(50))})
     assert not drifting.holds
     assert drifting.culprits == ()
-    assert drifting.families[0].drift_score == pytest.approx(3 * math.sqrt(50))
+    assert drifting.families[0].drift_score == pytest.approx(6 * math.sqrt(50))
 
 
 def test_layers_with_nothing_to_test_do_not_count():

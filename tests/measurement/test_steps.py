@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sigprop import DeepMLP, kaiming_leaky_init
-from sigprop.measurement.steps import steps_of_net
+from sigprop.measurement.steps import steps_layer_by_layer, steps_of_net
 
 
 def twin(model, x, cotangent, alpha):
@@ -101,3 +101,19 @@ def test_a_dead_input_is_left_out():
     assert steps.log_q[2, 1] == -np.inf
     assert steps.log_h[1, 1] == -np.inf
     np.testing.assert_allclose(steps.cosines[1], [[1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize("gain", [30.0, 0.03])
+def test_rescaled_layers_say_what_the_whole_net_says(gain):
+    """In float64 the whole net fits as it is; layer by layer it is multiplied by powers of two."""
+    model = DeepMLP(6, [9, 5, 11, 9, 8], alpha=0.2, dtype=torch.float64)
+    kaiming_leaky_init(model, gain=gain, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(1)
+    x, u = (torch.as_tensor(rng.standard_normal((3, n))) for n in (6, 8))
+    whole = steps_of_net(model, x, u)
+    parts = steps_layer_by_layer(lambda i: model.layers[i], list(model.activations), x, u)
+    assert np.ptp(whole.log_q) > 2 * np.log(2.0**17)  # else no power is needed
+    for name in ("log_q", "log_grad", "log_h", "cosines", "backward"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-9)
+    for part, one in zip(parts.unit_squares, whole.unit_squares, strict=True):
+        np.testing.assert_allclose(part, one, rtol=1e-12)

@@ -10,9 +10,12 @@ import torch
 from scipy.special import ndtr
 from torch import nn
 
-from sigprop import kaiming_leaky_init, validate
+from sigprop import finite_width_law, kaiming_leaky_init, validate
 from sigprop.activations import activation
+from sigprop.measurement.steps import NetSteps
 from sigprop.validation.function_law import FunctionLaw
+from sigprop.validation.nets import plan_nets
+from sigprop.validation.tally import EnteringLaw
 from tests import stat
 
 CPU = {"device": "cpu"}
@@ -131,6 +134,32 @@ def test_the_function_law_agrees_with_the_closed_forms_of_relu():
     np.testing.assert_allclose(law.square_covariance(q, c), square_covariance(c, 0.0), rtol=2e-3)
     np.testing.assert_allclose(law.overlap(q, c), correlation_map(c, 0.0), rtol=1e-13)
     assert law.square_third_moment(q) == pytest.approx(8 * 15 / 2 - 3 * 6 + 2, rel=1e-2)
+
+
+def test_first_order_curves_agree_with_the_exact_law_of_relu():
+    widths = [1000] * 12
+    law, exact = FunctionLaw(activation("relu")), finite_width_law(widths, 2**0.5, 0.0)
+    q = np.array([[1.0]] + 12 * [[2.0]])
+    shift, variance = law.log_moments(q, np.ones((1, 1)), widths, 2**0.5, 0.0)
+    np.testing.assert_allclose(shift, exact.mean_log_q - exact.log_mean_q, rtol=0.01)
+    np.testing.assert_allclose(variance, exact.var_log_q, rtol=0.01)
+
+
+def test_biases_are_shared_by_all_inputs():
+    """Half the variance from weights, half from biases: cosine c becomes (c + 1)/2."""
+    steps = NetSteps(
+        log_q=np.zeros((2, 2)),
+        log_grad=np.zeros((2, 2)),
+        log_h=np.zeros((1, 2)),
+        cosines=np.array([[[1.0, 0.2], [0.2, 1.0]]]),
+        backward=np.zeros((1, 4)),
+        unit_squares=[],
+    )
+    plan = plan_nets(0.2, 1, 8, 1.5, 1.5, None, None, torch.float32, "cpu")
+    law = EnteringLaw.of(steps, plan)
+    np.testing.assert_allclose(law.log_q, np.log(2 * 1.5**2))
+    np.testing.assert_allclose(law.share, 0.5)
+    np.testing.assert_allclose(law.cosines, [[[1.0, 0.6], [0.6, 1.0]]])
 
 
 def test_the_series_agrees_with_the_closed_form_of_a_smooth_function():

@@ -9,7 +9,7 @@ import torch
 from scipy.special import ndtr
 from torch import nn
 
-from sigprop import g_star, kaiming_leaky_init, validate, validate_many
+from sigprop import finite_width_law, g_star, kaiming_leaky_init, validate, validate_many
 from sigprop.validation.tally import FAMILIES
 from tests import stat
 
@@ -83,6 +83,36 @@ def test_scores_of_every_family_are_independent_standard_normal(family):
 
     mutant = scores("slope off" if "activations" in family else "gain off")
     stat.assert_uniform(f"scores of {family}", scores("right"), detect=0.12, mutant=mutant)
+
+
+def test_backward_activation_scores_are_news_beyond_the_forward_ones():
+    """Both share the signs of the units; taken as they come, they would correlate by a third."""
+
+    def products(extra):
+        def draw(size, rng):
+            tables = [result.scores for result in pool("right")(size // 9 + 1)]
+            forward, backward = (
+                np.concatenate([t[f"{way} activations"][1:-1] for t in tables])[:size]
+                for way in ("forward", "backward")
+            )
+            return forward * (backward + extra * forward)
+
+        return draw
+
+    stat.assert_mean(
+        "forward times backward activation scores", products(0.0),
+        expected=0, std=1, detect=0.25, mutant=products(0.33),
+    )  # fmt: skip
+
+
+def test_mean_field_curves_of_unequal_widths_are_the_logs_of_the_exact_means():
+    widths = [40, 80, 30, 50]
+    x = np.sign(np.random.default_rng(0).standard_normal((4, 64)))  # mean squares all one
+    result = validate(0.2, width=widths, gain=1.3, x=x, seeds=1, **CPU)
+    forward = finite_width_law(widths, 1.3, 0.2)
+    backward = finite_width_law(widths, 1.3, 0.2, direction="backward", in_features=64)
+    np.testing.assert_allclose(result.q.mean_field, forward.log_mean_q, atol=1e-12)
+    np.testing.assert_allclose(result.grad.mean_field, backward.log_mean_q, atol=1e-12)
 
 
 def test_half_a_percent_of_gain_is_seen_at_depth_100():
