@@ -17,7 +17,7 @@ import sigprop
 PACKAGE = Path(sigprop.__file__).parent
 
 TORCH_FREE = ("theory", "regions", "kinks", "compare", "graph", "records")
-NOT_YET = {"regions", "kinks"}  # a room leaves this set when it is built
+NOT_YET = {"kinks"}  # a room leaves this set when it is built
 HEAVY = ("torch", "scipy", "matplotlib")
 
 
