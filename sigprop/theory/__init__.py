@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING
 from sigprop._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from sigprop.theory.batch_norm import (
+        batch_norm_growth,
+        normalized_slopes,
+        output_std,
+        slope_and_scale,
+        slopes_determinant,
+        slopes_jacobian,
+    )
     from sigprop.theory.critical import (
         CriticalPoint,
         EdgeOfChaos,
@@ -47,6 +55,10 @@ if TYPE_CHECKING:
     from sigprop.theory.path import Trajectory
 
 _NAMES = {
+    "batch_norm": (
+        "batch_norm_growth normalized_slopes output_std slope_and_scale slopes_determinant "
+        "slopes_jacobian"
+    ),
     "critical": (
         "CriticalPoint EdgeOfChaos critical_gain edge_of_chaos half_stable_points solve_critical"
     ),
@@ -78,6 +90,7 @@ __all__ = [
     "NoSolution",
     "Phase",
     "Trajectory",
+    "batch_norm_growth",
     "born_dead_probability",
     "chi",
     "correlation_angle_map",
@@ -94,8 +107,13 @@ __all__ = [
     "half_stable_points",
     "lognormal_law",
     "mean_output",
+    "normalized_slopes",
+    "output_std",
     "sample_trajectories",
     "second_moment",
+    "slope_and_scale",
+    "slopes_determinant",
+    "slopes_jacobian",
     "slow_convergence",
     "solve_critical",
     "step_log_moments",
