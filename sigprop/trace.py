@@ -106,21 +106,34 @@ def trace(model: nn.Module, *, records: bool = False) -> Graph:
         layer = _module_node("layer", model, "", ("x",))
         output = Node("output", "output", "output", ("layer",))
         return Graph((Node("x", "input", "input"), layer, output))
-    model, tracer = unwrapped(model), _Tracer()
-    with _left_as_it_was(model):
-        try:
-            steps = tracer.trace(model, concrete_args=_defaults(model))
-        except Exception as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise ValueError(
-                f"cannot follow the data through {type(model).__name__} with torch.fx: {reason}. "
-                f"{ADVICE}"
-            ) from error
+    with followed(model, Tracer()) as (model, steps):
         nodes: dict[str, Node] = {}
         for step in steps.nodes:
             nodes[step.name] = _node(step, model, nodes)
         nodes = with_records(steps, model, nodes) if records else _gates_unknown(nodes)
         return Graph(tuple(nodes.values()))
+
+
+@contextlib.contextmanager
+def followed(
+    model: nn.Module, tracer: fx.Tracer, advice: str = ADVICE
+) -> Iterator[tuple[nn.Module, fx.Graph]]:
+    """The model without its wrappers and what torch.fx sees in it; afterwards it is as it was.
+
+    Raises:
+        ValueError: ``forward`` cannot be followed; the message carries torch.fx's reason.
+    """
+    model = unwrapped(model)
+    with _left_as_it_was(model):
+        try:
+            steps = tracer.trace(model, concrete_args=defaults(model))
+        except Exception as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ValueError(
+                f"cannot follow the data through {type(model).__name__} with torch.fx: {reason}. "
+                f"{advice}".rstrip()
+            ) from error
+        yield model, steps
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -131,8 +144,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return unwrapped(inside) if isinstance(inside, nn.Module) else model
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
+    """Sees torch's layers and the activations of this package as single steps, and no hooks."""
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is one step."""
         if isinstance(m, WEIGHT_LAYERS) or _is_leaky(m) or _is_ours(m):
             return True
         return bool(super().is_leaf_module(m, module_qualified_name))
@@ -162,7 +178,7 @@ def _node(step: fx.Node, model: nn.Module, before: dict[str, Node]) -> Node:
         path = str(step.target)
         return _module_node(step.name, model.get_submodule(path), path, inputs)
     if inputs and all(before[name].kind == "constant" for name in inputs):
-        return Node(step.name, "constant", _function_name(step), inputs)
+        return Node(step.name, "constant", function_name(step), inputs)
     return _function_node(step, inputs, model)
 
 
@@ -215,7 +231,7 @@ def _is_ours(module: nn.Module) -> bool:
 
 
 def _function_node(step: fx.Node, inputs: tuple[str, ...], model: nn.Module) -> Node:
-    operation = _function_name(step)
+    operation = function_name(step)
     if operation == "getattr":
         moved = len(step.args) > 1 and step.args[1] in ("T", "mT", "H", "mH", "data")
         return Node(step.name, "pass" if moved else "constant", str(step.args[1]), inputs)
@@ -230,7 +246,8 @@ def _function_node(step: fx.Node, inputs: tuple[str, ...], model: nn.Module) -> 
     return Node(step.name, kind, operation, inputs[:1] if known else inputs, alpha=alpha)
 
 
-def _function_name(step: fx.Node) -> str:
+def function_name(step: fx.Node) -> str:
+    """The name of a function or method; one from outside torch has its home before it."""
     if step.op == "call_method":
         return str(step.target)
     home = (getattr(step.target, "__module__", None) or "").split(".")[0]
@@ -277,7 +294,8 @@ def _argument(step: fx.Node, position: int, keyword: str, default: Any) -> Any:
     return step.kwargs.get(keyword, default)
 
 
-def _defaults(model: nn.Module) -> dict[str, Any]:
+def defaults(model: nn.Module) -> dict[str, Any]:
+    """Arguments of ``forward`` that keep their plain default."""
     parameters = inspect.signature(model.forward).parameters.values()
     return {
         parameter.name: parameter.default

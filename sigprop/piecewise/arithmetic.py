@@ -1,0 +1,106 @@
+"""Sums of signals, and products with constants."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sigprop.piecewise import matrices
+from sigprop.piecewise.builder import Builder, RefusalError, Signal
+from sigprop.piecewise.table import (
+    Operation,
+    leaves,
+    named,
+    numbers,
+    replaced,
+    widened,
+)
+
+
+@named("add")
+def add(build: Builder, x: Any, y: Any, *, alpha: float = 1) -> Signal:
+    """Return x + αy."""
+    return _combined(build, x, y, 1.0, float(alpha))
+
+
+@named("sub", "subtract")
+def sub(build: Builder, x: Any, y: Any, *, alpha: float = 1) -> Signal:
+    """Return x − αy."""
+    return _combined(build, x, y, 1.0, -float(alpha))
+
+
+@named("rsub")
+def rsub(build: Builder, x: Any, y: Any, *, alpha: float = 1) -> Signal:
+    """Return y − αx."""
+    return _combined(build, y, x, 1.0, -float(alpha))
+
+
+@named("neg", "negative")
+def neg(build: Builder, x: Signal) -> Signal:
+    """−x."""
+    return build.scaled(x, -1.0, 0.0)
+
+
+@named("pos", "positive")
+def pos(build: Builder, x: Signal) -> Signal:
+    """+x."""
+    return x
+
+
+@named("mul", "multiply")
+def mul(build: Builder, x: Any, y: Any) -> Signal:
+    """A signal times a constant."""
+    if isinstance(x, Signal) and isinstance(y, Signal):
+        raise RefusalError("multiplies two signals, which is not piecewise linear")
+    signal, factor = (x, y) if isinstance(x, Signal) else (y, x)
+    values = numbers("a factor", factor)
+    signal = widened(build, signal, values)
+    return build.scaled(signal, values, 0.0)
+
+
+@named("div", "divide", "true_divide", "truediv")
+def div(build: Builder, x: Any, y: Any, *, rounding_mode: str | None = None) -> Signal:
+    """A signal times the reciprocal of a constant, each reciprocal rounded to float64."""
+    if isinstance(y, Signal):
+        raise RefusalError("divides by a signal, which is not piecewise linear")
+    if rounding_mode is not None:
+        raise RefusalError("rounds, which has no end of pieces")
+    divisor = numbers("a divisor", y)
+    if not divisor.all():
+        raise RefusalError("divides by zero")
+    return mul(build, x, torch.from_numpy(np.asarray(1.0 / divisor)))
+
+
+def _combined(build: Builder, x: Any, y: Any, a: float, b: float) -> Signal:
+    """The sum ax + by of signals and constants."""
+    if isinstance(x, Signal) and isinstance(y, Signal):
+        pair = build.rearranged(torch.broadcast_tensors, x, y)
+        return build.total(
+            [build.scaled(part, c, 0.0) for part, c in zip(pair, (a, b), strict=True)]
+        )
+    signal, constant, c, d = (x, y, a, b) if isinstance(x, Signal) else (y, x, b, a)
+    shift = d * numbers("a constant", constant)
+    signal = widened(build, signal, shift)
+    return build.scaled(signal, c, shift)
+
+
+def linear_in_one(build: Builder, function: Operation, *args: Any, **kwargs: Any) -> Signal:
+    """A function that is linear in its one signal, asked for its columns."""
+    signals = [x for x in leaves([args, kwargs]) if isinstance(x, Signal)]
+    if len(signals) != 1:
+        raise RefusalError("multiplies two signals, which is not piecewise linear")
+    (x,) = signals
+
+    def of(tensor: Tensor) -> Tensor:
+        put = partial(replaced, old=x, new=tensor)
+        made = function(*put(args), **put(kwargs))
+        if not isinstance(made, Tensor):
+            raise RefusalError(f"makes {type(made).__name__}, not one tensor")
+        return made
+
+    matrix, shape = matrices.probed(of, x.shape)
+    return build.affine(x, matrix, np.zeros(matrix.shape[0]), shape)

@@ -1,0 +1,276 @@
+"""Puts together the steps of a network while the data is followed through a model.
+
+A :class:`Signal` is a tensor of the model: which entry of which value of the network each of its
+entries is. Reshaping and moving entries therefore costs no step and no rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+from torch import Tensor
+
+from sigprop.regions.network import (
+    Add,
+    Affine,
+    Array,
+    Matrix,
+    Maximum,
+    Piecewise,
+    PiecewiseLinear,
+    Step,
+)
+
+Index = NDArray[np.intp]
+
+
+class RefusalError(ValueError):
+    """Why a step of a model has no exact form; the message is completed with the step's name."""
+
+
+class Storage:
+    """The memory of a tensor: views share it, so writing in place spoils them."""
+
+    def __init__(self) -> None:
+        self.written_by = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """A tensor that depends on the input.
+
+    Attributes:
+        value: the value of the network that its entries are taken from.
+        index: of the tensor's shape: which entry of the value each is; −1: the number zero.
+        storage: shared with the tensors that see the same memory.
+    """
+
+    value: int
+    index: Index
+    storage: Storage = field(default_factory=Storage)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
+        return self.index.shape
+
+
+class Builder:
+    """The steps of a network so far, and what can be added to them.
+
+    Args:
+        shape: of one input with a batch axis of one before it.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.input = Signal(0, np.arange(math.prod(shape)).reshape(shape))
+        self._widths = [self.input.index.size]
+        self._steps: list[Step] = []
+
+    def network(self, output: Signal) -> PiecewiseLinear:
+        """The network that ends in a signal, without the steps that do not lead there."""
+        last = self.flat(output)
+        if last == 0:  # nothing was computed: the identity
+            every = np.arange(self._widths[0])
+            last = self._affine(_selection(every, len(every)), np.zeros(len(every)), 0)
+        needed = {last}
+        for i in range(len(self._steps), 0, -1):
+            if i in needed:
+                needed.update(self._steps[i - 1].sources)
+        new = {value: place for place, value in enumerate(sorted(needed | {0}))}
+        steps = [
+            _with_sources(step, [new[source] for source in step.sources])
+            for i, step in enumerate(self._steps, 1)
+            if i in needed
+        ]
+        return PiecewiseLinear.from_steps(self._widths[0], steps)
+
+    def flat(self, x: Signal) -> int:
+        """The value whose entries are those of x in order; one is made if there is none."""
+        index, width = x.index.ravel(), self._widths[x.value]
+        if len(index) == width and np.array_equal(index, np.arange(width)):
+            return x.value
+        return self._affine(_selection(index, width), np.zeros(len(index)), x.value)
+
+    def affine(self, x: Signal, weight: Matrix, bias: Array, shape: Sequence[int]) -> Signal:
+        """W x + b in the given shape; the entries of W are kept as they are."""
+        index, width = x.index.ravel(), self._widths[x.value]
+        kept = index[index >= 0]
+        if len(np.unique(kept)) != len(kept):  # adding up entries would round: select first
+            return self._made(self._affine(weight, bias, self.flat(x)), shape)
+        if len(index) != width or not np.array_equal(index, np.arange(width)):
+            weight = _onto(weight, index, width)
+        return self._made(self._affine(weight, bias, x.value), shape)
+
+    def scaled(self, x: Signal, factor: ArrayLike, shift: ArrayLike) -> Signal:
+        """c·x + d, entry by entry; c and d have the shape of x or broadcast to it."""
+        c = np.broadcast_to(np.asarray(factor, np.float64), x.shape).ravel()
+        d = np.broadcast_to(np.asarray(shift, np.float64), x.shape).ravel()
+        if np.all(c == 1.0) and not d.any():
+            return x
+        size = len(c)
+        matrix = sparse.csr_array((c, np.arange(size), np.arange(size + 1)), shape=(size, size))
+        return self.affine(x, matrix, np.array(d), x.shape)
+
+    def total(self, signals: Sequence[Signal]) -> Signal:
+        """The sum of signals of one shape."""
+        if len(signals) == 1:
+            return signals[0]
+        sources = tuple(self.flat(x) for x in signals)
+        return self._made(self._put(Add(sources), self._widths[sources[0]]), signals[0].shape)
+
+    def piecewise(
+        self,
+        x: Signal,
+        thresholds: Sequence[ArrayLike],
+        slopes: Sequence[ArrayLike],
+        offsets: Sequence[ArrayLike] | None = None,
+    ) -> Signal:
+        """An activation by its pieces, from below; every entry broadcasts to the shape of x."""
+
+        def rows(entries: Sequence[ArrayLike]) -> Array:
+            numbers = [np.asarray(entry, np.float64) for entry in entries]
+            table = [np.broadcast_to(number, x.shape).ravel() for number in numbers]
+            return np.stack(table) if table else np.empty((0, x.index.size))
+
+        edges, gradients = rows(thresholds), rows(slopes)
+        shifts = rows(offsets if offsets is not None else [0.0] * len(slopes))
+        for numbers in (gradients, shifts, np.where(edges == np.inf, 0.0, edges)):
+            _check_finite(numbers)
+        step = Piecewise(edges, gradients, shifts, self.flat(x))
+        return self._made(self._put(step, x.index.size), x.shape)
+
+    def maximum(self, x: Signal, groups: Index, shape: Sequence[int]) -> Signal:
+        """The largest entry of each group of entries of x (indices into it, −1: none)."""
+        index = x.index.ravel()
+        _, first, place = np.unique(index, return_index=True, return_inverse=True)
+        groups = np.where(groups >= 0, first[place][groups], -1)
+        groups = np.sort(groups, axis=1)[:, ::-1]
+        twice = np.zeros(groups.shape, bool)  # a member that stands twice would tie everywhere
+        twice[:, 1:] = groups[:, 1:] == groups[:, :-1]
+        groups = np.sort(np.where(twice, -1, groups), axis=1)[:, ::-1]
+        groups = groups[:, (groups >= 0).any(axis=0)]
+        if np.all(index >= 0):
+            source = x.value
+            groups = np.where(groups >= 0, index[groups], -1)
+        else:
+            source = self.flat(x)
+        groups = np.ascontiguousarray(groups, np.intp)
+        return self._made(self._put(Maximum(groups, source), len(groups)), shape)
+
+    def moved(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Signal:
+        """The one signal that a function as :meth:`rearranged` takes it makes."""
+        made = self.rearranged(function, *args, **kwargs)
+        if not isinstance(made, Signal):
+            raise RefusalError("makes something else than one tensor that depends on the input")
+        return made
+
+    def rearranged(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a function makes that only moves, copies and drops entries, or fills in zeros.
+
+        It is run on tensors of entry numbers (from 1, in float64) in place of every signal and
+        every floating-point constant; what comes out says where each entry came from.
+        """
+        sources: list[Signal | Tensor] = []
+        starts = [1]
+
+        def numbered(thing: Any) -> Any:
+            if isinstance(thing, list | tuple):
+                return type(thing)([numbered(entry) for entry in thing])
+            signal = isinstance(thing, Signal)
+            if not signal and not (isinstance(thing, Tensor) and thing.is_floating_point()):
+                return thing
+            size = math.prod(thing.shape)
+            sources.append(thing)
+            starts.append(starts[-1] + size)
+            first = starts[-2]
+            return torch.arange(first, first + size, dtype=torch.float64).reshape(thing.shape)
+
+        result = function(*numbered(args), **{key: numbered(v) for key, v in kwargs.items()})
+        return self._renumbered(result, sources, np.array(starts))
+
+    def _renumbered(self, result: Any, sources: list[Signal | Tensor], starts: Index) -> Any:
+        if isinstance(result, list | tuple):
+            return tuple(self._renumbered(entry, sources, starts) for entry in result)
+        if not isinstance(result, Tensor):
+            return result
+        shape = tuple(result.shape)
+        found = np.asarray(result.numpy(), np.float64).ravel()
+        numbers = found.astype(np.intp)
+        if not np.array_equal(numbers, found) or numbers.min(initial=0) < 0:
+            raise RefusalError("does not only move entries")
+        whose = np.searchsorted(starts, numbers, side="right") - 1  # −1: zeros
+        parts: list[Signal] = []
+        constant = np.zeros(len(numbers))
+        met = [i for i in range(len(sources)) if np.any(whose == i)]
+        for i in met:
+            source = sources[i]
+            place = np.where(whose == i, numbers - starts[i], 0)
+            if isinstance(source, Signal):
+                taken = np.where(whose == i, source.index.ravel()[place], -1)
+                parts.append(Signal(source.value, taken.reshape(shape)))
+            else:
+                values = source.numpy().ravel()[place]
+                constant += np.where(whose == i, values, 0.0)
+        if not parts:
+            return torch.from_numpy(constant.reshape(shape))
+        if len(parts) == 1 and not constant.any():
+            return replace(parts[0], storage=self._shared(sources))
+        return self.scaled(self.total(parts), 1.0, constant.reshape(shape))
+
+    @staticmethod
+    def _shared(sources: list[Signal | Tensor]) -> Storage:
+        signals = [source for source in sources if isinstance(source, Signal)]
+        return signals[0].storage if len(signals) == 1 else Storage()
+
+    def _affine(self, weight: Matrix, bias: Array, source: int) -> int:
+        _check_finite(np.asarray(weight.data if sparse.issparse(weight) else weight))
+        _check_finite(bias)
+        return self._put(Affine(weight, bias, source), weight.shape[0])
+
+    def _made(self, value: int, shape: Sequence[int]) -> Signal:
+        return Signal(value, np.arange(self._widths[value]).reshape(tuple(shape)))
+
+    def _put(self, step: Step, width: int) -> int:
+        self._steps.append(step)
+        self._widths.append(width)
+        return len(self._steps)
+
+
+def _with_sources(step: Step, sources: list[int]) -> Step:
+    if isinstance(step, Add):
+        return Add(tuple(sources))
+    return replace(step, source=sources[0])
+
+
+def _selection(index: Index, width: int) -> Any:
+    """The matrix that takes entry index[k] to place k, nothing where it is −1."""
+    kept = index >= 0
+    ends = np.concatenate([[0], np.cumsum(kept)])
+    return sparse.csr_array((np.ones(ends[-1]), index[kept], ends), shape=(len(index), width))
+
+
+def _onto(weight: Matrix, index: Index, width: int) -> Matrix:
+    """The matrix that takes the value of which a signal takes the entries ``index``, each once."""
+    if not sparse.issparse(weight) and len(index) == width and np.all(index >= 0):
+        dense = np.empty((weight.shape[0], width))
+        dense[:, index] = weight
+        return dense
+    entries = sparse.coo_array(weight)
+    columns = index[entries.col]
+    kept = columns >= 0
+    return sparse.csr_array(
+        (entries.data[kept], (entries.row[kept], columns[kept])), shape=(weight.shape[0], width)
+    )
+
+
+def _check_finite(numbers: Array) -> None:
+    if not np.isfinite(numbers).all():
+        raise RefusalError("has weights or constants that are NaN or infinite")

@@ -1,0 +1,385 @@
+"""Follows the data through a torch model and writes down, step by step, the network that it is."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, fx, nn
+
+from sigprop.checks import count, real_array
+from sigprop.graph import word_set
+from sigprop.layers import WEIGHT_LAYERS
+from sigprop.piecewise import layers, maxima, units  # noqa: F401  (they fill the table)
+from sigprop.piecewise.arithmetic import linear_in_one
+from sigprop.piecewise.builder import Builder, RefusalError, Signal, Storage
+from sigprop.piecewise.maxima import Extremes
+from sigprop.piecewise.modules import in_float64, rule
+from sigprop.piecewise.table import OPERATIONS, leaves
+from sigprop.regions.network import PiecewiseLinear, apply
+from sigprop.trace import Tracer, defaults, followed, function_name
+
+MOVES = word_set(
+    """
+    broadcast_to cat channel_shuffle chunk clone concat concatenate contiguous diagonal dstack
+    expand expand_as flatten flip gather getitem hsplit hstack index_select moveaxis movedim narrow
+    permute pixel_shuffle pixel_unshuffle ravel repeat repeat_interleave reshape reshape_as roll
+    select split split_with_sizes squeeze stack swapaxes swapdims t take tensor_split tile transpose
+    tril triu unbind unflatten unfold unsqueeze view view_as vstack where
+    """
+)
+_FRESH = word_set(
+    """
+    cat channel_shuffle clone concat concatenate dstack flip gather hstack index_select
+    pixel_shuffle pixel_unshuffle repeat repeat_interleave roll stack take tile tril triu vstack
+    """
+)
+"""Moves that copy; the others may share the memory of what they take."""
+_SAME = word_set("bfloat16 cpu cuda detach double float half requires_grad_ to type type_as")
+_MATRIX = word_set("bmm cumsum diff dot einsum fold inner kron mm mv tensordot trace")
+_SHAPES = word_set(
+    """
+    _assert _assert_is_none dim empty_like full_like is_floating_point len ndimension new_empty
+    new_full new_ones new_zeros numel ones_like size zeros_like
+    """
+)
+_FACTS = ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad")
+_RANDOM = ("rand", "bernoulli", "normal", "multinomial", "poisson", "uniform", "exponential")
+_COMPARISONS = word_set("gt ge lt le eq ne greater less greater_equal less_equal sign heaviside")
+_ADVICE = (
+    "Linear regions belong to networks of affine layers, ReLU-like units and maxima, in evaluation "
+    "mode; give another model, or the weights as arrays: regions.PiecewiseLinear(weights, biases, "
+    "slopes)."
+)
+
+
+def to_network(
+    model: nn.Module,
+    example_input: ArrayLike | Tensor | None = None,
+    *,
+    input_shape: int | tuple[int, ...] | None = None,
+) -> PiecewiseLinear:
+    """The network that a torch model is, as arrays in float64.
+
+    Every entry of a linear or convolutional weight is taken as it is, bit for bit, so the result is
+    the model in exact arithmetic; ``network(x)`` equals ``model.double()(x)`` to rounding. Batch
+    normalization becomes a scale γ/√(σ² + ε) and a shift β − μγ/√(σ² + ε), means the entries 1/n
+    and divisions by c the entries 1/c, each rounded to float64. The value at a jump (PhasedReLU,
+    threshold, hardshrink) is that of the piece below. Casts between floating-point types are taken
+    as the identity. Hooks are not run; the model is left as it was.
+
+    Exact forms are known for linear, convolutional and transposed convolutional layers with any
+    padding, batch norm in evaluation, average and adaptive pooling, sums, products with constants,
+    everything that moves entries, the ReLU family, clamps, max pooling and maxout, as modules and
+    as functions. The result is tried against the model on two inputs before it is returned, where
+    a copy of the model runs in float64.
+
+    Args:
+        model: any module whose ``forward`` torch.fx can follow, in evaluation mode where that
+            matters, with one input and one output tensor.
+        example_input: one input, without a batch axis; only its shape counts.
+        input_shape: that shape itself, or a number of features. If neither is given, the features
+            that the first layer takes, where that is an ``nn.Linear``.
+
+    Raises:
+        TypeError: not a module; an example or weights that are not real floating-point numbers.
+        ValueError: something in the model has no exact piecewise linear form (named, with the
+            reason), an unknown input shape, non-finite weights, several inputs or outputs.
+
+    Example:
+        >>> net = to_network(nn.Sequential(nn.Linear(3, 8), nn.PReLU(), nn.Linear(8, 2)))
+        >>> net
+        PiecewiseLinear(3-8-2, 8 kinked units)
+        >>> to_network(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), input_shape=(1, 8, 8))
+        PiecewiseLinear(64-72, 72 kinked units)
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"to_network takes a torch.nn.Module; got {type(model).__name__}.")
+    _check_values(model)
+    whole = nn.Sequential(model) if rule(model) is not None else model
+    with followed(whole, _Tracer(), _ADVICE) as (inside, graph):
+        shape = _input_shape(example_input, input_shape, inside, graph)
+        build = Builder((1, *shape))
+        output = _Walk(build, inside, graph).output()
+        network = build.network(output)
+    _compare(network, model, shape, output.shape)
+    return network
+
+
+class _Tracer(Tracer):
+    """Modules that have a rule are single steps; so are torch's others, to be refused by name."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if rule(m) is not None:
+            return True
+        home = type(m).forward.__module__ if "forward" not in vars(m) else ""
+        containers = nn.Sequential | nn.ModuleList | nn.ModuleDict
+        return home.startswith("torch.nn.") and not isinstance(m, containers)
+
+
+class _Walk:
+    """What every step of a traced model makes, in order."""
+
+    def __init__(self, build: Builder, model: nn.Module, graph: fx.Graph) -> None:
+        self.build, self.model, self.graph = build, model, graph
+        self.made: dict[fx.Node, Any] = {}
+        self.name = type(model).__name__
+
+    def output(self) -> Signal:
+        """The signal that the model returns."""
+        kept = defaults(self.model)
+        inputs = []
+        for step in self.graph.nodes:
+            if step.op == "placeholder":
+                default = next((v for k, v in kept.items() if step.name in (k, f"{k}_1")), step)
+                self.made[step] = self.build.input if default is step else default
+                inputs += [str(step.target)] if default is step else []
+                if len(inputs) > 1:
+                    raise ValueError(
+                        f"{self.name} takes several inputs ({', '.join(inputs)}); "
+                        f"regions are counted in the space of one. {_ADVICE}"
+                    )
+            elif step.op == "output":
+                return self._returned(step)
+            else:
+                self.made[step] = self._step(step)
+        raise ValueError(f"{self.name} returns nothing.")
+
+    def _returned(self, step: fx.Node) -> Signal:
+        value = fx.map_arg(step.args[0], self._read)
+        if not isinstance(value, Signal):
+            found = "several outputs" if isinstance(value, tuple | list | dict) else "no signal"
+            raise ValueError(
+                f"{self.name} returns {found}; a network has one output tensor that depends on "
+                "its input."
+            )
+        return value
+
+    def _read(self, step: fx.Node) -> Any:
+        value = self.made[step]
+        for leaf in leaves(value):
+            if isinstance(leaf, Signal) and leaf.storage.written_by:
+                raise RefusalError(
+                    f"reads {step.name}, whose memory {leaf.storage.written_by} has overwritten in "
+                    "place; write it out of place"
+                )
+        return value
+
+    def _step(self, step: fx.Node) -> Any:
+        where = str(step.target) if step.op == "call_module" else step.name
+        kind = function_name(step) if step.op != "call_module" else ""
+        if step.op == "call_module":
+            kind = type(self.model.get_submodule(where)).__name__
+        try:
+            if step.op == "get_attr":
+                return self._held(step)
+            args: Any
+            words: Any
+            args, words = fx.map_arg((step.args, dict(step.kwargs)), self._read)
+            signals = [leaf for leaf in leaves([args, words]) if isinstance(leaf, Signal)]
+            if any(isinstance(leaf, Extremes) for leaf in leaves([args, words])):
+                return args[0].take(args[1])
+            if step.op == "call_module":
+                return self._module(step, args, words, signals)
+            return self._function(step, args, words, signals)
+        except RefusalError as error:
+            raise ValueError(
+                f"cannot read {self.name} exactly: {where!r} ({kind}) {error}. {_ADVICE}"
+            ) from None
+        except (RuntimeError, IndexError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ValueError(
+                f"cannot read {self.name} exactly: {where!r} ({kind}) fails on an input of shape "
+                f"{self.build.input.shape[1:]} (one input, without a batch axis): {reason}."
+            ) from error
+
+    def _held(self, step: fx.Node) -> Any:
+        home, _, name = str(step.target).rpartition(".")
+        value = getattr(self.model.get_submodule(home), name)
+        return _in_float64(value) if isinstance(value, Tensor) else value
+
+    def _module(self, step: fx.Node, args: Any, words: Any, signals: list[Signal]) -> Any:
+        module = self.model.get_submodule(str(step.target))
+        if not signals:
+            return in_float64(module)(*args, **words)
+        form = rule(module)
+        if form is None or len(args) != 1 or words or not isinstance(args[0], Signal):
+            if form is not None:
+                raise RefusalError("is called with other arguments than one signal")
+            raise RefusalError(_reason(type(module).__name__))
+        result = form(self.build, module, args[0])
+        return self._written(step, result) if getattr(module, "inplace", False) else result
+
+    def _function(self, step: fx.Node, args: Any, words: Any, signals: list[Signal]) -> Any:
+        name = function_name(step)
+        plain = name[:-1] if name.endswith("_") and not name.startswith("_") else name
+        if any(part in name for part in _RANDOM):
+            raise RefusalError("draws random numbers")
+        if not signals:
+            return _called(step, args, words)
+        if name in _SHAPES or (name == "getattr" and args[1] in _FACTS):
+            return _called(step, *fx.node.map_aggregate((args, words), _blank))
+        result = self._formed(step, plain, args, words)
+        if (name != plain and name != "requires_grad_") or words.get("inplace") is True:
+            return self._written(step, result)
+        return result
+
+    def _formed(self, step: fx.Node, name: str, args: Any, words: Any) -> Any:
+        moved = name in MOVES or (name == "getattr" and args[1] in ("T", "mT", "data"))
+        if name in _SAME or name == "requires_grad":
+            types = [a for a in (*args, *words.values()) if isinstance(a, torch.dtype)]
+            if not all(kind.is_floating_point for kind in types):
+                raise RefusalError("casts to whole numbers, which has no end of pieces")
+            return args[0]
+        if moved:
+            result = self.build.rearranged(lambda *a, **k: _called(step, a, k), *args, **words)
+            if name in _FRESH:
+                return fx.node.map_aggregate(result, _in_fresh_memory)
+            return result
+        if name in ("matmul", "mm", "addmm") or name in _MATRIX:
+            return self._product(step, name, args, words)
+        form = OPERATIONS.get(name)
+        if form is None:
+            raise RefusalError(_reason(name))
+        try:
+            bound = inspect.signature(form).bind(self.build, *args, **words)
+        except TypeError as error:
+            raise RefusalError(f"is called in a way that is not read here ({error})") from None
+        return form(*bound.args, **bound.kwargs)
+
+    def _product(self, step: fx.Node, name: str, args: Any, words: Any) -> Any:
+        if name == "addmm" and len(args) == 3 and not words:
+            product = self._product(step, "mm", args[1:], {})
+            return OPERATIONS["add"](self.build, product, args[0])
+        if name in ("matmul", "mm") and isinstance(args[0], Signal) and len(args) == 2:
+            weight = args[1]
+            if isinstance(weight, Tensor) and weight.dim() == 2:
+                return layers.linear(self.build, args[0], weight.T)
+        function = torch.mm if name == "mm" else lambda *a, **k: _called(step, a, k)
+        return linear_in_one(self.build, function, *args, **words)
+
+    def _written(self, step: fx.Node, result: Any) -> Any:
+        """Give the name of what was overwritten in place its new content, and spoil its views."""
+        target = step.args[0] if step.args else None
+        if not isinstance(target, fx.Node) or not isinstance(result, Signal):
+            raise RefusalError("writes in place in a way that is not read here")
+        before = self.made[target]
+        if not isinstance(before, Signal) or before.shape != result.shape:
+            raise RefusalError("writes in place into a constant")
+        if result.storage is before.storage:  # nothing changed
+            return result
+        before.storage.written_by = step.name
+        for other, value in self.made.items():
+            if value is before:
+                self.made[other] = result
+        return result
+
+
+def _called(step: fx.Node, args: Any, words: Any) -> Any:
+    if step.op == "call_method":
+        return getattr(args[0], str(step.target))(*args[1:], **words)
+    return step.target(*args, **words)  # type: ignore[operator]
+
+
+def _blank(value: Any) -> Any:
+    return torch.zeros(value.shape, dtype=torch.float64) if isinstance(value, Signal) else value
+
+
+def _in_fresh_memory(value: Any) -> Any:
+    return replace(value, storage=Storage()) if isinstance(value, Signal) else value
+
+
+def _in_float64(value: Tensor) -> Tensor:
+    value = value.detach().cpu().clone()
+    return value.double() if value.is_floating_point() else value
+
+
+def _reason(name: str) -> str:
+    if name in _COMPARISONS:
+        return "compares a signal, which is not read here; write it with a ReLU, clamp or maximum"
+    if name in ("setitem", "iadd", "masked_fill"):
+        return "writes into part of a signal"
+    if name in ("int", "long", "short", "bool", "floor", "round", "ceil", "trunc", "Embedding"):
+        return "takes or makes whole numbers"
+    return "is not piecewise linear, or has no exact form here"
+
+
+def _check_values(model: nn.Module) -> None:
+    """Refuse weights that have no values or no real ones."""
+    for name, value in _tensors(model):
+        if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
+            raise ValueError(f"{name} is not initialized yet; run the model once on an input.")
+        if value.is_meta:
+            raise ValueError(
+                f"{name} is on the meta device and has no values; load the weights first."
+            )
+        if value.is_complex():
+            raise TypeError(f"{name} is complex; regions belong to real networks.")
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _input_shape(example: Any, given: Any, model: nn.Module, graph: fx.Graph) -> tuple[int, ...]:
+    if example is not None and given is not None:
+        raise TypeError("give example_input or input_shape, not both.")
+    if given is not None:
+        sizes = (given,) if not isinstance(given, tuple | list) else tuple(given)
+        return tuple(count("input_shape", size) for size in sizes)
+    if example is not None:
+        if isinstance(example, Tensor):
+            if not example.is_floating_point():
+                raise TypeError(
+                    f"example_input must be a floating-point tensor; got {example.dtype}."
+                )
+            if example.numel() == 0:
+                raise ValueError("example_input is empty.")
+            return tuple(example.shape)
+        return real_array("example_input", example).shape
+    for step in graph.nodes:
+        if step.op == "call_module":
+            module = model.get_submodule(str(step.target))
+            if isinstance(module, nn.Linear):
+                return (module.in_features,)
+            if isinstance(module, WEIGHT_LAYERS):
+                break
+    raise ValueError(
+        f"the shape of the inputs of {type(model).__name__} cannot be read from its first layer; "
+        "give input_shape=(channels, height, width), or one input as example_input."
+    )
+
+
+def _compare(
+    network: PiecewiseLinear, model: nn.Module, shape: tuple[int, ...], out: tuple[int, ...]
+) -> None:
+    """Try the network against the model on two inputs, if a copy of the model runs in float64."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((2, *shape), generator=generator, dtype=torch.float64)
+    try:
+        twin = copy.deepcopy(model).cpu().double()
+        for module in twin.modules():
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            rows = [twin(row[None].clone()) for row in x]
+            wanted_shape, wanted = rows[0].shape, torch.cat([row.reshape(1, -1) for row in rows])
+    except Exception:  # it cannot be copied, or insists on another type: nothing to compare with
+        return
+    values = [np.ascontiguousarray(x.reshape(2, -1).numpy())]
+    for step in network.steps:
+        values.append(apply(step, values))
+    size = max(float(np.abs(value).max()) for value in values)
+    error = np.abs(values[-1] - wanted.numpy()).max() if out == tuple(wanted_shape) else np.inf
+    if not error <= 1e-8 * size:
+        raise ValueError(
+            f"what torch.fx sees of {type(model).__name__} is not what it computes (a tensor "
+            f"overwritten in place that is used again under another name?). {_ADVICE}"
+        )

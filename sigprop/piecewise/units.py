@@ -1,0 +1,167 @@
+"""Activations, unit by unit, by their pieces."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sigprop.piecewise.builder import Builder, RefusalError, Signal
+from sigprop.piecewise.table import (
+    is_number,
+    named,
+    numbers,
+    per_channel,
+    widened,
+)
+
+
+@named("relu")
+def relu(build: Builder, x: Signal, inplace: bool = False) -> Signal:
+    """max(x, 0)."""
+    return build.piecewise(x, [0.0], [0.0, 1.0])
+
+
+@named("leaky_relu")
+def leaky_relu(
+    build: Builder, x: Signal, negative_slope: Any = 0.01, inplace: bool = False
+) -> Signal:
+    """The identity above zero, αx below."""
+    return build.piecewise(x, [0.0], [numbers("negative_slope", negative_slope), 1.0])
+
+
+@named("prelu")
+def prelu(build: Builder, x: Signal, weight: Any) -> Signal:
+    """Leaky ReLU of one slope, or one per channel (axis 1)."""
+    slopes = numbers("the slopes", weight).ravel()
+    if len(slopes) > 1:
+        slopes = per_channel(slopes, x)
+    return build.piecewise(x, [0.0], [slopes, 1.0])
+
+
+@named("rrelu")
+def rrelu(
+    build: Builder,
+    x: Signal,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Signal:
+    """The mean slope, in evaluation."""
+    if training:
+        raise RefusalError("draws its slopes at random while training; call model.eval() first")
+    return leaky_relu(build, x, (lower + upper) / 2)
+
+
+@named("clamp", "clip")
+def clamp(build: Builder, x: Signal, min: Any = None, max: Any = None) -> Signal:
+    """Kept between two bounds; where they cross, the upper one, as in torch."""
+    low = None if min is None or is_number(min, -math.inf) else numbers("min", min)
+    high = None if max is None or is_number(max, math.inf) else numbers("max", max)
+    if low is None and high is None:
+        return x
+    x = widened(build, x, *(bound for bound in (low, high) if bound is not None))
+    if high is None:
+        return build.piecewise(x, [low], [0.0, 1.0], [low, 0.0])  # type: ignore[list-item]
+    if low is None:
+        return build.piecewise(x, [high], [1.0, 0.0], [0.0, high])
+    open_ = low < high
+    return build.piecewise(
+        x,
+        [np.where(open_, low, np.inf), np.where(open_, high, np.inf)],
+        [0.0, open_, 0.0],
+        [np.where(open_, low, high), np.where(open_, 0.0, high), high],
+    )
+
+
+@named("clamp_min")
+def clamp_min(build: Builder, x: Signal, min: Any) -> Signal:
+    """Kept above a bound."""
+    return clamp(build, x, min=min)
+
+
+@named("clamp_max")
+def clamp_max(build: Builder, x: Signal, max: Any) -> Signal:
+    """Kept below a bound."""
+    return clamp(build, x, max=max)
+
+
+@named("hardtanh")
+def hardtanh(
+    build: Builder, x: Signal, min_val: Any = -1.0, max_val: Any = 1.0, inplace: bool = False
+) -> Signal:
+    """Kept between two bounds."""
+    return clamp(build, x, min_val, max_val)
+
+
+@named("relu6")
+def relu6(build: Builder, x: Signal, inplace: bool = False) -> Signal:
+    """Kept between 0 and 6."""
+    return clamp(build, x, 0.0, 6.0)
+
+
+@named("hardsigmoid")
+def hardsigmoid(build: Builder, x: Signal, inplace: bool = False) -> Signal:
+    """x/6 + 1/2 kept between 0 and 1."""
+    return build.piecewise(x, [-3.0, 3.0], [0.0, 1 / 6, 0.0], [0.0, 0.5, 1.0])
+
+
+@named("abs", "absolute")
+def absolute(build: Builder, x: Signal) -> Signal:
+    """|x|."""
+    return build.piecewise(x, [0.0], [-1.0, 1.0])
+
+
+@named("threshold", "_threshold")
+def threshold(
+    build: Builder, x: Signal, threshold: float, value: float, inplace: bool = False
+) -> Signal:
+    """The identity above the threshold, the value elsewhere; a jump unless they agree."""
+    return build.piecewise(x, [threshold], [0.0, 1.0], [value, 0.0])
+
+
+@named("hardshrink")
+def hardshrink(build: Builder, x: Signal, lambd: float = 0.5) -> Signal:
+    """The identity outside [−λ, λ], zero inside: two jumps."""
+    if not lambd > 0:
+        return x
+    return build.piecewise(x, [-lambd, lambd], [1.0, 0.0, 1.0])
+
+
+@named("softshrink")
+def softshrink(build: Builder, x: Signal, lambd: float = 0.5) -> Signal:
+    """Moved by λ towards zero, zero within."""
+    if lambd == 0:
+        return x
+    return build.piecewise(x, [-lambd, lambd], [1.0, 0.0, 1.0], [lambd, 0.0, -lambd])
+
+
+def phased(build: Builder, x: Signal, alpha: Any, beta: Any) -> Signal:
+    """:class:`sigprop.nn.PhasedReLU`: a jump of −β at −β/α."""
+    slope, cut = float(numbers("alpha", alpha)), float(numbers("beta", beta))
+    if slope == 0:
+        raise RefusalError("has alpha = 0; its edge −beta/alpha is nowhere")
+    edge = -cut / slope
+    if not cut > 0 or edge >= 0:  # nothing lies between the edge and zero
+        return relu(build, x)
+    return build.piecewise(x, [edge, 0.0], [0.0, slope, 1.0])
+
+
+@named("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+def dropout(
+    build: Builder, x: Signal, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Signal:
+    """Nothing, in evaluation."""
+    if training and p > 0:
+        raise RefusalError("drops entries at random while training; call model.eval() first")
+    return x
+
+
+@named("stochastic_depth")
+def stochastic_depth(
+    build: Builder, x: Signal, p: float, mode: str, training: bool = True
+) -> Signal:
+    """Nothing, in evaluation."""
+    return dropout(build, x, p, training)
