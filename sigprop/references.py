@@ -12,6 +12,7 @@ REFERENCES: dict[str, str] = {
     "collobert2004": "R. Collobert, Large Scale Machine Learning, PhD thesis, Université Paris VI, 2004 (hard tanh).",
     "dugas2001": "C. Dugas et al., Incorporating Second-Order Functional Knowledge for Better Option Pricing, NeurIPS 2000 (softplus).",
     "elfwing2018": "S. Elfwing, E. Uchibe and K. Doya, Sigmoid-Weighted Linear Units for Neural Network Function Approximation in Reinforcement Learning, Neural Networks 107, 2018.",
+    "folds": "Zigzags of two-piece units of any slope on a line, and units of slope 0 among others: derived in sigprop.regions.bounds; no published source is known to us.",
     "glorot2010": "X. Glorot and Y. Bengio, Understanding the Difficulty of Training Deep Feedforward "
     "Neural Networks, AISTATS 2010.",
     "goodfellow2013": "I. Goodfellow et al., Maxout Networks, ICML 2013.",
@@ -19,6 +20,7 @@ REFERENCES: dict[str, str] = {
     "Variables, Annals of Probability 11, 1983 (three-cumulant chi-square approximation).",
     "hanin2018": "B. Hanin, Which Neural Net Architectures Give Rise to Exploding and Vanishing "
     "Gradients?, NeurIPS 2018.",
+    "hanin2019": "B. Hanin and D. Rolnick, Complexity of Linear Regions in Deep Networks, ICML 2019.",
     "hanin2020": "B. Hanin and M. Nica, Products of Many Large Random Matrices and Gradients in Deep "
     "Neural Networks, Communications in Mathematical Physics 376, 2020.",
     "hayou2019": "S. Hayou, A. Doucet and J. Rousseau, On the Impact of the Activation Function on Deep "
@@ -32,6 +34,8 @@ REFERENCES: dict[str, str] = {
     "mezzadri2007": "F. Mezzadri, How to Generate Random Matrices from the Classical Compact Groups, "
     "Notices of the AMS 54, 2007 (Haar measure by QR with the signs of R).",
     "misra2020": "D. Misra, Mish: A Self Regularized Non-Monotonic Activation Function, BMVC 2020.",
+    "montufar2014": "G. Montúfar et al., On the Number of Linear Regions of Deep Neural Networks, NeurIPS 2014.",
+    "montufar2017": "G. Montúfar, Notes on the Number of Linear Regions of Deep Neural Networks, SampTA 2017.",
     "nair2010": "V. Nair and G. Hinton, Rectified Linear Units Improve Restricted Boltzmann Machines, ICML 2010.",
     "phased": "PhasedReLU(α, β), leaky ReLU cut to zero below −β/α: defined in sigprop.nn.PhasedReLU; its integrals are derived there and in sigprop.closed_form, no published source is known to us.",
     "poole2016": "B. Poole et al., Exponential Expressivity in Deep Neural Networks through Transient "
@@ -42,6 +46,7 @@ REFERENCES: dict[str, str] = {
     "saxe2014": "A. Saxe, J. McClelland and S. Ganguli, Exact Solutions to the Nonlinear Dynamics of "
     "Learning in Deep Linear Neural Networks, ICLR 2014.",
     "schoenholz2017": "S. Schoenholz et al., Deep Information Propagation, ICLR 2017.",
+    "serra2018": "T. Serra, C. Tjandraatmadja and S. Ramalingam, Bounding and Counting Linear Regions of Deep Neural Networks, ICML 2018.",
     "sidak1967": "Z. Šidák, Rectangular Confidence Regions for the Means of Multivariate Normal "
     "Distributions, Journal of the American Statistical Association 62, 1967.",
     "sitzmann2020": "V. Sitzmann et al., Implicit Neural Representations with Periodic Activation Functions, NeurIPS 2020.",
@@ -54,6 +59,7 @@ REFERENCES: dict[str, str] = {
     "(delta-orthogonal convolutions).",
     "xu2015": "B. Xu et al., Empirical Evaluation of Rectified Activations in Convolutional Network, arXiv:1505.00853, 2015 (RReLU).",
     "yang2019": "G. Yang et al., A Mean Field Theory of Batch Normalization, ICLR 2019.",
+    "zaslavsky1975": "T. Zaslavsky, Facing up to Arrangements: Face-Count Formulas for Partitions of Space by Hyperplanes, Memoirs of the AMS 154, 1975.",
     "zhang2022": "G. Zhang, A. Botev and J. Martens, Deep Learning without Shortcuts: Shaping the Kernel with "
     "Tailored Rectifiers, ICLR 2022.",
 }
