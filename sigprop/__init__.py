@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from sigprop._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from sigprop import init, measurement, nn, plots, theory
+    from sigprop import init, measurement, monitoring, nn, plots, theory
     from sigprop.activations import activation
-    from sigprop.init import initialize, kaiming_leaky_init
+    from sigprop.init import init_slopes, initialize, kaiming_leaky_init
     from sigprop.measurement import measure
+    from sigprop.monitoring import monitor
     from sigprop.nn import DeepMLP
+    from sigprop.slopes import constrain_slopes, param_groups, project_slopes
     from sigprop.theory.critical import critical_gain, edge_of_chaos
     from sigprop.theory.explain import explain_gain
     from sigprop.theory.finite_width import finite_width_law, sample_trajectories
@@ -41,19 +43,25 @@ _HOME: dict[str, str] = {
     "finite_width_law": "sigprop.theory.finite_width",
     "sample_trajectories": "sigprop.theory.finite_width",
     "DeepMLP": "sigprop.nn",
+    "init_slopes": "sigprop.init",
     "initialize": "sigprop.init",
     "kaiming_leaky_init": "sigprop.init",
     "measure": "sigprop.measurement",
+    "monitor": "sigprop.monitoring",
+    "constrain_slopes": "sigprop.slopes",
+    "param_groups": "sigprop.slopes",
+    "project_slopes": "sigprop.slopes",
     "validate": "sigprop.validation",
     "validate_many": "sigprop.validation",
 }
-_ROOMS = ("init", "measurement", "nn", "plots", "theory")
+_ROOMS = ("init", "measurement", "monitoring", "nn", "plots", "theory")
 
 __all__ = [
     "DeepMLP",
     "MeanField",
     "activation",
     "chi",
+    "constrain_slopes",
     "correlation_map",
     "critical_gain",
     "edge_of_chaos",
@@ -62,12 +70,17 @@ __all__ = [
     "g_star",
     "gain",
     "init",
+    "init_slopes",
     "initialize",
     "kaiming_leaky_init",
     "measure",
     "measurement",
+    "monitor",
+    "monitoring",
     "nn",
+    "param_groups",
     "plots",
+    "project_slopes",
     "sample_trajectories",
     "tailored_slope",
     "theory",

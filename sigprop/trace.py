@@ -39,7 +39,7 @@ _MODULE_KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
-_PASSES = word_set(
+PASSES = word_set(
     """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
     adaptive_max_pool2d adaptive_max_pool3d alpha_dropout amax avg_pool1d avg_pool2d avg_pool3d
@@ -53,7 +53,7 @@ _PASSES = word_set(
     transpose type type_as unbind unflatten unfold unsqueeze upsample view view_as
     """
 )
-_JOINS = word_set(
+JOINS = word_set(
     """
     add add_ addcmul cat concat concatenate div div_ dstack hstack iadd imul isub itruediv lerp mul
     mul_ multiply stack sub sub_ subtract true_divide truediv vstack
@@ -237,9 +237,9 @@ def _function_node(step: fx.Node, inputs: tuple[str, ...], model: nn.Module) -> 
         return Node(step.name, "pass" if moved else "constant", str(step.args[1]), inputs)
     if operation in _CONSTANTS:
         return Node(step.name, "constant", operation, inputs)
-    if operation in _PASSES:
+    if operation in PASSES:
         return Node(step.name, "pass", operation, inputs[:1])
-    if operation in _JOINS:
+    if operation in JOINS:
         return Node(step.name, "join", operation, inputs)
     known, alpha = _function_slopes(operation, step, model)
     kind: Kind = "activation" if known else "unknown"

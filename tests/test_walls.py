@@ -333,6 +333,7 @@ PUBLIC = {
     "MeanField",
     "activation",
     "chi",
+    "constrain_slopes",
     "correlation_map",
     "critical_gain",
     "edge_of_chaos",
@@ -341,12 +342,17 @@ PUBLIC = {
     "g_star",
     "gain",
     "init",
+    "init_slopes",
     "initialize",
     "kaiming_leaky_init",
     "measure",
     "measurement",
+    "monitor",
+    "monitoring",
     "nn",
+    "param_groups",
     "plots",
+    "project_slopes",
     "sample_trajectories",
     "tailored_slope",
     "theory",
@@ -386,7 +392,10 @@ def test_editors_and_type_checkers_see_every_lazy_name_at_home():
     assert type_checking_names(PACKAGE / "__init__.py") == expected
 
 
-@pytest.mark.parametrize("room", ["theory", "init", "measurement", "nn", "validation"])
+ROOMS = ["theory", "init", "measurement", "monitoring", "nn", "validation"]
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_a_room_says_what_it_offers(room):
     module = __import__(f"sigprop.{room}", fromlist=["__all__"])
     assert module.__all__ == sorted(module.__all__)

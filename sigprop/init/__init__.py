@@ -3,6 +3,18 @@
 from sigprop.init.general import initialize, plan
 from sigprop.init.leaky import kaiming_leaky_init
 from sigprop.init.plan import InitPlan, LayerPlan, Untouched
+from sigprop.init.slopes import SlopeStart, StartedSlopes, init_slopes
 from sigprop.layers import fans
 
-__all__ = ["InitPlan", "LayerPlan", "Untouched", "fans", "initialize", "kaiming_leaky_init", "plan"]
+__all__ = [
+    "InitPlan",
+    "LayerPlan",
+    "SlopeStart",
+    "StartedSlopes",
+    "Untouched",
+    "fans",
+    "init_slopes",
+    "initialize",
+    "kaiming_leaky_init",
+    "plan",
+]

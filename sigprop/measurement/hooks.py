@@ -172,32 +172,32 @@ def moments(values: Tensor, axis: int | None = None) -> Tensor:
     zero; it is zero where no axis is given.
     """
     values = values.detach()
-    total, squares = values.sum(dtype=torch.float64), _sum_of_squares(values)
+    total, squares = values.sum(dtype=torch.float64), sum_of_squares(values)
     none = torch.zeros_like(total)
     shift, about_shift, dead = none, squares, none
     if values.dtype == torch.float64:
         shift = total / values.numel()
-        about_shift = _sum_of_squares(values - shift)
+        about_shift = sum_of_squares(values - shift)
     if axis is not None:
         others = [dim for dim in range(values.dim()) if dim != axis]
         peak = values.amax(dim=others) if others else values
         dead = torch.count_nonzero(peak <= 0)
-    counts = (torch.count_nonzero(values < 0), _nonfinite(values, squares), dead)
+    counts = (torch.count_nonzero(values < 0), nonfinite(values, squares), dead)
     return torch.stack((total, squares, about_shift, shift, *(n.double() for n in counts)))
 
 
 def gradient_moments(values: Tensor) -> Tensor:
     """Of the :data:`MOMENTS` those asked of a gradient; the others are left at zero."""
     values = values.detach()
-    squares = _sum_of_squares(values)
+    squares = sum_of_squares(values)
     none = torch.zeros_like(squares)
     # The sum tells zero from a float64 so small that its square is zero.
     total = values.sum() if values.dtype == torch.float64 else none
-    nonfinite = _nonfinite(values, squares).double()
-    return torch.stack((total, squares, none, none, none, nonfinite, none))
+    wrong = nonfinite(values, squares).double()
+    return torch.stack((total, squares, none, none, none, wrong, none))
 
 
-def _nonfinite(values: Tensor, squares: Tensor) -> Tensor:
+def nonfinite(values: Tensor, squares: Tensor) -> Tensor:
     """How many entries are NaN or infinite: none if the squares have a finite sum.
 
     Looking at that sum is free on the host; elsewhere it would wait for the device.
@@ -211,6 +211,7 @@ def _on_host(values: Tensor) -> bool:
     return values.device.type == "cpu"
 
 
-def _sum_of_squares(values: Tensor) -> Tensor:
+def sum_of_squares(values: Tensor) -> Tensor:
+    """Σ values² in float64: from 1e-300 to 1e300 whatever the dtype of the values."""
     norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
     return norm.square()

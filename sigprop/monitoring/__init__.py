@@ -1,0 +1,22 @@
+"""A model watched while it trains: layers that die, slopes that do not learn, gains off g*."""
+
+from sigprop.monitoring.findings import Finding, MonitorWarning, Thresholds
+from sigprop.monitoring.lightning import lightning_callback
+from sigprop.monitoring.monitors import Monitor
+from sigprop.monitoring.report import LayerReport
+from sigprop.monitoring.watch import monitor
+from sigprop.monitoring.writers import CsvLines, JsonLines, Scalars, read_jsonl
+
+__all__ = [
+    "CsvLines",
+    "Finding",
+    "JsonLines",
+    "LayerReport",
+    "Monitor",
+    "MonitorWarning",
+    "Scalars",
+    "Thresholds",
+    "lightning_callback",
+    "monitor",
+    "read_jsonl",
+]

@@ -1,0 +1,260 @@
+"""What reported numbers mean for training: which layers are ill, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from sigprop.checks import count, real_number
+from sigprop.records import Row
+
+SHOWN = 4
+"""Layers named in a sentence."""
+
+History = Sequence[Sequence[Row]]
+"""The rows of the last reported steps, the newest last."""
+
+
+class MonitorWarning(UserWarning):
+    """A layer passed a threshold of a monitor."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where a monitor begins to speak.
+
+    Attributes:
+        window: reported steps that a state must last before it counts: silent units are dead,
+            slopes do not move.
+        dead_share: share of dead units in a layer, > 0.
+        negative_share: below this share of z < 0 the slope gets nothing to learn from.
+        slope_signal: below this share of the median over layers of mean |δ z 1{z<0}| the slope
+            learns next to nothing.
+        gain_ratio: gain over g* at or beyond this, or below its inverse; > 1.
+        gradient_spread: largest over smallest mean square of the gradient among layers; > 1.
+
+    Raises:
+        TypeError, ValueError: not a number, or out of range.
+
+    Example:
+        >>> Thresholds(dead_share=0.5).dead_share
+        0.5
+    """
+
+    window: int = 5
+    dead_share: float = 0.25
+    negative_share: float = 0.01
+    slope_signal: float = 1e-3
+    gain_ratio: float = 2.0
+    gradient_spread: float = 1e6
+
+    def __post_init__(self) -> None:
+        count("window", self.window)
+        real_number("dead_share", self.dead_share, above=0, maximum=1)
+        real_number("negative_share", self.negative_share, minimum=0, maximum=1)
+        real_number("slope_signal", self.slope_signal, minimum=0, maximum=1)
+        real_number("gain_ratio", self.gain_ratio, above=1)
+        real_number("gradient_spread", self.gradient_spread, above=1)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong in a layer.
+
+    Attributes:
+        name: the layer.
+        problem: in a word or two; a layer is warned of once for each.
+        detail: the numbers.
+        advice: what to do.
+        warns: whether it is worth a warning (else it is only told when asked).
+    """
+
+    name: str
+    problem: str
+    detail: str
+    advice: str
+    warns: bool = True
+
+    def __str__(self) -> str:
+        return in_words([self])
+
+
+def in_words(found: Sequence[Finding]) -> str:
+    """Findings of one problem: what it is, where, and what to do.
+
+    Example:
+        >>> dead = [Finding(f"fc{i}", "dying", "all units are dead", "Use PReLU.") for i in (1, 2)]
+        >>> in_words(dead)
+        'dying: fc1: all units are dead; fc2: all units are dead. Use PReLU.'
+    """
+    where = [f"{finding.name}: {finding.detail}" for finding in found[:SHOWN]]
+    where += [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return f"{found[0].problem}: {'; '.join(where)}. {found[0].advice}"
+
+
+def by_problem(found: Sequence[Finding]) -> list[list[Finding]]:
+    """The findings of each problem together."""
+    problems = dict.fromkeys(finding.problem for finding in found)
+    return [[finding for finding in found if finding.problem == name] for name in problems]
+
+
+Check = Callable[[Row, History, Thresholds], Finding | None]
+
+
+def findings(history: History, thresholds: Thresholds) -> list[Finding]:
+    """All that is wrong in the newest report, in the order of the layers."""
+    if not history:
+        return []
+    newest = history[-1]
+    found = []
+    for row in newest:
+        past = [r for rows in history for r in rows if r["name"] == row["name"]]
+        for check in CHECKS:
+            finding = check(row, [past, newest], thresholds)
+            if finding is not None:
+                found.append(finding)
+    spread = _gradient_spread(newest, thresholds)
+    return found if spread is None else [*found, spread]
+
+
+def _nonfinite(row: Row, history: History, thresholds: Thresholds) -> Finding | None:
+    wrong, grad = row["nonfinite"], row["grad_nonfinite"] or 0
+    if not wrong and not grad:
+        return None
+    where = f"{wrong} of {row['entries']} pre-activations" if wrong else f"{grad} gradients"
+    return Finding(
+        row["name"],
+        "non-finite",
+        f"{where} are NaN or infinite",
+        "Lower the learning rate, clip gradients, or look at the first layer that shows it; "
+        "in float16 use a gradient scaler.",
+    )
+
+
+def _dying(row: Row, history: History, thresholds: Thresholds) -> Finding | None:
+    past, dead = history[0], row["dead_units"]
+    if dead is None or len(past) < thresholds.window or not row["units"]:
+        return None
+    if dead < thresholds.dead_share * row["units"]:
+        return None
+    return Finding(
+        row["name"],
+        "dying",
+        f"{dead} of {row['units']} units have not fired in the last {thresholds.window} reports "
+        "and get no gradient",
+        "Use leaky ReLU or PReLU (a slope above 0 brings them back), lower the learning rate, or "
+        "start from sigprop.kaiming_leaky_init with biases at 0.",
+    )
+
+
+def _frozen(row: Row, history: History, thresholds: Thresholds) -> Finding | None:
+    if row["slope_learns"] is not False:
+        return None
+    return Finding(
+        row["name"],
+        "slopes frozen",
+        f"the slopes of {row['activation_name']!r} ask for no gradient",
+        "If they are to learn, set requires_grad=True.",
+        warns=False,
+    )
+
+
+def _idle(row: Row, history: History, thresholds: Thresholds) -> Finding | None:
+    past, newest = history
+    if not row["slope_learns"] or row["slope_signal"] is None or len(past) < thresholds.window:
+        return None
+    recent = past[-thresholds.window :]
+    others = [r["slope_signal"] for r in newest if r["slope_signal"] is not None]
+    typical = median(others) if len(others) > 2 else 0.0
+    few = all(r["negative_share"] < thresholds.negative_share for r in recent)
+    weak = row["slope_signal"] <= thresholds.slope_signal * typical
+    if not few and not weak:
+        return None
+    return Finding(
+        row["name"],
+        "slopes idle",
+        f"{100 * row['negative_share']:.2g} % of the pre-activations are negative, "
+        f"mean |δ z 1{{z<0}}| = {row['slope_signal']:.2g}",
+        "Slopes learn only where z < 0: lower the bias of the layer or normalize before it; a "
+        "fixed slope would do the same here.",
+    )
+
+
+def _unmoved(row: Row, history: History, thresholds: Thresholds) -> Finding | None:
+    recent = history[0][-thresholds.window :]
+    if not row["slope_learns"] or len(recent) < max(thresholds.window, 2):
+        return None
+    places = {(r["slope_mean"], r["slope_min"], r["slope_max"]) for r in recent}
+    if len(places) > 1 or any(r["slope_grad_max"] is None for r in recent):
+        return None
+    if not all(r["slope_grad_max"] > 0 for r in recent):
+        return None
+    return Finding(
+        row["name"],
+        "slopes unmoved",
+        f"they get a gradient but stand at {row['slope_mean']:.4g} through "
+        f"{thresholds.window} reports",
+        "Give them to the optimizer: sigprop.param_groups(model, weight_decay) lists them all.",
+    )
+
+
+def _out_of_range(row: Row, history: History, thresholds: Thresholds) -> Finding | None:
+    if not row["slope_learns"] or not (row["slope_below_0"] or row["slope_above_1"]):
+        return None
+    return Finding(
+        row["name"],
+        "slopes out of [0, 1]",
+        f"from {row['slope_min']:.3g} to {row['slope_max']:.3g}; "
+        f"{100 * row['slope_below_0']:.3g} % below 0, {100 * row['slope_above_1']:.3g} % above 1",
+        "Below 0 the activation is not monotone, above 1 it is steeper on the negative side. To "
+        "keep them inside call sigprop.project_slopes(model) after each step, or use "
+        "sigprop.nn.ConstrainedPReLU.",
+    )
+
+
+def _gain_off(row: Row, history: History, thresholds: Thresholds) -> Finding | None:
+    ratio = row["gain_ratio"]
+    if ratio is None or row["normalized"] or not math.isfinite(ratio):
+        return None
+    if 1 / thresholds.gain_ratio < ratio < thresholds.gain_ratio:
+        return None
+    change = "∞" if ratio > 1e150 else f"{ratio**2:.3g}"
+    return Finding(
+        row["name"],
+        "gain off g*",
+        f"the weights have gain {row['gain']:.4g}, g* is {row['g_star']:.4g}: the signal's square "
+        f"changes by a factor of {change} here",
+        "At the start use sigprop.kaiming_leaky_init; later, weight decay or a smaller learning "
+        "rate hold weights back.",
+    )
+
+
+def _gradient_spread(rows: Sequence[Row], thresholds: Thresholds) -> Finding | None:
+    known = [row for row in rows if row["grad_second_moment"] is not None]
+    known = [row for row in known if 0 < row["grad_second_moment"] < math.inf]
+    if len(known) < 2:
+        return None
+    low = min(known, key=lambda row: float(row["grad_second_moment"]))
+    high = max(known, key=lambda row: float(row["grad_second_moment"]))
+    ratio = high["grad_second_moment"] / low["grad_second_moment"]
+    if ratio < thresholds.gradient_spread:
+        return None
+    return Finding(
+        low["name"],
+        "gradient vanishes",
+        f"its mean square is {ratio:.2g} times smaller than in {high['name']}",
+        "Initialize with sigprop.kaiming_leaky_init (χ = 1), or add normalization or skips.",
+    )
+
+
+CHECKS: tuple[Check, ...] = (
+    _nonfinite,
+    _dying,
+    _frozen,
+    _idle,
+    _unmoved,
+    _out_of_range,
+    _gain_off,
+)

@@ -1,0 +1,354 @@
+"""The monitor itself: when a step ends, what is kept of it, and what is said."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.utils.hooks import RemovableHandle
+
+from sigprop.checks import FloatArray, count, real_array
+from sigprop.measurement.calling import described, some
+from sigprop.measurement.hooks import every_module_called
+from sigprop.monitoring.findings import (
+    Finding,
+    MonitorWarning,
+    Thresholds,
+    by_problem,
+    findings,
+    in_words,
+)
+from sigprop.monitoring.gate import Called, Gate, check_model, read_loss_scale, read_pattern
+from sigprop.monitoring.observer import Pass
+from sigprop.monitoring.report import report
+from sigprop.monitoring.sites import Step
+from sigprop.monitoring.words import COMPILED_IN_PLACE, NOTHING_SEEN, UNSEEN, as_text
+from sigprop.monitoring.writers import Sink
+from sigprop.records import Row
+from sigprop.trace import unwrapped
+
+BLIND = 3
+"""Steps of the optimizer without a forward pass that is seen, until the monitor says so."""
+
+
+class Monitor:
+    """Made by :func:`monitor`, whose arguments it takes; prints as the newest report with advice.
+
+    Attributes:
+        model: what is watched.
+        every: steps from one report to the next.
+        steps: steps that have ended.
+        attached: whether it is watching.
+        notes: what it could not see, in words.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        every: int,
+        *,
+        include: str | None,
+        sinks: Sequence[Sink],
+        thresholds: Thresholds,
+        loss_scale: Any,
+        training_only: bool,
+        warn: bool,
+        keep: int | None,
+    ) -> None:
+        check_model(model)
+        if not isinstance(thresholds, Thresholds):
+            raise TypeError(f"thresholds must be Thresholds(...); got {described(thresholds)}.")
+        self.model, self.every = model, count("every", every)
+        self.thresholds, self.steps = thresholds, 0
+        self.notes: list[str] = []
+        self._pattern = read_pattern(include)
+        self._sinks, self._loss_scale = tuple(sinks), read_loss_scale(loss_scale)
+        self._training_only, self._warn = bool(training_only), bool(warn)
+        self._keep = None if keep is None else count("keep", keep)
+        self._root = unwrapped(model)
+        self._reports: list[list[Row]] = []
+        self._last_fired: dict[str, Tensor] = {}
+        self._warned: set[tuple[str, str]] = set()
+        self._handles: list[RemovableHandle] = []
+        self._open = ExitStack()
+        self._step: Step | None = None
+        self._passes = self._blind = 0
+        self._optimizers: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
+        self._versions: int | None = None
+
+    # Attaching
+
+    @property
+    def attached(self) -> bool:
+        """Whether it is watching."""
+        return bool(self._handles)
+
+    def attach(self) -> Monitor:
+        """Start (again) to watch; what was seen before is kept.
+
+        Raises:
+            RuntimeError: it is watching already.
+            ValueError: the model was compiled in place.
+        """
+        if self.attached:
+            raise RuntimeError("this monitor is attached already; detach() it first.")
+        if getattr(self.model, "_compiled_call_impl", None) is not None:
+            raise ValueError(COMPILED_IN_PLACE)
+        self._optimizers.clear()
+        self._passes, self._versions = 0, None
+        gate = Gate(self)
+        self._handles = [
+            self.model.register_forward_pre_hook(gate, with_kwargs=True),
+            register_optimizer_step_pre_hook(Called(self, Monitor._ours)),
+            register_optimizer_step_post_hook(Called(self, Monitor._stepped)),
+        ]
+        return self
+
+    def detach(self) -> None:
+        """Take every hook off; a step under way is reported as far as it got. Twice does no harm.
+
+        Every number seen stays, and :meth:`attach` goes on from here.
+        """
+        if not self.attached:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._open.close()
+        if self._passes:
+            self._end_step()
+        for sink in self._sinks:
+            close = getattr(sink, "close", None)
+            if close is not None:
+                close()
+
+    def __enter__(self) -> Monitor:
+        return self if self.attached else self.attach()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.detach()
+            return
+        try:  # the error under way is what counts
+            self.detach()
+        except Exception as another:
+            error.add_note(f"The monitor's last report failed: {another!r}")
+
+    # Steps
+
+    def step(self) -> None:
+        """Say that a step has ended, where no optimizer does (weights changed by hand).
+
+        Does nothing if no forward pass has been seen since the last end of a step.
+
+        Raises:
+            RuntimeError: it is not attached.
+        """
+        if not self.attached:
+            raise RuntimeError("this monitor is detached; attach() it before step().")
+        if self._passes:
+            self._end_step()
+
+    @contextmanager
+    def observe(self) -> Iterator[None]:
+        """Watch the parts of the model computing, where the model itself is never called.
+
+        For instance a container whose parts are called one by one. Calls of the model itself inside
+        are part of it.
+
+        Raises:
+            RuntimeError: it is not attached.
+
+        Example:
+            >>> import sigprop
+            >>> parts = nn.ModuleDict({"encoder": nn.Linear(3, 2), "decoder": nn.Linear(2, 3)})
+            >>> with sigprop.monitor(parts, warn=False) as mon, mon.observe():
+            ...     out = parts["decoder"](parts["encoder"](torch.ones(1, 3)).relu())
+            >>> [row["name"] for row in mon.records()]
+            ['encoder', 'decoder']
+        """
+        if not self.attached:
+            raise RuntimeError("this monitor is detached; attach() it before observe().")
+        with ExitStack() as stack:
+            if self._begin_pass():
+                stack.enter_context(self._watched((), inside=False))
+                self._open.push(stack.pop_all())
+            try:
+                yield
+            finally:
+                self._open.close()
+
+    def _begin_pass(self) -> bool:
+        """Count a pass that starts; whether it is to be looked at."""
+        if self._training_only and not (self._root.training and torch.is_grad_enabled()):
+            return False
+        if not any(self._optimizers.values()):
+            self._end_step_by_hand()
+        self._passes += 1
+        self._blind = 0
+        return self.steps % self.every == 0
+
+    def _watched(self, inputs: Any, *, inside: bool) -> ExitStack:
+        if self._step is None:
+            self._step = Step(self.steps)
+        with ExitStack() as opening:
+            opening.enter_context(every_module_called())
+            watching = Pass(self._root, self._step, self._watches)
+            opening.enter_context(watching.watching(inputs, inside=inside))
+            return opening.pop_all()
+
+    def _watches(self, name: str) -> bool:
+        return self._pattern is None or self._pattern.search(name) is not None
+
+    def _end_step_by_hand(self) -> None:
+        """Where no optimizer steps, a step ends when parameters have been written to."""
+        versions = sum(p._version for p in self.model.parameters() if not p.is_inference())
+        if self._versions is not None and versions != self._versions and self._passes:
+            self._end_step()
+        self._versions = versions
+
+    def _ours(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer holds a parameter of the model; remembers it."""
+        ours = self._optimizers.get(optimizer)
+        if ours is None:
+            held = {id(p) for p in self.model.parameters()}
+            ours = any(id(p) in held for g in optimizer.param_groups for p in g["params"])
+            self._optimizers[optimizer] = ours
+        return ours
+
+    def _stepped(self, optimizer: Optimizer) -> None:
+        """An optimizer, of this model or of another one, has stepped."""
+        if not self._ours(optimizer):
+            return
+        if self._passes:
+            self._end_step()
+            return
+        self._blind += 1
+        if self._blind == BLIND:
+            self._say("unseen", UNSEEN)
+
+    def _end_step(self) -> None:
+        step, self._step = self._step, None
+        self._passes = 0
+        number, self.steps = self.steps, self.steps + 1
+        if step is None:
+            return
+        step.close()
+        with torch.no_grad():
+            rows = report(step, self._last_fired, self._cutoff(number), self._loss_scale())
+        if not rows:
+            self._say("nothing", self._nothing_seen())
+            return
+        recent = [*self._reports[1 - self.thresholds.window :], rows]
+        recent = recent[-self.thresholds.window :]
+        found = findings(recent, self.thresholds)
+        for row in rows:
+            row["finding"] = ", ".join(f.problem for f in found if f.name == row["name"])
+        self._reports.append(rows)
+        if self._keep is not None:
+            del self._reports[: -self._keep]
+        for sink in self._sinks:
+            sink(rows)
+        self._warn_of([finding for finding in found if finding.warns], number)
+
+    def _warn_of(self, found: Sequence[Finding], step: int) -> None:
+        """One warning for each problem, of the layers that have not been warned of."""
+        new = [f for f in found if (f.name, f.problem) not in self._warned]
+        self._warned |= {(f.name, f.problem) for f in new}
+        for together in by_problem(new) if self._warn else ():
+            warnings.warn(f"step {step}: {in_words(together)}", MonitorWarning, stacklevel=2)
+
+    def _cutoff(self, number: int) -> int:
+        """The step of the oldest report that still counts for dead units."""
+        before = self._reports[1 - self.thresholds.window :] if self.thresholds.window > 1 else []
+        return before[0][0]["step"] if before else number
+
+    def _nothing_seen(self) -> str:
+        names = [name for name, _ in self._root.named_modules()]
+        pattern = "" if self._pattern is None else f" for include={self._pattern.pattern!r}"
+        return NOTHING_SEEN.format(pattern=pattern, names=some(names))
+
+    def _say(self, problem: str, text: str) -> None:
+        """A note about the monitor's own sight, once."""
+        if ("", problem) in self._warned:
+            return
+        self._warned.add(("", problem))
+        self.notes.append(text)
+        if self._warn:
+            warnings.warn(text, MonitorWarning, stacklevel=2)
+
+    # What was seen
+
+    def records(self) -> list[Row]:
+        """One flat row for each layer and reported step: the fields of :class:`LayerReport`."""
+        return [dict(row) for rows in self._reports for row in rows]
+
+    def findings(self) -> list[Finding]:
+        """What is wrong in the newest report, with advice."""
+        return findings(self._reports[-self.thresholds.window :], self.thresholds)
+
+    def last_fired(self, name: str) -> FloatArray:
+        """For each unit of a layer the last reported step in which it fired; −1: in none.
+
+        Raises:
+            KeyError: no layer of that name has been reported.
+        """
+        if name not in self._last_fired:
+            raise KeyError(f"no layer {name!r}; reported: {', '.join(self._last_fired) or 'none'}.")
+        return real_array("last_fired", self._last_fired[name].cpu().numpy())
+
+    def __str__(self) -> str:
+        return as_text(self, self._reports[-1] if self._reports else [])
+
+    # Saving
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps, reports and last-fired steps as plain data and tensors, for ``torch.save``."""
+        return {
+            "version": 1,
+            "steps": self.steps,
+            "reports": [[dict(row) for row in rows] for rows in self._reports],
+            "last_fired": {name: steps.cpu() for name, steps in self._last_fired.items()},
+            "warned": sorted(list(pair) for pair in self._warned),
+            "notes": list(self.notes),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where :meth:`state_dict` was taken.
+
+        Raises:
+            TypeError: not a mapping.
+            ValueError: not the state of a monitor; then nothing has been changed.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping from state_dict(); got {described(state)}.")
+        wanted = {"version", "steps", "reports", "last_fired", "warned", "notes"}
+        if set(state) != wanted or state["version"] != 1:
+            raise ValueError(
+                "this is no state of a monitor: it must have version 1 and the keys "
+                f"{', '.join(sorted(wanted))}; got {', '.join(map(str, state)) or 'none'}."
+            )
+        if self._step is not None:
+            self._step.close()
+        self._step, self._passes, self._versions = None, 0, None
+        self.steps = count("steps", state["steps"], minimum=0)
+        self._reports = [[dict(row) for row in rows] for rows in state["reports"]]
+        self._last_fired = {name: steps.clone() for name, steps in state["last_fired"].items()}
+        self._warned = {(name, problem) for name, problem in state["warned"]}
+        self.notes = list(state["notes"])

@@ -1,0 +1,213 @@
+"""Where reports go while a run is under way: files that outlive it, loggers people have."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from sigprop.measurement.calling import described
+from sigprop.monitoring.report import LayerReport
+from sigprop.records import Row
+
+COLUMNS = tuple(field.name for field in fields(LayerReport))
+_LABELS = ("step", "name", "kind", "activation", "activation_name", "finding")
+
+
+class Sink(Protocol):
+    """Takes the rows of one report."""
+
+    def __call__(self, rows: list[Row], /) -> object:
+        """Take them."""
+
+
+class _Lines:
+    """A file to which each report is added in one write; nothing waits in this process.
+
+    What was written outlives the process, however it ends. A line that an earlier run left torn
+    (the machine itself went down) is taken out before the first new one.
+    """
+
+    def __init__(self, path: str | Path, *, sync: bool = False) -> None:
+        self._file: BinaryIO | None = None
+        self.path, self.sync = Path(path), sync
+
+    def __call__(self, rows: list[Row]) -> None:
+        """Write the rows of one report."""
+        file = self._opened()
+        file.write(self._text(rows).encode())
+        if self.sync:
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Close the file; the next report opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(self.path)
+            self._file = self.path.open("ab", buffering=0)
+            if self._file.tell() == 0:
+                self._file.write(self._head().encode())
+        return self._file
+
+    def _head(self) -> str:
+        return ""
+
+    def _text(self, rows: list[Row]) -> str:
+        raise NotImplementedError
+
+
+class JsonLines(_Lines):
+    """A JSON object a row, a line each: one layer in one reported step.
+
+    NaN and ±inf are written as ``null`` and ``±1e999``, which every reader takes (as infinity).
+    A run that goes on from a saved state adds to the file; of a step that stands twice the later
+    rows count.
+
+    Args:
+        path: the file; what is in it stays.
+        sync: wait for the disk after each report, so that even a power cut loses nothing.
+    """
+
+    def _text(self, rows: list[Row]) -> str:
+        return "".join(_json(row) + "\n" for row in rows)
+
+
+class CsvLines(_Lines):
+    """The same as CSV, with a head line; :func:`sigprop.records.read_csv` reads it back.
+
+    Args:
+        path: the file; what is in it stays.
+        sync: wait for the disk after each report.
+    """
+
+    def _head(self) -> str:
+        return ",".join(COLUMNS) + "\n"
+
+    def _text(self, rows: list[Row]) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        writer.writerows(rows)
+        return text.getvalue()
+
+
+class Scalars:
+    """Hands every number of a report on as ``log(name, value, step)``, named ``layer/field``.
+
+    Args:
+        log: such a function; or an object with ``add_scalar(name, value, step)`` (TensorBoard's
+            SummaryWriter) or ``log({name: value}, step=step)`` (a W&B run), called once a report.
+
+    Example:
+        >>> Scalars(print)([{"step": 50, "name": "fc1", "second_moment": 1.5, "dead_units": 3}])
+        fc1/second_moment 1.5 50
+        fc1/dead_units 3 50
+    """
+
+    def __init__(self, log: Any) -> None:
+        self._send: Callable[[dict[str, float], int], object]
+        add, together = getattr(log, "add_scalar", None), getattr(log, "log", None)
+        if callable(add):
+            self._send = _one_by_one(add)
+        elif callable(together):
+            self._send = lambda numbers, step: together(numbers, step=step)
+        elif callable(log):
+            self._send = _one_by_one(log)
+        else:
+            raise TypeError(
+                "log must be a function log(name, value, step) or an object with add_scalar or "
+                f"log; got {described(log)}."
+            )
+
+    def __call__(self, rows: list[Row]) -> None:
+        """Send the numbers of one report."""
+        numbers = {
+            f"{row['name']}/{key}": value
+            for row in rows
+            for key, value in row.items()
+            if key not in _LABELS and isinstance(value, int | float)
+        }
+        self._send(numbers, rows[0]["step"])
+
+
+def as_sinks(to: Any, log: Any) -> tuple[Sink, ...]:
+    """The sinks that ``monitor(to=..., log=...)`` asks for.
+
+    Raises:
+        TypeError: neither a path nor a function.
+        ValueError: a path with another ending.
+    """
+    several = list(to) if isinstance(to, list | tuple) else [] if to is None else [to]
+    sinks: list[Sink] = [_sink(one) for one in several]
+    return (*sinks, *([] if log is None else [Scalars(log)]))
+
+
+def _sink(to: Any) -> Sink:
+    if isinstance(to, str | Path):
+        ending = Path(to).suffix
+        if ending == ".jsonl":
+            return JsonLines(to)
+        if ending == ".csv":
+            return CsvLines(to)
+        raise ValueError(f"to= takes files that end in .jsonl or .csv; got {str(to)!r}.")
+    if callable(to):
+        return to  # type: ignore[no-any-return]
+    raise TypeError(f"to= takes paths or functions of a list of rows; got {described(to)}.")
+
+
+def _one_by_one(
+    log: Callable[[str, float, int], object],
+) -> Callable[[dict[str, float], int], None]:
+    def send(numbers: dict[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            log(name, value, step)
+
+    return send
+
+
+def _json(row: Row) -> str:
+    """One row as strict JSON."""
+    parts = []
+    for key, value in row.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, float) and not math.isfinite(value):
+            text = "null" if math.isnan(value) else "1e999" if value > 0 else "-1e999"
+        parts.append(f"{json.dumps(key)}: {text}")
+    return "{" + ", ".join(parts) + "}"
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            file.truncate(end)
+
+
+def read_jsonl(path: str | Path) -> Sequence[Row]:
+    """Read what :class:`JsonLines` wrote; a torn last line is left out.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "run.jsonl"
+        >>> JsonLines(path)([{"step": 0, "name": "fc1"}])
+        >>> read_jsonl(path)
+        [{'step': 0, 'name': 'fc1'}]
+    """
+    lines = Path(path).read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1]]

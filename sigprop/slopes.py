@@ -1,0 +1,236 @@
+"""PReLU slopes in training: without weight decay, kept in an interval."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sigprop.checks import FloatArray, real_array, real_number
+from sigprop.measurement.calling import described
+from sigprop.nn.elementwise import Swish
+from sigprop.nn.rectifiers import ConstrainedPReLU, PhasedReLU
+
+SLOPED = (nn.PReLU, ConstrainedPReLU)
+LEARNT = (*SLOPED, PhasedReLU, Swish)
+"""Activations with parameters of their own."""
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def param_groups(
+    model: nn.Module, weight_decay: float, *, also: str | None = None
+) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer in which PReLU slopes have no weight decay.
+
+    Decay pulls a slope towards 0, that is towards ReLU; it says nothing about the size of weights.
+    Left out of decay are all parameters of PReLU, ConstrainedPReLU, PhasedReLU and Swish modules.
+
+    Args:
+        model: any module.
+        weight_decay: of everything else, ≥ 0.
+        also: a regular expression searched in parameter names, for others that take no decay: the
+            slopes of ``F.prelu``, biases, normalization.
+
+    Returns:
+        Groups for ``torch.optim``: those with decay, then those without; every parameter once, no
+        group empty.
+
+    Raises:
+        TypeError: not a module, or not a number.
+        ValueError: decay below 0; a pattern that is none or matches nothing; no parameters.
+
+    Source: he2015.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.PReLU(), nn.Linear(8, 2))
+        >>> groups = param_groups(net, weight_decay=1e-2)
+        >>> [(len(group["params"]), group["weight_decay"]) for group in groups]
+        [(4, 0.01), (1, 0.0)]
+        >>> optimizer = torch.optim.AdamW(groups, lr=1e-3)
+    """
+    check_model(model)
+    decay = real_number("weight_decay", weight_decay, minimum=0)
+    free = {id(p) for m in model.modules() if isinstance(m, LEARNT) for p in m.parameters()}
+    free |= {id(p) for p in _named(model, also)}
+    parameters = list(model.parameters())
+    if not parameters:
+        raise ValueError(f"{type(model).__name__} has no parameters to optimize.")
+    groups = [
+        {"params": [p for p in parameters if id(p) not in free], "weight_decay": decay},
+        {"params": [p for p in parameters if id(p) in free], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+@torch.no_grad()
+def project_slopes(
+    model: nn.Module, min: float = 0.0, max: float = 1.0, *, also: str | None = None
+) -> None:
+    """Put every PReLU slope back into [min, max], in place; call it after each optimizer step.
+
+    In [0, 1] the activation is monotone and no steeper below zero than above. Slopes of
+    ConstrainedPReLU stay in their own interval by themselves (parametrized) or are kept in both.
+
+    Args:
+        model: any module.
+        min: smallest slope.
+        max: largest slope.
+        also: a regular expression searched in parameter names, for slopes given to ``F.prelu``.
+
+    Raises:
+        TypeError: not a module, or not numbers.
+        ValueError: an empty interval; a pattern that is none or matches nothing; no slopes; slopes
+            that are computed from other parameters.
+
+    Source: he2015.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.PReLU(init=-0.1))
+        >>> project_slopes(net)
+        >>> net[1].weight.item()
+        0.0
+    """
+    check_model(model)
+    low = real_number("min", min, allow_infinite=True)
+    high = real_number("max", max, minimum=low, allow_infinite=True)
+    slopes = list(_named(model, also))
+    sloped = [(name, m) for name, m in model.named_modules() if isinstance(m, SLOPED)]
+    for name, module in sloped:
+        if isinstance(module, nn.PReLU):
+            slopes.append(own_slopes(name, module))
+        elif isinstance(module, ConstrainedPReLU) and module.projects:
+            module.project_()
+            slopes.append(module.weight)
+    if not slopes and not sloped:
+        raise ValueError(
+            f"{type(model).__name__} has no PReLU, so there are no slopes to project; name slopes "
+            "given to F.prelu with also='their names'."
+        )
+    for weight in slopes:
+        weight.clamp_(low, high)
+
+
+def constrain_slopes(
+    model: Model, min: float = 0.0, max: float = math.inf, *, method: str = "parametrization"
+) -> Model:
+    """Replace every ``nn.PReLU`` by a :class:`sigprop.nn.ConstrainedPReLU` with the same slopes.
+
+    In place, but the parameters are new: make the optimizer after it.
+
+    Args:
+        model: any module.
+        min: smallest slope.
+        max: largest slope, may be infinite.
+        method: as for ConstrainedPReLU: ``"parametrization"`` or ``"projection"``.
+
+    Returns:
+        The model; what replaces it, if it is a PReLU itself.
+
+    Raises:
+        TypeError: not a module, or not numbers.
+        ValueError: an empty interval; no PReLU; a slope that is not inside the interval, or is
+            computed from other parameters. Then nothing has been changed.
+
+    Source: he2015.
+
+    Example:
+        >>> net = constrain_slopes(nn.Sequential(nn.Linear(4, 8), nn.PReLU(8, init=0.1)))
+        >>> round(net[1].slopes()[0].item(), 6)
+        0.1
+    """
+    check_model(model)
+    new: dict[nn.Module, ConstrainedPReLU] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.PReLU):
+            new[module] = _constrained(name, module, min, max, method)
+    if not new:
+        raise ValueError(f"{type(model).__name__} has no PReLU whose slopes could be constrained.")
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child in new:
+                parent._modules[name] = new[child]
+    return new.get(model, model)  # type: ignore[return-value]
+
+
+def set_slopes(name: str, module: nn.Module, slopes: FloatArray) -> None:
+    """Give a PReLU or ConstrainedPReLU its slopes, one a channel.
+
+    Raises:
+        ValueError: outside the interval of a ConstrainedPReLU.
+    """
+    raw = slopes.tolist()
+    if isinstance(module, ConstrainedPReLU):
+        low, high = module.lower, module.upper
+        ends = module.projects
+        if not all(low <= s <= high and (ends or low < s < high) for s in raw):
+            raise ValueError(
+                f"the slopes of {name!r} must be inside {'[' if ends else '('}{low:g}, {high:g}"
+                f"{']' if ends else ')'}; got {min(raw):g} to {max(raw):g}."
+            )
+        raw = raw if module.projects else [module._raw(slope) for slope in raw]
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    weight.copy_(torch.tensor(raw, dtype=torch.float64))
+
+
+def _constrained(
+    name: str, module: nn.PReLU, low: float, high: float, method: str
+) -> ConstrainedPReLU:
+    weight = own_slopes(name, module)
+    middle = low + 1.0 if math.isinf(high) else (low + high) / 2
+    new = ConstrainedPReLU(
+        module.num_parameters,
+        middle,
+        lower=low,
+        upper=high,
+        method=method,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    with torch.no_grad():
+        set_slopes(name, new, real_array("slopes", weight))
+    new.weight.requires_grad_(weight.requires_grad)
+    return new.train(module.training)
+
+
+def own_slopes(name: str, module: nn.PReLU) -> nn.Parameter:
+    """The slopes of a PReLU, which can be written to.
+
+    Raises:
+        ValueError: they are computed from other parameters.
+    """
+    weight = module._parameters.get("weight")
+    if weight is None:
+        raise ValueError(
+            f"the slopes of PReLU {name!r} are computed from other parameters (parametrized) and "
+            "cannot be written; the parametrization must keep them where they belong."
+        )
+    return weight
+
+
+def _named(model: nn.Module, also: str | None) -> Iterator[nn.Parameter]:
+    if also is None:
+        return
+    if not isinstance(also, str):
+        raise TypeError(f"also must be a regular expression as text; got {described(also)}.")
+    try:
+        pattern = re.compile(also)
+    except re.error as error:
+        raise ValueError(f"also is no regular expression: {also!r} ({error}).") from error
+    found = [p for name, p in model.named_parameters() if pattern.search(name)]
+    if not found:
+        names = [name for name, _ in model.named_parameters()]
+        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        raise ValueError(f"also={also!r} matches no parameter; there are {shown or 'none'}.")
+    yield from found
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {described(model)}.")

@@ -1,0 +1,247 @@
+"""Where reports go: files that survive SIGKILL, loggers, Lightning."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+import sigprop
+from sigprop.monitoring import CsvLines, JsonLines, Scalars, lightning_callback, read_jsonl
+from sigprop.records import read_csv
+from tests.measurement.nets import no_hooks_left
+from tests.monitoring.nets import fill, seeded, train
+
+RUN = """
+import sys, torch, sigprop
+from torch import nn
+torch.manual_seed(0)
+torch.set_num_threads(1)
+net = nn.Sequential(nn.Linear(4, 8), nn.PReLU(), nn.Linear(8, 2))
+optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+with sigprop.monitor(net, 1, to=sys.argv[1:], warn=False) as mon:
+    while True:
+        optimizer.zero_grad()
+        net(torch.randn(16, 4)).square().mean().backward()
+        optimizer.step()
+        print(mon.steps, flush=True)
+"""
+
+
+def test_nothing_written_is_lost_when_the_process_is_killed(tmp_path):
+    lines, table = tmp_path / "run.jsonl", tmp_path / "run.csv"
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(lines), str(table)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    told = 0
+    while told < 20:
+        told = int(process.stdout.readline())
+    process.kill()
+    told = int(([*process.stdout.read().split(), told])[-2:][0] or told)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    for rows in (read_jsonl(lines), read_csv(table)):
+        steps = [row["step"] for row in rows]
+        assert steps == [step for step in range(len(rows) // 2) for _ in "ab"]
+        assert len(rows) // 2 >= told >= 20  # every step that was told of is there, whole
+        assert all(math.isfinite(row["second_moment"]) for row in rows)
+        assert rows[0]["slope_mean"] == 0.25 and rows[1]["activation"] in ("", None)
+
+
+def small():
+    return fill(nn.Sequential(nn.Linear(5, 6), nn.PReLU(), nn.Linear(6, 2)))
+
+
+def watched(**options):
+    model = small()
+    with sigprop.monitor(model, 2, warn=False, **options) as mon:
+        train(model, [seeded(4, 5)] * 3)
+    return mon
+
+
+def test_files_hold_the_records(tmp_path):
+    lines, table = tmp_path / "deep" / "run.jsonl", tmp_path / "run.csv"
+    mon = watched(to=[lines, str(table)])
+    assert read_jsonl(lines) == mon.records()
+    for row, seen in zip(read_csv(table), mon.records(), strict=True):
+        assert row == {key: None if value == "" else value for key, value in seen.items()} | {
+            "name": int(seen["name"]),
+            "activation_name": int(seen["activation_name"]) if seen["activation_name"] else None,
+        }
+
+
+def test_a_run_that_goes_on_adds_and_a_torn_line_is_cut(tmp_path):
+    rows = watched().records()
+    for writer, path in ((JsonLines, tmp_path / "a.jsonl"), (CsvLines, tmp_path / "a.csv")):
+        read = read_jsonl if writer is JsonLines else read_csv
+        first = writer(path)
+        first(rows[:2])
+        first.close()
+        whole = path.read_bytes()
+        path.write_bytes(whole + b'{"step": 2, "na')
+        second = writer(path, sync=True)
+        second(rows[2:])
+        second(rows[2:])
+        second.close()
+        assert path.read_bytes().startswith(whole) and len(read(path)) == len(rows) + 2
+        assert [row["step"] for row in read(path)] == [0, 0, 2, 2, 2, 2]
+
+
+def test_json_is_strict_where_numbers_are_not_finite(tmp_path):
+    path = tmp_path / "a.jsonl"
+    JsonLines(path)([{"step": 0, "a": math.nan, "b": math.inf, "c": -math.inf, "d": None, "e": 1}])
+    text = path.read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert read_jsonl(path) == [
+        {"step": 0, "a": None, "b": math.inf, "c": -math.inf, "d": None, "e": 1}
+    ]
+    path.write_bytes(path.read_bytes() + b'{"torn')
+    assert len(read_jsonl(path)) == 1
+    json.loads(text.replace("1e999", "0"))
+
+
+def test_a_function_as_logger():
+    sent = []
+    mon = watched(log=lambda name, value, step: sent.append((name, value, step)))
+    row = mon.records()[0]
+    assert ("0/second_moment", row["second_moment"], 0) in sent
+    assert ("0/slope_mean", row["slope_mean"], 0) in sent
+    assert all(isinstance(value, int | float) for _, value, _ in sent)
+    assert {step for _, _, step in sent} == {0, 2}
+    assert not any(name.endswith(("/step", "/name", "/finding")) for name, _, _ in sent)
+
+
+def test_tensorboard_and_wandb_style_loggers():
+    class Board:
+        def __init__(self):
+            self.seen = {}
+
+        def add_scalar(self, tag, scalar_value, global_step=None):
+            self.seen[tag, global_step] = scalar_value
+
+    class Run:
+        def __init__(self):
+            self.seen = {}
+
+        def log(self, data, step=None):
+            self.seen |= {(name, step): value for name, value in data.items()}
+
+    board, run, plain = Board(), Run(), {}
+    model = small()
+
+    def keep(name, value, step):
+        plain[name, step] = value
+
+    to = [Scalars(board), Scalars(run)]
+    with sigprop.monitor(model, 1, log=keep, to=to, warn=False):
+        train(model, [seeded(4, 5)] * 2)
+    assert board.seen == run.seen == plain and len(plain) > 20
+
+
+# Lightning: a minimal trainer calls the callback as Lightning's own does
+
+
+class FakeCallback:
+    """What Lightning's Callback is: hooks that do nothing."""
+
+
+@pytest.fixture(params=["lightning.pytorch", "pytorch_lightning"])
+def fake_lightning(request, monkeypatch):
+    for home in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, home, None)
+    module = types.ModuleType(request.param)
+    module.Callback = FakeCallback
+    if "." in request.param:
+        monkeypatch.setitem(sys.modules, "lightning", types.ModuleType("lightning"))
+    monkeypatch.setitem(sys.modules, request.param, module)
+
+
+class Logger:
+    def __init__(self):
+        self.seen = []
+
+    def log_metrics(self, metrics, step=None):
+        self.seen.append((step, metrics))
+
+
+class Module(nn.Module):
+    """Its training step calls the parts, never the module itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 2)
+        fill(self)
+
+    def training_step(self, x):
+        return self.b(torch.relu(self.a(x))).square().sum()
+
+
+def fit(module, callback, steps, logger, fail=False):
+    trainer = types.SimpleNamespace(loggers=[logger])
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    callback.on_fit_start(trainer, module)
+    try:
+        for index in range(steps):
+            callback.on_train_batch_start(trainer, module, None, index)
+
+            def closure():
+                loss = module.training_step(seeded(4, 5))
+                callback.on_before_backward(trainer, module, loss)
+                optimizer.zero_grad()
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+            callback.on_train_batch_end(trainer, module, None, None, index)
+            if fail:
+                raise ValueError("mine")
+    except ValueError as error:
+        callback.on_exception(trainer, module, error)
+        callback.teardown(trainer, module, "fit")
+        return
+    callback.on_fit_end(trainer, module)
+    callback.teardown(trainer, module, "fit")
+
+
+def test_lightning(fake_lightning, tmp_path):
+    module, logger = Module(), Logger()
+    callback = lightning_callback(every=2, warn=False, to=tmp_path / "run.jsonl")
+    assert isinstance(callback, FakeCallback)
+    fit(module, callback, 5, logger)
+    rows = callback.monitor.records()
+    assert [(r["step"], r["name"]) for r in rows] == [(s, n) for s in (0, 2, 4) for n in "ab"]
+    assert rows[0]["activation"] == "relu" and rows[0]["grad_second_moment"] > 0
+    assert [step for step, _ in logger.seen] == [0, 2, 4]
+    assert logger.seen[0][1]["a/second_moment"] == rows[0]["second_moment"]
+    assert read_jsonl(tmp_path / "run.jsonl") == rows
+    assert not callback.monitor.attached and no_hooks_left(module)
+    again = lightning_callback(every=2, warn=False)
+    again.load_state_dict(callback.state_dict())
+    fit(module, again, 2, logger)
+    assert again.monitor.steps == 7 and again.monitor.records()[:6] == rows
+
+
+def test_lightning_detaches_on_an_exception(fake_lightning):
+    module = Module()
+    callback = lightning_callback(every=1, warn=False)
+    fit(module, callback, 1, Logger(), fail=True)
+    assert not callback.monitor.attached and no_hooks_left(module)
+    assert len(callback.monitor.records()) == 2
+
+
+def test_without_lightning_it_says_what_to_install(monkeypatch):
+    for home in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, home, None)
+    with pytest.raises(ModuleNotFoundError, match="pip install lightning"):
+        lightning_callback()
+
+
+def test_scalars_refuses_what_cannot_log():
+    with pytest.raises(TypeError, match="add_scalar"):
+        Scalars(3)

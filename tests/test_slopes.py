@@ -1,0 +1,135 @@
+"""Slopes without decay, kept in an interval, replaced by constrained ones."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sigprop import constrain_slopes, param_groups, project_slopes
+from sigprop.nn import ConstrainedPReLU, PhasedReLU, Swish
+from tests.measurement.nets import fill, seeded
+
+
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.alpha = nn.Linear(4, 6), nn.Parameter(torch.tensor([1.5]))
+
+    def forward(self, x):
+        return F.prelu(self.fc(x), self.alpha)
+
+
+def names_without_decay(model, **options):
+    groups = param_groups(model, 0.1, **options)
+    assert [g["weight_decay"] for g in groups] in ([0.1, 0.0], [0.1], [0.0])
+    free = {id(p) for g in groups if g["weight_decay"] == 0 for p in g["params"]}
+    everything = [id(p) for g in groups for p in g["params"]]
+    assert sorted(everything) == sorted(id(p) for p in model.parameters())
+    return {name for name, p in model.named_parameters() if id(p) in free}
+
+
+def test_slopes_have_no_decay_and_every_parameter_stands_once():
+    act = nn.PReLU(6)
+    model = nn.Sequential(
+        nn.Linear(4, 6), act, nn.Linear(6, 6), act, ConstrainedPReLU(6), PhasedReLU(), Swish(),
+        nn.BatchNorm1d(6),
+    )  # fmt: skip
+    free = {"1.weight", "4.weight", "5.alpha", "5.beta", "6.beta"}
+    assert names_without_decay(model) == free
+    assert names_without_decay(model, also=r"^7\.|bias$") == free | {
+        "7.weight", "7.bias", "0.bias", "2.bias",
+    }  # fmt: skip
+    assert names_without_decay(Functional(), also="alpha") == {"alpha"}
+    assert names_without_decay(nn.Linear(2, 2)) == set()
+
+
+def test_decay_moves_weights_and_leaves_slopes():
+    model = fill(nn.Sequential(nn.Linear(4, 6), nn.PReLU(6)))
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = torch.optim.SGD(param_groups(model, 0.5), lr=0.1)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    weight, bias, slopes = model.parameters()
+    assert torch.equal(slopes, before[2])
+    assert torch.allclose(weight, 0.95 * before[0]) and torch.allclose(bias, 0.95 * before[1])
+
+
+def test_projection_keeps_what_is_inside_and_the_optimizer():
+    model = nn.Sequential(nn.Linear(4, 3), nn.PReLU(3), ConstrainedPReLU(1, method="projection"))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([-0.2, 0.4, 1.7]))
+        model[2].weight.fill_(-3.0)
+    weight, bias = model[0].weight.clone(), model[0].bias.clone()
+    held = model[1].weight
+    project_slopes(model)
+    assert held is model[1].weight and held.requires_grad
+    assert held.tolist() == pytest.approx([0.0, 0.4, 1.0])
+    assert model[2].weight.item() == 0.0
+    assert torch.equal(weight, model[0].weight) and torch.equal(bias, model[0].bias)
+    project_slopes(model, 0.1, 0.5)
+    assert held.tolist() == pytest.approx([0.1, 0.4, 0.5])
+    project_slopes(model, -math.inf, math.inf)
+    own = Functional()
+    project_slopes(own, also="alpha")
+    assert own.alpha.item() == 1.0
+    project_slopes(nn.Sequential(ConstrainedPReLU()))  # parametrized: nothing to do
+
+
+@pytest.mark.parametrize("method", ["parametrization", "projection"])
+@pytest.mark.parametrize("high", [1.0, math.inf])
+def test_constrained_slopes_compute_the_same_and_stay(method, high):
+    act = nn.PReLU(5)
+    model = nn.Sequential(nn.Linear(4, 5), act, nn.Linear(5, 5), nn.Sequential(act), nn.PReLU())
+    with torch.no_grad():
+        act.weight.copy_(torch.tensor([0.05, 0.2, 0.4, 0.6, 0.9]))
+    act.weight.requires_grad_(False)
+    x = seeded(7, 4)
+    before = model(x)
+    assert constrain_slopes(model, 0.0, high, method=method) is model
+    assert torch.allclose(model(x), before, atol=1e-6)
+    assert model[1] is model[3][0] and isinstance(model[4], ConstrainedPReLU)
+    assert not model[1].weight.requires_grad and model[4].weight.requires_grad
+    with torch.no_grad():
+        model[4].weight.fill_(-5.0)
+    assert model[4].slopes().min() >= 0
+    alone = constrain_slopes(nn.PReLU(init=0.3))
+    assert isinstance(alone, ConstrainedPReLU)
+    assert alone.slopes().item() == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "words"),
+    [
+        (lambda: param_groups([1], 0.1), TypeError, "model must be a torch.nn.Module"),
+        (lambda: param_groups(nn.PReLU(), -1), ValueError, "weight_decay must be >= 0"),
+        (lambda: param_groups(nn.ReLU(), 0.1), ValueError, "no parameters"),
+        (lambda: param_groups(nn.PReLU(), 0.1, also="bias"), ValueError, "there are weight"),
+        (lambda: param_groups(nn.PReLU(), 0.1, also="("), ValueError, "no regular expression"),
+        (lambda: param_groups(nn.PReLU(), 0.1, also=3), TypeError, "as text"),
+        (lambda: project_slopes(nn.Linear(2, 2)), ValueError, "no PReLU"),
+        (lambda: project_slopes(nn.PReLU(), 1, 0), ValueError, "max must be >= 1"),
+        (lambda: project_slopes(nn.PReLU(), math.nan), ValueError, "NaN"),
+        (lambda: project_slopes("x"), TypeError, "model must be"),
+        (lambda: constrain_slopes(nn.Linear(2, 2)), ValueError, "no PReLU"),
+        (lambda: constrain_slopes(nn.PReLU(), 0.3, 1), ValueError, r"inside \(0\.3, 1\)"),
+        (lambda: constrain_slopes(nn.PReLU(), method="x"), ValueError, "unknown method"),
+    ],
+)
+def test_bad_input(act, error, words):
+    with pytest.raises(error, match=words):
+        act()
+
+
+def test_computed_slopes_are_refused_and_nothing_changes():
+    model = nn.Sequential(nn.PReLU(init=2.0), nn.PReLU())
+    nn.utils.parametrize.register_parametrization(model[1], "weight", nn.Softplus())
+    with pytest.raises(ValueError, match=r"'1' are computed from other parameters"):
+        project_slopes(model)
+    assert model[0].weight.item() == 2.0
+    with pytest.raises(ValueError, match="computed"):
+        constrain_slopes(model)
+    assert type(model[0]) is nn.PReLU
+    assert names_without_decay(model) == {"0.weight", "1.parametrizations.weight.original"}
