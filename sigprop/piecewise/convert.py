@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -77,8 +78,9 @@ def to_network(
     Exact forms are known for linear, convolutional and transposed convolutional layers with any
     padding, batch norm in evaluation, average and adaptive pooling, sums, products with constants,
     everything that moves entries, the ReLU family, clamps, max pooling and maxout, as modules and
-    as functions. The result is tried against the model on two inputs before it is returned, where
-    a copy of the model runs in float64.
+    as functions. Where a forward is the user's own, the result is tried against the model on two
+    inputs before it is returned, if a copy of the model runs in float64: torch.fx does not see
+    everything that Python can do.
 
     Args:
         model: any module whose ``forward`` torch.fx can follow, in evaluation mode where that
@@ -108,8 +110,15 @@ def to_network(
         build = Builder((1, *shape))
         output = _Walk(build, inside, graph).output()
         network = build.network(output)
-    _compare(network, model, shape, output.shape)
+    if any(rule(module) is None and not _is_known(module) for module in model.modules()):
+        _compare(network, model, shape, output.shape)
     return network
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether its forward is one of torch's or this package's, where nothing escapes torch.fx."""
+    home = type(module).forward.__module__ if "forward" not in vars(module) else ""
+    return home.startswith(("torch.nn.", "sigprop.nn."))
 
 
 class _Tracer(Tracer):
@@ -118,8 +127,8 @@ class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if rule(m) is not None:
             return True
-        home = type(m).forward.__module__ if "forward" not in vars(m) else ""
         containers = nn.Sequential | nn.ModuleList | nn.ModuleDict
+        home = type(m).forward.__module__ if "forward" not in vars(m) else ""
         return home.startswith("torch.nn.") and not isinstance(m, containers)
 
 
@@ -139,7 +148,7 @@ class _Walk:
             if step.op == "placeholder":
                 default = next((v for k, v in kept.items() if step.name in (k, f"{k}_1")), step)
                 self.made[step] = self.build.input if default is step else default
-                inputs += [str(step.target)] if default is step else []
+                inputs += [str(step.target)] if default is step and step.users else []
                 if len(inputs) > 1:
                     raise ValueError(
                         f"{self.name} takes several inputs ({', '.join(inputs)}); "
@@ -368,7 +377,8 @@ def _compare(
         for module in twin.modules():
             module._forward_hooks.clear()
             module._forward_pre_hooks.clear()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             rows = [twin(row[None].clone()) for row in x]
             wanted_shape, wanted = rows[0].shape, torch.cat([row.reshape(1, -1) for row in rows])
     except Exception:  # it cannot be copied, or insists on another type: nothing to compare with

@@ -45,6 +45,7 @@ def test_images(name: str):
     same_function(image(IMAGES[name], channels, **image_parts()), (2, 7, 9))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @pytest.mark.parametrize("name", WHOLE)
 def test_models(name: str):
     same_function(*WHOLE[name])

@@ -124,6 +124,8 @@ FORMS = {
     "residual": lambda self, z: z + F.relu(z),
     "minus": lambda self, z: 1.5 - (z - 2 * F.relu(z)) / 3,
     "add alpha": lambda self, z: torch.add(z, z.relu(), alpha=0.3),
+    "sub alpha": lambda self, z: torch.sub(z, z.relu(), alpha=0.3),
+    "entries twice": lambda self, z: z[:, [1, 1, 2, 3, 0, 5, 7, 7]],
     "rsub": lambda self, z: torch.rsub(z, 1.0, alpha=2),
     "constant rows": lambda self, z: z * torch.arange(8.0) + torch.ones(8),
     "chunk": lambda self, z: torch.cat([z.chunk(2, 1)[1].relu(), z.chunk(2, 1)[0]], 1),
@@ -169,6 +171,7 @@ IMAGES = {
     "max pool over copies": lambda self, z: F.max_pool2d(F.pad(z, (1, 1, 1, 1), "replicate"), 2),
     "avg pool": lambda self, z: F.avg_pool2d(z.relu(), 2),
     "avg pool padded": lambda self, z: F.avg_pool2d(z, 3, 2, 1, ceil_mode=True),
+    "avg pool beyond padding": lambda self, z: F.avg_pool2d(z, 4, 3, 2, ceil_mode=True),
     "avg pool without padding": lambda self, z: F.avg_pool2d(
         z, 3, 2, 1, ceil_mode=True, count_include_pad=False
     ),
@@ -271,5 +274,9 @@ WHOLE = {
     "forward of its own": (nn.Sequential(ScaledLinear(4, 6), nn.ReLU()), (4,)),
     "nested": (nn.Sequential(nn.Sequential(nn.Linear(4, 6), nn.ReLU()), nn.Linear(6, 2)), (4,)),
     "half precision": (nn.Sequential(nn.Linear(4, 6), nn.ReLU()).bfloat16(), (4,)),
+    "arguments left alone": (  # one has a default, one has no use
+        model_of(lambda self, x, c=2.0, mask=None, **words: c * self.a(x), a=nn.Linear(4, 3)),
+        (4,),
+    ),
     "data parallel": (nn.DataParallel(nn.Sequential(nn.Linear(4, 6), nn.ReLU())), (4,)),
 }  # fmt: skip
