@@ -1,9 +1,4 @@
-"""Pictures of results: ``plot_x(result, ax=None) -> Axes``. Draws, never computes, never shows.
-
-Second moments are drawn as base-10 logarithms on a linear axis with ticks in powers of ten, so that
-a signal of 1e-400 has its place too. Every curve is drawn from the flat rows of a result, so what
-was read back from CSV can be drawn again.
-"""
+"""Pictures of signals: theory, band and measurement over layers, scores, phase diagrams."""
 
 from __future__ import annotations
 
@@ -16,17 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes, p_text
 from sigprop.records import Row
 
 if TYPE_CHECKING:
     from sigprop.validation import Validation
 
-COLORS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's palette, safe for colour-blind readers, in the order of use."""
-
-INK, PALE, ALARM = "#222222", "#8A8A8A", "#C00000"
 POINTS = 24
 """Measured points drawn on a path; a culprit is drawn always."""
 
@@ -218,37 +209,6 @@ def key(color: str = INK) -> list[Line2D | Patch]:
     ]
 
 
-def decade_axis(ax: Axes, axis: str = "y") -> None:
-    """Label an axis that holds base-10 logarithms with the numbers themselves."""
-    which = ax.yaxis if axis == "y" else ax.xaxis
-    which.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
-    low, high = which.get_view_interval()
-    span = abs(high - low)
-    which.set_major_formatter(FuncFormatter(lambda value, _: _number(value, span)))
-
-
-def column(rows: Sequence[Row], name: str) -> np.ndarray:
-    """One column of flat rows as floats; what is missing is NaN."""
-    values = [row.get(name) for row in rows]
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def p_text(p: float) -> str:
-    """A p-value as a reader wants it.
-
-    Example:
-        >>> p_text(0.1234), p_text(3e-5), p_text(1e-60)
-        ('p = 0.12', 'p = 3e-05', 'p < 1e-15')
-    """
-    return "p < 1e-15" if p < 1e-15 else f"p = {p:.2f}" if p >= 0.01 else f"p = {p:.0e}"
-
-
-def new_axes() -> Axes:
-    """Axes of their own figure, of a size to read."""
-    _, ax = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
-    return ax
-
-
 def phase_diagram(
     gains: np.ndarray,
     biases: np.ndarray,
@@ -352,10 +312,3 @@ def _thinned(length: int) -> np.ndarray:
     shown = np.zeros(length, dtype=bool)
     shown[np.unique(np.linspace(0, length - 1, POINTS).round().astype(int))] = True
     return shown
-
-
-def _number(log10: float, span: float) -> str:
-    """10^log10 in words: a plain number where the axis spans little, else a power of ten."""
-    if span < 2 and abs(log10) < 3:
-        return f"{10**log10:.{2 if span > 0.5 else 5}g}"
-    return f"$10^{{{log10:.6g}}}$"

@@ -1,0 +1,26 @@
+"""Pictures of results: ``plot_x(result, ax=None) -> Axes``. Draws, never computes, never shows.
+
+Second moments are drawn as base-10 logarithms on a linear axis with ticks in powers of ten, so that
+a signal of 1e-400 has its place too. Every curve is drawn from the flat rows of a result, so what
+was read back from CSV can be drawn again.
+"""
+
+from sigprop.plots.signals import (
+    AXIS_LABELS,
+    POINTS,
+    departure,
+    gradient,
+    grid,
+    key,
+    path,
+    phase_diagram,
+    scores,
+    variance,
+)
+from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes, p_text
+
+__all__ = [
+    "ALARM", "AXIS_LABELS", "COLORS", "INK", "PALE", "POINTS", "column", "decade_axis", "departure",
+    "gradient", "grid", "key", "new_axes", "p_text", "path", "phase_diagram", "scores",
+    "variance",
+]  # fmt: skip

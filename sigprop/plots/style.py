@@ -1,0 +1,55 @@
+"""What all pictures share: colours, axes, words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from sigprop.records import Row
+
+COLORS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's palette, safe for colour-blind readers, in the order of use."""
+
+INK, PALE, ALARM = "#222222", "#8A8A8A", "#C00000"
+
+
+def decade_axis(ax: Axes, axis: str = "y") -> None:
+    """Label an axis that holds base-10 logarithms with the numbers themselves."""
+    which = ax.yaxis if axis == "y" else ax.xaxis
+    which.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+    low, high = which.get_view_interval()
+    span = abs(high - low)
+    which.set_major_formatter(FuncFormatter(lambda value, _: _number(value, span)))
+
+
+def column(rows: Sequence[Row], name: str) -> np.ndarray:
+    """One column of flat rows as floats; what is missing is NaN."""
+    values = [row.get(name) for row in rows]
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def p_text(p: float) -> str:
+    """A p-value as a reader wants it.
+
+    Example:
+        >>> p_text(0.1234), p_text(3e-5), p_text(1e-60)
+        ('p = 0.12', 'p = 3e-05', 'p < 1e-15')
+    """
+    return "p < 1e-15" if p < 1e-15 else f"p = {p:.2f}" if p >= 0.01 else f"p = {p:.0e}"
+
+
+def new_axes() -> Axes:
+    """Axes of their own figure, of a size to read."""
+    _, ax = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
+    return ax
+
+
+def _number(log10: float, span: float) -> str:
+    """10^log10 in words: a plain number where the axis spans little, else a power of ten."""
+    if span < 2 and abs(log10) < 3:
+        return f"{10**log10:.{2 if span > 0.5 else 5}g}"
+    return f"$10^{{{log10:.6g}}}$"
