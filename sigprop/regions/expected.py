@@ -1,0 +1,390 @@
+"""How many regions a random net has before training, in closed form: on a line and in a plane.
+
+Gaussian weights of variance g²/fan_in, Gaussian biases of variance σ_b², two-piece units of any
+slopes. Seen from layer l of a wide net, a straight cut through the input space at distance d from
+the origin looks like one at distance D_l from the origin of a net without biases:
+
+    D_l² = d² + σ_b² Σ_{k≤l} 1/S_k,   S_1 = g²/n_0,   S_{k+1} = χ_k S_k,   χ_k = g²·mean(1+α²)/2.
+
+A line then crosses each unit's kink as often as a random great circle crosses the arc that it
+subtends. So the slope acts through χ alone, and only where there are biases; it changes neither the
+number of kinks on a whole line (one per unit) nor anything in a net without biases.
+
+Finite width: without biases nothing changes, at any width and any slope but zero, because a random
+linear map keeps the mean length of a random arc; a ReLU layer of n units keeps 1 − (n+1)/2ⁿ of it.
+With biases, kinks on a segment near the origin become fewer, in proportion to κ4/n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sigprop.checks import FloatArray, count, real_array, real_number
+from sigprop.records import Row
+from sigprop.regions.random_lines import (
+    contains_centre,
+    expected_crossings,
+    subtended,
+    zeros_on_border,
+)
+from sigprop.regions.shape import layer_slopes
+from sigprop.theory.leaky import excess, second_moment
+
+THROUGH = 16 * np.finfo(np.float64).eps
+"""A line or plane this near to the origin, relative to the points that gave it, passes through."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedOnLine:
+    """Expected kinks on a segment of a line.
+
+    Attributes:
+        by_layer: expected breakpoints made by each layer's units, infinitely wide net, (L,).
+        correction: what the given widths add to them, to first order in 1/width, (L,).
+    """
+
+    by_layer: FloatArray
+    correction: FloatArray
+
+    @property
+    def breakpoints(self) -> float:
+        """Expected number of breakpoints, infinitely wide net."""
+        return float(self.by_layer.sum())
+
+    @property
+    def breakpoints_at_width(self) -> float:
+        """The same to first order in 1/width."""
+        return float(self.by_layer.sum() + self.correction.sum())
+
+    @property
+    def regions(self) -> float:
+        """Expected intervals, 1 + breakpoints; both counts, as wide nets bend at every kink."""
+        return 1 + self.breakpoints
+
+    def records(self) -> list[Row]:
+        """One flat row per layer: layer (from 1), breakpoints, correction."""
+        pairs = zip(self.by_layer.tolist(), self.correction.tolist(), strict=True)
+        return [
+            {"layer": layer, "breakpoints": value, "correction": shift}
+            for layer, (value, shift) in enumerate(pairs, start=1)
+        ]
+
+
+@dataclass(frozen=True)
+class ExpectedInPlane:
+    """Expected cells of a net in a plane, or in a parallelogram of it, infinitely wide net.
+
+    Attributes:
+        kinks: expected kink lines that enter, half the zeros on the border.
+        crossings: expected crossings of two kink lines.
+        regions: expected cells, 1 + kinks + crossings; 2·units where all lines meet in one point.
+    """
+
+    kinks: float
+    crossings: float
+    regions: float
+
+    def records(self) -> list[Row]:
+        """One flat row."""
+        return [{"kinks": self.kinks, "crossings": self.crossings, "regions": self.regions}]
+
+
+def expected_on_line(
+    input_dim: int,
+    widths: Sequence[int],
+    a: ArrayLike | None = None,
+    b: ArrayLike | None = None,
+    *,
+    distance: float | None = None,
+    span: tuple[float, float] = (-math.inf, math.inf),
+    alpha: float | Sequence[ArrayLike] | FloatArray = 0.0,
+    gain: ArrayLike | None = None,
+    bias_std: ArrayLike = 0.0,
+) -> ExpectedOnLine:
+    """Expected breakpoints of a random net on a line, at initialization.
+
+    With t the position on the line from its point nearest the origin, m_l the units of layer l with
+    slope ≠ 1 and φ_l = atan(t/D_l), the infinitely wide net has Σ_l (m_l/π)[φ_l] between the ends.
+    At width n, to first order, φ_l changes by
+
+        −Σ_{k<l} κ4_k/(8n_k)·(1 − r) sin φ cos φ ((1 + 3r) cos² φ + (3 + r) sin² φ),  r = D_k²/D_l²,
+
+    which is zero on the whole line and in nets without biases. On segments near the origin with
+    strong biases it takes κ4/24 to κ4/16 times L/n of them, κ4 from 5 (ReLU) to 2 (|α| = 1).
+
+    Args:
+        input_dim: n_0.
+        widths: n_1 … n_L.
+        a: one end of a segment, n_0 numbers.
+        b: the other end.
+        distance: instead of a and b: the distance of the line from the origin.
+        span: with ``distance``: the ends, as positions t; infinite ones are allowed.
+        alpha: the negative slope: a number, or one entry per layer, a number or one per unit.
+        gain: g > 0, a number or one per layer; None: the critical gain of the slopes before each
+            layer (for the first layer, of its own).
+        bias_std: σ_b ≥ 0, a number or one per layer.
+
+    Raises:
+        TypeError: not integers or not real numbers.
+        ValueError: out of range, shapes that do not fit, a segment without length, or a line
+            through the origin in a net without biases, whose kinks all lie in that one point.
+
+    Source: hanin2019 (the count); crofton (random arcs; the widths).
+
+    Example:
+        >>> expected_on_line(2, [16, 16], distance=1.0, bias_std=0.3).breakpoints   # a whole line
+        32.0
+        >>> right_angle = expected_on_line(2, [16, 16], [1, 0], [0, 1])             # no biases
+        >>> round(right_angle.breakpoints, 12), right_angle.breakpoints_at_width == 16.0
+        (16.0, True)
+    """
+    net = _wide_net(input_dim, widths, alpha, gain, bias_std)
+    if (a is None) != (b is None) or (a is None) == (distance is None):
+        raise ValueError("give the two ends a and b, or the distance of the line and its span.")
+    if distance is None:
+        ends = [_point(name, x, net.input_dim) for name, x in (("a", a), ("b", b))]
+        height, start, stop = _segment(*ends)
+    else:
+        height = real_number("distance", distance, minimum=0)
+        limits = real_array("span", span, allow_infinite=True)
+        if limits.shape != (2,):
+            raise ValueError(f"span must be two positions (start, stop); got {span!r}.")
+        start, stop = limits.tolist()
+    if not start < stop:
+        raise ValueError(f"the segment has no length: it goes from {start:g} to {stop:g}.")
+    distances = net.distances(height)
+    if start < 0 < stop and (distances == 0).any():
+        raise ValueError(
+            "the line passes through the origin and the net has no biases there: all kinks lie in "
+            "that one point. Give biases, another line, or a segment that ends at the origin."
+        )
+    angles = subtended(distances, start, stop)
+    shift = _finite_width(net, distances, stop) - _finite_width(net, distances, start)
+    return ExpectedOnLine(net.kinked * angles / math.pi, net.kinked * shift / math.pi)
+
+
+def expected_in_plane(
+    input_dim: int,
+    widths: Sequence[int],
+    origin: ArrayLike | None = None,
+    u: ArrayLike | None = None,
+    v: ArrayLike | None = None,
+    box: ArrayLike | None = None,
+    *,
+    alpha: float | Sequence[ArrayLike] | FloatArray = 0.0,
+    gain: ArrayLike | None = None,
+    bias_std: ArrayLike = 0.0,
+) -> ExpectedInPlane:
+    """Expected cells of a random infinitely wide net in a plane {origin + s·u + t·v}.
+
+    In a whole plane, for any slopes, gain and biases: 1 + N + C(N, 2), N the units with slope ≠ 1,
+    as for N random lines. In a box of (s, t), 1 + Σ (zeros on the border)/2 + Σ_pairs P(they cross
+    inside). Two units that see the plane at one distance D cross with probability Ω/2π, Ω the solid
+    angle of the box from a point at height D over the point nearest the origin. At distances D_1
+    and D_2 the density of crossings at radius r is, with v_i = D_i² + r² and ρ_i = D_i/√v_i
+    (ρ_1 ≥ ρ_2), 1/(2π√(v_1 v_2))·(2/π) ρ_1 E(1 − ρ_2²/ρ_1²), E the complete elliptic integral.
+
+    Cells inside a closed kink line that no other line meets are left out: in wide nets there are
+    none. Where plane and net have all kinks pass through one point (no biases; a plane through the
+    origin, as for every net of two inputs) the lines are rays and there are 2N cells. Beyond two
+    dimensions the like formula is a conjecture and is not offered. At finite width cells become
+    fewer; narrow and deep nets fall well below.
+
+    Args:
+        input_dim: n_0 ≥ 2.
+        widths: n_1 … n_L.
+        origin: a point of the plane; None with u and v None: a plane off the origin.
+        u: first direction; any length, not parallel to v.
+        v: second direction.
+        box: ((s_low, s_high), (t_low, t_high)); None: the whole plane.
+        alpha: the negative slope, as in :func:`expected_on_line`.
+        gain: g > 0, as there.
+        bias_std: σ_b ≥ 0, as there.
+
+    Raises:
+        TypeError: not integers or not real numbers.
+        ValueError: out of range, shapes that do not fit, a box that is empty or inverted or given
+            without a plane, u and v parallel, or kinks of some layers only that meet in one point
+            of the box.
+
+    Source: hanin2019 (the count); zaslavsky1975; crofton.
+
+    Example:
+        >>> expected_in_plane(784, [64, 64]).regions == 1 + 128 + 128 * 127 / 2
+        True
+        >>> net = dict(input_dim=3, widths=[32, 32], bias_std=0.2)
+        >>> part = expected_in_plane(**net, origin=[0, 0, 1], u=[1, 0, 0], v=[0, 1, 0],
+        ...                          box=[(-1, 1), (-1, 1)])
+        >>> round(part.regions, 1)
+        690.8
+    """
+    net = _wide_net(input_dim, widths, alpha, gain, bias_std)
+    if net.input_dim < 2:
+        raise ValueError("input_dim must be >= 2 for a plane; with one input use expected_on_line.")
+    given = [part is not None for part in (origin, u, v)]
+    if any(given) != all(given) or (box is not None and not all(given)):
+        raise ValueError("a plane is given by origin, u and v together; a box needs them too.")
+    units = float(net.kinked.sum())
+    if not any(given):
+        height, corners = float(net.input_dim > 2), None
+    else:
+        height, corners = _in_plane(net.input_dim, origin, u, v, box)
+    distances = net.distances(height)
+    if (distances == 0).any() and (corners is None or contains_centre(corners)):
+        if (distances > 0).any():
+            raise ValueError(
+                "the kinks of the layers without biases meet in one point of the plane, those of "
+                "the others do not; there is no formula. Give all layers biases, or none."
+            )
+        return ExpectedInPlane(units, 0.0, 2 * units)
+    if corners is None:
+        crossings = units * (units - 1) / 2
+        return ExpectedInPlane(units, crossings, 1 + units + crossings)
+    kinks = float(net.kinked @ zeros_on_border(distances, corners)) / 2
+    crossings = expected_crossings(net.kinked, distances, corners)
+    return ExpectedInPlane(kinks, crossings, 1 + kinks + crossings)
+
+
+# The net as its layers see the input space
+
+
+@dataclass(frozen=True, eq=False)
+class _WideNet:
+    """By layer: kinked units m_l, widths n_l, excess κ4_l, and D_l² − d²."""
+
+    input_dim: int
+    kinked: FloatArray
+    widths: FloatArray
+    excess: FloatArray
+    offsets: FloatArray
+
+    def distances(self, height: float) -> FloatArray:
+        """D_l for a line or plane at a distance from the origin."""
+        return np.hypot(height, np.sqrt(self.offsets))
+
+
+def _wide_net(
+    input_dim: int,
+    widths: Sequence[int],
+    alpha: float | Sequence[ArrayLike] | FloatArray,
+    gain: ArrayLike | None,
+    bias_std: ArrayLike,
+) -> _WideNet:
+    n0 = count("input_dim", input_dim)
+    if isinstance(widths, int | np.integer) or len(widths) == 0:
+        raise ValueError(f"widths must hold at least one layer, as in [16, 16]; got {widths!r}.")
+    sizes = [count(f"widths[{i}]", width) for i, width in enumerate(widths)]
+    slopes = layer_slopes(sizes, alpha)
+    moments = np.array([float(second_moment(layer, channel_axis=0)) for layer in slopes])
+    before = np.concatenate([moments[:1], moments[:-1]])  # of the layer that feeds each layer
+    gains = 1 / np.sqrt(before) if gain is None else _by_layer("gain", gain, sizes, above=0)
+    stds = _by_layer("bias_std", bias_std, sizes, minimum=0)
+    log_growth = 2 * np.log(gains) + np.log(before)
+    log_growth[0] = 2 * math.log(gains[0]) - math.log(n0)
+    log_slope = np.cumsum(log_growth)  # log S_l
+    with np.errstate(over="ignore", divide="ignore"):
+        added = np.where(stds > 0, np.exp(2 * np.log(stds) - log_slope), 0.0)
+    return _WideNet(
+        n0,
+        np.array([float(np.sum(layer != 1)) for layer in slopes]),
+        np.array(sizes, dtype=np.float64),
+        np.array([float(excess(layer, channel_axis=0)) for layer in slopes]),
+        np.cumsum(added),
+    )
+
+
+def _by_layer(name: str, value: ArrayLike, sizes: Sequence[int], **limits: Any) -> FloatArray:
+    array = real_array(name, value, **limits)
+    if array.shape not in ((), (len(sizes),)):
+        raise ValueError(
+            f"{name} must be a number or one per layer ({len(sizes)}); got shape {array.shape}."
+        )
+    return np.broadcast_to(array, (len(sizes),))
+
+
+def _point(name: str, value: ArrayLike | None, dim: int) -> FloatArray:
+    point = real_array(name, np.nan if value is None else value)
+    if point.shape != (dim,):
+        raise ValueError(f"{name} must hold {dim} numbers, one per input; got shape {point.shape}.")
+    return point
+
+
+# Lines
+
+
+def _segment(a: FloatArray, b: FloatArray) -> tuple[float, float, float]:
+    """Distance of the line through a and b from the origin, and the positions of a and b on it."""
+    scale = float(np.abs([a, b]).max())
+    if not (a != b).any():
+        raise ValueError("the segment has no length: a and b are the same point.")
+    a, b = a / scale, b / scale
+    direction = (b - a) / np.linalg.norm(b - a)
+    start, stop = float(a @ direction), float(b @ direction)
+    near = a if abs(start) < abs(stop) else b
+    height = float(np.linalg.norm(near - (near @ direction) * direction))
+    height = 0.0 if height < THROUGH * float(np.linalg.norm(near)) else height
+    return height * scale, start * scale, stop * scale
+
+
+def _finite_width(net: _WideNet, distances: FloatArray, t: float) -> FloatArray:
+    """The first-order change of the angle φ_l at position t; odd in t, zero at ±∞."""
+    angles = np.zeros_like(distances) if math.isinf(t) else np.arctan2(t, distances)
+    plain, ratios = _older(net, distances)
+    c, s = np.cos(angles) ** 2, np.sin(angles) ** 2
+    bend = (c + 3 * s) * plain + (3 * c + s) * ratios
+    return np.asarray(-np.sin(angles) * np.cos(angles) * bend / 8)
+
+
+def _older(net: _WideNet, distances: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Σ_{k<l} (1 − r) κ4_k/n_k and Σ_{k<l} r(1 − r) κ4_k/n_k with r = D_k²/D_l², each (L,)."""
+    plain, ratios = np.zeros_like(distances), np.zeros_like(distances)
+    first = second = 0.0  # Σ r κ4_k/n_k and Σ r² κ4_k/n_k
+    for layer in range(1, len(distances)):
+        near, far = distances[layer - 1], distances[layer]
+        ratio = (near / far) ** 2 if 0 < near < far else float(near == far)
+        step = net.excess[layer - 1] / net.widths[layer - 1]
+        first, second = first + step, second + step
+        plain[layer] = plain[layer - 1] + (1 - ratio) * first
+        ratios[layer] = ratio * (ratios[layer - 1] + (1 - ratio) * second)
+        first, second = first * ratio, second * ratio**2
+    return plain, ratios
+
+
+# Planes: y are orthonormal coordinates of the plane about its point nearest the origin
+
+
+def _in_plane(
+    dim: int,
+    origin: ArrayLike | None,
+    u: ArrayLike | None,
+    v: ArrayLike | None,
+    box: ArrayLike | None,
+) -> tuple[float, FloatArray | None]:
+    """Distance of the plane from the origin, and the corners of the box in y, (4, 2) or None."""
+    base = _point("origin", origin, dim)
+    directions = np.stack([_point("u", u, dim), _point("v", v, dim)], axis=1)
+    frame, triangle = np.linalg.qr(directions)
+    if abs(triangle[1, 1]) <= THROUGH * np.linalg.norm(directions[:, 1]) or not triangle[0, 0]:
+        raise ValueError("u and v are parallel (or zero) and span no plane.")
+    centre = frame.T @ base
+    size = float(np.linalg.norm(base))
+    height = float(np.linalg.norm(base - frame @ centre)) if dim > 2 else 0.0
+    height = 0.0 if height < THROUGH * size else height
+    if box is None:
+        return height, None
+    limits = real_array("box", box)
+    if limits.shape != (2, 2):
+        raise ValueError(
+            f"box must be ((s_low, s_high), (t_low, t_high)); got shape {limits.shape}."
+        )
+    if not (limits[:, 0] < limits[:, 1]).all():
+        raise ValueError(f"box is empty or inverted: {limits.tolist()}; low must be below high.")
+    (s0, s1), (t0, t1) = limits
+    corners = np.array([(s0, t0), (s1, t0), (s1, t1), (s0, t1)]) @ triangle.T + centre
+    return height, corners
