@@ -8,12 +8,15 @@ REFERENCES: dict[str, str] = {
     "chandrupatla1997": "T. Chandrupatla, A New Hybrid Quadratic/Bisection Algorithm for Finding the Zero of "
     "a Nonlinear Function, Advances in Engineering Software 28, 1997.",
     "cho2009": "Y. Cho and L. Saul, Kernel Methods for Deep Learning, NeurIPS 2009 (arc-cosine kernels).",
+    "clarke1983": "F. Clarke, Optimization and Nonsmooth Analysis, Wiley 1983 (generalized gradients).",
     "clevert2016": "D.-A. Clevert, T. Unterthiner and S. Hochreiter, Fast and Accurate Deep Network Learning by Exponential Linear Units, ICLR 2016.",
     "collobert2004": "R. Collobert, Large Scale Machine Learning, PhD thesis, Université Paris VI, 2004 (hard tanh).",
     "crofton": "M. Crofton, On the Theory of Local Probability, Philosophical Transactions 158, 1868 (the mean number of crossings of an arc by random great circles is its length over π); its use at finite width is derived in sigprop.regions.expected.",
     "dugas2001": "C. Dugas et al., Incorporating Second-Order Functional Knowledge for Better Option Pricing, NeurIPS 2000 (softplus).",
     "elfwing2018": "S. Elfwing, E. Uchibe and K. Doya, Sigmoid-Weighted Linear Units for Neural Network Function Approximation in Reinforcement Learning, Neural Networks 107, 2018.",
     "folds": "Zigzags of two-piece units of any slope on a line, and units of slope 0 among others: derived in sigprop.regions.bounds; no published source is known to us.",
+    "farouki2012": "R. Farouki, The Bernstein Polynomial Basis: A Centennial Retrospective, Computer Aided Geometric "
+    "Design 29, 2012.",
     "glorot2010": "X. Glorot and Y. Bengio, Understanding the Difficulty of Training Deep Feedforward "
     "Neural Networks, AISTATS 2010.",
     "goodfellow2013": "I. Goodfellow et al., Maxout Networks, ICML 2013.",

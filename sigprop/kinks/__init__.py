@@ -1,0 +1,19 @@
+"""Kinks: what jumps where a unit passes its kink, for one unit, a whole model, and along a line."""
+
+from sigprop.kinks.losses import Loss
+from sigprop.kinks.model import ModelJump, jumps
+from sigprop.kinks.search import KinksAlongLine, TotalVariation, along
+from sigprop.kinks.unit import Subgradient, UnitJump, jump, subgradient
+
+__all__ = [
+    "KinksAlongLine",
+    "Loss",
+    "ModelJump",
+    "Subgradient",
+    "TotalVariation",
+    "UnitJump",
+    "along",
+    "jump",
+    "jumps",
+    "subgradient",
+]

@@ -1,0 +1,207 @@
+"""Torch modules on a line: their own parameters, convolutions, residuals, slopes of PReLU."""
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sigprop
+from sigprop import kinks
+from sigprop.nn import ConstrainedPReLU, PhasedReLU
+from sigprop.regions import PiecewiseLinear
+
+
+class Residual(nn.Module):
+    """conv → bn → prelu → conv, added to its input, relu, max pooling, linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 3, 3)
+        self.norm = nn.BatchNorm2d(3)
+        self.act = nn.PReLU(3)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x):
+        h = self.act(self.norm(self.stem(x)))
+        h = torch.relu(h + self.conv(h))
+        return self.head(nn.functional.max_pool2d(h, 2).flatten(1))
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(5, 8), nn.PReLU(), nn.Linear(8, 6), nn.PReLU(6), nn.Linear(6, 4))
+
+
+def hard():
+    return nn.Sequential(
+        nn.Linear(5, 8), nn.Hardtanh(), nn.Linear(8, 6), nn.ReLU6(), nn.Linear(6, 4)
+    )
+
+
+CASES = {"mlp": (mlp, (5,)), "residual": (Residual, (1, 6, 6)), "hard": (hard, (5,))}
+
+
+def case(name, samples=3):
+    torch.manual_seed(11)
+    build, shape = CASES[name]
+    model, other = build().eval(), build().eval()
+    for net in (model, other):
+        for module in net.modules():
+            if isinstance(module, nn.PReLU):
+                nn.init.uniform_(module.weight, -0.5, 0.9)
+    return model, other, torch.randn(samples, *shape, dtype=torch.float64), torch.tensor([0, 3, 1])
+
+
+def moved(model, other, t):
+    """The module with its parameters at t, in float64."""
+    there = copy.deepcopy(model).double()
+    with torch.no_grad():
+        for p, end in zip(there.parameters(), other.double().parameters(), strict=True):
+            p += t * (end - p)
+    return there
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_loss_derivatives_and_gradients_are_those_of_the_module(name):
+    model, other, x, y = case(name)
+    before = copy.deepcopy(model.state_dict())
+    found = kinks.along(
+        model, "cross_entropy", other, (-0.7, 1.2), inputs=x, targets=y, gradients=True, nodes=9
+    )
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert next(model.parameters()).dtype == torch.float32 and len(found.t) > 15
+    gaps = np.diff(np.concatenate([[-0.7], found.t, [1.2]]))
+    lonely = np.flatnonzero(np.minimum(gaps[1:], gaps[:-1]) > 1e-8)
+    for event in lonely[:: max(1, len(lonely) // 10)]:
+        for side, sign in (("left", -1), ("right", 1)):
+            net = moved(model, other, found.t[event] + sign * 1e-11)
+            loss = nn.functional.cross_entropy(net(x), y)
+            gradient = dict(
+                zip(
+                    dict(net.named_parameters()),
+                    torch.autograd.grad(loss, list(net.parameters())),
+                    strict=True,
+                )
+            )
+            mine = found.gradient(event, side)
+            assert list(mine) == list(gradient)
+            for key, value in mine.items():
+                assert value.shape == gradient[key].shape
+                np.testing.assert_allclose(value, gradient[key].numpy(), atol=1e-8)
+            along = sum(
+                (gradient[k] * (e - p).detach()).sum()
+                for (k, p), e in zip(
+                    model.double().named_parameters(), other.parameters(), strict=True
+                )
+            )
+            assert getattr(found, f"derivative_{side}")[event] == pytest.approx(
+                float(along), abs=1e-8
+            )
+        model.float()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_kink_is_missed_between_dense_samples(name):
+    """On a fine grid the second difference of dL/dt is small wherever no kink is reported."""
+    model, other, x, y = case(name)
+    found = kinks.along(model, "cross_entropy", other, (0.2, 0.4), inputs=x, targets=y, nodes=801)
+    assert len(found.t) > 0
+    step = found.node_t[1] - found.node_t[0]
+    kinked = np.histogram(found.t, found.node_t)[0] > 0
+    loss = [nn.functional.cross_entropy(moved(model, other, t)(x), y).item() for t in found.node_t]
+    np.testing.assert_allclose(found.node_loss, loss, rtol=1e-10)
+    trapezium = (found.node_derivative[1:] + found.node_derivative[:-1]) * step / 2
+    error = np.abs(np.diff(loss) - trapezium)
+    jumps = np.abs(found.derivative_jump)
+    assert error[~kinked].max() < 1e-6 * step  # smooth: third order in the step
+    assert np.percentile(error[kinked], 50) > 1e-5 * step * np.median(jumps)
+
+
+def test_directions_in_every_form_are_one():
+    model, other, x, y = case("mlp")
+    call = {"inputs": x, "targets": y}
+    wanted = kinks.along(model, "cross_entropy", other, (0, 1), **call)
+    arrays = {
+        k: (e.detach() - p.detach()).double()
+        for (k, p), e in zip(model.double().named_parameters(), other.parameters(), strict=True)
+    }
+    flat = torch.cat([a.ravel() for a in arrays.values()])
+    for direction in (arrays, list(arrays.values()), flat, flat.numpy()):
+        same = kinks.along(model, "cross_entropy", direction, (0, 1), **call)
+        np.testing.assert_allclose(same.t, wanted.t, atol=1e-13)
+    part = {"0.weight": arrays["0.weight"]}
+    assert len(kinks.along(model, "cross_entropy", part, (0, 1), **call).t)
+
+
+def test_input_lines_of_modules():
+    model, _, x, y = case("residual")
+    step = torch.randn(1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = kinks.along(
+        model, "cross_entropy", step, inputs=x, targets=y, space="inputs", gradients=True
+    )
+    model = model.double()
+    for event in range(0, len(found.t), 9):
+        z = (x + (found.t[event] + 1e-11) * step).requires_grad_()
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(z), y), z)
+        mine = found.gradient(event, "right")["inputs"]
+        np.testing.assert_allclose(mine, gradient.flatten(1).numpy(), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh()), "piecewise linear"),
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.GELU()), "piecewise linear"),
+        (lambda: nn.Sequential(nn.Linear(5, 4), ConstrainedPReLU()), "in proportion to t"),
+        (lambda: nn.Sequential(nn.Linear(5, 4), PhasedReLU()), "alpha|threshold"),
+        (lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)).train(), "eval"),
+        (lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), "straight line|read"),
+    ],
+)
+def test_models_that_have_no_straight_line_are_refused_with_the_reason(build, says):
+    torch.manual_seed(0)
+    model, x = build(), torch.randn(2, 5)
+    direction = [torch.randn_like(p) for p in model.parameters()]
+    with pytest.raises(ValueError, match=says):
+        kinks.along(model, "cross_entropy", direction, inputs=x, targets=[0, 1])
+
+
+def test_parameters_that_do_not_move_may_be_anything():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), PhasedReLU(0.5, 0.4), nn.Linear(4, 2))
+    direction = {"0.weight": torch.randn(4, 5)}
+    found = kinks.along(
+        model, "cross_entropy", direction, (-3, 3), inputs=torch.randn(6, 5), targets=[0, 1] * 3
+    )
+    jumped = np.unique(found.event[found.discontinuous])
+    assert 0 < len(jumped) < len(found.t)
+    assert np.all(found.loss_jump[jumped] != 0)
+    assert np.count_nonzero(found.loss_jump) == len(jumped)
+
+
+def test_arrays_never_load_torch():
+    code = (
+        "import sys, numpy as np\n"
+        "from sigprop import kinks\n"
+        "from sigprop.regions import PiecewiseLinear\n"
+        "net = PiecewiseLinear([np.eye(2), np.ones((1, 2))], slopes=[0.1, 1.0])\n"
+        "kinks.along(net, 'mse', np.ones(9), inputs=[[1.0, 2.0]], targets=[1.0], gradients=True)\n"
+        "kinks.jump(0.1); kinks.subgradient(0.1)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_kinks_is_a_room_of_the_package():
+    assert sigprop.kinks is kinks
+    assert isinstance(
+        kinks.along(mlp(), "mse", mlp(), inputs=np.ones((1, 5)), targets=np.ones((1, 4))).network(
+            0
+        ),
+        PiecewiseLinear,
+    )
