@@ -117,3 +117,55 @@ def test_hundreds_of_decades_and_tiny_spans_are_labelled():
         ax.figure.canvas.draw()
         labels = [label.get_text() for label in ax.get_yticklabels()]
         assert len(set(labels)) == len(labels) >= 3
+
+
+def watched_run():
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.PReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU(),
+        torch.nn.Linear(8, 1),
+    )  # fmt: skip
+    kaiming_leaky_init(model, gain=1.4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model[2].bias.fill_(-50.0)
+        model[4].bias.fill_(1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+    thresholds = sigprop.monitoring.Thresholds(window=2)
+    with sigprop.monitor(model, 1, warn=False, thresholds=thresholds) as mon:
+        for _ in range(4):
+            model(x).square().sum().backward()
+            optimizer.step()
+    return mon
+
+
+def test_a_run_is_drawn_from_its_records(tmp_path):
+    mon = watched_run()
+    figure = plots.monitor(mon)
+    assert len(figure.axes) == 6
+    title = figure.get_suptitle()
+    assert "dying: 2" in title and "3 layers, steps 0 to 3" in title
+    dead = next(ax for ax in figure.axes if "dead" in ax.get_title(loc="left"))
+    lines = [line.get_ydata().tolist() for line in dead.lines]
+    assert [1.0] * 4 in lines and [1.0] * 3 in lines  # the share, and the rings from step 1 on
+    slopes = next(ax for ax in figure.axes if "PReLU slopes" in ax.get_title(loc="left"))
+    wanted = [row["slope_mean"] for row in mon.records() if row["name"] == "0"]
+    drawn = [list(line.get_ydata()) for line in slopes.lines]
+    assert wanted in drawn
+    path = tmp_path / "run.csv"
+    again = plots.monitor(read_csv(write_csv(mon.records(), path)))
+    figure.canvas.draw()
+    again.canvas.draw()
+    assert bytes(figure.canvas.buffer_rgba()) == bytes(again.canvas.buffer_rgba())
+    plt.close("all")
+
+
+def test_panels_without_numbers_stay_away_and_nothing_is_refused():
+    rows = [row | {"slope_learns": None} for row in watched_run().records()]
+    assert len(plots.monitor(rows).axes) == 5
+    healthy = [row | {"finding": ""} for row in rows]
+    assert "nothing is wrong" in plots.monitor(healthy).get_suptitle()
+    many = [row | {"name": f"{row['name']}.{i}"} for i in range(20) for row in rows]
+    assert len(plots.monitor(many).legends[0].get_texts()) == 17
+    with pytest.raises(ValueError, match="nothing has been reported"):
+        plots.monitor([])
+    plt.close("all")

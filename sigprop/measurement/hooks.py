@@ -202,12 +202,13 @@ def nonfinite(values: Tensor, squares: Tensor) -> Tensor:
 
     Looking at that sum is free on the host; elsewhere it would wait for the device.
     """
-    if _on_host(squares) and math.isfinite(squares.item()):
+    if on_host(squares) and math.isfinite(squares.item()):
         return torch.zeros_like(squares)
     return torch.count_nonzero(values - values)
 
 
-def _on_host(values: Tensor) -> bool:
+def on_host(values: Tensor) -> bool:
+    """Whether looking at a value waits for nothing."""
     return values.device.type == "cpu"
 
 

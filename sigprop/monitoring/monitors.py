@@ -259,7 +259,7 @@ class Monitor:
         recent = recent[-self.thresholds.window :]
         found = findings(recent, self.thresholds)
         for row in rows:
-            row["finding"] = ", ".join(f.problem for f in found if f.name == row["name"])
+            row["finding"] = "; ".join(f.problem for f in found if f.name == row["name"])
         self._reports.append(rows)
         if self._keep is not None:
             del self._reports[: -self._keep]

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from sigprop.measurement.hooks import sum_of_squares
 from sigprop.monitoring import reductions
 
 FIELDS = (
@@ -97,7 +96,7 @@ class Site:
     def see_weight(self, weight: Tensor, fan_in: float) -> None:
         """Take the weight in use; it is the same all step long."""
         if self.weight is None:
-            self.weight = sum_of_squares(weight.detach())
+            self.weight = reductions.sum_of_squares(weight)
             self.weight_entries, self.fan_in = weight.numel(), fan_in
 
     def packed(

@@ -18,9 +18,10 @@ from sigprop.plots.signals import (
     variance,
 )
 from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes, p_text
+from sigprop.plots.training import monitor
 
 __all__ = [
     "ALARM", "AXIS_LABELS", "COLORS", "INK", "PALE", "POINTS", "column", "decade_axis", "departure",
-    "gradient", "grid", "key", "new_axes", "p_text", "path", "phase_diagram", "scores",
+    "gradient", "grid", "key", "monitor", "new_axes", "p_text", "path", "phase_diagram", "scores",
     "variance",
 ]  # fmt: skip

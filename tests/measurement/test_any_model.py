@@ -326,7 +326,7 @@ def test_one_transfer_to_the_host_a_pass(monkeypatch):
     real = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: transfers.append(t.shape) or real(t))
     plain = measure(mlp(), seeded(9, 5), backward=True)
-    monkeypatch.setattr(hooks, "_on_host", lambda _values: False)  # as on a GPU
+    monkeypatch.setattr(hooks, "on_host", lambda _values: False)  # as on a GPU
     for name in ("item", "__float__", "__int__", "__bool__", "tolist"):
         monkeypatch.setattr(torch.Tensor, name, _forbidden)
     transfers.clear()

@@ -536,7 +536,7 @@ def test_nonfinite_entries_are_counted_alike_on_host_and_device(monkeypatch):
     x = torch.ones(5, 3)
     x[1, 0], x[2, 1] = math.nan, math.inf
     here = once(net, x, warn=False)
-    monkeypatch.setattr("sigprop.measurement.hooks._on_host", lambda _values: False)
+    monkeypatch.setattr("sigprop.measurement.hooks.on_host", lambda _values: False)
     there = once(net, x, warn=False)
     assert here["0"]["nonfinite"] == there["0"]["nonfinite"] == 8
     assert here["0"]["grad_nonfinite"] == there["0"]["grad_nonfinite"] > 0
@@ -545,7 +545,7 @@ def test_nonfinite_entries_are_counted_alike_on_host_and_device(monkeypatch):
 def test_one_synchronisation_a_reported_step_and_none_between(monkeypatch):
     net = fill(nn.Sequential(nn.Linear(5, 6), nn.PReLU(6), nn.Linear(6, 6), nn.ReLU()))
     with sigprop.monitor(net, 2, warn=False, thresholds=Thresholds(window=2)) as mon:
-        monkeypatch.setattr("sigprop.measurement.hooks._on_host", lambda _values: False)
+        monkeypatch.setattr("sigprop.measurement.hooks.on_host", lambda _values: False)
         waits = []
         for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
             right = getattr(torch.Tensor, name)
