@@ -82,11 +82,13 @@ class Piecewise:
         """Whether no unit jumps."""
         return not self.jumps.any()
 
-    def pieces(self, z: Array) -> NDArray[np.int8]:
-        """The piece of each entry of z (…, units); on a threshold, the piece below it."""
+    def pieces(self, z: Array, w: Array | None = None) -> NDArray[np.int8]:
+        """The piece of each entry of z (points, units); on a threshold, the piece below it."""
         found = np.zeros(z.shape, np.int8)
         for threshold in self.thresholds:
-            found += z > threshold
+            finite = np.isfinite(threshold)
+            at = np.where(finite, threshold, 0.0)
+            found += finite & (z > (at if w is None else at * w[:, None]))
         return found
 
     def __call__(self, z: Array, w: Array | None = None) -> Array:
@@ -101,13 +103,7 @@ class Piecewise:
             if np.all(above == 1.0) and np.all(below <= 1.0):
                 return np.asarray(np.maximum(z, z * below) if below.any() else np.maximum(z, 0.0))
             return np.asarray(np.where(z > 0.0, above, below) * z)
-        if w is None:
-            return self.on_pieces(z, self.pieces(z), None)
-        found = np.zeros(z.shape, np.int8)
-        for threshold in self.thresholds:
-            finite = np.isfinite(threshold)
-            found += finite & (z > np.where(finite, threshold, 0.0) * w[:, None])
-        return self.on_pieces(z, found, w)
+        return self.on_pieces(z, self.pieces(z, w), w)
 
     def on_pieces(self, z: Array, pieces: NDArray[np.int8], w: Array | None) -> Array:
         """Φ(z) continued from the given pieces."""
@@ -134,7 +130,7 @@ class Maximum:
         return (self.source,)
 
     def members(self, z: Array) -> Array:
-        """z by group, (…, groups, size), −inf where a group has no such member."""
+        """Z by group, (…, groups, size), −inf where a group has no such member."""
         return np.where(self.groups >= 0, z[..., self.groups], -np.inf)
 
     def __call__(self, z: Array) -> Array:

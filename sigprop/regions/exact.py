@@ -1,0 +1,259 @@
+"""The network in exact arithmetic: every float64 is an integer times a power of two.
+
+Points are homogeneous: integers (X, w) with w ≥ 0 stand for x = X/w, or for the direction X where
+w = 0. Biases and thresholds are multiplied by w, so a value at (X, w) is w times the value at x, an
+integer times a power of two, and nothing is ever divided or rounded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from sigprop.regions.network import Add, Affine, Array, Piecewise
+from sigprop.regions.primitive import Cut, PairMaximum, Primitive
+
+Point: TypeAlias = tuple[int, ...]
+Integers: TypeAlias = NDArray[Any]  # dtype object: Python integers
+Pieces: TypeAlias = Mapping[int, NDArray[np.int8]]
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a point needs besides its coordinates.
+
+    Attributes:
+        frame: which frame its coordinates belong to.
+        pieces: by step, the piece of each unit, −1 where the value decides; only units that jump
+            need one, for a point on the jump has a value on either side.
+    """
+
+    frame: int = 0
+    pieces: Pieces = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dyadic:
+    """Integers times 2**exponent."""
+
+    integers: Integers
+    exponent: int
+
+
+def dyadic(numbers: Array) -> Dyadic:
+    """Finite floats as integers times one power of two, exactly."""
+    mantissas, exponents = np.frexp(numbers)
+    whole = (mantissas * 2.0**53).astype(np.int64).astype(object)
+    used = exponents[np.asarray(numbers) != 0]
+    least = int(used.min()) if used.size else 0
+    shifts = np.where(np.asarray(numbers) != 0, exponents - least, 0).astype(object)
+    return Dyadic(np.asarray(whole * 2**shifts, object), least - 53)
+
+
+def minus(a: Dyadic, b: Dyadic) -> Dyadic:
+    """The difference, exactly."""
+    return _sum(a, Dyadic(-b.integers, b.exponent))
+
+
+def point(coordinates: Sequence[float]) -> Point:
+    """Homogeneous coordinates as integers without a common factor."""
+    return _reduced(dyadic(np.asarray(coordinates, np.float64)).integers.tolist())
+
+
+class ExactNetwork:
+    """Signs and affine maps of a network without rounding.
+
+    Args:
+        steps: primitive steps of the network.
+        cuts: the hyperplanes of each step that has any.
+        frames: (input_dim, coordinates) each: the input at a homogeneous point p is frame @ p.
+    """
+
+    def __init__(
+        self, steps: Sequence[Primitive], cuts: Mapping[int, Cut], frames: Sequence[Dyadic]
+    ) -> None:
+        self._steps, self._cuts, self._frames = steps, cuts, frames
+        self._constants: dict[tuple[int, str], Any] = {}
+        self._values: dict[tuple[Point, Context], list[Dyadic]] = {}
+
+    def upto(self, steps: int) -> ExactNetwork:
+        """The network of the first steps."""
+        return ExactNetwork(self._steps[:steps], self._cuts, self._frames)
+
+    def sign(self, at: Point, step: int, hyperplane: int, context: Context) -> int:
+        """The sign of one hyperplane of a step at a point: −1, 0 or 1."""
+        margin, _ = self.margin(at, step, hyperplane, context)
+        return (margin > 0) - (margin < 0)
+
+    def margin(self, at: Point, step: int, hyperplane: int, context: Context) -> tuple[int, int]:
+        """The value of one hyperplane of a step at a point, as (integer, exponent)."""
+        cut = self._cuts[step]
+        z = self.value(at, self._steps[step].sources[0], context)
+        first, second = int(cut.first[hyperplane]), int(cut.second[hyperplane])
+        if second >= 0:
+            return z.integers[first] - z.integers[second], z.exponent
+        threshold = dyadic(np.asarray([cut.threshold[hyperplane]]))
+        least = min(z.exponent, threshold.exponent)
+        own = z.integers[first] << (z.exponent - least)
+        return own - at[-1] * (threshold.integers[0] << (threshold.exponent - least)), least
+
+    def between(self, a: Point, b: Point, step: int, hyperplane: int, context: Context) -> Point:
+        """Where a hyperplane crosses the segment from a to b; the signs at a and b are opposite."""
+        at_a, exponent_a = self.margin(a, step, hyperplane, context)
+        at_b, exponent_b = self.margin(b, step, hyperplane, context)
+        least = min(exponent_a, exponent_b)
+        left, right = abs(at_a) << (exponent_a - least), abs(at_b) << (exponent_b - least)
+        return _reduced([right * p + left * q for p, q in zip(a, b, strict=True)])
+
+    def affine(self, pieces: Pieces, frame: int = 0) -> tuple[tuple[int, ...], ...]:
+        """The affine map of the output on a cell with these pieces, up to one power of two.
+
+        Equal tuples mean equal maps: rows of integer coefficients of the homogeneous coordinates,
+        the last entry of all being the exponent, made as large as it can be.
+        """
+        columns = self._frames[frame].integers.shape[1]
+        maps = [self._frames[frame]]
+        unit = np.asarray([0] * (columns - 1) + [1], object)
+        for i, step in enumerate(self._steps):
+            taken = [maps[source] for source in step.sources]
+            maps.append(self._made(i, step, taken, unit, pieces.get(i)))
+        found = maps[-1]
+        flat = found.integers.ravel().tolist()
+        common = math.gcd(*flat)
+        twos = (common & -common).bit_length() - 1 if common else 0
+        if not common:
+            return ((0,),)
+        rows = (found.integers // 2**twos).tolist()
+        return (*map(tuple, rows), (found.exponent + twos,))
+
+    def value(self, at: Point, index: int, context: Context) -> Dyadic:
+        """One value of the network at a point."""
+        values = self._values.setdefault((at, context), [])
+        if not values:
+            frame = self._frames[context.frame]
+            x = frame.integers @ np.asarray(at, object)
+            values.append(Dyadic(x, frame.exponent))
+        while len(values) <= index:
+            i = len(values) - 1
+            step = self._steps[i]
+            taken = [values[source] for source in step.sources]
+            values.append(self._made(i, step, taken, at[-1], context.pieces.get(i)))
+        return values[index]
+
+    def _made(
+        self,
+        i: int,
+        step: Primitive,
+        taken: Sequence[Dyadic],
+        w: Any,
+        pieces: NDArray[np.int8] | None,
+    ) -> Dyadic:
+        """The value of a step: (units,) at a point of weight w, (units, coordinates) as a map."""
+        entering = taken[0]
+        if isinstance(step, Affine):
+            weight = self._constant(i, "weight")
+            product = Dyadic(_product(weight, entering.integers), _exponent(weight, entering))
+            return _sum(product, _times(self._constant(i, "bias"), w))
+        if isinstance(step, Add):
+            total = entering
+            for other in taken[1:]:
+                total = _sum(total, other)
+            return total
+        if isinstance(step, PairMaximum):
+            first, second = entering.integers[step.first], entering.integers[step.second]
+            if pieces is None:
+                chosen = np.where(first > second, first, second)
+            else:
+                chosen = np.where(_as_rows(pieces > 0, first), first, second)
+            return Dyadic(chosen, entering.exponent)
+        if pieces is None or (pieces < 0).any():
+            free = self._pieces(i, step, entering, w)
+            pieces = free if pieces is None else np.where(pieces < 0, free, pieces)
+        rows = np.arange(len(pieces))
+        slopes, offsets = self._constant(i, "slopes"), self._constant(i, "offsets")
+        own = slopes.integers[pieces, rows]
+        product = Dyadic(
+            _as_rows(own, entering.integers) * entering.integers, _exponent(slopes, entering)
+        )
+        if not step.offsets.any():
+            return product
+        return _sum(product, _times(Dyadic(offsets.integers[pieces, rows], offsets.exponent), w))
+
+    def _pieces(self, i: int, step: Piecewise, z: Dyadic, w: int) -> NDArray[np.int8]:
+        """The piece of each unit at a point; on a threshold, the piece below it."""
+        found = np.zeros(len(z.integers), np.int8)
+        if not len(step.thresholds):
+            return found
+        thresholds = self._constant(i, "thresholds")
+        least = min(z.exponent, thresholds.exponent)
+        scaled = z.integers * 2 ** (z.exponent - least)
+        for row, finite in zip(thresholds.integers, np.isfinite(step.thresholds), strict=True):
+            above = scaled > w * row * 2 ** (thresholds.exponent - least)
+            found += (above.astype(bool) & finite).astype(np.int8)
+        return found
+
+    def _constant(self, i: int, name: str) -> Any:
+        """The numbers of a step as integers, converted once."""
+        key = (i, name)
+        if key not in self._constants:
+            numbers = getattr(self._steps[i], name)
+            if sparse.issparse(numbers):
+                found = dyadic(numbers.data)
+                self._constants[key] = _Sparse(
+                    found.integers, found.exponent, numbers.indices, numbers.indptr
+                )
+            else:
+                self._constants[key] = dyadic(np.where(np.isfinite(numbers), numbers, 0.0))
+        return self._constants[key]
+
+
+@dataclass(frozen=True)
+class _Sparse:
+    integers: Integers
+    exponent: int
+    indices: NDArray[Any]
+    indptr: NDArray[Any]
+
+
+def _product(weight: Dyadic | _Sparse, entering: Integers) -> Integers:
+    if isinstance(weight, Dyadic):
+        return np.asarray(weight.integers @ entering, object)
+    terms = _as_rows(weight.integers, entering[weight.indices]) * entering[weight.indices]
+    rows = [
+        terms[start:stop].sum(axis=0) if stop > start else terms[:0].sum(axis=0)
+        for start, stop in zip(weight.indptr[:-1], weight.indptr[1:], strict=True)
+    ]
+    return np.asarray(np.stack([np.asarray(row, object) for row in rows]), object)
+
+
+def _exponent(a: Dyadic | _Sparse, b: Dyadic) -> int:
+    return a.exponent + b.exponent
+
+
+def _times(constant: Dyadic, w: Any) -> Dyadic:
+    """A constant per unit times the weight of a point, or times the last coordinate of a map."""
+    if isinstance(w, np.ndarray):
+        return Dyadic(np.multiply.outer(constant.integers, w), constant.exponent)
+    return Dyadic(constant.integers * w, constant.exponent)
+
+
+def _sum(a: Dyadic, b: Dyadic) -> Dyadic:
+    least = min(a.exponent, b.exponent)
+    left = a.integers * 2 ** (a.exponent - least)
+    return Dyadic(left + b.integers * 2 ** (b.exponent - least), least)
+
+
+def _as_rows(vector: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """A number per unit, shaped to multiply maps (units, coordinates) as well as values (units,)."""
+    return vector if like.ndim == 1 else vector[:, None]
+
+
+def _reduced(numbers: Sequence[int]) -> Point:
+    common = math.gcd(*numbers)
+    return tuple(int(n) // common for n in numbers) if common > 1 else tuple(map(int, numbers))

@@ -1,0 +1,543 @@
+"""The points at which a network is known: values, how far they may be wrong, and exact signs.
+
+Every point but the first is where a hyperplane crosses a segment between two earlier points, so its
+values are interpolated and its exact coordinates can be had when a sign is in doubt. Bounds are
+forward error bounds of float64 arithmetic: they scale with weights, biases and box, and there is no
+absolute tolerance anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sigprop.regions.exact import Context, Dyadic, ExactNetwork, Point, point
+from sigprop.regions.network import Add, Affine, Array, Piecewise, PiecewiseLinear
+from sigprop.regions.primitive import Cut, PairMaximum, Primitive, apply, primitive_steps
+
+Indices = NDArray[np.intp]
+EPS = float(np.finfo(np.float64).eps)
+
+
+SECONDS = 0.1
+"""Exact arithmetic worth spending on guaranteed bounds; then measured ones take their place."""
+
+
+class TooDoubtful(Exception):
+    """The guaranteed bounds leave too much to exact arithmetic."""
+
+
+class Growing:
+    """Rows that are appended to."""
+
+    def __init__(self, rows: NDArray) -> None:  # type: ignore[type-arg]
+        self._buffer, self._size = rows, len(rows)
+
+    @property
+    def rows(self) -> NDArray:  # type: ignore[type-arg]
+        """What has been appended so far (a view)."""
+        return self._buffer[: self._size]
+
+    def append(self, rows: NDArray) -> None:  # type: ignore[type-arg]
+        """Append rows, doubling the room where there is too little."""
+        total = self._size + len(rows)
+        if total > len(self._buffer):
+            room = total if len(rows) >= self._size else 2 * total
+            larger = np.empty((room, *self._buffer.shape[1:]), self._buffer.dtype)
+            larger[: self._size] = self.rows
+            self._buffer = larger
+        self._buffer[self._size : total] = rows
+        self._size = total
+
+
+@dataclass
+class Crossings:
+    """Points where hyperplanes cross segments, before or after they join the table.
+
+    Attributes:
+        a, b: (k,) the ends of the segments, indices of points.
+        hyperplane: (k,) hyperplanes of the present step.
+        t: (k,) position from a to b, in [0, 1].
+        doubt: (k,) how far t may be wrong, along the segment.
+        waver: (k,) how far the segment may be off its exact line.
+    """
+
+    a: Indices
+    b: Indices
+    hyperplane: Indices
+    t: Array
+    doubt: Array
+    waver: Array
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+
+@dataclass
+class _Value:
+    """One value of the network at all points, with its error bounds per unit."""
+
+    rows: Growing
+    error: Array
+    lipschitz: Array
+    matrix: Array | None = None
+    """(width, coordinates): the value is this times the coordinates, everywhere (one frame)."""
+    zeros: bool = False
+    """Whether 0.0 means exactly zero: what a ReLU makes of a negative number."""
+
+
+@dataclass
+class Points:
+    """The table of points of one count, advanced through the network step by step.
+
+    Args:
+        net: the network.
+        corners: (points, coordinates) the first points, homogeneous: the last entry is 1 (a point)
+            or 0 (a direction).
+        frames: one or more, each (input_dim, coordinates) in exact arithmetic; the input at
+            coordinates p is frame @ p.
+        frame_of: (points,) which frame each corner belongs to.
+    """
+
+    net: PiecewiseLinear
+    corners: Array
+    frames: Sequence[Dyadic]
+    frame_of: Indices | None = None
+    step: int = field(default=0, init=False)
+    """Index of the next step to be applied."""
+    exact_decisions: int = field(default=0, init=False)
+    """How many signs were decided in exact arithmetic."""
+
+    def __post_init__(self) -> None:
+        self.steps: list[Primitive]
+        self.cuts: dict[int, Cut]
+        self.steps, self.cuts = primitive_steps(self.net)
+        self.exact = ExactNetwork(self.steps, self.cuts, self.frames)
+        self.owner_start = dict(
+            zip(self.cuts, np.cumsum([0, *map(len, self.cuts.values())]).tolist(), strict=False)
+        )
+        self._last_use = [-1] * (len(self.steps) + 1)
+        for i, step in enumerate(self.steps):
+            for source in step.sources:
+                self._last_use[source] = i
+            if isinstance(step, PairMaximum) and step.members >= 0:
+                self._last_use[step.members] = i
+        self._coordinates = Growing(self.corners.copy())
+        self._radius = Growing(np.zeros(len(self.corners)))
+        which = np.zeros(len(self.corners), np.intp) if self.frame_of is None else self.frame_of
+        self._context = Growing(which.copy())
+        self.contexts = [Context(k) for k in range(len(self.frames))]
+        none = np.full((len(self.corners), 4), -1, np.intp)
+        self._origin = Growing(none)  # (a, b, step, hyperplane) of each point
+        self._exact_points: dict[int, Point] = {}
+        floats = np.stack([_rounded(frame) for frame in self.frames])
+        self.floats = floats
+        x = np.einsum("pic,pc->pi", floats[which], self.corners)
+        reach = np.abs(floats).sum(axis=2).max(axis=0)
+        error = 4 * EPS * (np.abs(floats).max(axis=0) @ np.abs(self.corners).max(axis=0))
+        matrix = floats[0] if len(floats) == 1 else None
+        self._values: dict[int, _Value] = {0: _Value(Growing(x), error, reach, matrix)}
+        self.certified = self._exact_seconds(len(self.steps)) <= SECONDS / 5
+        """Whether every sign rests on guaranteed bounds or exact arithmetic."""
+        self._spent = 0.0
+
+    # What is known at each point
+
+    @property
+    def coordinates(self) -> Array:
+        """(points, coordinates), homogeneous."""
+        return self._coordinates.rows
+
+    @property
+    def radius(self) -> Array:
+        """(points,) how far each coordinate may be wrong."""
+        return self._radius.rows
+
+    @property
+    def context(self) -> Indices:
+        """(points,) the record of pieces behind each point; 0 in a continuous network."""
+        return self._context.rows
+
+    def value(self, index: int) -> Array:
+        """One value at all points, (points, width)."""
+        return self._values[index].rows.rows
+
+    def __len__(self) -> int:
+        return len(self.coordinates)
+
+    # Through the network
+
+    def advance(self, made: Array | None = None) -> None:
+        """Apply the present step at every point, bound its error, and forget what is used up.
+
+        Args:
+            made: the value, where the caller has it (jumping units: the piece depends on the cell).
+        """
+        i, step = self.step, self.steps[self.step]
+        rows = {index: value.rows.rows for index, value in self._values.items()}
+        if made is None:
+            made = apply(step, rows, self.coordinates[:, -1])
+        entering = [self._values[source] for source in step.sources]
+        self._values[i + 1] = _bounded(step, entering, made, self.coordinates)
+        self.step += 1
+        for index in [k for k in self._values if self._last_use[k] <= i and k != len(self.steps)]:
+            if index <= i:
+                del self._values[index]
+
+    def steps_before(self, stop: int) -> list[Primitive]:
+        """All steps, or those that make what enters the step at which a count stopped."""
+        if stop >= len(self.steps):
+            return self.steps
+        return self.steps[: self.steps[stop].sources[0]]
+
+    def owner(self, indices: Indices) -> Indices:
+        """The hyperplane, counted through all steps, on which each point was made; −1 for corners."""
+        made = self._origin.rows[indices]
+        start = np.array([self.owner_start.get(i, 0) for i in range(len(self.steps))] or [0])
+        return np.asarray(np.where(made[:, 0] < 0, -1, start[made[:, 2]] + made[:, 3]))
+
+    def margins(self) -> tuple[Array, Array, Array]:
+        """The hyperplanes of the present step, with right signs: doubtful ones decided exactly.
+
+        Where the guaranteed bounds of a wide, deep network would leave more signs to exact arithmetic
+        than are worth it, bounds take their place that are measured on the network itself, with a wide
+        margin (:meth:`_measure`); ``certified`` is False from then on.
+
+        Returns:
+            Values (points, hyperplanes), zeros exact; error and Lipschitz bound (hyperplanes,).
+        """
+        cut, source = self.cuts[self.step], self.steps[self.step].sources[0]
+        value = self._values[source]
+        found = cut.margins(value.rows.rows, self.coordinates[:, -1])
+        error, lipschitz = self._of_hyperplanes(cut, value)
+        doubtful = self._doubtful(found, error, lipschitz)
+        if np.any(doubtful, axis=1).sum() * self._exact_seconds() > SECONDS:
+            self.certified = False
+        if not self.certified:
+            self._measure(source)
+            error, lipschitz = self._of_hyperplanes(cut, value)
+            doubtful = self._doubtful(found, error, lipschitz)
+        certain = None
+        if value.zeros and (cut.second >= 0).any():
+            rows = value.rows.rows
+            certain = (rows[:, cut.first] == 0) & (rows[:, cut.second] == 0)
+            doubtful &= ~certain
+        return self._settled(found, error, lipschitz, doubtful), error, lipschitz
+
+    def _of_hyperplanes(self, cut: Cut, value: _Value) -> tuple[Array, Array]:
+        error, lipschitz = value.error[cut.first], value.lipschitz[cut.first]
+        if (cut.second >= 0).any():
+            error = error + value.error[cut.second]
+            lipschitz = lipschitz + value.lipschitz[cut.second]
+        elif cut.threshold.any():
+            weight = float(np.abs(self.coordinates[:, -1]).max())
+            error = error + 2 * EPS * np.abs(cut.threshold) * weight
+            lipschitz = lipschitz + np.abs(cut.threshold)
+        return error, lipschitz
+
+    def charge(self) -> None:
+        """Ask before an exact decision; the whole step is done again with measured bounds if refused.
+
+        Raises:
+            TooDoubtful: the decisions so far would take too long.
+        """
+        self.exact_decisions += 1
+        self._spent += self._exact_seconds()
+        if self.certified and self._spent > SECONDS:
+            raise TooDoubtful
+
+    def _exact_seconds(self, step: int | None = None) -> float:
+        """About how long exact arithmetic takes to bring one point to a step (the present one)."""
+        before = self.steps[: self.step if step is None else step]
+        weights = (s.weight for s in before if isinstance(s, Affine))
+        return 2e-7 * sum(w.size for w in weights) + 1e-4
+
+    def _measure(self, index: int) -> None:
+        """Replace the bounds of a value by measured ones where those are smaller.
+
+        Error: the network is run in float32 at some points; what it is off by there, times
+        2**−29 (the ratio of the two roundings), times 64. Lipschitz: 16 times the steepest secant
+        between points and the ends of the segments they were made on.
+        """
+        value = self._values[index]
+        rows, total = value.rows.rows, len(self)
+        some = np.unique(np.linspace(0, total - 1, 32).astype(np.intp))
+        coordinates = self.coordinates[some].astype(np.float32)
+        x = np.einsum("pic,pc->pi", self.floats[self._frame(some)].astype(np.float32), coordinates)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rough = rough_value(self.steps, x, coordinates[:, -1], index)
+            off = np.abs(rough - rows[some]).max(axis=0) * 2.0**-29
+        off = np.where(np.isfinite(off), 64 * off, np.inf)
+        value.error = np.minimum(value.error, off + 8 * EPS * _largest(rows))
+        made = np.nonzero(self._origin.rows[:, 0] >= 0)[0]
+        if len(made):
+            made = made[np.unique(np.linspace(0, len(made) - 1, 256).astype(np.intp))]
+            ends = self._origin.rows[made, 0]
+            size = np.abs(self.coordinates[made] - self.coordinates[ends]).max(axis=1)
+            far = size > 1e3 * np.maximum(self.radius[made], self.radius[ends])
+            if far.any():
+                rise = np.abs(rows[made[far]] - rows[ends[far]]) / size[far, None]
+                value.lipschitz = np.minimum(value.lipschitz, 16 * rise.max(axis=0))
+
+    def _frame(self, indices: Indices) -> Indices:
+        return np.array([self.contexts[k].frame for k in self.context[indices].tolist()], np.intp)
+
+    def margins_of(self, start: int) -> Array:
+        """The hyperplanes of the present step at the points from ``start`` on."""
+        cut, source = self.cuts[self.step], self.steps[self.step].sources[0]
+        return cut.margins(self.value(source)[start:], self.coordinates[start:, -1])
+
+    def loosen(self, levels: int) -> None:
+        """Widen the bounds of all values for points interpolated up to this many times."""
+        for value in self._values.values():
+            value.error = value.error + 8 * EPS * levels * _largest(value.rows.rows)
+
+    def settle(
+        self,
+        margins: Array,
+        error: Array,
+        lipschitz: Array,
+        start: int = 0,
+        certain: NDArray[np.bool_] | None = None,
+    ) -> Array:
+        """Margins whose signs are right, exact zeros included; doubtful ones decided exactly.
+
+        Args:
+            margins: (points, hyperplanes) of the points from ``start`` on.
+            error: (hyperplanes,).
+            lipschitz: (hyperplanes,).
+            start: the first point.
+            certain: where the caller knows the sign.
+        """
+        if not margins.size:
+            return margins
+        doubtful = self._doubtful(margins, error, lipschitz, start)
+        if certain is not None:
+            doubtful &= ~certain
+        return self._settled(margins, error, lipschitz, doubtful, start)
+
+    def _doubtful(
+        self, margins: Array, error: Array, lipschitz: Array, start: int = 0
+    ) -> NDArray[np.bool_]:
+        """Where float64 does not tell the sign."""
+        radius, size = self.radius[start:], np.abs(margins)
+        doubtful = size <= error + lipschitz * radius.max()
+        rows = np.nonzero(doubtful.any(axis=1))[0]
+        doubtful[rows] &= size[rows] <= error + lipschitz * radius[rows, None]
+        return np.asarray(doubtful)
+
+    def _settled(
+        self,
+        margins: Array,
+        error: Array,
+        lipschitz: Array,
+        doubtful: NDArray[np.bool_],
+        start: int = 0,
+    ) -> Array:
+        """Margins with the doubtful signs decided exactly."""
+        rows = np.nonzero(doubtful.any(axis=1))[0]
+        if not len(rows):
+            return margins
+        margins = margins.copy()
+        for k in rows.tolist():
+            fresh = self._refreshed(start + k)
+            open_ = np.abs(fresh) <= error + lipschitz * self.radius[start + k]
+            margins[k, doubtful[k]] = fresh[doubtful[k]]
+            for h in np.nonzero(doubtful[k] & open_)[0].tolist():
+                size = max(abs(fresh[h]), float(np.finfo(np.float64).tiny))
+                margins[k, h] = self.sign(start + k, h) * size
+        return margins
+
+    # Exact answers
+
+    def sign(self, index: int, hyperplane: int) -> int:
+        """The exact sign of a hyperplane of the present step at a point."""
+        return self.sign_at(self.exact_point(index), int(self.context[index]), hyperplane)
+
+    def _refreshed(self, index: int) -> Array:
+        """Put the exact values of a point, rounded, in place of its own; its margins."""
+        self.exact_decisions += 1
+        at, own = self.exact_point(index), self.coordinates[index]
+        context = self.contexts[int(self.context[index])]
+        k = int(np.argmax(np.abs(own)))
+        scale = Fraction(float(own[k])) / at[k]  # the same positive multiple as before
+        own[:] = [float(scale * c) for c in at]
+        self.radius[index] = 4 * EPS * float(np.abs(own).max())
+        for which, value in self._values.items():
+            made = self.exact.value(at, which, context)
+            share = scale * Fraction(2) ** made.exponent
+            top, bottom = share.numerator, share.denominator
+            value.rows.rows[index] = [(n * top) / bottom for n in made.integers]
+        cut, source = self.cuts[self.step], self.steps[self.step].sources[0]
+        return np.array(cut.margins(self.value(source)[index : index + 1], own[-1:])[0])
+
+    def sign_at(self, at: Point, context: int, hyperplane: int) -> int:
+        """The exact sign of a hyperplane of the present step at exact coordinates."""
+        return self.exact.sign(at, self.step, hyperplane, self.contexts[context])
+
+    def exact_point(self, index: int) -> Point:
+        """The exact homogeneous coordinates of a point."""
+        waiting = [index]
+        while waiting:
+            k = waiting[-1]
+            if k in self._exact_points:
+                waiting.pop()
+                continue
+            a, b, step, hyperplane = map(int, self._origin.rows[k])
+            if a < 0:
+                self._exact_points[k] = point(self.corners[k].tolist())
+                continue
+            missing = [end for end in (a, b) if end not in self._exact_points]
+            if missing:
+                waiting += missing
+                continue
+            self._exact_points[k] = self.exact.between(
+                self._exact_points[a],
+                self._exact_points[b],
+                step,
+                hyperplane,
+                self.contexts[int(self.context[a])],
+            )
+        return self._exact_points[index]
+
+    def exact_crossing(self, a: int, b: int, hyperplane: int) -> Point:
+        """Where a hyperplane of the present step crosses a segment between two points."""
+        ends = self.exact_point(a), self.exact_point(b)
+        context = self.contexts[int(self.context[a])]
+        return self.exact.between(*ends, self.step, hyperplane, context)
+
+    # New points
+
+    def place(self, crossings: Crossings) -> tuple[Array, Array]:
+        """Coordinates and radius of crossings."""
+        start = self.coordinates[crossings.a]
+        across = self.coordinates[crossings.b] - start
+        found = start + crossings.t[:, None] * across
+        size = np.abs(across).max(axis=1)
+        radius = crossings.waver + crossings.doubt * size + 4 * EPS * np.abs(found).max(axis=1)
+        return found, radius
+
+    def add(self, crossings: Crossings) -> int:
+        """Append crossings as points; returns the index of the first."""
+        first = len(self)
+        if not len(crossings):
+            return first
+        coordinates, radius = self.place(crossings)
+        a, b, t = crossings.a, crossings.b, crossings.t[:, None]
+        for value in self._values.values():
+            rows = value.rows.rows
+            left = rows[a]
+            made = rows[b]
+            made -= left
+            made *= t
+            made += left
+            value.rows.append(made)
+        steps = np.full(len(a), self.step)
+        self._origin.append(np.stack([a, b, steps, crossings.hyperplane], axis=1))
+        self._context.append(self.context[a])
+        self._coordinates.append(coordinates)
+        self._radius.append(radius)
+        self._pin(first, crossings.hyperplane)
+        return first
+
+    def _pin(self, first: int, hyperplane: Indices) -> None:
+        """Put new points on their hyperplane: the unit's value is its threshold."""
+        cut, source = self.cuts[self.step], self.steps[self.step].sources[0]
+        z = self._values[source].rows.rows[first:]
+        at = np.arange(len(z))
+        unit, other = cut.first[hyperplane], cut.second[hyperplane]
+        pinned = cut.threshold[hyperplane] * self.coordinates[first:, -1]
+        z[at, unit] = np.where(other >= 0, z[at, np.maximum(other, 0)], pinned)
+
+    def copy_rows(self, indices: Indices, context: Indices) -> int:
+        """Append copies of points under other contexts; returns the index of the first."""
+        first = len(self)
+        for value in self._values.values():
+            value.rows.append(value.rows.rows[indices])
+        origin = self._origin.rows[indices]
+        for k, copied in enumerate(indices.tolist()):
+            if origin[k, 0] < 0 or copied in self._exact_points:
+                self._exact_points[first + k] = self.exact_point(copied)
+        self._origin.append(origin)
+        self._context.append(context)
+        self._coordinates.append(self.coordinates[indices])
+        self._radius.append(self.radius[indices])
+        return first
+
+
+def crossing_position(at_a: Array, at_b: Array, error: Array) -> tuple[Array, Array]:
+    """Where a function that is affine between a and b and of opposite sign there is zero.
+
+    Returns:
+        Position in [0, 1] from a, and how far it may be wrong: t = |f(a)|/(|f(a)| + |f(b)|).
+    """
+    left, right = np.abs(at_a), np.abs(at_b)
+    total = left + right
+    return left / total, np.minimum(1.0, 4 * error / total + 4 * EPS)
+
+
+def _rounded(numbers: Dyadic) -> Array:
+    """The nearest floats."""
+    scale = Fraction(2) ** numbers.exponent
+    top, bottom = scale.numerator, scale.denominator
+    return np.asarray((numbers.integers * top) / bottom, np.float64)
+
+
+def _largest(rows: Array) -> Array:
+    """Largest absolute entry of each column."""
+    if not len(rows):
+        return np.zeros(rows.shape[1])
+    return np.asarray(np.maximum(rows.max(axis=0), -rows.min(axis=0)))
+
+
+def rough_value(
+    steps: Sequence[Primitive], x: NDArray[np.float32], w: NDArray[np.float32], index: int
+) -> NDArray[np.float32]:
+    """One value of the network at points, in float32."""
+    values: list[NDArray[np.float32]] = [x]
+    for step in steps[:index]:
+        if isinstance(step, Affine):
+            made = values[step.source] @ step.weight.T.astype(np.float32)
+            made += w[:, None] * step.bias.astype(np.float32)
+            values.append(made)
+        else:
+            values.append(apply(step, values, w).astype(np.float32))  # type: ignore[arg-type]
+    return values[index]
+
+
+def _bounded(step: Primitive, entering: list[_Value], made: Array, coordinates: Array) -> _Value:
+    """The value that a step makes, with its error and Lipschitz bound per unit."""
+    first = entering[0]
+    if isinstance(step, Affine):
+        size = abs(step.weight)
+        rounding = (step.weight.shape[1] + 4) * EPS
+        weight = float(np.abs(coordinates[:, -1]).max())
+        largest = _largest(first.rows.rows) + first.error
+        error = size @ (first.error + rounding * largest)
+        error += rounding * np.abs(step.bias) * weight
+        if first.matrix is None:
+            return _Value(Growing(made), error, size @ first.lipschitz + np.abs(step.bias))
+        matrix = np.asarray(step.weight @ first.matrix)
+        matrix[:, -1] += step.bias
+        slack = 2 * rounding * (size @ first.lipschitz + np.abs(step.bias))
+        return _Value(Growing(made), error, np.abs(matrix).sum(axis=1) + slack, matrix)
+    if isinstance(step, Piecewise):
+        steepest = np.abs(step.slopes).max(axis=0)
+        offset = np.abs(step.offsets).max(axis=0)
+        error = steepest * first.error + 4 * EPS * (steepest * _largest(first.rows.rows) + offset)
+        flat = bool(((step.slopes == 0) & (step.offsets == 0)).any(axis=0).all())
+        return _Value(Growing(made), error, steepest * first.lipschitz + offset, zeros=flat)
+    if isinstance(step, PairMaximum):
+        error, lipschitz = (
+            np.maximum(bound[step.first], bound[step.second])
+            for bound in (first.error, first.lipschitz)
+        )
+        return _Value(Growing(made), error, lipschitz, zeros=first.zeros)
+    assert isinstance(step, Add)
+    size = sum((_largest(v.rows.rows) for v in entering), np.zeros(1))
+    error = sum((v.error for v in entering), len(entering) * EPS * size)
+    return _Value(Growing(made), error, sum((v.lipschitz for v in entering), np.zeros(1)))
