@@ -250,7 +250,7 @@ def _sum(a: Dyadic, b: Dyadic) -> Dyadic:
 
 
 def _as_rows(vector: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
-    """A number per unit, shaped to multiply maps (units, coordinates) as well as values (units,)."""
+    """A number per unit, shaped to multiply maps (units, coordinates) and values (units,)."""
     return vector if like.ndim == 1 else vector[:, None]
 
 

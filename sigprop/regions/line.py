@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from sigprop.regions.errors import EPS
 from sigprop.regions.network import Array
 from sigprop.regions.order import certain_order, share
 from sigprop.regions.pieces import Pattern, pieces_inside
-from sigprop.regions.points import EPS, Crossings, Indices, Points, crossing_position
+from sigprop.regions.points import Crossings, Indices, Points, crossing_position
 
 
 @dataclass
@@ -52,7 +54,7 @@ def cut(
     Returns:
         The new intervals, or None where there is no room for them.
     """
-    margins, error, lipschitz = points.margins()
+    margins, error, _ = points.margins()
     largest = np.maximum(margins.max(axis=0), -margins.min(axis=0))
     error = error + 8 * EPS * largest
     a, b = intervals.ends.T
@@ -67,7 +69,7 @@ def cut(
     def exactly(_: int, at: Indices) -> Indices:
         shares = [share(points, int(left[k]), int(right[k]), int(hyper[k])) for k in at.tolist()]
         ranked = sorted(range(len(at)), key=shares.__getitem__)
-        for before, after in zip(ranked, ranked[1:], strict=False):
+        for before, after in pairwise(ranked):
             tied[at[after]] = shares[before] == shares[after]
         return at[np.array(ranked, np.intp)]
 

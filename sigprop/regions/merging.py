@@ -1,10 +1,10 @@
 """From activation regions to linear regions: neighbours with the same affine map become one.
 
-Across the kink of one unit the map of the output changes by (change of slope) × (row of the unit) ×
-(derivative of the output with respect to the unit), and the row is not zero, for the unit changes
-sign. So the two maps are the same if and only if that derivative is zero: everything behind the unit
-is off. A backward pass with a random direction of the output settles nearly all pairs, with an error
-bound; what is left is compared in exact arithmetic.
+Across the kink of one unit the map of the output changes by (change of slope) × (row of the unit)
+× (derivative of the output with respect to the unit), and the row is not zero, for the unit changes
+sign. So the two maps are the same if and only if that derivative is zero: everything behind the
+unit is off. A backward pass with a random direction of the output settles nearly all pairs, with an
+error bound; what is left is compared in exact arithmetic.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sigprop.regions.errors import EPS
 from sigprop.regions.exact import ExactNetwork
 from sigprop.regions.network import Add, Affine, Array, Piecewise
 from sigprop.regions.pieces import Pattern, marks
-from sigprop.regions.points import EPS, Indices
+from sigprop.regions.points import Indices
 from sigprop.regions.primitive import PairMaximum, Primitive
 
 BLOCK = 4096
@@ -228,6 +229,3 @@ def _width(step: Primitive, rows: Pattern | None) -> int:
     if isinstance(step, Piecewise):
         return int(step.slopes.shape[1])
     return 0 if rows is None else rows.shape[1]
-
-
-__all__ = ["components", "same_map"]

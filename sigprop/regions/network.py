@@ -1,13 +1,14 @@
 """Piecewise linear networks as arrays: the input of every count in this package. No torch here.
 
-A network is a list of steps. Value 0 is the input; step i makes value i + 1 from earlier values. Four
-kinds of step say everything that a feed-forward piecewise linear network does: :class:`Affine`,
-:class:`Piecewise` (ReLU, leaky, hard-tanh, …), :class:`Maximum` (max pooling, maxout), :class:`Add`.
+A network is a list of steps. Value 0 is the input; step i makes value i + 1 from earlier values.
+Four kinds of step say everything that a feed-forward piecewise linear network does:
+:class:`Affine`, :class:`Piecewise` (ReLU, leaky, hard-tanh, …), :class:`Maximum` (max pooling,
+maxout) and :class:`Add`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -45,8 +46,8 @@ class Affine:
 class Piecewise:
     """An affine function of one variable on each piece, unit by unit.
 
-    Unit j has the pieces ``slopes[p, j]·z + offsets[p, j]``, where p counts the thresholds of the unit
-    below z. Thresholds that change nothing are not kept, so every one is a kink or a jump.
+    Unit j has the pieces ``slopes[p, j]·z + offsets[p, j]``, where p counts the thresholds of the
+    unit below z. Thresholds that change nothing are not kept, so every one is a kink or a jump.
 
     Attributes:
         thresholds: (pieces − 1, units), ascending in each column, +inf where a unit has fewer.
@@ -92,12 +93,12 @@ class Piecewise:
         return found
 
     def __call__(self, z: Array, w: Array | None = None) -> Array:
-        """Φ(z) for z of shape (points, units); w scales thresholds and offsets (homogeneous points)."""
+        """Φ(z) for z (points, units); w (points,) scales thresholds and offsets, default 1."""
         if self._leaky:
             below = self.slopes[0]
             above = self.slopes[-1]  # the same where a unit has no kink: slope 1, or one piece
             if len(self.slopes) == 1:
-                return z * below
+                return np.asarray(z * below)
             kinked = np.isfinite(self.thresholds[0])
             above = np.where(kinked, above, below)
             if np.all(above == 1.0) and np.all(below <= 1.0):
@@ -130,7 +131,7 @@ class Maximum:
         return (self.source,)
 
     def members(self, z: Array) -> Array:
-        """Z by group, (…, groups, size), −inf where a group has no such member."""
+        """Entries of z by group, (…, groups, size), −inf where a group has no such member."""
         return np.where(self.groups >= 0, z[..., self.groups], -np.inf)
 
     def __call__(self, z: Array) -> Array:
@@ -151,9 +152,9 @@ Step: TypeAlias = Affine | Piecewise | Maximum | Add
 class PiecewiseLinear:
     """A feed-forward network that is affine on each of finitely many convex pieces.
 
-    z¹ = W¹x + b¹, hˡ = φ(zˡ), zˡ⁺¹ = Wˡ⁺¹hˡ + bˡ⁺¹, with φ(z) = z for z > 0 and αz below. Every layer is
-    activated: a unit of slope 1 is linear, so a linear read-out has slope 1 (or is left out of
-    ``slopes``, one entry fewer than there are weights).
+    z¹ = W¹x + b¹, hˡ = φ(zˡ), zˡ⁺¹ = Wˡ⁺¹hˡ + bˡ⁺¹, with φ(z) = z for z > 0 and αz below. Every
+    layer is activated: a unit of slope 1 is linear, so a linear read-out has slope 1 (or is left
+    out of ``slopes``, one entry fewer than there are weights).
 
     Args:
         weights: (out, in) per layer, arrays or scipy sparse arrays.
@@ -189,7 +190,8 @@ class PiecewiseLinear:
             biases = [None] * len(matrices)
         if len(biases) != len(matrices):
             raise ValueError(
-                f"{len(matrices)} weights but {len(biases)} biases; give one per layer, None for zeros."
+                f"{len(matrices)} weights but {len(biases)} biases; give one per layer, None for "
+                "zeros."
             )
         by_layer = _slopes(slopes, [matrix.shape[0] for matrix in matrices])
         steps: list[Step] = []
@@ -229,7 +231,7 @@ class PiecewiseLinear:
 
     @property
     def kinks(self) -> int:
-        """Number of kinked units: thresholds of the activations, and members beyond the first of maxima."""
+        """Number of thresholds of all activations, and of members of maxima beyond the first."""
         total = 0
         for step in self.steps:
             if isinstance(step, Piecewise):
@@ -263,9 +265,11 @@ class PiecewiseLinear:
         return f"PiecewiseLinear({'-'.join(map(str, shown))}, {self.kinks} kinked units)"
 
 
-def apply(step: Step, values: Sequence[Array | None], w: Array | None = None) -> Array:
-    """The value that a step makes at points (points, width); w is the weight of homogeneous points."""
-    taken = [np.asarray(values[source]) for source in step.sources]
+def apply(
+    step: Step, values: Sequence[Array] | Mapping[int, Array], w: Array | None = None
+) -> Array:
+    """The value that a step makes (points, width); w is the weight of homogeneous points."""
+    taken = [values[source] for source in step.sources]
     if isinstance(step, Affine):
         made = np.asarray(taken[0] @ step.weight.T)
         made += step.bias if w is None else w[:, None] * step.bias
@@ -309,7 +313,7 @@ def _without_idle(thresholds: Array, slopes: Array, offsets: Array) -> tuple[Arr
 
 
 def _jumps(thresholds: Array, slopes: Array, offsets: Array) -> NDArray[np.bool_]:
-    """Where the two pieces at a threshold disagree by more than rounding of offset = −slope·threshold."""
+    """Where the two pieces at a threshold disagree by more than the rounding of their offsets."""
     finite = np.isfinite(thresholds)
     at = np.where(finite, thresholds, 0.0)
     below, above = slopes[:-1] * at + offsets[:-1], slopes[1:] * at + offsets[1:]
@@ -344,9 +348,10 @@ def _widths(input_dim: int, steps: Sequence[Step]) -> tuple[int, ...]:
 
 def _matrix(weight: Any, name: str) -> Matrix:
     if sparse.issparse(weight):
-        found: Matrix = sparse.csr_array(weight, dtype=np.float64)
-        if found.nnz:
-            real_array(name, found.data)
+        matrix = sparse.csr_array(weight, dtype=np.float64)
+        if matrix.nnz:
+            real_array(name, matrix.data)
+        found: Matrix = matrix
     else:
         found = np.ascontiguousarray(real_array(name, weight))
     if found.ndim != 2 or 0 in found.shape:
@@ -369,16 +374,16 @@ def _slopes(slopes: Any, widths: Sequence[int]) -> list[Array]:
         slopes = [slopes] * len(widths)
     if len(slopes) not in (len(widths), len(widths) - 1):
         raise ValueError(
-            f"{len(slopes)} slopes for {len(widths)} layers; give a number, one entry per layer, or one "
-            "fewer when the last layer is linear. An entry is a number or one number per unit."
+            f"{len(slopes)} slopes for {len(widths)} layers; give a number, one entry per layer, "
+            "or one fewer when the last layer is linear. An entry is a number, or one per unit."
         )
     found = []
     for i, (entry, width) in enumerate(zip(slopes, widths, strict=False)):
         layer = real_array(f"slopes[{i}]", entry)
         if layer.shape not in ((), (1,), (width,)):
             raise ValueError(
-                f"slopes[{i}] has shape {layer.shape}; the layer has {width} units: give a number or "
-                f"({width},)."
+                f"slopes[{i}] has shape {layer.shape}; the layer has {width} units: give a number "
+                f"or ({width},)."
             )
         found.append(np.broadcast_to(layer, (width,)).copy())
     return found

@@ -1,14 +1,15 @@
 """Cells of a bounded plane slice: all cells of a layer are cut together, without loops over cells.
 
-The slice is a graph of points and edges; an edge knows the cell on either side. A hyperplane crosses
-an edge where its signs at the ends differ, so it enters and leaves a convex cell through two edges:
-a chord. Two chords of a cell cross where the signs of one differ at the ends of the other. A new cell
-is known by its signs: walking along an edge, one sign flips at each crossing, and the sum of a random
-key per positive hyperplane names the cell on each side. The number of new cells is known beforehand
-(one per chord, one per crossing), so a clash of keys cannot go unseen.
+The slice is a graph of points and edges; an edge knows the cell on either side. A hyperplane
+crosses an edge where its signs at the ends differ, so it enters and leaves a convex cell through
+two edges: a chord. Two chords of a cell cross where the signs of one differ at the ends of the
+other. A new cell is known by its signs: walking along an edge, one sign flips at each crossing, and
+the sum of a random key per positive hyperplane names the cell on each side. The number of new cells
+is known beforehand (one per chord, one per crossing), so a clash of keys cannot go unseen.
 
-All this is for general position. Where it does not hold exactly (a hyperplane through a point, three
-through one point), :class:`NotGeneric` is raised and :mod:`sigprop.regions.polytopes` takes over.
+All this is for general position. Where it does not hold exactly (a hyperplane through a point,
+three through one point), :class:`NotGeneric` is raised and
+:mod:`sigprop.regions.polytopes` takes over.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.regions.errors import EPS
 from sigprop.regions.network import Array
 from sigprop.regions.order import certain_order, share, share_between
 from sigprop.regions.pieces import Pattern, pieces_inside
-from sigprop.regions.points import EPS, Crossings, Indices, Points, crossing_position
+from sigprop.regions.points import Crossings, Indices, Points, crossing_position
 
 Int = NDArray[np.int64]
 
@@ -39,7 +41,7 @@ class Mesh:
     Attributes:
         ends: (edges, 2) points.
         sides: (edges, 2) cells on either side, −1 outside the slice.
-        owner: (edges,) the hyperplane an edge lies on, counted through all steps; −1 on the border.
+        owner: (edges,) the hyperplane an edge lies on, counted through all steps; −1: the border.
         waver: (edges,) how far its ends may be off the exact line it lies on.
         cells: number of cells.
         patterns: by step, (cells, units) the piece of each unit; where asked for.
@@ -58,7 +60,7 @@ class _Chords:
     """Where the hyperplanes of one step run through the cells: one row a chord.
 
     ``on`` are the crossings with edges, one row each with ``edge`` and ``radius``; a chord has its
-    cell, its hyperplane, its two crossings (``ends``) and how far it may be off its line (``waver``).
+    cell, its hyperplane, its two crossings (``ends``) and how far it may be off its line.
     """
 
     on: Crossings
@@ -299,58 +301,35 @@ class _Sheet:
         attempt: int,
     ) -> tuple[Mesh, Indices]:
         """The edges after the cut, their sides named by sums of keys."""
-        hyperplanes = self.margins.shape[1]
-        keys = np.random.default_rng(attempt).integers(1, 2**44, hyperplanes)
+        keys: Int = np.random.default_rng(attempt).integers(1, 2**44, (self.margins.shape[1],))
         name = _sums(self.positive, keys)
         mesh, k = self.mesh, along_edges
 
-        # old edges: from one end through its crossings to the other
         edge, hyper = chords.edge[k], chords.on.hyperplane[k]
-        start = mesh.ends[edge, 0]
-        flip = np.where(self.positive[start, hyper], -keys[hyper], keys[hyper])
-        total = np.cumsum(flip)
-        first = np.concatenate([[True], edge[1:] != edge[:-1]]) if len(edge) else flip > 0
-        opening = np.nonzero(first)[0]
-        lengths = np.diff(np.append(opening, len(edge)))
-        after = name[start] + total - np.repeat(total[opening] - flip[opening], lengths)
-        froms = np.concatenate([mesh.ends[:, 0], on_edges + k])
-        tos = np.concatenate([mesh.ends[:, 1], mesh.ends[edge, 1]])
-        tos[edge[opening]] = on_edges + k[opening]
-        following = len(mesh.ends) + np.nonzero(~first)[0] - 1
-        tos[following] = on_edges + k[~first]
-        names = np.concatenate([name[mesh.ends[:, 0]], after])
-        old = np.concatenate([np.arange(len(mesh.ends)), edge])
-        sides, owner = mesh.sides[old], mesh.owner[old]
+        flips = np.where(self.positive[mesh.ends[edge, 0], hyper], -keys[hyper], keys[hyper])
+        lines = mesh.ends[:, 0], mesh.ends[:, 1], name[mesh.ends[:, 0]]
+        ends, names, old = _walked(*lines, edge, on_edges + k, flips)
+        sides = mesh.sides[old]
 
-        # chords: from the first end through the meetings to the second
-        before = np.empty(len(k), np.int64)
-        before[k] = after - flip
+        before = np.empty(len(k), np.int64)  # the name on the near side of each crossing
+        before[k] = names[len(mesh.ends) :] - flips
         begin, end = chords.ends.T
         own = chords.hyperplane
-        at_start = self.positive[chords.on.a[begin], own]
-        negative = before[begin] - np.where(at_start, keys[own], 0)
+        negative = before[begin] - np.where(self.positive[chords.on.a[begin], own], keys[own], 0)
         m = along_chords
         which = np.concatenate([meetings.chord, meetings.other])[m]
         crossed = own[np.concatenate([meetings.other, meetings.chord])[m]]
         positive = np.concatenate([meetings.sign, meetings.other_sign])[m]
-        flip = np.where(positive, -keys[crossed], keys[crossed])
-        total = np.cumsum(flip)
-        first = np.concatenate([[True], which[1:] != which[:-1]]) if len(m) else flip > 0
-        opening = np.nonzero(first)[0]
-        lengths = np.diff(np.append(opening, len(m)))
-        after = negative[which] + total - np.repeat(total[opening] - flip[opening], lengths)
+        flips = np.where(positive, -keys[crossed], keys[crossed])
         at = inside + m % max(len(meetings), 1)
-        chord_froms = np.concatenate([on_edges + begin, at])
-        chord_tos = np.concatenate([on_edges + end, on_edges + end[which]])
-        chord_tos[which[opening]] = at[opening]
-        chord_tos[len(begin) + np.nonzero(~first)[0] - 1] = at[~first]
-        chord = np.concatenate([np.arange(len(begin)), which])
-        chord_names = np.concatenate([negative, after])
+        chord_ends, chord_names, chord = _walked(
+            on_edges + begin, on_edges + end, negative, which, at, flips
+        )
         chord_cells = chords.cell[chord]
 
         spread = np.int64(0x5851F42D4C957F2D)
         with np.errstate(over="ignore"):
-            old_labels = np.where(sides >= 0, sides, 0) * spread + names[:, None]
+            old_labels = np.maximum(sides, 0) * spread + names[:, None]
             low = chord_cells * spread + chord_names
             labels = np.concatenate([old_labels, np.stack([low, low + keys[own[chord]]], axis=1)])
         present = np.concatenate([sides >= 0, np.ones((len(low), 2), bool)])
@@ -360,9 +339,9 @@ class _Sheet:
         new_sides[present] = cell
         chord_owner = self.points.owner_start[self.points.step] + own[chord]
         built = Mesh(
-            np.stack([np.concatenate([froms, chord_froms]), np.concatenate([tos, chord_tos])], 1),
+            np.concatenate([ends, chord_ends]),
             new_sides,
-            np.concatenate([owner, chord_owner]),
+            np.concatenate([mesh.owner[old], chord_owner]),
             np.concatenate([mesh.waver[old], chords.waver[chord]]),
             len(found),
             {},
@@ -372,9 +351,9 @@ class _Sheet:
     def inside(self, mesh: Mesh) -> NDArray[np.int8]:
         """The side of each hyperplane that each cell of the new mesh is on, (cells, hyperplanes).
 
-        No hyperplane of the step cuts a cell now, and one that an edge does not lie on is on one side
-        of it, so two edges of a cell on different lines tell all sides. Neighbours must differ in
-        the hyperplane between them and in nothing else; anything else is a rounding too many.
+        No hyperplane of the step cuts a cell now, and one that an edge does not lie on is on one
+        side of it, so two edges of a cell on different lines tell all sides. Neighbours must differ
+        in the hyperplane between them and in nothing else; anything else is a rounding too many.
         """
         new = self.points.margins_of(len(self.margins))
         sign = np.concatenate([np.sign(self.margins), np.sign(new)]).astype(np.int8)
@@ -398,7 +377,39 @@ class _Sheet:
             expected[here, own[some][here]] = True
             if not np.array_equal(differ, expected):
                 raise NotGeneric
-        return found
+        return np.asarray(found)
+
+
+def _walked(
+    first: Indices, last: Indices, names: Int, line: Indices, at: Indices, flips: Int
+) -> tuple[Indices, Int, Indices]:
+    """Lines cut into segments at their crossings, and the name beside each segment.
+
+    Args:
+        first: (lines,) the point where each line begins.
+        last: (lines,) the point where it ends.
+        names: (lines,) the name beside its beginning.
+        line: (crossings,) the line of each crossing; ascending, in order along each line.
+        at: (crossings,) the point of each crossing.
+        flips: (crossings,) what each crossing adds to the name.
+
+    Returns:
+        (segments, 2) points, (segments,) names, (segments,) lines: first the segments at the
+        beginnings of lines, then those that follow the crossings.
+    """
+    opens = np.append(True, line[1:] != line[:-1])[: len(line)]
+    opening = np.nonzero(opens)[0]
+    lengths = np.diff(np.append(opening, len(line)))
+    total = np.cumsum(flips)
+    after = names[line] + total - np.repeat(total[opening] - flips[opening], lengths)
+    stops = np.concatenate([last, last[line]])
+    stops[line[opening]] = at[opening]
+    stops[len(first) + np.nonzero(~opens)[0] - 1] = at[~opens]
+    return (
+        np.stack([np.concatenate([first, at]), stops], axis=1),
+        np.concatenate([names, after]),
+        np.concatenate([np.arange(len(first)), line]),
+    )
 
 
 def _sums(positive: NDArray[np.bool_], keys: Int) -> Int:

@@ -15,12 +15,12 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.regions.errors import EPS, Growing, Value, bounded, largest_entries, rough_value
 from sigprop.regions.exact import Context, Dyadic, ExactNetwork, Point, point
-from sigprop.regions.network import Add, Affine, Array, Piecewise, PiecewiseLinear
+from sigprop.regions.network import Affine, Array, PiecewiseLinear
 from sigprop.regions.primitive import Cut, PairMaximum, Primitive, apply, primitive_steps
 
 Indices = NDArray[np.intp]
-EPS = float(np.finfo(np.float64).eps)
 
 
 SECONDS = 0.1
@@ -29,29 +29,6 @@ SECONDS = 0.1
 
 class TooDoubtful(Exception):
     """The guaranteed bounds leave too much to exact arithmetic."""
-
-
-class Growing:
-    """Rows that are appended to."""
-
-    def __init__(self, rows: NDArray) -> None:  # type: ignore[type-arg]
-        self._buffer, self._size = rows, len(rows)
-
-    @property
-    def rows(self) -> NDArray:  # type: ignore[type-arg]
-        """What has been appended so far (a view)."""
-        return self._buffer[: self._size]
-
-    def append(self, rows: NDArray) -> None:  # type: ignore[type-arg]
-        """Append rows, doubling the room where there is too little."""
-        total = self._size + len(rows)
-        if total > len(self._buffer):
-            room = total if len(rows) >= self._size else 2 * total
-            larger = np.empty((room, *self._buffer.shape[1:]), self._buffer.dtype)
-            larger[: self._size] = self.rows
-            self._buffer = larger
-        self._buffer[self._size : total] = rows
-        self._size = total
 
 
 @dataclass
@@ -75,19 +52,6 @@ class Crossings:
 
     def __len__(self) -> int:
         return len(self.a)
-
-
-@dataclass
-class _Value:
-    """One value of the network at all points, with its error bounds per unit."""
-
-    rows: Growing
-    error: Array
-    lipschitz: Array
-    matrix: Array | None = None
-    """(width, coordinates): the value is this times the coordinates, everywhere (one frame)."""
-    zeros: bool = False
-    """Whether 0.0 means exactly zero: what a ReLU makes of a negative number."""
 
 
 @dataclass
@@ -140,7 +104,7 @@ class Points:
         reach = np.abs(floats).sum(axis=2).max(axis=0)
         error = 4 * EPS * (np.abs(floats).max(axis=0) @ np.abs(self.corners).max(axis=0))
         matrix = floats[0] if len(floats) == 1 else None
-        self._values: dict[int, _Value] = {0: _Value(Growing(x), error, reach, matrix)}
+        self._values: dict[int, Value] = {0: Value(Growing(x), error, reach, matrix)}
         self.certified = self._exact_seconds(len(self.steps)) <= SECONDS / 5
         """Whether every sign rests on guaranteed bounds or exact arithmetic."""
         self._spent = 0.0
@@ -182,7 +146,7 @@ class Points:
         if made is None:
             made = apply(step, rows, self.coordinates[:, -1])
         entering = [self._values[source] for source in step.sources]
-        self._values[i + 1] = _bounded(step, entering, made, self.coordinates)
+        self._values[i + 1] = bounded(step, entering, made, self.coordinates)
         self.step += 1
         for index in [k for k in self._values if self._last_use[k] <= i and k != len(self.steps)]:
             if index <= i:
@@ -195,7 +159,7 @@ class Points:
         return self.steps[: self.steps[stop].sources[0]]
 
     def owner(self, indices: Indices) -> Indices:
-        """The hyperplane, counted through all steps, on which each point was made; −1 for corners."""
+        """The hyperplane, counted through all steps, that made each point; −1 for corners."""
         made = self._origin.rows[indices]
         start = np.array([self.owner_start.get(i, 0) for i in range(len(self.steps))] or [0])
         return np.asarray(np.where(made[:, 0] < 0, -1, start[made[:, 2]] + made[:, 3]))
@@ -203,9 +167,9 @@ class Points:
     def margins(self) -> tuple[Array, Array, Array]:
         """The hyperplanes of the present step, with right signs: doubtful ones decided exactly.
 
-        Where the guaranteed bounds of a wide, deep network would leave more signs to exact arithmetic
-        than are worth it, bounds take their place that are measured on the network itself, with a wide
-        margin (:meth:`_measure`); ``certified`` is False from then on.
+        Where the guaranteed bounds of a wide, deep network would leave more signs to exact
+        arithmetic than are worth it, bounds take their place that are measured on the network
+        itself, with a wide margin (:meth:`_measure`); ``certified`` is False from then on.
 
         Returns:
             Values (points, hyperplanes), zeros exact; error and Lipschitz bound (hyperplanes,).
@@ -228,7 +192,7 @@ class Points:
             doubtful &= ~certain
         return self._settled(found, error, lipschitz, doubtful), error, lipschitz
 
-    def _of_hyperplanes(self, cut: Cut, value: _Value) -> tuple[Array, Array]:
+    def _of_hyperplanes(self, cut: Cut, value: Value) -> tuple[Array, Array]:
         error, lipschitz = value.error[cut.first], value.lipschitz[cut.first]
         if (cut.second >= 0).any():
             error = error + value.error[cut.second]
@@ -240,7 +204,7 @@ class Points:
         return error, lipschitz
 
     def charge(self) -> None:
-        """Ask before an exact decision; the whole step is done again with measured bounds if refused.
+        """Ask before an exact decision; if refused, the step is done again with measured bounds.
 
         Raises:
             TooDoubtful: the decisions so far would take too long.
@@ -272,7 +236,7 @@ class Points:
             rough = rough_value(self.steps, x, coordinates[:, -1], index)
             off = np.abs(rough - rows[some]).max(axis=0) * 2.0**-29
         off = np.where(np.isfinite(off), 64 * off, np.inf)
-        value.error = np.minimum(value.error, off + 8 * EPS * _largest(rows))
+        value.error = np.minimum(value.error, off + 8 * EPS * largest_entries(rows))
         made = np.nonzero(self._origin.rows[:, 0] >= 0)[0]
         if len(made):
             made = made[np.unique(np.linspace(0, len(made) - 1, 256).astype(np.intp))]
@@ -294,7 +258,7 @@ class Points:
     def loosen(self, levels: int) -> None:
         """Widen the bounds of all values for points interpolated up to this many times."""
         for value in self._values.values():
-            value.error = value.error + 8 * EPS * levels * _largest(value.rows.rows)
+            value.error = value.error + 8 * EPS * levels * largest_entries(value.rows.rows)
 
     def settle(
         self,
@@ -485,59 +449,3 @@ def _rounded(numbers: Dyadic) -> Array:
     scale = Fraction(2) ** numbers.exponent
     top, bottom = scale.numerator, scale.denominator
     return np.asarray((numbers.integers * top) / bottom, np.float64)
-
-
-def _largest(rows: Array) -> Array:
-    """Largest absolute entry of each column."""
-    if not len(rows):
-        return np.zeros(rows.shape[1])
-    return np.asarray(np.maximum(rows.max(axis=0), -rows.min(axis=0)))
-
-
-def rough_value(
-    steps: Sequence[Primitive], x: NDArray[np.float32], w: NDArray[np.float32], index: int
-) -> NDArray[np.float32]:
-    """One value of the network at points, in float32."""
-    values: list[NDArray[np.float32]] = [x]
-    for step in steps[:index]:
-        if isinstance(step, Affine):
-            made = values[step.source] @ step.weight.T.astype(np.float32)
-            made += w[:, None] * step.bias.astype(np.float32)
-            values.append(made)
-        else:
-            values.append(apply(step, values, w).astype(np.float32))  # type: ignore[arg-type]
-    return values[index]
-
-
-def _bounded(step: Primitive, entering: list[_Value], made: Array, coordinates: Array) -> _Value:
-    """The value that a step makes, with its error and Lipschitz bound per unit."""
-    first = entering[0]
-    if isinstance(step, Affine):
-        size = abs(step.weight)
-        rounding = (step.weight.shape[1] + 4) * EPS
-        weight = float(np.abs(coordinates[:, -1]).max())
-        largest = _largest(first.rows.rows) + first.error
-        error = size @ (first.error + rounding * largest)
-        error += rounding * np.abs(step.bias) * weight
-        if first.matrix is None:
-            return _Value(Growing(made), error, size @ first.lipschitz + np.abs(step.bias))
-        matrix = np.asarray(step.weight @ first.matrix)
-        matrix[:, -1] += step.bias
-        slack = 2 * rounding * (size @ first.lipschitz + np.abs(step.bias))
-        return _Value(Growing(made), error, np.abs(matrix).sum(axis=1) + slack, matrix)
-    if isinstance(step, Piecewise):
-        steepest = np.abs(step.slopes).max(axis=0)
-        offset = np.abs(step.offsets).max(axis=0)
-        error = steepest * first.error + 4 * EPS * (steepest * _largest(first.rows.rows) + offset)
-        flat = bool(((step.slopes == 0) & (step.offsets == 0)).any(axis=0).all())
-        return _Value(Growing(made), error, steepest * first.lipschitz + offset, zeros=flat)
-    if isinstance(step, PairMaximum):
-        error, lipschitz = (
-            np.maximum(bound[step.first], bound[step.second])
-            for bound in (first.error, first.lipschitz)
-        )
-        return _Value(Growing(made), error, lipschitz, zeros=first.zeros)
-    assert isinstance(step, Add)
-    size = sum((_largest(v.rows.rows) for v in entering), np.zeros(1))
-    error = sum((v.error for v in entering), len(entering) * EPS * size)
-    return _Value(Growing(made), error, sum((v.lipschitz for v in entering), np.zeros(1)))

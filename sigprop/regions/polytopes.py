@@ -1,10 +1,11 @@
 """Cells in up to five dimensions, in any position: hyperplane by hyperplane, all cells together.
 
 A cell is the list of its vertices, and each vertex knows which of the cell's facets it lies on, as
-bits. A hyperplane with vertices on both sides cuts the cell: a vertex on one side and a vertex on the
-other are joined by an edge if and only if no third vertex lies on all the facets that they share, and
-the hyperplane crosses that edge at a new vertex. Signs are exact (:mod:`sigprop.regions.points`),
-zero included, so parallel, concurrent and repeated hyperplanes need no special case.
+bits. A hyperplane with vertices on both sides cuts the cell: a vertex on one side and a vertex on
+the other are joined by an edge if and only if no third vertex lies on all the facets that they
+share, and the hyperplane crosses that edge at a new vertex. Signs are exact
+(:mod:`sigprop.regions.points`), zero included, so parallel, concurrent and repeated hyperplanes
+need no special case.
 
 All of the input space is a fan of simplices round a point, with vertices at infinity.
 """
@@ -17,16 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.regions.errors import EPS, Growing
 from sigprop.regions.network import Array
 from sigprop.regions.pieces import pieces_inside
-from sigprop.regions.points import (
-    EPS,
-    Crossings,
-    Growing,
-    Indices,
-    Points,
-    crossing_position,
-)
+from sigprop.regions.points import Crossings, Indices, Points, crossing_position
 
 Bits = NDArray[np.uint64]
 Signs = NDArray[np.int8]
@@ -40,7 +35,7 @@ class Cells:
     Attributes:
         vertices: (cells, most vertices) points, −1 where a cell has fewer.
         facets: (cells, most vertices, words) the facets of the cell each vertex lies on, as bits.
-        owners: (cells, bits) the hyperplane of each facet bit, counted through all steps; −1: a wall.
+        owners: (cells, bits) the hyperplane of each facet bit, counted through all steps; −1: wall.
         patterns: by step, (cells, units) the piece of each unit.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -92,7 +94,7 @@ def primitive_steps(net: PiecewiseLinear) -> tuple[list[Primitive], dict[int, Cu
     return steps, cuts
 
 
-def apply(step: Primitive, values: list[Array] | dict[int, Array], w: Array) -> Array:
+def apply(step: Primitive, values: Sequence[Array] | Mapping[int, Array], w: Array) -> Array:
     """The value that a primitive step makes at homogeneous points (points, width)."""
     if isinstance(step, PairMaximum):
         z = values[step.source]
@@ -131,7 +133,7 @@ def _tournament(step: Maximum, source: int, at: int) -> list[Primitive]:
         current = at + len(rounds)
         sizes = [(len(group) + 1) // 2 for group in left]
         starts = np.concatenate([[0], np.cumsum(sizes)])
-        left = [list(range(a, b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        left = [list(range(a, b)) for a, b in pairwise(starts.tolist())]
     last = rounds[-1]
     assert isinstance(last, PairMaximum)
     rounds[-1] = PairMaximum(last.first, last.second, last.source, source, step.groups)

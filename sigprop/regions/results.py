@@ -59,6 +59,11 @@ class Complex:
         whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
         return np.asarray(np.unique(whole, return_inverse=True)[1], np.intp).ravel()
 
+    @property
+    def activation_regions(self) -> int:
+        """Number of activation regions."""
+        return int(self.activation_label.max()) + 1
+
     @cached_property
     def same(self) -> NDArray[np.bool_]:
         """(pairs,) whether the two cells carry the same affine map."""
@@ -88,7 +93,7 @@ class Complex:
         """The affine map of the output on one cell: (out, coordinates) matrix and (out,) offset."""
         frame = self.points.floats[int(self.frames[cell])]
         columns = frame.shape[1]
-        maps = [frame]
+        maps: list[Array] = [frame]
         for i, step in enumerate(self.steps):
             taken = [maps[source] for source in step.sources]
             maps.append(_composed(step, taken, self.patterns.get(i), cell, columns))
@@ -124,7 +129,7 @@ class Regions:
     def linear_regions(self) -> int:
         """Regions on which the output is one affine map: cells merged where it does not bend.
 
-        The output is that of the whole network: a unit that nothing behind it passes on bends nothing.
+        The output is that of the whole network: a unit that nothing passes on bends nothing.
         """
         found = self.complex
         return len(np.unique(found.linear_label))
@@ -247,6 +252,6 @@ def _composed(
         return entering[np.where(first, step.first, step.second)]
     piece = np.zeros(step.slopes.shape[1], np.intp) if pattern is None else pattern[cell]
     unit = np.arange(len(piece))
-    made = step.slopes[piece, unit][:, None] * entering
+    made = np.asarray(step.slopes[piece, unit][:, None] * entering)
     made[:, -1] += step.offsets[piece, unit]
     return made
