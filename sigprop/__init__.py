@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sigprop._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from sigprop import init, kinks, measurement, monitoring, nn, plots, theory
+    from sigprop import init, kinks, measurement, monitoring, nn, plots, regions, theory
     from sigprop.activations import activation
     from sigprop.init import init_slopes, initialize, kaiming_leaky_init
     from sigprop.measurement import measure
@@ -54,7 +54,7 @@ _HOME: dict[str, str] = {
     "validate": "sigprop.validation",
     "validate_many": "sigprop.validation",
 }
-_ROOMS = ("init", "kinks", "measurement", "monitoring", "nn", "plots", "theory")
+_ROOMS = ("init", "kinks", "measurement", "monitoring", "nn", "plots", "regions", "theory")
 
 __all__ = [
     "DeepMLP",
@@ -81,6 +81,7 @@ __all__ = [
     "nn",
     "param_groups",
     "plots",
+    "regions",
     "project_slopes",
     "sample_trajectories",
     "tailored_slope",

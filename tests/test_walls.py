@@ -353,6 +353,7 @@ PUBLIC = {
     "nn",
     "param_groups",
     "plots",
+    "regions",
     "project_slopes",
     "sample_trajectories",
     "tailored_slope",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from sigprop import __version__
-from sigprop.cli import theory, validate
+from sigprop.cli import regions, theory, validate
 
 USAGE = 2
 
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     validate.add(commands)
     theory.add(commands)
+    regions.add(commands)
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)

@@ -370,7 +370,7 @@ def _bias(bias: Any, width: int, name: str) -> Array:
 
 def _slopes(slopes: Any, widths: Sequence[int]) -> list[Array]:
     """The slopes of each activated layer, one per unit."""
-    if np.ndim(slopes) == 0:
+    if not isinstance(slopes, list | tuple) and np.ndim(slopes) == 0:
         slopes = [slopes] * len(widths)
     if len(slopes) not in (len(widths), len(widths) - 1):
         raise ValueError(

@@ -1,0 +1,100 @@
+"""A user's model by what makes it: ``package.module:function`` or ``file.py:function``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def made(name: str) -> Any:
+    """What the factory of this name returns, called without arguments; or the model of this name.
+
+    The present folder is on the path while it runs (and the folder of a file).
+
+    Raises:
+        ValueError: a name that leads nowhere, or whatever goes wrong in the user's code, with the
+            place in it.
+
+    Example:
+        >>> made("collections:OrderedDict")
+        OrderedDict()
+    """
+    home, _, attribute = name.rpartition(":")
+    if not home or not attribute:
+        raise ValueError(
+            f"{name!r} names no factory; write package.module:function or file.py:function."
+        )
+    file = Path(home)
+    is_file = home.endswith(".py")
+    if is_file and not file.is_file():
+        raise ValueError(f"there is no file {home!r} to take {attribute!r} from.")
+    with _on_the_path(Path.cwd(), *([file.resolve().parent] if is_file else [])):
+        try:
+            module = _from_file(file) if is_file else importlib.import_module(home)
+        except ModuleNotFoundError as error:
+            if error.name and (home == error.name or home.startswith(f"{error.name}.")):
+                raise ValueError(
+                    f"there is no module {error.name!r} here ({Path.cwd()}); write "
+                    "package.module:function or file.py:function."
+                ) from None
+            raise _blamed(name, error) from error
+        except (Exception, SystemExit) as error:
+            raise _blamed(name, error) from error
+        if not hasattr(module, attribute):
+            own = (k for k, v in vars(module).items() if _home(v) == module.__name__)
+            near = ", ".join(key for key in own if not key.startswith("_")) or "no functions"
+            raise ValueError(f"{home} has no {attribute!r}; it has {near}.")
+        factory = getattr(module, attribute)
+        if not isinstance(factory, type) and hasattr(factory, "named_parameters"):
+            return factory  # a model that is there already
+        if not callable(factory):
+            return factory
+        try:
+            return factory()
+        except (Exception, SystemExit) as error:
+            raise _blamed(name, error) from error
+
+
+def _home(value: Any) -> str:
+    return str(getattr(value, "__module__", "")) if callable(value) else ""
+
+
+def _from_file(file: Path) -> ModuleType:
+    name = f"_sigprop_factory_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None  # a .py file always has them
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _blamed(name: str, error: BaseException) -> ValueError:
+    """What went wrong in the user's own code, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
+    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f" ({error.filename}, line {error.lineno})"
+    return ValueError(f"{name} raises {type(error).__name__}: {error}{place}")
+
+
+@contextmanager
+def _on_the_path(*folders: Path) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path[:0] = [str(folder) for folder in folders if str(folder) not in before]
+    try:
+        yield
+    finally:
+        sys.path[:] = before

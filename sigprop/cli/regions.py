@@ -1,0 +1,250 @@
+"""``sigprop regions``: the linear regions of a user's model, between or around real inputs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sigprop.regions.network import PiecewiseLinear
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "regions",
+        help="count the linear regions of a model, exactly",
+        description="Count the activation regions and the linear regions of a model on the line "
+        "between two inputs or in the plane through three, exactly, and draw them. Exit code 0: "
+        "counted (or stopped by --max-cells, and marked so); 2: bad usage.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = command.add_argument
+    add(
+        "model",
+        metavar="MODEL:FACTORY",
+        help="what makes the model: package.module:function or file.py:function, called without "
+        "arguments; the present folder is on the path; the model is put into evaluation mode",
+    )
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("--plane", action="store_true", help="the plane through three inputs")
+    where.add_argument("--line", action="store_true", help="the line between two inputs")
+    add(
+        "--input",
+        default="digits",
+        metavar="SOURCE",
+        help="digits, gaussian, or a .npy or .pt file of shape (inputs, ...)",
+    )
+    add(
+        "--shape",
+        type=int,
+        nargs="+",
+        default=None,
+        metavar="N",
+        help="the shape of one input, such as 1 8 8, where the first layer does not say it",
+    )
+    add(
+        "--box",
+        type=float,
+        nargs=4,
+        default=(-0.5, 1.5, -0.5, 1.5),
+        metavar=("S0", "S1", "T0", "T1"),
+        help="of the plane a + s(b - a) + t(c - a) through inputs a, b, c",
+    )
+    add("--max-cells", type=int, default=None, metavar="N", help="stop before there are more")
+    add("--seed", type=int, default=0, help="of the choice of inputs")
+    add(
+        "--out",
+        type=Path,
+        default=Path("sigprop-regions"),
+        metavar="DIR",
+        help="folder for regions.png, regions.csv (the edges) and regions.json",
+    )
+    add("--json", action="store_true", help="print JSON instead of the report")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Count, print, write."""
+    from sigprop.inputs import load_inputs
+    from sigprop.regions.slices import in_plane, on_line
+
+    net = _network(options)
+    points = load_inputs(
+        options.input, 2 if options.line else 3, seed=options.seed, features=net.input_dim
+    )
+    if points.shape[1] != net.input_dim:
+        raise ValueError(
+            f"{options.input} has inputs of {points.shape[1]} numbers; the model takes "
+            f"{net.input_dim}. Give --input gaussian, or a file of inputs that fit."
+        )
+    start = time.perf_counter()
+    with _progress() as told:
+        limits: dict[str, Any] = {"max_cells": options.max_cells, "progress": told}
+        if options.line:
+            result: Any = on_line(net, points[0], points[1], **limits)
+        else:
+            a, b, c = points
+            box = (options.box[:2], options.box[2:])
+            result = in_plane(net, a, b - a, c - a, box, **limits)
+    found = {
+        "model": options.model,
+        "network": repr(net),
+        "where": "line" if options.line else "plane",
+        "input": options.input,
+        **result.records()[0],
+        "exact_decisions": result.exact_decisions,
+        "kinks": net.kinks,
+        **_theory(net, points, options),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    paths = _write(result, found, options.out)
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print(_report(found, bool(result.complete)))
+        print("wrote " + ", ".join(map(str, paths)))
+    return 0
+
+
+def _network(options: argparse.Namespace) -> PiecewiseLinear:
+    import numpy as np
+
+    from sigprop.cli.factory import made
+    from sigprop.regions.door import as_network
+
+    model = made(options.model)
+    if hasattr(model, "eval") and hasattr(model, "modules"):
+        model = model.eval()
+    example = None if options.shape is None else np.zeros(options.shape)
+    try:
+        return as_network(model, example)
+    except ValueError as error:
+        if "input_shape" in str(error):
+            raise ValueError(
+                f"the shape of the inputs of {options.model} cannot be read from its first layer; "
+                "give it, as in --shape 1 8 8."
+            ) from error
+        raise
+    except TypeError as error:
+        raise ValueError(f"{options.model} gives no network: {error}") from error
+
+
+def _theory(net: PiecewiseLinear, points: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """Bounds, and what a random net of the same variances has, for plain fully connected nets."""
+    from sigprop.regions.bounds import bounds
+    from sigprop.regions.expected import expected_in_plane, expected_on_line
+    from sigprop.regions.plain import plain_layers
+
+    plain = plain_layers(net)
+    if plain is None:
+        return {"bounds": None, "expected_of_random_net": None}
+    seen = min(net.input_dim, 1 if options.line else 2)
+    limits = bounds(seen, plain.widths, list(plain.slopes))
+    law: dict[str, Any] = {
+        "alpha": list(plain.slopes),
+        "gain": plain.gains,
+        "bias_std": plain.bias_stds,
+    }
+    expected: float | None
+    try:
+        if options.line:
+            expected = expected_on_line(net.input_dim, plain.widths, *points, **law).regions
+        else:
+            a, b, c = points
+            box = (options.box[:2], options.box[2:])
+            plane = (a, b - a, c - a, box)
+            expected = expected_in_plane(net.input_dim, plain.widths, *plane, **law).regions
+    except ValueError:  # the closed form does not cover it, such as a line through the origin
+        expected = None
+    return {"bounds": limits.records(), "expected_of_random_net": expected}
+
+
+def _report(found: dict[str, Any], complete: bool) -> str:
+    on = "on the line between two inputs" if found["where"] == "line" else (
+        "in the plane through three inputs"
+    )  # fmt: skip
+    partial = "" if complete else "partial (stopped by --max-cells): "
+    lines = [
+        f"{found['network']}, {on} ({found['input']})",
+        f"{partial}{found['activation_regions']} activation regions, "
+        f"{found['linear_regions']} linear regions",
+    ]
+    if found["expected_of_random_net"] is not None:
+        lines.append(
+            "expected of a wide random net with weights and biases of these sizes: "
+            f"{found['expected_of_random_net']:.1f}"
+        )
+    if found["bounds"] is not None:
+        lines.append(f"no net of this shape has more than {_least(found['bounds'])} there:")
+        for row in found["bounds"]:
+            if row["kind"] != "lower":
+                lines.append(f"  {row['kind']:<6}{_short(row['value']):>14}  {row['name']}")
+    return "\n".join(lines)
+
+
+def _least(rows: list[dict[str, Any]]) -> str:
+    return _short(min(row["value"] for row in rows if row["kind"] != "lower"))
+
+
+def _short(value: int) -> str:
+    return (
+        f"{value:,}" if value < 10**9 else f"{float(value):.2e}" if value < 10**300 else "10^300+"
+    )
+
+
+def _write(result: Any, found: dict[str, Any], folder: Path) -> list[Path]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    from sigprop import plots
+    from sigprop.records import write_csv, write_json
+
+    if found["where"] == "line":
+        jumps = np.isin(result.breakpoints, result.jumps)
+        columns = {"t": result.breakpoints, "bends": result.bends, "jumps": jumps}
+    else:
+        ends = result.edges.reshape(-1, 4)
+        columns = dict(zip(("s0", "t0", "s1", "t1"), ends.T, strict=True))
+        columns |= {"bends": result.bends, "jumps": result.jumps}
+    rows = [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*(column.tolist() for column in columns.values()), strict=True)
+    ]
+    written = [
+        write_csv(rows, folder / "regions.csv"),
+        write_json(found, folder / "regions.json"),
+    ]
+    figure, ax = plt.subplots(figsize=(7, 7 if found["where"] == "plane" else 4.5))
+    figure.set_layout_engine("constrained")
+    plots.regions(result, ax)
+    figure.savefig(folder / "regions.png", dpi=150)
+    plt.close(figure)
+    return [folder / "regions.png", *written]
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], object] | None]:
+    """A bar of hyperplanes on standard error if tqdm is there."""
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        print("(pip install 'sigprop[progress]' for a progress bar)", file=sys.stderr)
+        yield None
+        return
+    with tqdm(unit="hyperplane", file=sys.stderr, leave=False) as bar:
+
+        def told(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield told
