@@ -58,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = difflib.get_close_matches(name, available, n=3, cutoff=0.3) or available
             print(f"unknown analysis {name!r}; did you mean {', '.join(near)}?", file=sys.stderr)
             return 2
+    for name in (args.names or available) if args.mnist else ():
+        if not hasattr(load(name).FULL, "mnist"):
+            takers = [other for other in available if hasattr(load(other).FULL, "mnist")]
+            print(f"--mnist is for {', '.join(takers)}; {name} has no use for it", file=sys.stderr)
+            return 2
     out = args.out or (QUICK_FIGURES if args.quick else FIGURES)
     failed = []
     for name in args.names or available:
@@ -67,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 redraw(name, out)
                 print(f"  redrawn: {out / name}.png", flush=True)
                 continue
-            record = run(name, out, quick=args.quick, seed=args.seed)
+            record = run(name, out, quick=args.quick, seed=args.seed, mnist=args.mnist)
         except FileNotFoundError as error:
             print(f"  {error}", file=sys.stderr)
             return 2
@@ -95,10 +100,12 @@ def question(module: ModuleType) -> str:
     return (module.__doc__ or "").strip().splitlines()[0]
 
 
-def run(name: str, out: Path, *, quick: bool = False, seed: int = 0) -> Row:
+def run(name: str, out: Path, *, quick: bool = False, seed: int = 0, mnist: str = "") -> Row:
     """Compute, check and draw; write ``out/name.{csv,png,json}`` and return what the JSON holds."""
     module = load(name)
     params = dataclasses.replace(module.QUICK if quick else module.FULL, seed=seed)
+    if mnist:
+        params = dataclasses.replace(params, mnist=mnist)
     start = time.perf_counter()
     rows = module.compute(params)
     seconds = time.perf_counter() - start
@@ -179,4 +186,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the analyses and leave")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     parser.add_argument("--out", type=Path, help="folder of the results (default: figures/)")
+    about = "learn MNIST from the folder of its IDX files, where an analysis can"
+    parser.add_argument("--mnist", default="", metavar="DIR", help=about)
     return parser

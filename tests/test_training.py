@@ -1,6 +1,7 @@
 """What the analyses of training rest on: nets side by side, paired claims, the dead units."""
 
 import copy
+import dataclasses
 import struct
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from analyses import dead_units
+from analyses import _run, dead_units, digits_accuracy
 from analyses._paired import compare, holm
 from analyses._train import Stack, accuracy, cross_entropy, drawn_from, load_data, train
 from sigprop import DeepMLP
@@ -105,16 +106,39 @@ def test_data_is_split_and_scaled_by_what_is_learnt_from(data):
     assert not torch.equal(load_data(1, 1000, per_pixel=False).y, data.y)
 
 
-def test_data_from_a_folder_of_mnist(tmp_path):
+@pytest.fixture
+def mnist_folder(tmp_path):
+    """Random images of 28 × 28 in the files and names of MNIST: 50 to learn, 9 to be asked."""
     rng = np.random.default_rng(0)
     for prefix, n in (("train", 50), ("t10k", 9)):
-        images, labels = rng.integers(0, 256, (n, 28, 28)), rng.integers(0, 10, n)
+        images, labels = rng.integers(0, 256, (n, 28, 28)), np.arange(n) % 10
         for name, values in (("images-idx3", images), ("labels-idx1", labels)):
             head = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
             (tmp_path / f"{prefix}-{name}-ubyte").write_bytes(head + values.astype("u1").tobytes())
-    found = load_data(0, 40, per_pixel=False, folder=str(tmp_path))
+    return str(tmp_path)
+
+
+def test_data_from_a_folder_of_mnist(mnist_folder):
+    found = load_data(0, 40, per_pixel=False, folder=mnist_folder)
     assert found.x.shape == (40, 784) and found.x_asked.shape == (9, 784)
-    assert found.y_asked.tolist() == labels.tolist()
+    assert found.y_asked.tolist() == [*range(9)]
+
+
+def test_accuracy_on_mnist_of_a_folder(mnist_folder):
+    params = dataclasses.replace(
+        digits_accuracy.QUICK, mnist=mnist_folder, activations=("ReLU",), depths=(4,), seeds=2,
+        steps=3, points=3, batch=8, mnist_learn=40,
+    )  # fmt: skip
+    rows = digits_accuracy.compute(params)
+    shares = [row["accuracy"] for row in rows if row["kind"] == "net"]
+    assert len(shares) == 10 and all(
+        share * 9 == pytest.approx(round(share * 9)) for share in shares
+    )
+
+
+def test_mnist_is_refused_where_it_has_no_use(capsys):
+    assert _run.main(["dead_units", "--mnist", "nowhere"]) == 2
+    assert "--mnist is for digits_accuracy; dead_units has no use" in capsys.readouterr().err
 
 
 # Paired claims
@@ -204,3 +228,43 @@ def test_dead_units_are_counted_as_one_would_by_hand(name, data):
             h = act(z)
         assert share == pytest.approx(np.mean(dead))
     assert (found > 0).all() == (name != "leaky_relu")
+
+
+# Accuracy against depth
+
+
+@pytest.mark.parametrize("name", list(digits_accuracy.ACTIVATIONS))
+def test_the_textbook_net_and_its_relatives(name):
+    """As many weight layers as the depth says, the textbook sizes, activations in between."""
+    for pixels, features in ((64, 80), (784, 320)):
+        net = digits_accuracy.build(name, 4, False, pixels)
+        weights = [m for m in net if isinstance(m, nn.Conv2d | nn.Linear)]
+        assert [tuple(m.weight.shape[:2]) for m in weights] == [
+            (10, 1), (20, 10), (50, features), (10, 50)
+        ]  # fmt: skip
+        assert net(torch.zeros(3, pixels)).shape == (3, 10)
+        assert sum(isinstance(m, nn.Dropout | nn.Dropout2d) for m in net) == 2
+    for depth in (2, 4, 9):
+        for normalized in (False, True):
+            parts = list(digits_accuracy.build(name, depth, normalized, 64))
+            kind = type(digits_accuracy.ACTIVATIONS[name](1))
+            assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in parts) == depth
+            assert sum(isinstance(m, kind) for m in parts) == depth - 1
+            norms = sum(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in parts)
+            assert norms == (depth - 1) * normalized
+    slopes = [m.weight.numel() for m in parts if isinstance(m, nn.PReLU)]
+    expected = {"PReLU shared": [1] * 8, "PReLU per channel": [10, 20] + [50] * 6}
+    assert slopes == expected.get(name, [])
+
+
+@pytest.mark.parametrize("name", ["ReLU", "PReLU per channel", "Mish"])
+def test_the_two_kinds_of_weights_are_torchs_and_the_theorys(name):
+    stack = digits_accuracy._nets(
+        digits_accuracy.FULL, [0, 1, 2], name, 12, False, digits_accuracy.INITS, 64
+    )
+    weight = stack.weights["15.weight"].detach()  # 50 × 50, between hidden layers
+    gains = (50 * weight.square().mean(dim=(1, 2))).sqrt().tolist()
+    theory = {"ReLU": 2**0.5, "PReLU per channel": 1.37199, "Mish": 1.486848}[name]
+    assert weight.shape == (6, 50, 50)
+    assert gains[:3] == pytest.approx([3**-0.5] * 3, rel=0.05)
+    assert gains[3:] == pytest.approx([theory] * 3, rel=0.08)
