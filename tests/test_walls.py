@@ -353,8 +353,8 @@ PUBLIC = {
     "nn",
     "param_groups",
     "plots",
-    "regions",
     "project_slopes",
+    "regions",
     "sample_trajectories",
     "tailored_slope",
     "theory",
@@ -394,7 +394,7 @@ def test_editors_and_type_checkers_see_every_lazy_name_at_home():
     assert type_checking_names(PACKAGE / "__init__.py") == expected
 
 
-ROOMS = ["theory", "init", "kinks", "measurement", "monitoring", "nn", "validation"]
+ROOMS = ["theory", "init", "kinks", "measurement", "monitoring", "nn", "regions", "validation"]
 
 
 @pytest.mark.parametrize("room", ROOMS)
