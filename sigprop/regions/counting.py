@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sigprop.regions import line, plane, polytopes
+from sigprop.regions.crossings import Indices
 from sigprop.regions.exact import Dyadic
 from sigprop.regions.network import Array, PiecewiseLinear
 from sigprop.regions.pieces import part_at_jumps
-from sigprop.regions.points import Indices, Points, TooDoubtful
+from sigprop.regions.points import Points, TooDoubtful
 from sigprop.regions.primitive import PairMaximum
 from sigprop.regions.results import BoxRegions, Complex, LineRegions, PlaneRegions
 

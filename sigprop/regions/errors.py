@@ -57,19 +57,33 @@ def largest_entries(rows: Array) -> Array:
     return np.asarray(np.maximum(rows.max(axis=0), -rows.min(axis=0)))
 
 
-def rough_value(
-    steps: Sequence[Primitive], x: NDArray[np.float32], w: NDArray[np.float32], index: int
-) -> NDArray[np.float32]:
-    """One value of the network at points, in float32."""
+def float32_error(
+    steps: Sequence[Primitive],
+    x: NDArray[np.float32],
+    w: NDArray[np.float32],
+    index: int,
+    right: Array,
+) -> Array:
+    """How far one value is off when the network is run in float32, per unit; inf on overflow.
+
+    Args:
+        steps: primitive steps.
+        x: (points, input_dim).
+        w: (points,) weight of the points.
+        index: of the value.
+        right: (points, width) the value in float64.
+    """
     values: list[NDArray[np.float32]] = [x]
-    for step in steps[:index]:
-        if isinstance(step, Affine):
-            made = values[step.source] @ step.weight.T.astype(np.float32)
-            made += w[:, None] * step.bias.astype(np.float32)
-            values.append(made)
-        else:
-            values.append(apply(step, values, w).astype(np.float32))  # type: ignore[arg-type]
-    return values[index]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in steps[:index]:
+            if isinstance(step, Affine):
+                made = values[step.source] @ step.weight.T.astype(np.float32)
+                made += w[:, None] * step.bias.astype(np.float32)
+                values.append(made)
+            else:
+                values.append(apply(step, values, w).astype(np.float32))  # type: ignore[arg-type]
+        off = np.abs(values[index] - right).max(axis=0)
+    return np.where(np.isfinite(off), off, np.inf)
 
 
 def bounded(step: Primitive, entering: list[Value], made: Array, coordinates: Array) -> Value:

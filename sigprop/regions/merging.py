@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sigprop.regions.crossings import Indices
 from sigprop.regions.errors import EPS
 from sigprop.regions.exact import ExactNetwork
 from sigprop.regions.network import Add, Affine, Array, Piecewise
 from sigprop.regions.pieces import Pattern, marks
-from sigprop.regions.points import Indices
 from sigprop.regions.primitive import PairMaximum, Primitive
 
 BLOCK = 4096

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.regions.crossings import Indices
 from sigprop.regions.exact import Context
 from sigprop.regions.network import Array, Piecewise
-from sigprop.regions.points import Indices, Points
+from sigprop.regions.points import Points
 from sigprop.regions.primitive import PairMaximum, Primitive
 
 Pattern = NDArray[np.int8]

@@ -21,11 +21,12 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.regions.crossings import Crossings, Indices, crossing_position
 from sigprop.regions.errors import EPS
 from sigprop.regions.network import Array
 from sigprop.regions.order import certain_order, share, share_between
 from sigprop.regions.pieces import Pattern, pieces_inside
-from sigprop.regions.points import Crossings, Indices, Points, crossing_position
+from sigprop.regions.points import Points
 
 Int = NDArray[np.int64]
 

@@ -15,13 +15,11 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.errors import EPS, Growing, Value, bounded, largest_entries, rough_value
+from sigprop.regions.crossings import Crossings, Indices
+from sigprop.regions.errors import EPS, Growing, Value, bounded, float32_error, largest_entries
 from sigprop.regions.exact import Context, Dyadic, ExactNetwork, Point, point
 from sigprop.regions.network import Affine, Array, PiecewiseLinear
 from sigprop.regions.primitive import Cut, PairMaximum, Primitive, apply, primitive_steps
-
-Indices = NDArray[np.intp]
-
 
 SECONDS = 0.1
 """Exact arithmetic worth spending on guaranteed bounds; then measured ones take their place."""
@@ -29,29 +27,6 @@ SECONDS = 0.1
 
 class TooDoubtful(Exception):
     """The guaranteed bounds leave too much to exact arithmetic."""
-
-
-@dataclass
-class Crossings:
-    """Points where hyperplanes cross segments, before or after they join the table.
-
-    Attributes:
-        a, b: (k,) the ends of the segments, indices of points.
-        hyperplane: (k,) hyperplanes of the present step.
-        t: (k,) position from a to b, in [0, 1].
-        doubt: (k,) how far t may be wrong, along the segment.
-        waver: (k,) how far the segment may be off its exact line.
-    """
-
-    a: Indices
-    b: Indices
-    hyperplane: Indices
-    t: Array
-    doubt: Array
-    waver: Array
-
-    def __len__(self) -> int:
-        return len(self.a)
 
 
 @dataclass
@@ -108,6 +83,7 @@ class Points:
         self.certified = self._exact_seconds(len(self.steps)) <= SECONDS / 5
         """Whether every sign rests on guaranteed bounds or exact arithmetic."""
         self._spent = 0.0
+        self._off_line = np.zeros(sum(map(len, self.cuts.values())) + 1)
 
     # What is known at each point
 
@@ -227,16 +203,14 @@ class Points:
         2**−29 (the ratio of the two roundings), times 64. Lipschitz: 16 times the steepest secant
         between points and the ends of the segments they were made on.
         """
-        value = self._values[index]
-        rows, total = value.rows.rows, len(self)
+        value, total = self._values[index], len(self)
+        rows = value.rows.rows
         some = np.unique(np.linspace(0, total - 1, 32).astype(np.intp))
+        frames = [self.contexts[k].frame for k in self.context[some].tolist()]
         coordinates = self.coordinates[some].astype(np.float32)
-        x = np.einsum("pic,pc->pi", self.floats[self._frame(some)].astype(np.float32), coordinates)
-        with np.errstate(over="ignore", invalid="ignore"):
-            rough = rough_value(self.steps, x, coordinates[:, -1], index)
-            off = np.abs(rough - rows[some]).max(axis=0) * 2.0**-29
-        off = np.where(np.isfinite(off), 64 * off, np.inf)
-        value.error = np.minimum(value.error, off + 8 * EPS * largest_entries(rows))
+        x = np.einsum("pic,pc->pi", self.floats[frames].astype(np.float32), coordinates)
+        off = float32_error(self.steps, x, coordinates[:, -1], index, rows[some])
+        value.error = np.minimum(value.error, 64 * 2.0**-29 * off + 8 * EPS * largest_entries(rows))
         made = np.nonzero(self._origin.rows[:, 0] >= 0)[0]
         if len(made):
             made = made[np.unique(np.linspace(0, len(made) - 1, 256).astype(np.intp))]
@@ -246,9 +220,6 @@ class Points:
             if far.any():
                 rise = np.abs(rows[made[far]] - rows[ends[far]]) / size[far, None]
                 value.lipschitz = np.minimum(value.lipschitz, 16 * rise.max(axis=0))
-
-    def _frame(self, indices: Indices) -> Indices:
-        return np.array([self.contexts[k].frame for k in self.context[indices].tolist()], np.intp)
 
     def margins_of(self, start: int) -> Array:
         """The hyperplanes of the present step at the points from ``start`` on."""
@@ -385,6 +356,35 @@ class Points:
         radius = crossings.waver + crossings.doubt * size + 4 * EPS * np.abs(found).max(axis=1)
         return found, radius
 
+    def touch(self, hyperplane: int, indices: Indices) -> None:
+        """Note that a hyperplane passes exactly through points: its line is as far off as they."""
+        own = self.owner_start[self.step] + hyperplane
+        reach = float(self.radius[indices].max(initial=0.0))
+        self._off_line[own] = max(reach, self._off_line[own])
+
+    def off_line(
+        self,
+        a: Indices,
+        b: Indices,
+        at_a: Array,
+        at_b: Array,
+        hyperplane: int,
+        error: Array,
+        lines: Indices,
+    ) -> Array:
+        """In a plane: how far segments may be off the lines they lie on; (segments,).
+
+        A point is put on a line by its own value there, so it is off by that value's error over its
+        slope, however it came about; what is kept is the largest of each line's pieces.
+        """
+        across = self.coordinates[b] - self.coordinates[a]
+        steepness = (np.abs(at_a) + np.abs(at_b)) / np.sqrt((across**2).sum(axis=1))
+        largest = float(np.abs(self.coordinates).max())
+        off = float((4 * error[hyperplane] / steepness).max(initial=0.0)) + 8 * EPS * largest
+        own = self.owner_start[self.step] + hyperplane
+        self._off_line[own] = max(off, self._off_line[own])
+        return np.asarray(np.where(lines < 0, 4 * EPS * largest, self._off_line[lines]))
+
     def add(self, crossings: Crossings) -> int:
         """Append crossings as points; returns the index of the first."""
         first = len(self)
@@ -431,21 +431,3 @@ class Points:
         self._coordinates.append(self.coordinates[indices])
         self._radius.append(self.radius[indices])
         return first
-
-
-def crossing_position(at_a: Array, at_b: Array, error: Array) -> tuple[Array, Array]:
-    """Where a function that is affine between a and b and of opposite sign there is zero.
-
-    Returns:
-        Position in [0, 1] from a, and how far it may be wrong: t = |f(a)|/(|f(a)| + |f(b)|).
-    """
-    left, right = np.abs(at_a), np.abs(at_b)
-    total = left + right
-    return left / total, np.minimum(1.0, 4 * error / total + 4 * EPS)
-
-
-def _rounded(numbers: Dyadic) -> Array:
-    """The nearest floats."""
-    scale = Fraction(2) ** numbers.exponent
-    top, bottom = scale.numerator, scale.denominator
-    return np.asarray((numbers.integers * top) / bottom, np.float64)

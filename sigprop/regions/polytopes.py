@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.regions.crossings import Crossings, Indices, crossing_position
 from sigprop.regions.errors import EPS, Growing
 from sigprop.regions.network import Array
 from sigprop.regions.pieces import pieces_inside
-from sigprop.regions.points import Crossings, Indices, Points, crossing_position
+from sigprop.regions.points import Points
 
 Bits = NDArray[np.uint64]
 Signs = NDArray[np.int8]
@@ -125,11 +126,22 @@ class _Margins:
     def signs(self) -> Signs:
         return self._signs.rows
 
-    def add(self, a: Indices, b: Indices, hyperplane: int) -> Indices:
-        """The points where a hyperplane crosses segments; returns their indices."""
+    def add(self, a: Indices, b: Indices, hyperplane: int, lines: Indices) -> Indices:
+        """The points where a hyperplane crosses segments; returns their indices.
+
+        Args:
+            a: one end of each segment.
+            b: the other.
+            hyperplane: which.
+            lines: a hyperplane that each segment lies on; in a plane, the only one.
+        """
         points, radius = self._points, self._points.radius
         at_a, at_b = self._margins.rows[a, hyperplane], self._margins.rows[b, hyperplane]
         waver = np.maximum(radius[a], radius[b])
+        if points.coordinates.shape[1] == 3:
+            waver = np.minimum(
+                waver, points.off_line(a, b, at_a, at_b, hyperplane, self.error, lines)
+            )
         slack = self.error[hyperplane] + self.lipschitz[hyperplane] * waver
         t, doubt = crossing_position(at_a, at_b, slack)
         first = points.add(Crossings(a, b, np.full(len(a), hyperplane), t, doubt, waver))
@@ -172,10 +184,13 @@ def _cut_by(
     _, first, which = np.unique(
         low * np.int64(len(points)) + high, return_index=True, return_inverse=True
     )
-    new = table.add(low[first], high[first], hyperplane)[which.ravel()]
+    on = facets[cell, u] & facets[cell, v]
+    lines = cells.owners[parent[cell[first]], _column(on[first])].astype(np.intp)
+    points.touch(hyperplane, vertices[(signs == 0) & (vertices >= 0)])
+    new = table.add(low[first], high[first], hyperplane, lines)[which.ravel()]
     facets, owners, bit, column = _free_bit(facets, cells.owners[parent])
     owners[np.arange(len(owners)), column] = points.owner_start[points.step] + hyperplane
-    on_new = facets[cell, u] & facets[cell, v] | bit[cell]
+    on_new = facets[cell, u] & facets[cell, v] | bit[cell]  # facets may have a word more now
     facets = np.where((signs == 0)[..., None], facets | bit[:, None], facets)
     present = vertices >= 0
     rows: list[tuple[Indices, Indices, Bits]] = [
@@ -211,6 +226,15 @@ def _edges(
     return cell[edge], u[edge], v[edge]
 
 
+def _column(bits: Bits) -> Indices:
+    """The column among the owners of the first bit in each row of words."""
+    word = np.argmax(bits != 0, axis=1)
+    own = bits[np.arange(len(bits)), word]
+    lowest = own & (~own + np.uint64(1))
+    place = np.log2(np.maximum(lowest, np.uint64(1)).astype(np.float64)).astype(np.intp)
+    return np.asarray(word * WORD + place)
+
+
 def _free_bit(
     facets: Bits, owners: NDArray[np.int32]
 ) -> tuple[Bits, NDArray[np.int32], Bits, Indices]:
@@ -226,12 +250,11 @@ def _free_bit(
         used = np.bitwise_or.reduce(facets, axis=1)
     free = ~used
     lowest = free & (~free + np.uint64(1))
-    word = np.argmax(free != 0, axis=1)
+    column = _column(free)
     rows = np.arange(len(used))
     bit = np.zeros_like(used)
-    bit[rows, word] = lowest[rows, word]
-    place = np.log2(lowest[rows, word].astype(np.float64)).astype(np.intp)
-    return facets, owners, bit, word * WORD + place
+    bit[rows, column // WORD] = lowest[rows, column // WORD]
+    return facets, owners, bit, column
 
 
 def _packed(cell: Indices, vertex: Indices, facets: Bits, owners: NDArray[np.int32]) -> Cells:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.regions.crossings import Indices
 from sigprop.regions.merging import components, same_map
 from sigprop.regions.network import Add, Affine, Array
 from sigprop.regions.pieces import Pattern, marks
-from sigprop.regions.points import Indices, Points
+from sigprop.regions.points import Points
 from sigprop.regions.primitive import PairMaximum, Primitive
 
 

@@ -49,7 +49,7 @@ def on_line(
         >>> net = PiecewiseLinear([[[1.0, 0.0], [1.0, 1.0]], [[1.0, -1.0]]], None, 0.5)
         >>> found = on_line(net, [-1.0, -1.0], [1.0, 1.0])
         >>> found.activation_regions, found.linear_regions, found.breakpoints
-        (2, 2, array([0.5]))
+        (2, 1, array([0.5]))
         >>> found.affine(0)
         (array([-1.]), array([0.5]))
     """
@@ -123,7 +123,7 @@ def in_box(
     Example:
         >>> net = PiecewiseLinear([[[1.0], [1.0]], [[1.0, -2.0]]], [[0.0, -1.0], [-0.5]], 0.0)
         >>> print(in_box(net))
-        4 activation regions, 4 linear regions
+        5 activation regions, 4 linear regions
         >>> print(in_box(net, [(-1, 0.25)]))
         2 activation regions, 1 linear regions
     """
@@ -134,8 +134,8 @@ def in_box(
         raise ValueError(
             f"in_box counts in at most {MOST_DIMENSIONS} dimensions; this network has {dim} "
             f"inputs. {net.kinks} hyperplanes can cut {dim} dimensions into some "
-            f"10^{math.log10(cells):.0f} cells, each with 2^{dim} corners or more. Count on a line (regions.on_line) or in a plane slice "
-            "(regions.in_plane)."
+            f"10^{math.log10(cells):.0f} cells, each with 2^{dim} corners or more. Count on a line "
+            "(regions.on_line) or in a plane slice (regions.in_plane)."
         )
     frame = dyadic(np.eye(dim, dim + 1))
     most = _most(max_cells)
