@@ -45,10 +45,3 @@ def crossing_position(at_a: Array, at_b: Array, error: Array) -> tuple[Array, Ar
     left, right = np.abs(at_a), np.abs(at_b)
     total = left + right
     return left / total, np.minimum(1.0, 4 * error / total + 4 * EPS)
-
-
-def _rounded(numbers: Dyadic) -> Array:
-    """The nearest floats."""
-    scale = Fraction(2) ** numbers.exponent
-    top, bottom = scale.numerator, scale.denominator
-    return np.asarray((numbers.integers * top) / bottom, np.float64)

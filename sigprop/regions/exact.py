@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,6 +45,11 @@ class Dyadic:
 
     integers: Integers
     exponent: int
+
+    def rounded(self) -> Array:
+        """The nearest floats."""
+        scale = Fraction(2) ** self.exponent
+        return np.asarray((self.integers * scale.numerator) / scale.denominator, np.float64)
 
 
 def dyadic(numbers: Array) -> Dyadic:

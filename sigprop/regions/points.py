@@ -73,7 +73,7 @@ class Points:
         none = np.full((len(self.corners), 4), -1, np.intp)
         self._origin = Growing(none)  # (a, b, step, hyperplane) of each point
         self._exact_points: dict[int, Point] = {}
-        floats = np.stack([_rounded(frame) for frame in self.frames])
+        floats = np.stack([frame.rounded() for frame in self.frames])
         self.floats = floats
         x = np.einsum("pic,pc->pi", floats[which], self.corners)
         reach = np.abs(floats).sum(axis=2).max(axis=0)
