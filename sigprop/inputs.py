@@ -159,8 +159,8 @@ def _from_file(path: Path) -> FloatArray:
         near = difflib.get_close_matches(path.name.lower(), KINDS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"unknown input {str(path)!r}; allowed: {', '.join(KINDS)}, or a .npy or .pt file."
-            f"{hint}"
+            f"unknown input {str(path)!r}; allowed: {', '.join(KINDS)}, a .npy or .pt file, "
+            f"or a folder of MNIST.{hint}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"there is no input file {str(path)!r}.")

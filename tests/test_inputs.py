@@ -186,11 +186,11 @@ def test_folders_that_do_not_fit(tmp_path):
 def test_refusals():
     with pytest.raises(
         ValueError,
-        match=r"unknown input 'digitz'; allowed: digits, gaussian, or a .npy or .pt file. "
-        r"Did you mean 'digits'\?",
+        match=r"unknown input 'digitz'; allowed: digits, gaussian, a .npy or .pt file, "
+        r"or a folder of MNIST. Did you mean 'digits'\?",
     ):
         load_inputs("digitz", 4)
-    with pytest.raises(ValueError, match=r"unknown input 'x.csv'; .* file\.$"):
+    with pytest.raises(ValueError, match=r"unknown input 'x.csv'; .* folder of MNIST\.$"):
         load_inputs("x.csv", 4)
     with pytest.raises(FileNotFoundError, match=r"there is no input file 'nowhere\.npy'"):
         load_inputs("nowhere.npy", 4)

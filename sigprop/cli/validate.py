@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
         "--input",
         default="digits",
         metavar="SOURCE",
-        help="digits, gaussian, or a .npy or .pt file of shape (inputs, ...)",
+        help="digits, gaussian, a .npy or .pt file of shape (inputs, ...), or a folder of MNIST",
     )
     add("--batch", type=int, default=16, help="inputs per net")
     add("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
