@@ -111,6 +111,10 @@ def findings(history: History, thresholds: Thresholds) -> list[Finding]:
     found = []
     for row in newest:
         past = [r for rows in history for r in rows if r["name"] == row["name"]]
+        broken = _nonfinite(row, [past, newest], thresholds)
+        if broken is not None:  # nothing else that is said of NaN would mean anything
+            found.append(broken)
+            continue
         for check in CHECKS:
             finding = check(row, [past, newest], thresholds)
             if finding is not None:
@@ -250,7 +254,6 @@ def _gradient_spread(rows: Sequence[Row], thresholds: Thresholds) -> Finding | N
 
 
 CHECKS: tuple[Check, ...] = (
-    _nonfinite,
     _dying,
     _frozen,
     _idle,

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 NAMED = 16
 """Layers that the legend names; of more, the first and last and some between."""
 
+RINGS = 12
+"""Most rings on a line."""
+
 Values = Callable[[Sequence[Row]], np.ndarray]
 
 
 def monitor(result: Monitor | Sequence[Row], figure: Figure | None = None) -> Figure:
     """Draw what a monitor saw: signal, gradient, dead and negative shares, slopes, gains.
 
-    A line a layer, from the first (dark) to the last (bright). A red ring marks a report in which
+    A line a layer, from the first (dark) to the last (bright). Red rings mark reports in which
     the layer had a finding that belongs to the panel. Panels of which nothing is known stay away.
 
     Args:
@@ -96,6 +99,7 @@ class _Panel:
                 low, high = (column(rows, key) for key in self.band)
                 ax.fill_between(steps, low, high, color=colors[name], alpha=0.12, lw=0)
             ill = np.array([bool(set(self.problems) & set(_problems(row))) for row in rows])
+            ill &= np.arange(len(rows))[::-1] % -(-len(rows) // RINGS) == 0  # the newest always
             ax.plot(steps[ill], values[ill], "o", mfc="none", mec=ALARM, ms=5, mew=1)
         ax.set_title(self.title, loc="left", fontsize="medium")
         ax.set_xlabel("step")
