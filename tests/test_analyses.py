@@ -83,6 +83,7 @@ def test_a_check_can_fail(done, out):
         "p": lambda p: p**4,
         "loaded": lambda _: "torch",
         "accuracy": lambda share: 1 - share,
+        "waits": lambda number: number + 1,
     }
     for row in rows:
         for key, spoil in spoiled.items():
