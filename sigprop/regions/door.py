@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from sigprop.regions.network import PiecewiseLinear
+from sigprop.regions.network import Array, PiecewiseLinear
 
 
 def as_network(net: Any, example: Any = None) -> PiecewiseLinear:
@@ -37,3 +37,59 @@ def as_network(net: Any, example: Any = None) -> PiecewiseLinear:
         "a network is a regions.PiecewiseLinear(weights, biases, slopes) or a torch.nn.Module; got "
         f"{f'the class {net.__name__}' if isinstance(net, type) else type(net).__name__}."
     )
+
+
+def as_network_of_points(net: Any, points: Array) -> tuple[PiecewiseLinear, bool]:
+    """The network, and whether the points are a batch of inputs rather than one input.
+
+    Points of shape (lines, input_dim) are a batch. Others are one input where their size says so or
+    the module takes them as one, and a batch where the module takes each of them.
+
+    Args:
+        net: as for :func:`as_network`.
+        points: one input, or a batch of them along the first axis.
+
+    Raises:
+        TypeError: neither a network nor a module.
+        ValueError: a module that is not piecewise linear, or points that it does not take.
+
+    Example:
+        >>> import numpy as np
+        >>> net = PiecewiseLinear([np.ones((3, 2))])
+        >>> [as_network_of_points(net, np.ones(shape))[1] for shape in ((2,), (5, 2), (1, 2))]
+        [False, True, True]
+    """
+    if isinstance(net, PiecewiseLinear):
+        batch = _is_batch(points, net.input_dim)
+        if batch is None:
+            raise ValueError(
+                f"points have shape {points.shape}; the network takes {net.input_dim} numbers: "
+                f"give one point ({net.input_dim},) or a batch (lines, {net.input_dim})."
+            )
+        return net, batch
+    try:
+        found = as_network(net)  # a module that says how many features it takes
+        batch = _is_batch(points, found.input_dim)
+        if batch is not None:
+            return found, batch
+    except ValueError:
+        pass
+    try:
+        return as_network(net, points), False
+    except ValueError:
+        if points.ndim < 2:
+            raise
+        try:
+            return as_network(net, points[0]), True
+        except ValueError:
+            pass
+        raise
+
+
+def _is_batch(points: Array, input_dim: int) -> bool | None:
+    """Whether points of this many features each are several; None where they do not fit."""
+    if points.ndim == 2 and points.shape[1] == input_dim:
+        return True
+    if points.size == input_dim:
+        return False
+    return True if points.ndim > 1 and points.shape[0] * input_dim == points.size else None

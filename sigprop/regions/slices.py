@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sigprop.checks import count, real_array
 from sigprop.regions import polytopes
 from sigprop.regions.counting import Lines, Plane, Polytopes, Progress
-from sigprop.regions.door import as_network
+from sigprop.regions.door import as_network, as_network_of_points
 from sigprop.regions.exact import Dyadic, dyadic, minus
 from sigprop.regions.network import Array, PiecewiseLinear
 from sigprop.regions.results import BoxRegions, LineRegions, PlaneRegions
@@ -154,19 +154,7 @@ def _lines(net: Any, a: ArrayLike, b: ArrayLike) -> tuple[PiecewiseLinear, Array
     start, stop = real_array("a", a), real_array("b", b)
     if start.shape != stop.shape:
         raise ValueError(f"a and b must have one shape; got {start.shape} and {stop.shape}.")
-    given = isinstance(net, PiecewiseLinear)
-    found = as_network(net, example=a)
-    one = start.size == found.input_dim
-    batch = (
-        start.ndim > 1
-        and start.shape[0] * found.input_dim == start.size
-        and not (one and not given)
-    )
-    if not one and not batch:
-        raise ValueError(
-            f"a has shape {start.shape}; the network takes {found.input_dim} numbers: give one "
-            f"point ({found.input_dim},) or a batch (lines, {found.input_dim})."
-        )
+    found, batch = as_network_of_points(net, start)
     lines = len(start) if batch else 1
     start, stop = start.reshape(lines, -1), stop.reshape(lines, -1)
     same = (start == stop).all(axis=1)
