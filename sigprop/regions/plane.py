@@ -165,8 +165,8 @@ class _Sheet:
         on = Crossings(a, b, hyper, t, doubt, waver)
         place, reach = self.points.place(on)
         across = self.points.coordinates[b] - self.points.coordinates[a]
-        steepness = (np.abs(at_a) + np.abs(at_b)) / np.sqrt((across**2).sum(axis=1))
-        off = 4 * error / steepness + 4 * EPS * np.abs(place).max(axis=1)
+        run = np.sqrt((across**2).sum(axis=1)) / (np.abs(at_a) + np.abs(at_b))  # 1 / slope
+        off = 4 * error * run + 4 * EPS * np.abs(place).max(axis=1)
         sides = self.mesh.sides[edge]
         inside = sides >= 0
         number = np.arange(len(edge))

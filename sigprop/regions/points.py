@@ -378,9 +378,9 @@ class Points:
         slope, however it came about; what is kept is the largest of each line's pieces.
         """
         across = self.coordinates[b] - self.coordinates[a]
-        steepness = (np.abs(at_a) + np.abs(at_b)) / np.sqrt((across**2).sum(axis=1))
+        run = np.sqrt((across**2).sum(axis=1)) / (np.abs(at_a) + np.abs(at_b))  # 1 / slope
         largest = float(np.abs(self.coordinates).max())
-        off = float((4 * error[hyperplane] / steepness).max(initial=0.0)) + 8 * EPS * largest
+        off = float((4 * error[hyperplane] * run).max(initial=0.0)) + 8 * EPS * largest
         own = self.owner_start[self.step] + hyperplane
         self._off_line[own] = max(off, self._off_line[own])
         return np.asarray(np.where(lines < 0, 4 * EPS * largest, self._off_line[lines]))

@@ -1,0 +1,216 @@
+"""The counters against the exact rational twin, and against what must not change a count."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sigprop import regions
+from sigprop.regions.network import PiecewiseLinear
+from tests.regions.nets import degenerate, random_net
+from tests.regions.twin import count
+
+KINDS = (
+    "generic",
+    "zero biases",
+    "small integers",
+    "repeated and opposite",
+    "parallel",
+    "concurrent",
+)
+SLOPES = {"ReLU": 0.0, "leaky": 0.1, "absolute": -1.0, "negative": -0.5, "above one": 3.0}
+SHAPES = ((1, 5, 4), (2, 4, 4), (2, 3, 3, 3), (2, 2, 4, 2), (3, 4), (3, 3, 3))
+
+
+def both(result):
+    return result.activation_regions, result.linear_regions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("slope", SLOPES)
+@pytest.mark.parametrize("widths", SHAPES, ids=lambda w: "-".join(map(str, w)))
+def test_box_and_whole_space_equal_the_exact_twin(widths, slope, kind):
+    seed = sum(map(ord, kind + slope)) + sum(widths)
+    weights, biases = degenerate(*random_net(widths, seed), kind, seed)
+    slopes = [SLOPES[slope]] * (len(widths) - 1)
+    net = PiecewiseLinear(weights, biases, slopes)
+    box = [(-1.0, 1.0)] * widths[0]
+    assert both(regions.in_box(net, box)) == count(weights, biases, slopes, box)
+    assert both(regions.in_box(net)) == count(weights, biases, slopes)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_slopes_of_each_unit_and_a_readout(seed):
+    rng = np.random.default_rng(seed)
+    widths = (2, 4, 3, 2)
+    weights, biases = random_net(widths, seed)
+    choices = [0.0, 0.0, 0.25, 1.0, -1.0, 2.0]
+    slopes = [rng.choice(choices, size=n) for n in widths[1:3]]
+    net = PiecewiseLinear(weights, biases, slopes)
+    box = [(-2.0, 2.0)] * 2
+    assert both(regions.in_box(net, box)) == count(weights, biases, slopes, box)
+    with_slope_one = PiecewiseLinear(weights, biases, [*slopes, 1.0])
+    assert both(regions.in_box(with_slope_one, box)) == both(regions.in_box(net, box))
+
+
+@pytest.mark.parametrize(("widths", "dim"), [((2, 9), 2), ((3, 7), 3), ((4, 6), 4), ((5, 7), 5)])
+def test_one_generic_layer_has_zaslavskys_number(widths, dim):
+    weights, biases = random_net(widths, 3)
+    found = regions.in_box(PiecewiseLinear(weights, biases, 0.2))
+    assert found.activation_regions == sum(math.comb(widths[1], j) for j in range(dim + 1))
+    assert found.linear_regions == found.activation_regions
+
+
+def test_ties_of_absolute_values():
+    """|x| + |y|, |x| − |y|, x + y and x − y: five lines through one point make ten cells of two."""
+    net = PiecewiseLinear(
+        [np.eye(2), [[1, 1], [1, -1], [-1, 1], [-1, -1]]], [None, None], [-1.0, 0.0]
+    )
+    found = regions.in_plane(net, [0, 0], [1, 0], [0, 1], [(-1, 1), (-1, 1)])
+    assert found.activation_regions == 8
+    lines = [[1, 0], [0, 1], [1, 1], [1, -1]]
+    found = regions.in_plane(PiecewiseLinear([lines]), [0, 0], [1, 0], [0, 1], [(-1, 1), (-1, 1)])
+    assert found.activation_regions == 8
+    found = regions.in_box(PiecewiseLinear([[[1, 0], [0, 1], [1, 1]]]))
+    assert both(found) == (6, 6)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("kind", ["generic", "zero biases", "concurrent"])
+def test_scale_changes_nothing(kind, scale):
+    """Weights and biases scaled layer by layer, and the box with them.
+
+    Ties survive powers of two only: other factors round the weights, to another net.
+    """
+    scale = 2.0 ** round(math.log2(scale)) if kind == "concurrent" else scale
+    weights, biases = degenerate(*random_net((2, 12, 12, 6), 5), kind, 5)
+    right = both(regions.in_box(PiecewiseLinear(weights, biases, 0.1), [(-1, 1)] * 2))
+    scaled = [scale * w for w in weights]
+    shifts = [scale ** (i + 1) * b for i, b in enumerate(biases)]
+    net = PiecewiseLinear(scaled, shifts, 0.1)
+    assert both(regions.in_box(net, [(-1, 1)] * 2)) == right
+    smaller = PiecewiseLinear([weights[0] / scale, *weights[1:]], biases, 0.1)
+    assert both(regions.in_box(smaller, [(-scale, scale)] * 2)) == right
+
+
+def test_order_and_positive_scale_of_units_change_nothing():
+    rng = np.random.default_rng(0)
+    weights, biases = random_net((2, 8, 8, 8), 1)
+    right = both(regions.in_box(PiecewiseLinear(weights, biases, 0.0), [(-2, 2)] * 2))
+    for layer in range(2):
+        order, size = rng.permutation(8), rng.uniform(0.1, 10, 8)
+        weights[layer] = (size[:, None] * weights[layer])[order]
+        biases[layer] = (size * biases[layer])[order]
+        weights[layer + 1] = (weights[layer + 1] / size)[:, order]
+    assert both(regions.in_box(PiecewiseLinear(weights, biases, 0.0), [(-2, 2)] * 2)) == right
+
+
+def test_an_affine_change_of_the_input_changes_nothing():
+    weights, biases = random_net((3, 8, 8), 2)
+    net = PiecewiseLinear(weights, biases, 0.3)
+    matrix, shift = np.array([[2.0, 1, 0], [0, 1, -1], [1, 0, 1]]), np.array([0.5, -1, 0.25])
+    moved = [weights[0] @ matrix, weights[1]]
+    changed = PiecewiseLinear(moved, [biases[0] + weights[0] @ shift, biases[1]], 0.3)
+    assert both(regions.in_box(net)) == both(regions.in_box(changed))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_a_box_that_is_split(dim):
+    """The cells of two halves are those of the whole, counted twice where the cut runs through."""
+    weights, biases = random_net((dim, 7, 6), 4)
+    net = PiecewiseLinear(weights, biases, 0.2)
+    whole = [(-1.0, 1.0)] * dim
+    left = [(-1.0, 0.125), *whole[1:]]
+    right = [(0.125, 1.0), *whole[1:]]
+    halves = [regions.in_box(net, box).activation_regions for box in (left, right)]
+    if dim == 1:
+        shared = 1
+    else:  # the cells that the wall passes through: those of the net on the wall
+        onto = np.eye(dim)[:, 1:]
+        wall = PiecewiseLinear(
+            [weights[0] @ onto, weights[1]], [biases[0] + 0.125 * weights[0][:, 0], biases[1]], 0.2
+        )
+        shared = regions.in_box(wall, whole[1:]).activation_regions
+    assert sum(halves) == regions.in_box(net, whole).activation_regions + shared
+
+
+def test_the_two_ways_of_cutting_a_plane_agree():
+    """Cells of a layer together against hyperplane by hyperplane, on nets of many cells."""
+    from sigprop.regions import polytopes
+    from sigprop.regions.counting import Polytopes
+    from sigprop.regions.exact import dyadic
+
+    for widths, slope in (((2, 24, 24, 24), 0.0), ((2, 40, 40), 0.1), ((2, 12, 12, 12, 12), -0.7)):
+        weights, biases = random_net(widths, 7, bias=1.0)
+        net = PiecewiseLinear(weights, biases, slope)
+        fast = regions.in_box(net, [(-3, 3)] * 2)
+        start = polytopes.box(np.array([-3.0, -3.0]), np.array([3.0, 3.0]))
+        slow = Polytopes(net, [dyadic(np.eye(2, 3))], None, None, start, 2).results()
+        assert both(fast) == both(slow)
+        assert fast.activation_regions > 500
+
+
+def test_a_narrow_relu_net_has_fewer_linear_than_activation_regions():
+    """Seen over many nets: 2-3-3-3 ReLU nets merge cells where a layer is off, leaky nets never."""
+    merged = 0
+    for seed in range(20):
+        weights, biases = random_net((2, 3, 3, 3), seed)
+        relu = regions.in_box(PiecewiseLinear(weights, biases, 0.0))
+        leaky = regions.in_box(PiecewiseLinear(weights, biases, 0.1))
+        merged += relu.linear_regions < relu.activation_regions
+        assert leaky.linear_regions == leaky.activation_regions
+    assert merged > 10
+
+
+def test_an_output_that_cannot_see_a_unit_does_not_bend_there():
+    net = PiecewiseLinear([np.eye(2), [[1.0, 0.0]]], None, [0.0, 1.0])
+    found = regions.in_box(net, [(-1, 1)] * 2)
+    assert both(found) == (4, 2)
+    cancelling = PiecewiseLinear([[[1.0], [1.0]], [[1.0, -1.0]]], None, [0.5, 1.0])
+    assert both(regions.in_box(cancelling, [(-1, 1)])) == (2, 1)
+
+
+def test_max_cells_stops_and_says_so():
+    weights, biases = random_net((2, 16, 16, 16), 0, bias=1.0)
+    net = PiecewiseLinear(weights, biases, 0.1)
+    whole = regions.in_box(net, [(-3, 3)] * 2)
+    part = regions.in_box(net, [(-3, 3)] * 2, max_cells=200)
+    assert whole.complete and not part.complete
+    assert 1 < part.activation_regions <= 200 < whole.activation_regions
+    assert 1 <= part.linear_regions <= part.activation_regions
+    assert "partial" in str(part) and "partial" not in str(whole)
+    first = regions.in_box(PiecewiseLinear(weights[:1], biases[:1], 0.1), [(-3, 3)] * 2)
+    assert part.activation_regions >= first.activation_regions
+    space = regions.in_box(net, max_cells=50)
+    assert not space.complete and space.linear_regions <= space.activation_regions <= 50
+    line = regions.on_line(net, [-3, -3], [3, 3], max_cells=5)
+    assert not line.complete and line.activation_regions <= 5
+
+
+def test_progress_is_told_to_its_end():
+    told = []
+    weights, biases = random_net((2, 6, 5), 0)
+    regions.in_box(PiecewiseLinear(weights, biases), progress=lambda *now: told.append(now))
+    assert told == [(6, 11), (11, 11)]
+
+
+def test_wide_networks_measure_their_bounds():
+    """784 inputs and 130,000 weights: bounds are measured, and the count is that of exact signs."""
+    weights, biases = random_net((784, 128, 128, 128), 0)
+    net = PiecewiseLinear(weights, biases, 0.0)
+    rng = np.random.default_rng(0)
+    origin, u, v = rng.normal(size=(3, 784))
+    found = regions.in_plane(net, origin, u, v, [(-0.2, 0.2)] * 2)
+    assert not found.certified and found.activation_regions > 500
+    assert regions.in_box(PiecewiseLinear([[[1.0]]]), [(-1, 1)]).certified
+    shrunk = PiecewiseLinear([w / 2**20 for w in weights], [b / 2**20 for b in biases], 0.0)
+    assert shrunk.kinks == 384
+    lines = regions.on_line(net, np.stack([origin - u] * 3), np.stack([origin + u] * 3))
+    assert len({line.activation_regions for line in lines}) == 1
+
+
+def test_hardly_any_sign_needs_exact_arithmetic_in_general_position():
+    weights, biases = random_net((2, 64, 64, 64), 1, bias=1.0)
+    found = regions.in_box(PiecewiseLinear(weights, biases, 0.0), [(-3, 3)] * 2)
+    assert found.certified
+    assert found.exact_decisions < found.activation_regions / 1000

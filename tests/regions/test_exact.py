@@ -1,0 +1,74 @@
+"""The exact arithmetic, on its own."""
+
+from fractions import Fraction
+
+import numpy as np
+
+from sigprop.regions.exact import Context, ExactNetwork, dyadic, minus, point
+from sigprop.regions.network import PiecewiseLinear
+from sigprop.regions.primitive import primitive_steps
+from tests.regions.nets import random_net
+
+
+def test_floats_are_dyadic_numbers():
+    numbers = np.array([0.1, -3.0, 0.0, 1e-300, 5e-324, 1.7e308, 2.0**-1074])
+    found = dyadic(numbers)
+    assert [Fraction(int(n)) * Fraction(2) ** found.exponent for n in found.integers] == [
+        Fraction(float(x)) for x in numbers
+    ]
+    assert np.array_equal(found.rounded(), numbers)
+    assert dyadic(np.zeros(3)).integers.tolist() == [0, 0, 0]
+
+
+def test_differences_are_exact():
+    left, right = np.array([1.0, 1e16]), np.array([1e-20, 1.0])
+    found = minus(dyadic(left), dyadic(right))
+    wanted = [Fraction(float(a)) - Fraction(float(b)) for a, b in zip(left, right, strict=True)]
+    assert [Fraction(int(n)) * Fraction(2) ** found.exponent for n in found.integers] == wanted
+
+
+def test_points_have_no_common_factor():
+    assert point([0.5, 1.0]) == (1, 2)
+    assert point([3.0, 0.0]) == (1, 0)
+    assert point([-6.0, 4.0, 2.0]) == (-3, 2, 1)
+
+
+def exact(net):
+    steps, cuts = primitive_steps(net)
+    return ExactNetwork(steps, cuts, [dyadic(np.eye(net.input_dim, net.input_dim + 1))])
+
+
+def test_signs_below_the_rounding_of_float64():
+    """x + y − 1 at points nearer to the line than any float64 evaluation can tell."""
+    net = PiecewiseLinear([[[1.0, 1.0]]], [[-1.0]])
+    tiny = 2.0**-80
+    for shift, sign in ((tiny, 1), (0.0, 0), (-tiny, -1)):
+        at = point([0.5, 0.5, 1.0])
+        moved = tuple(2**81 * c for c in at)
+        moved = (moved[0] + int(shift * 2**81) * at[2], *moved[1:])
+        assert exact(net).sign(moved, 1, 0, Context()) == sign
+
+
+def test_a_crossing_lies_on_its_hyperplane_exactly():
+    weights, biases = random_net((2, 3, 3), 0)
+    found = exact(PiecewiseLinear(weights, biases, 0.1))
+    ends = point([-1.0, -0.7, 1.0]), point([1.0, 0.9, 1.0])
+    context = Context()
+    crossed = 0
+    for step, hyperplane in [(1, h) for h in range(3)]:
+        signs = [found.sign(end, step, hyperplane, context) for end in ends]
+        if signs[0] * signs[1] < 0:
+            at = found.between(*ends, step, hyperplane, context)
+            assert found.sign(at, step, hyperplane, context) == 0
+            crossed += 1
+    assert crossed
+
+
+def test_affine_maps_are_equal_only_if_they_are():
+    net = PiecewiseLinear([np.eye(2), [[1.0, 2.0]]], None, [0.0, 1.0])
+    found = exact(net)
+    on, off = np.array([1, 1], np.int8), np.array([0, 0], np.int8)
+    first = np.array([1, 0], np.int8)
+    assert found.affine({1: on}) != found.affine({1: first}) != found.affine({1: off})
+    scaled = PiecewiseLinear([2 * np.eye(2), [[0.5, 1.0]]], None, [0.0, 1.0])
+    assert exact(scaled).affine({1: on}) == found.affine({1: on})
