@@ -306,7 +306,7 @@ def draw(rows: list[Row]) -> Figure:
         path = _where(rows, kind="example", activation=name)
         ax_example.plot(
             plots.column(path, "step"), plots.column(path, "loss"), color=COLORS[name],
-            label=f"{NAMES[name]}: dL/db = {path[0]['db']:.2g} at the start",
+            label=f"{NAMES[name]}: dL/db = {path[0]['db']:.2g} at the start".replace("-", "−"),
         )  # fmt: skip
     ax_example.set(xlabel="step", ylabel="mean squared error", ylim=(0, None))
     ax_example.set_title("one unit, every z = −1: ReLU never moves", loc="left")
@@ -377,14 +377,12 @@ def _draw_born(ax: plt.Axes, rows: list[Row]) -> None:
     ):
         part = _where(rows, width=width)
         depth = plots.column(part, "depth")
-        ax.plot(depth, plots.column(part, "law"), color=color)
+        ax.plot(depth, plots.column(part, "law"), color=color, label=f"width n = {width}")
         shown = np.unique(np.geomspace(1, len(part), 12).astype(int)) - 1
         ax.plot(depth[shown], plots.column(part, "dead")[shown], "o", color=color, mec="white")
-        middle = part[int(np.argmin(np.abs(plots.column(part, "law") - 0.45)))]
-        ax.annotate(f"width {width}", (middle["depth"], middle["law"]), (6, -8), color=color,
-                    textcoords="offset points", fontsize="small")  # fmt: skip
     ax.plot([], [], color=plots.INK, label="1 − (1 − 2$^{-n}$)$^L$")
     ax.plot([], [], "o", color=plots.INK, mec="white", label="measured")
     ax.set(xlabel="layers L", ylabel="share of ReLU nets dead at birth", ylim=(-0.03, 1.1))
+    ax.set_xlim(0, 1.5 * max(row["depth"] for row in rows))
     ax.set_title("born dead: narrow ReLU nets, one input", loc="left")
     ax.legend(loc="lower right", fontsize="small")
