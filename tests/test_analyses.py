@@ -84,6 +84,7 @@ def test_a_check_can_fail(done, out):
         "loaded": lambda _: "torch",
         "accuracy": lambda share: 1 - share,
         "waits": lambda number: number + 1,
+        "regions": lambda counted: 2 * counted,
     }
     for row in rows:
         for key, spoil in spoiled.items():
