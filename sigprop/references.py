@@ -3,6 +3,7 @@
 REFERENCES: dict[str, str] = {
     "balduzzi2017": "D. Balduzzi et al., The Shattered Gradients Problem, ICML 2017 (looks-linear weights).",
     "barron2017": "J. Barron, Continuously Differentiable Exponential Linear Units, arXiv:1704.07483, 2017 (CELU).",
+    "berzins2023": "A. Berzins, Polyhedral Complex Extraction from ReLU Networks using Edge Subdivision, ICML 2023.",
     "brock2021": "A. Brock, S. De and S. Smith, Characterizing Signal Propagation to Close the Performance "
     "Gap in Unnormalized ResNets, ICLR 2021 (unit-variance gains).",
     "chandrupatla1997": "T. Chandrupatla, A New Hybrid Quadratic/Bisection Algorithm for Finding the Zero of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def _through(step: Any, cell: Any) -> list[Any]:
     ends = [low, *sorted(cuts), high]
     return [
         (left, right, *_chosen(step, entering, (left + right) / 2, pattern, values))
-        for left, right in zip(ends, ends[1:], strict=False)
+        for left, right in pairwise(ends)
     ]
 
 

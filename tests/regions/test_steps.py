@@ -1,4 +1,6 @@
-"""Every kind of step: on lines against the twin in fractions, in planes by a tiling that proves it."""
+"""Every kind of step: on lines against the twin in fractions, in planes by a proving tiling."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -89,9 +91,7 @@ def test_lines_equal_the_twin_in_fractions(name):
         assert found.activation_regions == len(twin)
         assert np.allclose(found.breakpoints, [float(t) for t, *_ in twin[1:]], rtol=1e-12)
         maps = [values for *_, values in twin]
-        assert found.linear_regions == 1 + sum(
-            one != other for one, other in zip(maps, maps[1:], strict=False)
-        )
+        assert found.linear_regions == 1 + sum(one != other for one, other in pairwise(maps))
         for k, values in enumerate(maps):
             slope, intercept = found.affine(k)
             assert np.allclose(slope, [float(s) for s, _ in values], atol=1e-11)

@@ -1,0 +1,328 @@
+"""How fast are regions counted exactly, and how much memory does it take?
+
+Prediction (targets, one thread): plane slices of 2-16-16-16 and 2-32-32-32 nets at 150,000 cells
+per CPU second or more, 2-64-64-64 at 90,000, 2-128-128-128 and 2-256-256 at 50,000; a slice of some
+38,000 cells of a 784-256-256-256 net within 0.8 s; 112,000 cells of a 2-256-256 net in at most
+300 MB above the import; a line through a 784-1024-1024-1024-1024 net (some 2,000 intervals) within
+0.2 s; boxes of 3-10-10 and 4-8-8 nets at 5,000 cells per second, with any slope.
+Experiment: He weights, biases N(0, 1), seed fixed; medians of CPU time after a warm-up; memory in a
+process of its own. Peers that can be imported count the same nets in the same run: the edge
+subdivision of Berzins (2023; its checkout on the path; float32) and relucent (from its package; all
+of the plane). The counts of peers are put beside ours.
+Answer: all targets are met, by factors of 1.3 to 10, and both peers find the same cells.
+Source: berzins2023; the targets are this project's own.
+Run time: 90 s on one core, most of it the peers'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from sigprop import plots, regions
+from sigprop.records import Row
+
+MEMORY = """
+import sys
+import numpy as np
+from pathlib import Path
+from sigprop import regions
+
+def resident(which):
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in status if line.startswith(which))
+
+def count(widths, half):
+    rng = np.random.default_rng(1)
+    shapes = list(zip(widths[1:], widths))
+    weights = [rng.normal(size=(out, into)) * np.sqrt(2 / into) for out, into in shapes]
+    net = regions.PiecewiseLinear(weights, [rng.normal(size=out) for out, _ in shapes], 0.0)
+    return regions.in_plane(net, [0, 0], [1, 0], [0, 1], [(-half, half)] * 2)
+
+count([2, 4], 1.0)
+start = resident("VmRSS")
+print(count(eval(sys.argv[1]), float(sys.argv[2])).activation_regions, resident("VmHWM") - start)
+"""
+
+
+@dataclass(frozen=True)
+class Params:
+    repeats: int = 7
+    planes: tuple[tuple[tuple[int, ...], float], ...] = (  # widths, cells per second wanted
+        ((2, 16, 16, 16), 150e3),
+        ((2, 32, 32, 32), 150e3),
+        ((2, 64, 64, 64), 90e3),
+        ((2, 128, 128, 128), 50e3),
+        ((2, 256, 256), 50e3),
+    )
+    half: float = 3.0
+    """Half the side of the square."""
+    boxes: tuple[tuple[tuple[int, ...], float], ...] = (
+        ((3, 10, 10), 0.0), ((3, 10, 10), -0.5), ((4, 8, 8), 0.0), ((4, 8, 8), 0.1),
+    )  # fmt: skip
+    wide: tuple[tuple[int, ...], float] = ((784, 256, 256, 256), 0.41)  # widths, half the side
+    line: tuple[int, ...] = (784, 1024, 1024, 1024, 1024)
+    lines: int = 100
+    memory: tuple[tuple[int, ...], float] = ((2, 256, 256), 8.0)
+    peers: tuple[str, ...] = ("edge subdivision", "relucent")
+    most_for_relucent: int = 1000
+    """Cells of the plane beyond which relucent is left out: it finds about 65 in a second."""
+    seed: int = 0
+
+
+FULL = Params()
+QUICK = Params(
+    repeats=1,
+    planes=(((2, 16, 16, 16), 150e3),),
+    boxes=(((3, 6, 6), 0.0),),
+    wide=((784, 32, 32), 1.0),
+    line=(784, 64, 64),
+    lines=5,
+    memory=((2, 32, 32), 3.0),
+    peers=(),
+)
+
+
+def compute(params: Params) -> list[Row]:
+    rows = [row for widths, target in params.planes for row in _plane(params, widths, target)]
+    rows.append(_wide(params))
+    rows += _lines(params)
+    rows += [_box(params, widths, slope) for widths, slope in params.boxes]
+    rows.append(_memory(*params.memory))
+    return rows
+
+
+def net_of(widths: tuple[int, ...], slope: float) -> regions.PiecewiseLinear:
+    """A net with He weights and biases N(0, 1), the same at every call."""
+    rng = np.random.default_rng(1)
+    shapes = list(zip(widths[1:], widths, strict=False))
+    weights = [rng.normal(size=(out, into)) * np.sqrt(2 / into) for out, into in shapes]
+    return regions.PiecewiseLinear(weights, [rng.normal(size=out) for out, _ in shapes], slope)
+
+
+def square(net: regions.PiecewiseLinear, half: float) -> regions.PlaneRegions:
+    """The cells of a net of two inputs in a square round 0."""
+    return regions.in_plane(net, [0, 0], [1, 0], [0, 1], [(-half, half)] * 2)
+
+
+def _timed(call: Callable[[], Any], repeats: int) -> tuple[Any, float]:
+    call()
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        found = call()
+        seconds.append(time.process_time() - start)
+    return found, median(seconds)
+
+
+def _row(name: str, cells: int, seconds: float, target: float, unit: str, **more: Any) -> Row:
+    """A measured figure; unit "cells/s" wants at least the target, any other at most."""
+    value = cells / seconds if unit == "cells/s" else seconds
+    cost = target / value if unit == "cells/s" else value / target
+    return {
+        "name": name,
+        "who": "sigprop",
+        "cells": cells,
+        "seconds": seconds,
+        "value": value,
+        "unit": unit,
+        "target": target,
+        "cost": cost,
+        "met": cost <= 1,
+        "ratio": None,
+    } | more
+
+
+def _plane(params: Params, widths: tuple[int, ...], target: float) -> list[Row]:
+    net = net_of(widths, 0.0)
+    found, seconds = _timed(lambda: square(net, params.half), params.repeats)
+    name = f"plane, {_words(widths)}"
+    cells = found.activation_regions
+    rows = [_row(name, cells, seconds, target, "cells/s", exact=found.exact_decisions)]
+    start = time.process_time()
+    linear = found.linear_regions
+    rows[0] |= {"linear": linear, "linear_seconds": time.process_time() - start}
+    if "edge subdivision" in params.peers:
+        rows += _edge_subdivision(net, params.half, rows[0])
+    if "relucent" in params.peers:
+        rows += _relucent(params, net, rows[0])
+    return rows
+
+
+def _peer(ours: Row, who: str, cells: int, right: int, seconds: float) -> Row:
+    return ours | {
+        "who": who,
+        "cells": cells,
+        "right": right,
+        "seconds": seconds,
+        "value": cells / seconds,
+        "target": None,
+        "cost": None,
+        "met": None,
+        "ratio": ours["value"] * seconds / cells,
+        "exact": None,
+        "linear": None,
+        "linear_seconds": None,
+    }
+
+
+def _edge_subdivision(net: regions.PiecewiseLinear, half: float, ours: Row) -> list[Row]:
+    try:
+        from edge_subdivision import skeletal_subdivision
+        from NN import Net
+    except ImportError:
+        return []
+    sizes = [net.input_dim, *(step.weight.shape[0] for step in _affine(net))]
+    model = Net(sizes)
+    _copy(model.fcs, net)
+
+    def count() -> int:
+        with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            points, edges, *_ = skeletal_subdivision(
+                model, bbox=(-half, half), device=torch.device("cpu"), verbose=False
+            )
+        return len(edges) - len(points) + 1  # Euler
+
+    cells, seconds = _timed(count, 1)
+    return [_peer(ours, "edge subdivision", cells, ours["cells"], seconds)]
+
+
+def _relucent(params: Params, net: regions.PiecewiseLinear, ours: Row) -> list[Row]:
+    try:
+        import relucent
+    except ImportError:
+        return []
+    right = regions.in_box(net).activation_regions  # it knows no box: all of the plane
+    if right > params.most_for_relucent:
+        return []
+    layers: list[torch.nn.Module] = []
+    for step in _affine(net):
+        layers += [torch.nn.Linear(step.weight.shape[1], step.weight.shape[0]), torch.nn.ReLU()]
+    layers.append(torch.nn.Linear(net.widths[-1], 1))
+    _copy(layers[:-1:2], net)
+    found = relucent.Complex(torch.nn.Sequential(*layers))
+    start = time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found.bfs(nworkers=1, verbose=0)
+    seconds = time.process_time() - start
+    return [_peer(ours, "relucent", len(found), right, seconds)]
+
+
+def _affine(net: regions.PiecewiseLinear) -> list[Any]:
+    return [step for step in net.steps if hasattr(step, "weight")]
+
+
+def _copy(layers: Any, net: regions.PiecewiseLinear) -> None:
+    for layer, step in zip(layers, _affine(net), strict=True):
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(step.weight))
+            layer.bias.copy_(torch.from_numpy(step.bias))
+
+
+def _wide(params: Params) -> Row:
+    widths, half = params.wide
+    net, rng = net_of(widths, 0.0), np.random.default_rng(params.seed)
+    origin, u, v = rng.normal(size=(3, widths[0]))
+    found, seconds = _timed(
+        lambda: regions.in_plane(net, origin, u, v, [(-half, half)] * 2), params.repeats
+    )
+    return _row(f"slice, {_words(widths)}", found.activation_regions, seconds, 0.8, "s")
+
+
+def _lines(params: Params) -> list[Row]:
+    net, rng = net_of(params.line, 0.0), np.random.default_rng(params.seed)
+    a, b = 2 * rng.normal(size=(2, params.lines, params.line[0]))
+    one, seconds = _timed(lambda: regions.on_line(net, a[0], b[0]), params.repeats)
+    name = f"line, {_words(params.line)}"
+    rows = [_row(name, one.activation_regions, seconds, 0.2, "s")]
+    some, seconds = _timed(lambda: regions.on_line(net, a, b), 1)
+    cells = sum(each.activation_regions for each in some)
+    return [*rows, _row(f"{params.lines} lines together", cells, seconds, 0.2 * len(some), "s")]
+
+
+def _box(params: Params, widths: tuple[int, ...], slope: float) -> Row:
+    net, box = net_of(widths, slope), [(-params.half, params.half)] * widths[0]
+    found, seconds = _timed(lambda: regions.in_box(net, box), params.repeats)
+    name = f"box, {_words(widths)}, slope {slope:g}"
+    return _row(name, found.activation_regions, seconds, 5e3, "cells/s")
+
+
+def _memory(widths: tuple[int, ...], half: float) -> Row:
+    root = str(Path(__file__).resolve().parent.parent)
+    env = os.environ | {"PYTHONPATH": root + os.pathsep + os.environ.get("PYTHONPATH", "")}
+    command = [sys.executable, "-c", MEMORY, repr(widths), repr(half)]
+    done = subprocess.run(command, env=env, cwd=root, check=True, capture_output=True, text=True)
+    cells, memory = map(int, done.stdout.split())
+    return _row(f"memory, {_words(widths)}", cells, memory / 1e6, 300.0, "MB")
+
+
+def _words(widths: tuple[int, ...]) -> str:
+    return "-".join(map(str, widths))
+
+
+def check(rows: list[Row]) -> None:
+    for row in rows:
+        assert row["cells"] > 0
+        if row["who"] == "sigprop":
+            assert row.get("linear") is None or 0 < row["linear"] <= row["cells"]
+        else:  # float32, or a search of its own: not exact, but near
+            assert abs(row["cells"] - row["right"]) <= 0.01 * row["right"], row
+
+
+def draw(rows: list[Row]) -> Figure:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
+    planes = [row for row in rows if row["name"].startswith("plane")]
+    names = list(dict.fromkeys(row["name"] for row in planes))
+    whos = list(dict.fromkeys(row["who"] for row in planes))
+    for k, who in enumerate(whos):
+        some = [row for row in planes if row["who"] == who]
+        at = [names.index(row["name"]) + 0.26 * (k - (len(whos) - 1) / 2) for row in some]
+        left.barh(at, plots.column(some, "value"), 0.24, label=who, color=plots.COLORS[k])
+        for y, row in zip(at, some, strict=True):
+            text = f" {row['value']:,.0f}"
+            if row["ratio"]:
+                text += f"   ({row['ratio']:,.0f} × slower)"
+            left.text(row["value"], y, text, va="center", fontsize="small")
+    targets = [row["target"] for row in planes if row["who"] == "sigprop"]
+    left.plot(targets, range(len(names)), "|", ms=22, mew=2, color=plots.INK, label="target")
+    left.set_xscale("log")
+    left.set_xlim(10, 2e8)
+    left.set_yticks(range(len(names)), [name.removeprefix("plane, ") for name in names])
+    left.invert_yaxis()
+    left.grid(axis="y", visible=False)
+    left.set_xlabel("exact cells per CPU second, one thread")
+    left.legend(loc="lower right")
+    others = [row for row in rows if row["who"] == "sigprop" and row not in planes][::-1]
+    colors = [plots.COLORS[0] if row["met"] else plots.COLORS[2] for row in others]
+    right.barh([row["name"] for row in others], plots.column(others, "cost"), 0.6, color=colors)
+    right.axvline(1, color=plots.INK, lw=1.2)
+    for y, row in enumerate(others):
+        bound = "≥" if row["unit"] == "cells/s" else "≤"
+        text = f"{row['value']:,.3g} {row['unit']} ({bound} {row['target']:,g})"
+        text += f"; {row['cells']:,} cells"
+        right.text(1.04, y, text, va="center", fontsize="small")
+    right.set_xlim(0, 2.4)
+    right.grid(axis="y", visible=False)
+    right.set_xlabel("cost relative to the target: left of the line it is met")
+    ours = [row for row in rows if row["who"] == "sigprop"]
+    met = sum(row["met"] for row in ours)
+    figure.suptitle(
+        f"Exact region counts: {met} of {len(ours)} cost targets met", fontweight="bold"
+    )
+    return figure
