@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,18 +31,19 @@ class Gate:
         owner = self._owner
         if owner is None or torch.compiler.is_compiling():
             return
-        if owner._open._exit_callbacks or transformed():  # type: ignore[attr-defined]
+        if transformed() or owner.looking(sys._getframe(1)):
             return
         if not owner._begin_pass():
             return
         watched = owner._watched((args, kwargs), inside=module is owner._root)
 
         def close(_module: nn.Module, _args: Any, _out: Any) -> None:
-            owner._open.close()
+            owner._close_pass()
 
         handle = module.register_forward_hook(close, always_call=True, prepend=True)
         owner._open.push(watched)
         owner._open.callback(handle.remove)
+        owner._frame = sys._getframe(1)
 
     def __deepcopy__(self, memo: Any) -> Gate:
         return Gate(None)
@@ -60,6 +63,13 @@ class Called:
         owner = self._owner()
         if owner is not None:
             self._method(owner, optimizer)
+
+
+def on_stack(frame: FrameType, now: FrameType | None) -> bool:
+    """Whether a call is still under way."""
+    while now is not None and now is not frame:
+        now = now.f_back
+    return now is frame
 
 
 def transformed() -> bool:

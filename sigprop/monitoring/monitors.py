@@ -6,7 +6,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -29,7 +29,14 @@ from sigprop.monitoring.findings import (
     findings,
     in_words,
 )
-from sigprop.monitoring.gate import Called, Gate, check_model, read_loss_scale, read_pattern
+from sigprop.monitoring.gate import (
+    Called,
+    Gate,
+    check_model,
+    on_stack,
+    read_loss_scale,
+    read_pattern,
+)
 from sigprop.monitoring.observer import Pass
 from sigprop.monitoring.report import report
 from sigprop.monitoring.sites import Step
@@ -82,6 +89,8 @@ class Monitor:
         self._warned: set[tuple[str, str]] = set()
         self._handles: list[RemovableHandle] = []
         self._open = ExitStack()
+        self._frame: FrameType | None = None
+        self._observing = False
         self._step: Step | None = None
         self._passes = self._blind = 0
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
@@ -125,7 +134,7 @@ class Monitor:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._open.close()
+        self._close_pass()
         if self._passes:
             self._end_step()
         for sink in self._sinks:
@@ -189,10 +198,21 @@ class Monitor:
             if self._begin_pass():
                 stack.enter_context(self._watched((), inside=False))
                 self._open.push(stack.pop_all())
+            self._observing = True
             try:
                 yield
             finally:
-                self._open.close()
+                self._close_pass()
+
+    def looking(self, now: FrameType) -> bool:
+        """Whether a pass is being looked at. One that an interrupt broke off is ended first."""
+        if self._frame is not None and not on_stack(self._frame, now):
+            self._close_pass()
+        return self._frame is not None or self._observing
+
+    def _close_pass(self) -> None:
+        self._frame, self._observing = None, False
+        self._open.close()
 
     def _begin_pass(self) -> bool:
         """Count a pass that starts; whether it is to be looked at."""

@@ -238,6 +238,39 @@ def test_it_goes_on_after_a_pass_that_broke():
     assert mon.records()[1]["passes"] == 1
 
 
+def test_it_goes_on_after_an_interrupt_as_in_a_notebook():
+    model = nn.Sequential(Breaks(KeyboardInterrupt()), nn.Linear(6, 2))
+    mon = monitor(model)
+    with pytest.raises(KeyboardInterrupt):
+        model(seeded(4, 5))
+    model[0].now = False
+    train(model, [seeded(4, 5)] * 2)
+    assert not _get_current_function_mode_stack() and mon.steps == 2
+    assert by_name(mon, 1)["1"]["passes"] == by_name(mon, 1)["0.fc"]["passes"] == 1
+    mon.detach()
+    assert no_hooks_left(model)
+
+
+class Calls(nn.Module):
+    """Calls itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(5, 5)
+
+    def forward(self, x, deep=2):
+        z = F.relu(self.fc(x))
+        return self(z, deep - 1) if deep else z
+
+
+def test_a_model_that_calls_itself_is_one_pass():
+    model = Calls()
+    with monitor(model) as mon:
+        train(model, [seeded(4, 5)] * 2)
+    assert [row["name"] for row in mon.records()] == ["fc", "fc#2", "fc#3"] * 2
+    assert no_hooks_left(model) and not _get_current_function_mode_stack()
+
+
 def test_a_broken_last_report_does_not_hide_the_error_under_way():
     model = net()
 

@@ -201,20 +201,20 @@ def test_branches_joins_and_gates():
         def __init__(self):
             super().__init__()
             self.a, self.b, self.c = (nn.Linear(6, 6) for _ in range(3))
-            self.d, self.e = nn.Linear(6, 6), nn.Linear(6, 6)
+            self.d, self.e, self.f = (nn.Linear(6, 6) for _ in range(3))
 
         def forward(self, x):
             h = F.relu(self.a(x))
             h = F.relu(self.b(h) + h)  # a sum of branches: a row of its own
             h = h + F.leaky_relu(self.c(h), 0.5)  # slopes that disagree
             gated = self.d(h) * torch.sigmoid(self.c(h))  # a gate
-            return self.e(gated)
+            return self.e(gated) + self.f(F.relu(self.d(h)) * F.relu(self.e(h)))
 
     rows = once(fill(Net()), seeded(8, 6))
     assert rows["b"]["activation"] == "" and rows["relu#2"]["activation"] == "relu"
     assert rows["a"]["g_star"] == rows["b"]["g_star"] == rows["c"]["g_star"] == math.sqrt(2)
     assert rows["d"]["g_star"] is None and rows["e"]["g_star"] is None
-    assert rows["c#2"]["activation"] == "sigmoid"
+    assert rows["c#2"]["activation"] == "sigmoid" and rows["f"]["g_star"] is None
 
 
 def test_an_activation_after_an_addition_in_place_is_not_the_layers_own():
