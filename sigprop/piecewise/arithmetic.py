@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sigprop.piecewise import matrices
 from sigprop.piecewise.builder import Builder, RefusalError, Signal
+from sigprop.piecewise.masks import Mask, gated
 from sigprop.piecewise.table import (
     Operation,
     leaves,
@@ -54,6 +55,9 @@ def pos(build: Builder, x: Signal) -> Signal:
 @named("mul", "multiply")
 def mul(build: Builder, x: Any, y: Any) -> Signal:
     """A signal times a constant."""
+    for gate, signal in ((x, y), (y, x)):
+        if isinstance(gate, Mask):
+            return gated(build, signal, gate)
     if isinstance(x, Signal) and isinstance(y, Signal):
         raise RefusalError("multiplies two signals, which is not piecewise linear")
     signal, factor = (x, y) if isinstance(x, Signal) else (y, x)

@@ -50,11 +50,13 @@ class Signal:
         value: the value of the network that its entries are taken from.
         index: of the tensor's shape: which entry of the value each is; −1: the number zero.
         storage: shared with the tensors that see the same memory.
+        scaled_from: (x, c, d) if it is c·x + d, entry by entry.
     """
 
     value: int
     index: Index
     storage: Storage = field(default_factory=Storage)
+    scaled_from: tuple[Signal, Array, Array] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,7 +119,8 @@ class Builder:
             return x
         size = len(c)
         matrix = sparse.csr_array((c, np.arange(size), np.arange(size + 1)), shape=(size, size))
-        return self.affine(x, matrix, np.array(d), x.shape)
+        made = self.affine(x, matrix, np.array(d), x.shape)
+        return replace(made, scaled_from=(x, c.reshape(x.shape), d.reshape(x.shape)))
 
     def total(self, signals: Sequence[Signal]) -> Signal:
         """The sum of signals of one shape."""

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, fx, nn
 
-from sigprop.checks import count, real_array
 from sigprop.graph import word_set
-from sigprop.layers import WEIGHT_LAYERS
 from sigprop.piecewise import layers, maxima, units  # noqa: F401  (they fill the table)
 from sigprop.piecewise.arithmetic import linear_in_one
 from sigprop.piecewise.builder import Builder, RefusalError, Signal, Storage
+from sigprop.piecewise.masks import Mask
 from sigprop.piecewise.maxima import Extremes
 from sigprop.piecewise.modules import in_float64, rule
 from sigprop.piecewise.table import OPERATIONS, leaves
-from sigprop.regions.network import PiecewiseLinear, apply
+from sigprop.piecewise.trial import check_values, find_shape, try_out
+from sigprop.regions.network import PiecewiseLinear
 from sigprop.trace import Tracer, defaults, followed, function_name
 
 MOVES = word_set(
@@ -52,8 +48,9 @@ _SHAPES = word_set(
 )
 _FACTS = ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad")
 _RANDOM = ("rand", "bernoulli", "normal", "multinomial", "poisson", "uniform", "exponential")
-_COMPARISONS = word_set("gt ge lt le eq ne greater less greater_equal less_equal sign heaviside")
-_ADVICE = (
+_MASKS = word_set("bitwise_not invert logical_not masked_fill mul multiply where")
+_COMPARISONS = word_set("eq ne sign heaviside isnan")
+ADVICE = (
     "Linear regions belong to networks of affine layers, ReLU-like units and maxima, in evaluation "
     "mode; give another model, or the weights as arrays: regions.PiecewiseLinear(weights, biases, "
     "slopes)."
@@ -103,22 +100,15 @@ def to_network(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"to_network takes a torch.nn.Module; got {type(model).__name__}.")
-    _check_values(model)
+    check_values(model)
     whole = nn.Sequential(model) if rule(model) is not None else model
-    with followed(whole, _Tracer(), _ADVICE) as (inside, graph):
-        shape = _input_shape(example_input, input_shape, inside, graph)
+    with followed(whole, _Tracer(), ADVICE) as (inside, graph):
+        shape = find_shape(example_input, input_shape, inside, graph)
         build = Builder((1, *shape))
         output = _Walk(build, inside, graph).output()
         network = build.network(output)
-    if any(rule(module) is None and not _is_known(module) for module in model.modules()):
-        _compare(network, model, shape, output.shape)
+    try_out(network, model, shape, output.shape, ADVICE)
     return network
-
-
-def _is_known(module: nn.Module) -> bool:
-    """Whether its forward is one of torch's or this package's, where nothing escapes torch.fx."""
-    home = type(module).forward.__module__ if "forward" not in vars(module) else ""
-    return home.startswith(("torch.nn.", "sigprop.nn."))
 
 
 class _Tracer(Tracer):
@@ -152,7 +142,7 @@ class _Walk:
                 if len(inputs) > 1:
                     raise ValueError(
                         f"{self.name} takes several inputs ({', '.join(inputs)}); "
-                        f"regions are counted in the space of one. {_ADVICE}"
+                        f"regions are counted in the space of one. {ADVICE}"
                     )
             elif step.op == "output":
                 return self._returned(step)
@@ -191,7 +181,7 @@ class _Walk:
             args: Any
             words: Any
             args, words = fx.map_arg((step.args, dict(step.kwargs)), self._read)
-            signals = [leaf for leaf in leaves([args, words]) if isinstance(leaf, Signal)]
+            signals = [leaf for leaf in leaves([args, words]) if isinstance(leaf, Signal | Mask)]
             if any(isinstance(leaf, Extremes) for leaf in leaves([args, words])):
                 return args[0].take(args[1])
             if step.op == "call_module":
@@ -199,7 +189,7 @@ class _Walk:
             return self._function(step, args, words, signals)
         except RefusalError as error:
             raise ValueError(
-                f"cannot read {self.name} exactly: {where!r} ({kind}) {error}. {_ADVICE}"
+                f"cannot read {self.name} exactly: {where!r} ({kind}) {error}. {ADVICE}"
             ) from None
         except (RuntimeError, IndexError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
@@ -213,7 +203,7 @@ class _Walk:
         value = getattr(self.model.get_submodule(home), name)
         return _in_float64(value) if isinstance(value, Tensor) else value
 
-    def _module(self, step: fx.Node, args: Any, words: Any, signals: list[Signal]) -> Any:
+    def _module(self, step: fx.Node, args: Any, words: Any, signals: list[Signal | Mask]) -> Any:
         module = self.model.get_submodule(str(step.target))
         if not signals:
             return in_float64(module)(*args, **words)
@@ -225,7 +215,7 @@ class _Walk:
         result = form(self.build, module, args[0])
         return self._written(step, result) if getattr(module, "inplace", False) else result
 
-    def _function(self, step: fx.Node, args: Any, words: Any, signals: list[Signal]) -> Any:
+    def _function(self, step: fx.Node, args: Any, words: Any, signals: list[Signal | Mask]) -> Any:
         name = function_name(step)
         plain = name[:-1] if name.endswith("_") and not name.startswith("_") else name
         if any(part in name for part in _RANDOM):
@@ -240,13 +230,16 @@ class _Walk:
         return result
 
     def _formed(self, step: fx.Node, name: str, args: Any, words: Any) -> Any:
+        masked = any(isinstance(leaf, Mask) for leaf in leaves([args, words]))
+        if masked and name not in _SAME | _MASKS:
+            raise RefusalError("uses the answer of a comparison, which jumps, as a number")
         moved = name in MOVES or (name == "getattr" and args[1] in ("T", "mT", "data"))
         if name in _SAME or name == "requires_grad":
             types = [a for a in (*args, *words.values()) if isinstance(a, torch.dtype)]
             if not all(kind.is_floating_point for kind in types):
                 raise RefusalError("casts to whole numbers, which has no end of pieces")
             return args[0]
-        if moved:
+        if moved and not masked:
             result = self.build.rearranged(lambda *a, **k: _called(step, a, k), *args, **words)
             if name in _FRESH:
                 return fx.node.map_aggregate(result, _in_fresh_memory)
@@ -311,85 +304,7 @@ def _in_float64(value: Tensor) -> Tensor:
 
 def _reason(name: str) -> str:
     if name in _COMPARISONS:
-        return "compares a signal, which is not read here; write it with a ReLU, clamp or maximum"
-    if name in ("setitem", "iadd", "masked_fill"):
-        return "writes into part of a signal"
+        return "compares a signal in a way that is not read here; write it with > and torch.where"
     if name in ("int", "long", "short", "bool", "floor", "round", "ceil", "trunc", "Embedding"):
         return "takes or makes whole numbers"
     return "is not piecewise linear, or has no exact form here"
-
-
-def _check_values(model: nn.Module) -> None:
-    """Refuse weights that have no values or no real ones."""
-    for name, value in _tensors(model):
-        if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
-            raise ValueError(f"{name} is not initialized yet; run the model once on an input.")
-        if value.is_meta:
-            raise ValueError(
-                f"{name} is on the meta device and has no values; load the weights first."
-            )
-        if value.is_complex():
-            raise TypeError(f"{name} is complex; regions belong to real networks.")
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
-
-
-def _input_shape(example: Any, given: Any, model: nn.Module, graph: fx.Graph) -> tuple[int, ...]:
-    if example is not None and given is not None:
-        raise TypeError("give example_input or input_shape, not both.")
-    if given is not None:
-        sizes = (given,) if not isinstance(given, tuple | list) else tuple(given)
-        return tuple(count("input_shape", size) for size in sizes)
-    if example is not None:
-        if isinstance(example, Tensor):
-            if not example.is_floating_point():
-                raise TypeError(
-                    f"example_input must be a floating-point tensor; got {example.dtype}."
-                )
-            if example.numel() == 0:
-                raise ValueError("example_input is empty.")
-            return tuple(example.shape)
-        return real_array("example_input", example).shape
-    for step in graph.nodes:
-        if step.op == "call_module":
-            module = model.get_submodule(str(step.target))
-            if isinstance(module, nn.Linear):
-                return (module.in_features,)
-            if isinstance(module, WEIGHT_LAYERS):
-                break
-    raise ValueError(
-        f"the shape of the inputs of {type(model).__name__} cannot be read from its first layer; "
-        "give input_shape=(channels, height, width), or one input as example_input."
-    )
-
-
-def _compare(
-    network: PiecewiseLinear, model: nn.Module, shape: tuple[int, ...], out: tuple[int, ...]
-) -> None:
-    """Try the network against the model on two inputs, if a copy of the model runs in float64."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn((2, *shape), generator=generator, dtype=torch.float64)
-    try:
-        twin = copy.deepcopy(model).cpu().double()
-        for module in twin.modules():
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rows = [twin(row[None].clone()) for row in x]
-            wanted_shape, wanted = rows[0].shape, torch.cat([row.reshape(1, -1) for row in rows])
-    except Exception:  # it cannot be copied, or insists on another type: nothing to compare with
-        return
-    values = [np.ascontiguousarray(x.reshape(2, -1).numpy())]
-    for step in network.steps:
-        values.append(apply(step, values))
-    size = max(float(np.abs(value).max()) for value in values)
-    error = np.abs(values[-1] - wanted.numpy()).max() if out == tuple(wanted_shape) else np.inf
-    if not error <= 1e-8 * size:
-        raise ValueError(
-            f"what torch.fx sees of {type(model).__name__} is not what it computes (a tensor "
-            f"overwritten in place that is used again under another name?). {_ADVICE}"
-        )

@@ -87,18 +87,20 @@ def convolution(weight: Array, places: Index, size: int, groups: int) -> Matrix:
     """
     out, per_group = weight.shape[:2]
     kernel = weight.reshape(out, per_group, -1)
-    first = (np.arange(out) // (out // groups) * per_group)[:, None, None, None]
-    channel = first + np.arange(per_group)[None, None, :, None]
-    columns = channel * size + places[None, :, None, :]
-    shape = (out, len(places), per_group, places.shape[1])
-    kept = np.broadcast_to(places[None, :, None, :] >= 0, shape)
-    entries = np.broadcast_to(kernel[:, None], shape)
-    lengths = kept.reshape(out * len(places), -1).sum(axis=1)
+    wide = per_group * groups * size
+    kept = np.broadcast_to(places[:, None, :] >= 0, (len(places), per_group, places.shape[1]))
+    here = np.arange(per_group)[:, None] * size + places[:, None, :]
+    count = int(kept.sum())  # entries of one channel out
+    columns = np.empty((out, count), np.int32 if wide < 2**31 else np.int64)
+    entries = np.empty((out, count))
+    inside = here[kept]
+    for channel in range(out):
+        columns[channel] = inside + channel // (out // groups) * per_group * size
+        entries[channel] = np.broadcast_to(kernel[channel], kept.shape)[kept]
+    lengths = np.tile(kept.sum(axis=(1, 2)), out)
     ends = np.concatenate([[0], np.cumsum(lengths)])
-    matrix = sparse.csr_array(
-        (entries[kept], np.broadcast_to(columns, shape)[kept], ends),
-        shape=(out * len(places), per_group * groups * size),
-    )
+    shape = (out * len(places), wide)
+    matrix = sparse.csr_array((entries.ravel(), columns.ravel(), ends), shape=shape)
     matrix.sort_indices()
     return matrix
 

@@ -17,6 +17,12 @@ def overwritten_by_another_name(self, x):
     return self.b(y.flatten(1))
 
 
+def written_in_part(self, x):
+    z = self.a(x)
+    z[:, 0] = 0.0
+    return self.b(z)
+
+
 def added_in_place(self, x):
     z = self.a(x)
     y = z
@@ -46,7 +52,15 @@ REFUSED = {
         "symbolically traced variables cannot be used as inputs to control flow",
     ),
     "product": (pair(lambda self, z: z * z.relu()), "multiplies two signals"),
-    "gate": (pair(lambda self, z: z * (z > 0)), "compares a signal"),
+    "gate by another": (pair(lambda self, z: z * (z.flip(1) > 0)), "branches must be the signal"),
+    "two compared": (pair(lambda self, z: z * (z > z.flip(1))), "compares two signals"),
+    "equality": (pair(lambda self, z: z * (z == 0)), "compares a signal in a way"),
+    "answer as a number": (pair(lambda self, z: z + (z > 0)), "the answer of a comparison"),
+    "counted": (pair(lambda self, z: z + (z > 0).sum()), "the answer of a comparison"),
+    "threshold of a layer": (
+        pair(lambda self, z: z[:, None] * (z[:, None] > torch.ones(3, 8))),
+        "compares a signal of shape (1, 8) with (3, 8)",
+    ),
     "matrix product": (pair(lambda self, z: z @ z.T @ z), "multiplies two signals"),
     "quotient": (pair(lambda self, z: 1 / z), "divides by a signal"),
     "rounding": (pair(lambda self, z: z.round()), "whole numbers"),
@@ -75,8 +89,8 @@ REFUSED = {
     ),
     "places of maxima": (pair(lambda self, z: z + z.max(1, True)[1]), "whole numbers"),
     "written in part": (
-        pair(lambda self, z: z.masked_fill(torch.ones(8) > 0, 1.0)),
-        "writes into part of a signal",
+        model_of(written_in_part, a=nn.Linear(5, 8), b=nn.Linear(8, 3)),
+        "does not support item assignment",
     ),
     "overwritten view": (
         model_of(overwritten_by_another_name, a=nn.Linear(5, 8), b=nn.Linear(8, 3)),

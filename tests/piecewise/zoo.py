@@ -152,6 +152,16 @@ FORMS = {
     "copied, then overwritten": lambda self, z: z.clone().relu_() + z,
     "weights of a buffer": lambda self, z: z.relu() * F.softplus(self.act.weight).mean(),
     "outer sum": lambda self, z: (z[:, :, None] + torch.ones(8, 3)).relu().sum(2),
+    "where": lambda self, z: torch.where(z > 0, z, 0.1 * z),
+    "where not": lambda self, z: torch.where(~(z <= 0.3), 2 * z - 1, torch.zeros_like(z)),
+    "where below": lambda self, z: torch.where(z <= -0.2, -(z + 1) / 2, z + 0.3),
+    "where as a method": lambda self, z: z.where(z > 0, torch.expm1(torch.ones(()))),
+    "where of a moved signal": lambda self, z: torch.where((y := z.flip(1)) < 0, 0.2 * y, y),
+    "masked_fill of fixed places": lambda self, z: z.masked_fill(torch.arange(8) < 3, 0.5).relu(),
+    "gate": lambda self, z: z * (z > 0),
+    "gates": lambda self, z: (z > 0).to(z.dtype) * z + 0.1 * z * (z <= 0).double(),
+    "gate with a threshold for each": lambda self, z: (z > torch.linspace(-1, 1, 8)) * (1 - z),
+    "masked_fill": lambda self, z: z.masked_fill(z < 0.1, 0.25),
     "to double": lambda self, z: z.to(z.dtype).relu().contiguous().detach(),
 }
 

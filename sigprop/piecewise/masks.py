@@ -1,0 +1,102 @@
+"""Comparisons of a signal with a constant, and what is done with the answer: hand-written units.
+
+``torch.where(z > 0, z, a*z)`` and ``z * (z > 0)`` are units with one threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sigprop.piecewise.builder import Builder, RefusalError, Signal
+from sigprop.piecewise.table import named, numbers
+from sigprop.regions.network import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Where a signal lies above a threshold, or not above it.
+
+    Attributes:
+        of: the signal.
+        threshold: broadcasts to its shape.
+        above: whether it is true above the threshold (below it if not).
+    """
+
+    of: Signal
+    threshold: Array
+    above: bool
+
+
+@named("gt", "greater", "ge", "greater_equal")
+def greater(build: Builder, x: Any, y: Any) -> Mask:
+    """Return x > y for a signal and a constant; x ≥ y differs on the threshold alone."""
+    if isinstance(x, Signal) and isinstance(y, Signal):
+        raise RefusalError("compares two signals; write it with maximum or minimum")
+    if isinstance(x, Signal):
+        return Mask(x, _threshold(x, y), above=True)
+    return Mask(y, _threshold(y, x), above=False)
+
+
+@named("lt", "less", "le", "less_equal")
+def less(build: Builder, x: Any, y: Any) -> Mask:
+    """Return x < y for a signal and a constant."""
+    return greater(build, y, x)
+
+
+@named("logical_not", "bitwise_not", "invert")
+def opposite(build: Builder, mask: Mask) -> Mask:
+    """The answer turned round."""
+    return replace(mask, above=not mask.above)
+
+
+@named("where")
+def where(build: Builder, mask: Mask, x: Any, y: Any) -> Signal:
+    """One or the other of two affine functions of the signal that was compared."""
+    if not isinstance(mask, Mask):  # z.where(z > 0, y)
+        mask, x = x, mask
+    yes, no = (_line(value, mask.of) for value in (x, y))
+    low, high = (no, yes) if mask.above else (yes, no)
+    return build.piecewise(mask.of, [mask.threshold], [low[0], high[0]], [low[1], high[1]])
+
+
+@named("masked_fill")
+def masked_fill(build: Builder, x: Signal, mask: Any, value: Any) -> Signal:
+    """The value where the mask is true, the signal elsewhere."""
+    if not isinstance(mask, Mask):
+        chosen = np.broadcast_to(np.asarray(mask.cpu(), bool), x.shape)
+        return build.scaled(x, ~chosen, np.where(chosen, numbers("a value", value), 0.0))
+    return where(build, mask, value, x)
+
+
+def gated(build: Builder, x: Any, mask: Mask) -> Signal:
+    """The signal where the mask is true, zero elsewhere."""
+    return where(build, mask, x, 0.0)
+
+
+def _threshold(x: Signal, value: Any) -> Array:
+    found = numbers("a threshold", value)
+    if np.broadcast_shapes(found.shape, x.shape) != x.shape:
+        raise RefusalError(f"compares a signal of shape {x.shape[1:]} with {found.shape}")
+    return found
+
+
+def _line(value: Any, of: Signal) -> tuple[Array, Array]:
+    """The slope and offset of a value as a function of a signal, entry by entry."""
+    slope, offset = np.ones(()), np.zeros(())
+    while isinstance(value, Signal):
+        if value.value == of.value and np.array_equal(value.index, of.index):
+            return slope, offset
+        if value.scaled_from is None:
+            raise RefusalError(
+                "chooses by one signal between others; the branches must be the signal compared, "
+                "times or plus constants"
+            )
+        value, c, d = value.scaled_from
+        slope, offset = slope * c, offset + slope * d
+    constant = numbers("a branch", value)
+    if np.broadcast_shapes(constant.shape, of.shape) != of.shape:
+        raise RefusalError(f"fills a signal of shape {of.shape[1:]} with {constant.shape}")
+    return np.zeros(()), constant
