@@ -80,7 +80,7 @@ class Params:
     lines: int = 100
     memory: tuple[tuple[int, ...], float] = ((2, 256, 256), 8.0)
     peers: tuple[str, ...] = ("edge subdivision", "relucent")
-    most_for_relucent: int = 1000
+    most_for_relucent: int = 2000
     """Cells of the plane beyond which relucent is left out: it finds about 65 in a second."""
     seed: int = 0
 

@@ -49,7 +49,7 @@ def cut(
     Args:
         points: the table, before the present step is applied.
         intervals: the intervals so far.
-        room: asked with the new number of intervals.
+        room: asked with the new number of intervals of the line that has most.
         patterns: whether to record the pieces.
 
     Returns:
@@ -76,7 +76,8 @@ def cut(
 
     order = certain_order(order, interval, t, doubt, exactly)
     kept = order[~tied[order]]
-    if not room(len(intervals) + len(kept)):
+    on_line = np.concatenate([intervals.line, intervals.line[interval[kept]]])
+    if not room(int(np.bincount(on_line).max())):
         return None
     crossings = Crossings(left[kept], right[kept], hyper[kept], t[kept], doubt[kept], waver[kept])
     first = points.add(crossings)

@@ -17,6 +17,8 @@ from sigprop.regions.network import Array, PiecewiseLinear
 from sigprop.regions.results import BoxRegions, LineRegions, PlaneRegions
 
 MOST_DIMENSIONS = 5
+LINES_TIMES_KINKS = 8192
+"""Lines of a batch are counted together up to this size, so that their values stay in cache."""
 
 
 def on_line(
@@ -35,7 +37,7 @@ def on_line(
         net: a :class:`PiecewiseLinear` or a torch module in evaluation mode.
         a: start, shape (input_dim,), or that of one input of the module; (lines, …) for a batch.
         b: end, the same shape.
-        max_cells: stop before there are more intervals than this (over all lines of a batch).
+        max_cells: stop before a line has more intervals than this; the result is marked as partial.
         progress: called with (hyperplanes done, hyperplanes in all).
 
     Returns:
@@ -55,7 +57,10 @@ def on_line(
     """
     net, starts, stops, batch = _lines(net, a, b)
     frames = [_line_frame(start, stop) for start, stop in zip(starts, stops, strict=True)]
-    results = Lines(net, frames, _most(max_cells), progress).results()
+    together = max(1, LINES_TIMES_KINKS // max(net.kinks, 1))
+    groups = [frames[k : k + together] for k in range(0, len(frames), together)]
+    most = _most(max_cells)
+    results = [each for group in groups for each in Lines(net, group, most, progress).results()]
     return results if batch else results[0]
 
 
