@@ -7,8 +7,8 @@ shrinks by κ4/(2n) a layer, κ4 = 6(1+α⁴)/(1+α²)² − 1, from 5 to 2; its
 mean. All of this improves up to α = 1, where the net is linear. What it costs is the bend: at a
 kink gradients jump by 1 − α and the Gauss–Newton curvature of the unit's own weights by 1 − α²,
 which is the size of the nonlinearity itself. The number of kinks does not tell slopes apart:
-between two inputs at angle θ an infinitely wide net without biases has N·θ/π of them, whatever α
-(finite width takes 0.14–0.32 L/n of them away).
+between two inputs at angle θ a net without biases has N·θ/π of them on average, whatever α and at
+any width (``regions.expected_on_line``); the grid may miss a few.
 Experiment: real nets at a few slopes, two orthogonal inputs; kinks counted on a fine grid.
 Answer: theory sets no best slope but a price; deeper nets can afford, and need, slopes nearer to 1.
 Source: cho2009, schoenholz2017 (map); hanin2020 (κ4); zhang2022 (tailored slope); he2015 (mean).
