@@ -99,8 +99,17 @@ def test_what_is_no_leaky_relu_has_no_slope_and_no_gain(act):
     assert rows["layers.0"]["dead_units"] is None
 
 
-def test_relu6_is_capped_but_dies():
-    net = Stack(lambda z, i: F.relu6(z))
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda z, i: F.relu6(z),
+        lambda z, i: nn.ReLU6()(z),
+        lambda z, i: z.clamp(0, 6),
+        lambda z, i: F.hardtanh(z, 0.0, 6.0),
+    ],
+)
+def test_relu6_is_capped_but_dies(act):
+    net = Stack(act)
     with torch.no_grad():
         net.layers[0].bias[:2] = -50.0
     row = once(net, seeded(3, 5))["layers.0"]
