@@ -72,12 +72,13 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "pack" / "inside.py").write_text("from models import mlp\n", encoding="utf-8")
     (tmp_path / "bad.py").write_text("def f(:\n", encoding="utf-8")
     (tmp_path / "missing.py").write_text("import no_such_thing_at_all\n", encoding="utf-8")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(4)\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     modules = __import__("sys").modules
     before = set(modules)
     yield tmp_path
     for name in set(modules) - before:
-        if name.partition(".")[0] in ("models", "helper", "pack", "_sigprop_factory_models"):
+        if name.partition(".")[0] in ("models", "helper", "pack", "neighbour"):
             del modules[name]
 
 
@@ -115,6 +116,23 @@ def test_a_line_is_that_of_the_library(here, capsys):
     assert record["linear_regions"] == known.linear_regions
     rows = read_csv(here / "sigprop-regions" / "regions.csv")
     assert [row["t"] for row in rows] == known.breakpoints.tolist()
+
+
+def test_a_plane_is_that_of_the_library(here, capsys):
+    from sigprop.inputs import load_inputs
+    from sigprop.regions.slices import in_plane
+
+    record = found(capsys, "models:mlp", "--plane", "--seed", 2, "--box", 0, 1, 0, 2)
+    a, b, c = load_inputs("digits", 3, seed=2)
+    known = in_plane(made("models.py:mlp"), a, b - a, c - a, [(0, 1), (0, 2)])
+    assert record["activation_regions"] == known.activation_regions
+
+
+def test_a_file_may_import_what_lies_beside_it(here, capsys):
+    (here / "sub").mkdir()
+    (here / "sub" / "neighbour.py").write_text("from models import arrays\n", encoding="utf-8")
+    (here / "sub" / "net.py").write_text("from neighbour import arrays\n", encoding="utf-8")
+    assert found(capsys, "sub/net.py:arrays", "--line", "--input", "gaussian")["kinks"] == 3
 
 
 def test_bounds_and_expectation_are_those_of_the_slice(here, capsys):
@@ -186,6 +204,7 @@ def test_progress_with_and_without_tqdm(here, capsys, monkeypatch):
         (["nowhere:f"], "there is no module 'nowhere' here"),
         (["nowhere.py:f"], "there is no file 'nowhere.py'"),
         (["bad.py:f"], "bad.py:f raises SyntaxError"),
+        (["leaving.py:f"], "leaving.py:f raises SystemExit: 4"),
         (["missing:f"], "missing:f raises ModuleNotFoundError: No module named 'no_such_thing"),
         (["models:arrays"], "digits has inputs of 64 numbers; the model takes 2"),
         (["models:mlp", "--box", 1, 0, 0, 1], "box is inverted"),

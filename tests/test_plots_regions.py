@@ -80,6 +80,8 @@ def test_jumps_are_red():
     places = np.concatenate(edges.get_segments())
     assert np.all((places == -1.0).any(axis=1))
     assert len(edges.get_segments()) == result.jumps.sum() > 0
+    dark = [e for e in of(ax, LineCollection) if to_hex(e.get_colors()[0]) == plots.INK]
+    assert sum(len(e.get_segments()) for e in dark) == (result.bends & ~result.jumps).sum() > 0
     line = on_line(jumping(), [-3.0, -3.5], [3.0, 3.0])
     drawn = of(plots.regions(line), LineCollection)
     assert to_hex(drawn[-1].get_colors()[0]).upper() == plots.ALARM
