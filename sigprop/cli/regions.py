@@ -227,6 +227,11 @@ def _write(result: Any, found: dict[str, Any], folder: Path) -> list[Path]:
     figure, ax = plt.subplots(figsize=(7, 7 if found["where"] == "plane" else 4.5))
     figure.set_layout_engine("constrained")
     plots.regions(result, ax)
+    if found["where"] == "plane":
+        for name, place in (("a", (0, 0)), ("b", (1, 0)), ("c", (0, 1))):
+            box = {"boxstyle": "circle,pad=0.25", "fc": "white", "ec": plots.INK}
+            ax.annotate(name, place, ha="center", va="center", bbox=box, annotation_clip=True)
+        ax.set(xlabel="$s$, from $a$ to $b$", ylabel="$t$, from $a$ to $c$")
     figure.savefig(folder / "regions.png", dpi=150)
     plt.close(figure)
     return [folder / "regions.png", *written]
