@@ -37,8 +37,15 @@ def degenerate(weights: Arrays, biases: Arrays, kind: str, seed: int) -> tuple[A
     elif kind == "parallel":
         for w in weights:
             w[-1] = w[0]
-    elif kind == "concurrent":
-        biases[0] = -weights[0] @ rng.integers(-2, 3, weights[0].shape[1]) / 4
+    elif kind in ("nearly concurrent", "nearly through a corner"):
+        # every unit vanishes at one point, but for the rounding of its bias
+        dim = weights[0].shape[1]
+        h = np.ones(dim) if kind == "nearly through a corner" else rng.integers(-2, 3, dim) / 4
+        for w, b in zip(weights, biases, strict=True):
+            b[:] = -(w @ h) * (1 + rng.integers(-2, 3, len(b)) * 2.0**-53)
+            h = w @ h + b  # some 1e-16: its float64 sign is as good as none
+            h = np.where(np.arange(len(h)) % 2, rng.normal(size=len(h)), h)  # and others do not
+            b[:] = np.where(np.arange(len(b)) % 2, b + h, b)
     else:
         assert kind == "generic", kind
     return weights, biases

@@ -16,7 +16,8 @@ KINDS = (
     "small integers",
     "repeated and opposite",
     "parallel",
-    "concurrent",
+    "nearly concurrent",
+    "nearly through a corner",
 )
 SLOPES = {"ReLU": 0.0, "leaky": 0.1, "absolute": -1.0, "negative": -0.5, "above one": 3.0}
 SHAPES = ((1, 5, 4), (2, 4, 4), (2, 3, 3, 3), (2, 2, 4, 2), (3, 4), (3, 3, 3))
@@ -76,13 +77,13 @@ def test_ties_of_absolute_values():
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3, 1e6])
-@pytest.mark.parametrize("kind", ["generic", "zero biases", "concurrent"])
+@pytest.mark.parametrize("kind", ["generic", "zero biases", "nearly concurrent"])
 def test_scale_changes_nothing(kind, scale):
     """Weights and biases scaled layer by layer, and the box with them.
 
     Ties survive powers of two only: other factors round the weights, to another net.
     """
-    scale = 2.0 ** round(math.log2(scale)) if kind == "concurrent" else scale
+    scale = 2.0 ** round(math.log2(scale)) if kind == "nearly concurrent" else scale
     weights, biases = degenerate(*random_net((2, 12, 12, 6), 5), kind, 5)
     right = both(regions.in_box(PiecewiseLinear(weights, biases, 0.1), [(-1, 1)] * 2))
     scaled = [scale * w for w in weights]
@@ -168,6 +169,10 @@ def test_an_output_that_cannot_see_a_unit_does_not_bend_there():
     assert both(found) == (4, 2)
     cancelling = PiecewiseLinear([[[1.0], [1.0]], [[1.0, -1.0]]], None, [0.5, 1.0])
     assert both(regions.in_box(cancelling, [(-1, 1)])) == (2, 1)
+    one_unit_that_cancels = PiecewiseLinear(
+        [[[1.0]], [[1.0], [1.0]], [[3.0, -3.0]]], None, [0.5, 1, 1]
+    )
+    assert both(regions.in_box(one_unit_that_cancels, [(-1, 1)])) == (2, 1)
 
 
 def test_max_cells_stops_and_says_so():

@@ -1,0 +1,56 @@
+"""Signs at points: right where float64 evaluation is noise, and cheap where it is not."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from sigprop.regions.exact import dyadic
+from sigprop.regions.network import PiecewiseLinear
+from sigprop.regions.plane import square
+from sigprop.regions.points import Points
+
+
+def exact_sign(row, bias, place):
+    value = Fraction(float(bias))
+    for weight, x in zip(row, place, strict=True):
+        value += Fraction(float(weight)) * x
+    return (value > 0) - (value < 0)
+
+
+@pytest.mark.parametrize(("inputs", "measured"), [(50, False), (784, True)])
+def test_signs_that_are_lost_in_rounding(inputs, measured):
+    """Units that vanish at a corner of the slice but for rounding: float64 gets many wrong."""
+    rng = np.random.default_rng(0)
+    units = 200
+    origin, u, v = rng.normal(size=(3, inputs))
+    weight = rng.normal(size=(units, inputs))
+    corner = origin - u - v
+    bias = -weight @ corner * (1 + rng.normal(size=units) * 2e-16)
+    corners, _ = square(np.array([-1.0, -1.0]), np.array([1.0, 1.0]))
+    net = PiecewiseLinear([weight], [bias], 0.1)
+    points = Points(net, corners, [dyadic(np.stack([u, v, origin], axis=1))])
+    assert points.certified != measured
+    rough = np.sign(points.coordinates @ np.stack([u, v, origin]) @ weight.T + bias)
+    points.advance()
+    margins, _, _ = points.margins()
+    right = []
+    for s, t, _ in corners.tolist():
+        place = [
+            Fraction(float(o)) + Fraction(s) * Fraction(float(a)) + Fraction(t) * Fraction(float(b))
+            for o, a, b in zip(origin, u, v, strict=True)
+        ]
+        right.append([exact_sign(row, b, place) for row, b in zip(weight, bias, strict=True)])
+    assert np.array_equal(np.sign(margins), right)
+    assert (rough != right).sum() > 10  # the test has something to find
+    assert points.exact_decisions == 1  # one corner in doubt, one evaluation
+
+
+def test_points_in_general_position_need_no_exact_arithmetic():
+    rng = np.random.default_rng(1)
+    corners, _ = square(np.array([-1.0, -1.0]), np.array([1.0, 1.0]))
+    net = PiecewiseLinear([rng.normal(size=(50, 2))], [rng.normal(size=50)], 0.1)
+    points = Points(net, corners, [dyadic(np.eye(2, 3))])
+    points.advance()
+    points.margins()
+    assert points.exact_decisions == 0 and points.certified
