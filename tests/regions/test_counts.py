@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 
 from sigprop import regions
 from sigprop.regions.network import PiecewiseLinear
@@ -60,6 +61,22 @@ def test_one_generic_layer_has_zaslavskys_number(widths, dim):
     found = regions.in_box(PiecewiseLinear(weights, biases, 0.2))
     assert found.activation_regions == sum(math.comb(widths[1], j) for j in range(dim + 1))
     assert found.linear_regions == found.activation_regions
+
+
+@pytest.mark.parametrize("dims", [(2, 2), (1, 3), (2, 3)])
+@pytest.mark.parametrize("kind", ["generic", "zero biases", "small integers"])
+def test_two_nets_side_by_side_have_the_product_of_their_regions(kind, dims):
+    """In four and five dimensions, ties included: ReLU nets, whose dead cells merge."""
+    parts = [degenerate(*random_net((d, 3, 2), 7 + d), kind, d) for d in dims]
+    box = [(-1.0, 1.0)]
+    alone = [
+        both(regions.in_box(PiecewiseLinear(*part, 0.0), box * d))
+        for part, d in zip(parts, dims, strict=True)
+    ]
+    weights = [block_diag(one, other) for one, other in zip(parts[0][0], parts[1][0], strict=True)]
+    biases = [np.append(one, other) for one, other in zip(parts[0][1], parts[1][1], strict=True)]
+    found = regions.in_box(PiecewiseLinear(weights, biases, 0.0), box * sum(dims))
+    assert both(found) == tuple(one * other for one, other in zip(*alone, strict=True))
 
 
 def test_ties_of_absolute_values():
@@ -219,3 +236,13 @@ def test_hardly_any_sign_needs_exact_arithmetic_in_general_position():
     found = regions.in_box(PiecewiseLinear(weights, biases, 0.0), [(-3, 3)] * 2)
     assert found.certified
     assert found.exact_decisions < found.activation_regions / 1000
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4, 5])
+def test_regions_that_touch_in_a_ridge_only_stay_apart(dim):
+    """relu(y − |x|) + relu(−y − |x|): 0 on the left and on the right, which meet where x = y = 0."""
+    first = np.eye(2, dim)
+    second = np.array([[-1.0, 1.0], [-1.0, -1.0]])
+    net = PiecewiseLinear([first, second, np.ones((1, 2))], None, [np.array([-1.0, 1.0]), 0.0, 1.0])
+    assert both(regions.in_box(net, [(-1.0, 1.0)] * dim)) == (6, 6)
+    assert both(regions.in_box(net)) == (6, 6)
