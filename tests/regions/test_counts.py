@@ -240,7 +240,7 @@ def test_hardly_any_sign_needs_exact_arithmetic_in_general_position():
 
 @pytest.mark.parametrize("dim", [2, 3, 4, 5])
 def test_regions_that_touch_in_a_ridge_only_stay_apart(dim):
-    """relu(y − |x|) + relu(−y − |x|): 0 on the left and on the right, which meet where x = y = 0."""
+    """relu(y − |x|) + relu(−y − |x|): 0 on the left and right, which meet where x = y = 0."""
     first = np.eye(2, dim)
     second = np.array([[-1.0, 1.0], [-1.0, -1.0]])
     net = PiecewiseLinear([first, second, np.ones((1, 2))], None, [np.array([-1.0, 1.0]), 0.0, 1.0])
