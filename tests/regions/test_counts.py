@@ -21,7 +21,7 @@ KINDS = (
     "nearly through a corner",
 )
 SLOPES = {"ReLU": 0.0, "leaky": 0.1, "absolute": -1.0, "negative": -0.5, "above one": 3.0}
-SHAPES = ((1, 5, 4), (2, 4, 4), (2, 3, 3, 3), (2, 2, 4, 2), (3, 4), (3, 3, 3))
+SHAPES = ((1, 5, 4), (2, 2, 1), (2, 4, 4), (2, 3, 3, 3), (2, 2, 4, 2), (3, 4), (3, 3, 3))
 
 
 def both(result):
