@@ -5,6 +5,7 @@ a signal of 1e-400 has its place too. Every curve is drawn from the flat rows of
 was read back from CSV can be drawn again.
 """
 
+from sigprop.plots.along import kinks
 from sigprop.plots.mosaic import cells, regions
 from sigprop.plots.signals import (
     AXIS_LABELS,
@@ -23,6 +24,6 @@ from sigprop.plots.training import monitor
 
 __all__ = [
     "ALARM", "AXIS_LABELS", "COLORS", "INK", "PALE", "POINTS", "cells", "column", "decade_axis",
-    "departure", "gradient", "grid", "key", "monitor", "new_axes", "p_text", "path",
+    "departure", "gradient", "grid", "key", "kinks", "monitor", "new_axes", "p_text", "path",
     "phase_diagram", "regions", "scores", "variance",
 ]  # fmt: skip
