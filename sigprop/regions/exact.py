@@ -7,10 +7,12 @@ integer times a power of two, and nothing is ever divided or rounded.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,7 +75,7 @@ def point(coordinates: Sequence[float]) -> Point:
 
 
 class ExactNetwork:
-    """Signs and affine maps of a network without rounding.
+    """Signs of a network without rounding.
 
     Args:
         steps: primitive steps of the network.
@@ -87,10 +89,6 @@ class ExactNetwork:
         self._steps, self._cuts, self._frames = steps, cuts, frames
         self._constants: dict[tuple[int, str], Any] = {}
         self._values: dict[tuple[Point, Context], list[Dyadic]] = {}
-
-    def upto(self, steps: int) -> ExactNetwork:
-        """The network of the first steps."""
-        return ExactNetwork(self._steps[:steps], self._cuts, self._frames)
 
     def sign(self, at: Point, step: int, hyperplane: int, context: Context) -> int:
         """The sign of one hyperplane of a step at a point: −1, 0 or 1."""
@@ -117,27 +115,6 @@ class ExactNetwork:
         left, right = abs(at_a) << (exponent_a - least), abs(at_b) << (exponent_b - least)
         return _reduced([right * p + left * q for p, q in zip(a, b, strict=True)])
 
-    def affine(self, pieces: Pieces, frame: int = 0) -> tuple[tuple[int, ...], ...]:
-        """The affine map of the output on a cell with these pieces, up to one power of two.
-
-        Equal tuples mean equal maps: rows of integer coefficients of the homogeneous coordinates,
-        the last entry of all being the exponent, made as large as it can be.
-        """
-        columns = self._frames[frame].integers.shape[1]
-        maps = [self._frames[frame]]
-        unit = np.asarray([0] * (columns - 1) + [1], object)
-        for i, step in enumerate(self._steps):
-            taken = [maps[source] for source in step.sources]
-            maps.append(self._made(i, step, taken, unit, pieces.get(i)))
-        found = maps[-1]
-        flat = found.integers.ravel().tolist()
-        common = math.gcd(*flat)
-        twos = (common & -common).bit_length() - 1 if common else 0
-        if not common:
-            return ((0,),)
-        rows = (found.integers // 2**twos).tolist()
-        return (*map(tuple, rows), (found.exponent + twos,))
-
     def value(self, at: Point, index: int, context: Context) -> Dyadic:
         """One value of the network at a point."""
         values = self._values.setdefault((at, context), [])
@@ -157,39 +134,31 @@ class ExactNetwork:
         i: int,
         step: Primitive,
         taken: Sequence[Dyadic],
-        w: Any,
+        w: int,
         pieces: NDArray[np.int8] | None,
     ) -> Dyadic:
-        """The value of a step: (units,) at a point of weight w, (units, coordinates) as a map."""
+        """The value of a step at a point of weight w."""
         entering = taken[0]
         if isinstance(step, Affine):
-            weight = self._constant(i, "weight")
-            product = Dyadic(_product(weight, entering.integers), _exponent(weight, entering))
-            return _sum(product, _times(self._constant(i, "bias"), w))
+            weight, bias = self._constant(i, "weight"), self._constant(i, "bias")
+            product = _product(weight, entering.integers)
+            made = Dyadic(product, weight.exponent + entering.exponent)
+            return _sum(made, Dyadic(bias.integers * w, bias.exponent))
         if isinstance(step, Add):
-            total = entering
-            for other in taken[1:]:
-                total = _sum(total, other)
-            return total
+            return functools.reduce(_sum, taken)
         if isinstance(step, PairMaximum):
             first, second = entering.integers[step.first], entering.integers[step.second]
-            if pieces is None:
-                chosen = np.where(first > second, first, second)
-            else:
-                chosen = np.where(_as_rows(pieces > 0, first), first, second)
-            return Dyadic(chosen, entering.exponent)
-        if pieces is None or (pieces < 0).any():
-            free = self._pieces(i, step, entering, w)
-            pieces = free if pieces is None else np.where(pieces < 0, free, pieces)
-        rows = np.arange(len(pieces))
+            return Dyadic(np.where(first > second, first, second), entering.exponent)
+        own = self._pieces(i, step, entering, w)
+        own = own if pieces is None else np.where(pieces < 0, own, pieces)
+        units = np.arange(len(own))
         slopes, offsets = self._constant(i, "slopes"), self._constant(i, "offsets")
-        own = slopes.integers[pieces, rows]
-        product = Dyadic(
-            _as_rows(own, entering.integers) * entering.integers, _exponent(slopes, entering)
+        made = Dyadic(
+            slopes.integers[own, units] * entering.integers, slopes.exponent + entering.exponent
         )
         if not step.offsets.any():
-            return product
-        return _sum(product, _times(Dyadic(offsets.integers[pieces, rows], offsets.exponent), w))
+            return made
+        return _sum(made, Dyadic(offsets.integers[own, units] * w, offsets.exponent))
 
     def _pieces(self, i: int, step: Piecewise, z: Dyadic, w: int) -> NDArray[np.int8]:
         """The piece of each unit at a point; on a threshold, the piece below it."""
@@ -230,34 +199,15 @@ class _Sparse:
 def _product(weight: Dyadic | _Sparse, entering: Integers) -> Integers:
     if isinstance(weight, Dyadic):
         return np.asarray(weight.integers @ entering, object)
-    terms = _as_rows(weight.integers, entering[weight.indices]) * entering[weight.indices]
-    rows = [
-        terms[start:stop].sum(axis=0) if stop > start else terms[:0].sum(axis=0)
-        for start, stop in zip(weight.indptr[:-1], weight.indptr[1:], strict=True)
-    ]
-    return np.asarray(np.stack([np.asarray(row, object) for row in rows]), object)
-
-
-def _exponent(a: Dyadic | _Sparse, b: Dyadic) -> int:
-    return a.exponent + b.exponent
-
-
-def _times(constant: Dyadic, w: Any) -> Dyadic:
-    """A constant per unit times the weight of a point, or times the last coordinate of a map."""
-    if isinstance(w, np.ndarray):
-        return Dyadic(np.multiply.outer(constant.integers, w), constant.exponent)
-    return Dyadic(constant.integers * w, constant.exponent)
+    terms = weight.integers * entering[weight.indices]
+    ends = pairwise(weight.indptr.tolist())
+    return np.array([sum(terms[start:stop].tolist()) for start, stop in ends], object)
 
 
 def _sum(a: Dyadic, b: Dyadic) -> Dyadic:
     least = min(a.exponent, b.exponent)
     left = a.integers * 2 ** (a.exponent - least)
     return Dyadic(left + b.integers * 2 ** (b.exponent - least), least)
-
-
-def _as_rows(vector: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
-    """A number per unit, shaped to multiply maps (units, coordinates) and values (units,)."""
-    return vector if like.ndim == 1 else vector[:, None]
 
 
 def _reduced(numbers: Sequence[int]) -> Point:

@@ -68,19 +68,16 @@ class Complex:
     @cached_property
     def same(self) -> NDArray[np.bool_]:
         """(pairs,) whether the two cells carry the same affine map."""
-        if not self.steps:
-            return np.ones(len(self.pairs), bool)
         patterns = {i: rows for i, rows in self.patterns.items() if i < len(self.steps)}
         if not patterns:
             return np.ones(len(self.pairs), bool)
-        return same_map(
-            self.steps, self.points.exact.upto(len(self.steps)), patterns, self.pairs, self.frames
-        )
+        frame = self.points.frames[int(self.frames[0])]
+        return same_map(self.steps, frame, patterns, self.pairs)
 
     @cached_property
     def linear_label(self) -> Indices:
         """(cells,) the linear region of each cell."""
-        return components(self.cells, self.pairs[self.same])[1]
+        return components(self.cells, self.pairs[self.same])
 
     @cached_property
     def jumping(self) -> NDArray[np.bool_]:

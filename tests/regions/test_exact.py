@@ -62,13 +62,3 @@ def test_a_crossing_lies_on_its_hyperplane_exactly():
             assert found.sign(at, step, hyperplane, context) == 0
             crossed += 1
     assert crossed
-
-
-def test_affine_maps_are_equal_only_if_they_are():
-    net = PiecewiseLinear([np.eye(2), [[1.0, 2.0]]], None, [0.0, 1.0])
-    found = exact(net)
-    on, off = np.array([1, 1], np.int8), np.array([0, 0], np.int8)
-    first = np.array([1, 0], np.int8)
-    assert found.affine({1: on}) != found.affine({1: first}) != found.affine({1: off})
-    scaled = PiecewiseLinear([2 * np.eye(2), [[0.5, 1.0]]], None, [0.0, 1.0])
-    assert exact(scaled).affine({1: on}) == found.affine({1: on})

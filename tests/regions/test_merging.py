@@ -1,0 +1,59 @@
+"""The names of affine maps in a finite field, against the maps themselves."""
+
+from fractions import Fraction
+
+import numpy as np
+
+from sigprop import regions
+from sigprop.regions.exact import dyadic
+from sigprop.regions.merging import PRIMES, _Field, components, same_map
+from sigprop.regions.network import PiecewiseLinear
+from sigprop.regions.primitive import primitive_steps
+from tests.regions.nets import random_net
+from tests.regions.test_steps import NETWORKS
+
+
+def test_the_primes_are_primes_and_sums_stay_exact():
+    for prime in PRIMES:
+        assert all(prime % d for d in range(2, int(prime**0.5) + 1)) and prime < 2**20
+
+
+def test_floats_in_the_field():
+    """A float is a fraction n/2**k, in the field n times the inverse of 2**k."""
+    prime = PRIMES[0]
+    net = PiecewiseLinear([np.eye(2)])
+    field = _Field(primitive_steps(net)[0], dyadic(np.eye(2, 3)), prime, 0)
+    numbers = np.array([0.1, -3.0, 0.0, 1e-300, -1.7e308, 1.0, 2.0**-1074])
+    for number, found in zip(numbers.tolist(), field._of(numbers).tolist(), strict=True):
+        exact = Fraction(number)
+        assert found == exact.numerator * pow(exact.denominator, -1, prime) % prime
+
+
+def test_neighbours_have_the_same_map_if_and_only_if_it_is_the_same():
+    """Against the maps composed in float64, on every kind of step; ReLU makes some equal."""
+    seen = np.zeros(2, int)
+    for net in (*NETWORKS.values(), PiecewiseLinear(*random_net((2, 3, 3, 3, 3), 4), 0.0)):
+        found = regions.in_box(net, [(-3, 3), (-3, 3)]).complex
+        for (one, other), same in zip(found.pairs.tolist(), found.same.tolist(), strict=True):
+            maps = [np.column_stack(found.affine(cell)) for cell in (one, other)]
+            assert np.allclose(*maps, rtol=1e-9, atol=1e-11) == same
+            seen[int(same)] += 1
+    assert (seen > 50).all()
+
+
+def test_maps_that_differ_by_one_part_in_a_trillion():
+    for change in (0.0, 1e-12, 2.0**-50):
+        net = PiecewiseLinear([[[1.0]]], None, 1.0)
+        steps, _ = primitive_steps(net)
+        tilted = PiecewiseLinear([[[1.0]]], None, 1.0 + change) if change else net
+        steps, _ = primitive_steps(tilted)
+        patterns = {1: np.array([[0], [1]], np.int8)}
+        if not change:
+            patterns = {1: np.array([[0], [0]], np.int8)}
+        same = same_map(steps, dyadic(np.eye(1, 2)), patterns, np.array([[0, 1]]))
+        assert same[0] == (change == 0.0)
+
+
+def test_components():
+    label = components(5, np.array([[0, 1], [3, 4]]))
+    assert label[0] == label[1] and label[3] == label[4] and len(set(label.tolist())) == 3
