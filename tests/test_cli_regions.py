@@ -30,6 +30,14 @@ def conv():
     return nn.Sequential(nn.Conv2d(1, 2, 3), norm, nn.ReLU(), nn.Dropout(), nn.Flatten())
 
 
+def colours():
+    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten())
+
+
+def single():
+    return nn.Sequential(nn.Linear(1, 4), nn.ReLU())
+
+
 def arrays():
     return PiecewiseLinear([np.eye(2), np.ones((1, 2))], None, 0.5)
 
@@ -157,6 +165,27 @@ def test_other_nets_have_no_closed_form(here, capsys):
     assert record["kinks"] == 72
 
 
+def test_images_of_one_channel_are_taken_as_digits(here, capsys):
+    told, known = (found(capsys, "models:conv", "--plane", *s) for s in ((), ("--shape", 1, 8, 8)))
+    assert told["input"] == known["input"] == "digits"
+    assert told["activation_regions"] == known["activation_regions"] > 10
+    assert found(capsys, "models:conv", "--line", "--shape", 1, 9, 9)["input"] == "gaussian"
+
+
+def test_inputs_that_digits_do_not_fit_are_gaussian_and_it_says_so(here, capsys):
+    assert run("models:arrays", "--plane") == 0
+    written = capsys.readouterr()
+    assert "(Gaussian inputs: the model takes 2 numbers, the digits have 64;" in written.err
+    assert "through three inputs (gaussian)" in written.out
+    record = found(capsys, "models:arrays", "--plane")
+    assert record == {
+        **found(capsys, "models:arrays", "--plane", "--input", "gaussian"),
+        "seconds": record["seconds"],
+    }
+    assert "Gaussian" not in capsys.readouterr().err  # the user's own choice needs no word
+    assert found(capsys, "models:single", "--line")["kinks"] == 4
+
+
 def test_arrays_models_and_jumps(here, capsys):
     record = found(capsys, "models:arrays", "--plane", "--input", "gaussian")
     assert record["network"] == "PiecewiseLinear(2-2-1, 3 kinked units)"
@@ -198,7 +227,9 @@ def test_progress_with_and_without_tqdm(here, capsys, monkeypatch):
         (["models:needs"], "missing 1 required positional argument: 'width'"),
         (["models:number"], "models:number gives no network: a network is a"),
         (["models:smooth"], "'1' (Tanh) is not piecewise linear"),
-        (["models:conv"], "give it, as in --shape 1 8 8"),
+        (["models:colours"], "it is not that of the digits, 1 8 8; give it, as in --shape 3 32"),
+        (["models:conv", "--input", "gaussian"], "give it, as in --shape"),
+        (["models:single"], "takes one number; a plane needs two: give --line"),
         (["models:nothing"], "models has no 'nothing'; it has mlp, conv"),
         (["models"], "names no factory; write package.module:function or file.py:function"),
         (["nowhere:f"], "there is no module 'nowhere' here"),
@@ -206,7 +237,7 @@ def test_progress_with_and_without_tqdm(here, capsys, monkeypatch):
         (["bad.py:f"], "bad.py:f raises SyntaxError"),
         (["leaving.py:f"], "leaving.py:f raises SystemExit: 4"),
         (["missing:f"], "missing:f raises ModuleNotFoundError: No module named 'no_such_thing"),
-        (["models:arrays"], "digits has inputs of 64 numbers; the model takes 2"),
+        (["models:arrays", "--input", "digits"], "digits has inputs of 64 numbers; the model"),
         (["models:mlp", "--box", 1, 0, 0, 1], "box is inverted"),
         (["models:mlp", "--max-cells", 0], "max_cells must be >= 1"),
         (["models:mlp", "--input", "nowhere.npy"], "there is no input file"),

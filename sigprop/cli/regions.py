@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sigprop.regions.network import PiecewiseLinear
+
+DIGIT = (1, 8, 8)
+"""The shape of the digits as images."""
 
 
 def add(commands: Any) -> None:
@@ -37,9 +41,10 @@ def add(commands: Any) -> None:
     where.add_argument("--line", action="store_true", help="the line between two inputs")
     add(
         "--input",
-        default="digits",
+        default=None,
         metavar="SOURCE",
-        help="digits, gaussian, or a .npy or .pt file of shape (inputs, ...)",
+        help="digits, gaussian, or a .npy or .pt file of shape (inputs, ...); if not given: digits "
+        "where the model takes their 64 numbers, else gaussian",
     )
     add(
         "--shape",
@@ -47,7 +52,8 @@ def add(commands: Any) -> None:
         nargs="+",
         default=None,
         metavar="N",
-        help="the shape of one input, such as 1 8 8, where the first layer does not say it",
+        help="the shape of one input, such as 3 32 32, where the first layer does not say it and "
+        "it is not that of the digits, 1 8 8",
     )
     add(
         "--box",
@@ -72,18 +78,12 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Count, print, write."""
-    from sigprop.inputs import load_inputs
     from sigprop.regions.slices import in_plane, on_line
 
     net = _network(options)
-    points = load_inputs(
-        options.input, 2 if options.line else 3, seed=options.seed, features=net.input_dim
-    )
-    if points.shape[1] != net.input_dim:
-        raise ValueError(
-            f"{options.input} has inputs of {points.shape[1]} numbers; the model takes "
-            f"{net.input_dim}. Give --input gaussian, or a file of inputs that fit."
-        )
+    if options.plane and net.input_dim < 2:
+        raise ValueError(f"{options.model} takes one number; a plane needs two: give --line.")
+    source, points = _points(net, options)
     start = time.perf_counter()
     with _progress() as told:
         limits: dict[str, Any] = {"max_cells": options.max_cells, "progress": told}
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
         "model": options.model,
         "network": repr(net),
         "where": "line" if options.line else "plane",
-        "input": options.input,
+        "input": source,
         **result.records()[0],
         "exact_decisions": result.exact_decisions,
         "kinks": net.kinks,
@@ -125,15 +125,41 @@ def _network(options: argparse.Namespace) -> PiecewiseLinear:
     example = None if options.shape is None else np.zeros(options.shape)
     try:
         return as_network(model, example)
-    except ValueError as error:
-        if "input_shape" in str(error):
-            raise ValueError(
-                f"the shape of the inputs of {options.model} cannot be read from its first layer; "
-                "give it, as in --shape 1 8 8."
-            ) from error
-        raise
     except TypeError as error:
         raise ValueError(f"{options.model} gives no network: {error}") from error
+    except ValueError as error:
+        if "input_shape" not in str(error):
+            raise
+    if options.input in (None, "digits"):
+        with suppress(ValueError):  # images of another shape
+            return as_network(model, np.zeros(DIGIT))
+    raise ValueError(
+        f"the shape of the inputs of {options.model} cannot be read from its first layer, and it "
+        "is not that of the digits, 1 8 8; give it, as in --shape 3 32 32."
+    )
+
+
+def _points(net: PiecewiseLinear, options: argparse.Namespace) -> tuple[str, Any]:
+    """Where the inputs come from, and two or three of them, (inputs, input_dim)."""
+    from sigprop.inputs import load_inputs
+
+    wanted, source = 2 if options.line else 3, options.input
+    if source is None:
+        pixels = math.prod(DIGIT)
+        source = "digits" if net.input_dim == pixels else "gaussian"
+        if source == "gaussian":
+            print(
+                f"(Gaussian inputs: the model takes {net.input_dim} numbers, the digits have "
+                f"{pixels}; --input takes a file of your own)",
+                file=sys.stderr,
+            )
+    points = load_inputs(source, wanted, seed=options.seed, features=net.input_dim)
+    if points.shape[1] != net.input_dim:
+        raise ValueError(
+            f"{source} has inputs of {points.shape[1]} numbers; the model takes "
+            f"{net.input_dim}. Give --input gaussian, or a file of inputs that fit."
+        )
+    return source, points
 
 
 def _theory(net: PiecewiseLinear, points: Any, options: argparse.Namespace) -> dict[str, Any]:
