@@ -19,6 +19,8 @@ from sigprop.regions.primitive import PairMaximum
 from sigprop.regions.results import BoxRegions, Complex, LineRegions, PlaneRegions
 
 Progress: TypeAlias = Callable[[int, int], None]
+QUIET = np.errstate(over="ignore", under="ignore", invalid="ignore")
+"""Bounds may leave the range of floats, and then tell nothing; values that do are refused."""
 
 
 @dataclass
@@ -89,6 +91,7 @@ class Lines(Task):
     def _whole(self) -> tuple[Points, line.Intervals, int]:
         return self._run(patterns=True)
 
+    @QUIET
     def _run(self, *, patterns: bool) -> tuple[Points, line.Intervals, int]:
         corners, intervals = line.segments(len(self.frames))
         points = Points(self.net, corners, self.frames, np.repeat(np.arange(len(self.frames)), 2))
@@ -159,6 +162,7 @@ class Plane(Task):
         )
         return found
 
+    @QUIET
     def _run(self, *, whole: bool) -> tuple[Points, plane.Mesh, int, int]:
         """The mesh after all steps, or before the one that was stopped or is only counted."""
         corners, mesh = plane.square(*self.limits.T)
@@ -206,6 +210,7 @@ class Polytopes(Task):
         return self.result(kind, points, stop, activation_regions=found, _build=self.complex)
 
     @cached_property
+    @QUIET
     def _found(self) -> tuple[Points, polytopes.Cells, int]:
         corners, cells = self.start
         points = Points(self.net, corners, self.frames)

@@ -44,4 +44,4 @@ def crossing_position(at_a: Array, at_b: Array, error: Array) -> tuple[Array, Ar
     """
     left, right = np.abs(at_a), np.abs(at_b)
     total = left + right
-    return left / total, np.minimum(1.0, 4 * error / total + 4 * EPS)
+    return left / total, np.fmin(1.0, 4 * error / total + 4 * EPS)

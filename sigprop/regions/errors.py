@@ -12,6 +12,7 @@ from sigprop.regions.network import Add, Affine, Array, Piecewise
 from sigprop.regions.primitive import PairMaximum, Primitive, apply
 
 EPS = float(np.finfo(np.float64).eps)
+TINY = float(np.finfo(np.float64).tiny)
 
 
 class Growing:
@@ -87,7 +88,22 @@ def float32_error(
 
 
 def bounded(step: Primitive, entering: list[Value], made: Array, coordinates: Array) -> Value:
-    """The value that a step makes, with its error and Lipschitz bound per unit."""
+    """The value that a step makes, with its error and Lipschitz bound per unit.
+
+    Raises:
+        ValueError: values beyond the range of float64.
+    """
+    value = _bounded(step, entering, made, coordinates)
+    value.error = value.error + TINY  # of numbers below it float64 does not keep all digits
+    if not (np.isfinite(made).all() and np.isfinite(value.error + value.lipschitz).all()):
+        raise ValueError(
+            "values or slopes of the network reach beyond 1e308, the range of float64, so its "
+            "regions cannot be counted; give smaller weights and biases, or a smaller box."
+        )
+    return value
+
+
+def _bounded(step: Primitive, entering: list[Value], made: Array, coordinates: Array) -> Value:
     first = entering[0]
     if isinstance(step, Affine):
         size = abs(step.weight)

@@ -165,7 +165,7 @@ class _Sheet:
         on = Crossings(a, b, hyper, t, doubt, waver)
         place, reach = self.points.place(on)
         across = self.points.coordinates[b] - self.points.coordinates[a]
-        run = np.sqrt((across**2).sum(axis=1)) / (np.abs(at_a) + np.abs(at_b))  # 1 / slope
+        run = np.abs(across).sum(axis=1) / (np.abs(at_a) + np.abs(at_b))  # at least 1 / slope
         off = 4 * error * run + 4 * EPS * np.abs(place).max(axis=1)
         sides = self.mesh.sides[edge]
         inside = sides >= 0
@@ -210,7 +210,7 @@ class _Sheet:
             at_b = self.margins[b, hyper]
             value = at_a + on.t[end] * (at_b - at_a)
             doubt = self.error[hyper] + self.lipschitz[hyper] * chords.radius[end]
-            unsure = (np.abs(value) <= doubt) & ((at_a > 0) != (at_b > 0))
+            unsure = ~(np.abs(value) > doubt) & ((at_a > 0) != (at_b > 0))
             unsure |= (value == 0) & ~unsure
             for k in np.nonzero(unsure)[0].tolist():
                 value[k] = self._exactly(chords, int(end[k]), int(hyper[k]), value[k])

@@ -116,6 +116,9 @@ class Points:
 
         Args:
             made: the value, where the caller has it (jumping units: the piece depends on the cell).
+
+        Raises:
+            ValueError: values beyond the range of float64.
         """
         i, step = self.step, self.steps[self.step]
         rows = {index: value.rows.rows for index, value in self._values.items()}
@@ -258,11 +261,11 @@ class Points:
     def _doubtful(
         self, margins: Array, error: Array, lipschitz: Array, start: int = 0
     ) -> NDArray[np.bool_]:
-        """Where float64 does not tell the sign."""
+        """Where float64 does not tell the sign; a bound that is not a number tells nothing."""
         radius, size = self.radius[start:], np.abs(margins)
-        doubtful = size <= error + lipschitz * radius.max()
+        doubtful = ~(size > error + lipschitz * radius.max())
         rows = np.nonzero(doubtful.any(axis=1))[0]
-        doubtful[rows] &= size[rows] <= error + lipschitz * radius[rows, None]
+        doubtful[rows] &= ~(size[rows] > error + lipschitz * radius[rows, None])
         return np.asarray(doubtful)
 
     def _settled(
@@ -280,7 +283,7 @@ class Points:
         margins = margins.copy()
         for k in rows.tolist():
             fresh = self._refreshed(start + k)
-            open_ = np.abs(fresh) <= error + lipschitz * self.radius[start + k]
+            open_ = ~(np.abs(fresh) > error + lipschitz * self.radius[start + k])
             margins[k, doubtful[k]] = fresh[doubtful[k]]
             for h in np.nonzero(doubtful[k] & open_)[0].tolist():
                 size = max(abs(fresh[h]), float(np.finfo(np.float64).tiny))
@@ -378,7 +381,7 @@ class Points:
         slope, however it came about; what is kept is the largest of each line's pieces.
         """
         across = self.coordinates[b] - self.coordinates[a]
-        run = np.sqrt((across**2).sum(axis=1)) / (np.abs(at_a) + np.abs(at_b))  # 1 / slope
+        run = np.abs(across).sum(axis=1) / (np.abs(at_a) + np.abs(at_b))  # at least 1 / slope
         largest = float(np.abs(self.coordinates).max())
         off = float((4 * error[hyperplane] * run).max(initial=0.0)) + 8 * EPS * largest
         own = self.owner_start[self.step] + hyperplane

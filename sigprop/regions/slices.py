@@ -45,7 +45,8 @@ def on_line(
 
     Raises:
         TypeError: not a network.
-        ValueError: a smooth activation, points of the wrong shape, a = b, non-finite numbers.
+        ValueError: a smooth activation, points of the wrong shape, a = b, non-finite numbers,
+            values beyond the range of float64.
 
     Example:
         >>> net = PiecewiseLinear([[[1.0, 0.0], [1.0, 1.0]], [[1.0, -1.0]]], None, 0.5)
@@ -88,7 +89,7 @@ def in_plane(
     Raises:
         TypeError: not a network.
         ValueError: a smooth activation, wrong shapes, u and v dependent, a box that is empty,
-            inverted or unbounded, non-finite numbers.
+            inverted or unbounded, non-finite numbers, values beyond the range of float64.
 
     Example:
         >>> net = PiecewiseLinear([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]], [[0.0, 0.0, 1.0]], 0.1)
@@ -123,7 +124,8 @@ def in_box(
 
     Raises:
         TypeError: not a network.
-        ValueError: a smooth activation, more than 5 inputs, a box that is empty or inverted.
+        ValueError: a smooth activation, more than 5 inputs, a box that is empty or inverted, values
+            beyond the range of float64.
 
     Example:
         >>> net = PiecewiseLinear([[[1.0], [1.0]], [[1.0, -2.0]]], [[0.0, -1.0], [-0.5]], 0.0)

@@ -111,6 +111,32 @@ def test_scale_changes_nothing(kind, scale):
     assert both(regions.in_box(smaller, [(-scale, scale)] * 2)) == right
 
 
+@pytest.mark.parametrize("powers", [(-1000, 0), (-500, -500), (0, -1020), (-700, 500), (500, 0)])
+def test_the_ends_of_the_range_of_floats(powers):
+    """Where numbers underflow, what they were is decided exactly."""
+    weights, biases = random_net((2, 3, 3, 2), 1)
+    slopes, box = [0.1, 0.0, 1.0], [(-2.0, 2.0)] * 2
+    first, later = (2.0**power for power in powers)
+    scaled = [first * weights[0], later * weights[1], later * weights[2]]
+    net = PiecewiseLinear(scaled, biases, slopes)
+    assert both(regions.in_box(net, box)) == count(scaled, biases, slopes, box)
+    assert both(regions.in_box(net)) == count(scaled, biases, slopes)
+
+
+def test_a_box_as_wide_as_floats_and_values_beyond_them():
+    weights, biases = random_net((2, 6, 6), 1)
+    net = PiecewiseLinear(weights, biases, 0.1)
+    assert both(regions.in_box(net, [(-1e300, 1e300)] * 2)) == both(regions.in_box(net))
+    tall = PiecewiseLinear([1e160 * w for w in weights], biases, 0.1)
+    for counted in (
+        lambda: regions.in_box(tall),
+        lambda: regions.in_box(tall, [(-2, 2)] * 2),
+        lambda: regions.on_line(tall, [-1, 0], [1, 1]),
+    ):
+        with pytest.raises(ValueError, match="beyond 1e308, the range of float64"):
+            counted()
+
+
 def test_order_and_positive_scale_of_units_change_nothing():
     rng = np.random.default_rng(0)
     weights, biases = random_net((2, 8, 8, 8), 1)
