@@ -1,11 +1,12 @@
 """Kinks: what jumps where a unit passes its kink, for one unit, a whole model, and along a line."""
 
-from sigprop.kinks.losses import Loss
+from sigprop.kinks.losses import DataLoss, Loss, on_data
 from sigprop.kinks.model import ModelJump, jumps
 from sigprop.kinks.search import KinksAlongLine, TotalVariation, along
 from sigprop.kinks.unit import Subgradient, UnitJump, jump, subgradient
 
 __all__ = [
+    "DataLoss",
     "KinksAlongLine",
     "Loss",
     "ModelJump",
@@ -15,5 +16,6 @@ __all__ = [
     "along",
     "jump",
     "jumps",
+    "on_data",
     "subgradient",
 ]

@@ -33,6 +33,34 @@ class Loss:
     hessian: Function
 
 
+@dataclass(frozen=True)
+class DataLoss:
+    """A loss together with the data it is taken over; made by :func:`on_data`."""
+
+    loss: Any
+    inputs: Any
+    targets: Any
+
+
+def on_data(loss: Any, inputs: Any, targets: Any = None) -> DataLoss:
+    """A loss over given data, for ``along(model, loss, direction)``.
+
+    Args:
+        loss: as in :func:`sigprop.kinks.along`.
+        inputs: the samples, (samples, …).
+        targets: one row a sample; classes for ``"cross_entropy"``.
+
+    Example:
+        >>> from sigprop.kinks import along
+        >>> from sigprop.regions import PiecewiseLinear
+        >>> net = PiecewiseLinear([[[1.0]], [[1.0]]], slopes=[0.1, 1.0])
+        >>> loss = on_data("mse", [[2.0]], [1.0])
+        >>> along(net, loss, {"weights.0": [[1.0]]}, t=(-3, 1)).t
+        array([-1.])
+    """
+    return DataLoss(loss, inputs, targets)
+
+
 def _mse_hessian(f: FloatArray, y: FloatArray) -> FloatArray:
     return np.broadcast_to(2 / f.shape[1] * np.eye(f.shape[1]), (*f.shape, f.shape[1]))
 
@@ -67,6 +95,7 @@ def as_loss(loss: Any, targets: Any, samples: int, outputs: int) -> tuple[Loss, 
             whose results have the wrong shape.
         TypeError: neither a name nor three functions, or targets that are not numbers.
     """
+    loss = _named(loss)
     if isinstance(loss, str):
         name = one_of("loss", loss, LOSSES)
         if targets is None:
@@ -87,6 +116,34 @@ def as_loss(loss: Any, targets: Any, samples: int, outputs: int) -> tuple[Loss, 
         )
     _try_out(loss, found, samples, outputs)
     return loss, found
+
+
+_TORCH = {
+    "MSELoss": "mse",
+    "mse_loss": "mse",
+    "CrossEntropyLoss": "cross_entropy",
+    "cross_entropy": "cross_entropy",
+}
+_PLAIN = {"reduction": "mean", "weight": None, "label_smoothing": 0.0, "ignore_index": -100}
+
+
+def _named(loss: Any) -> Any:
+    """The name of torch's own two losses; anything else as it is.
+
+    Raises:
+        ValueError: one of them with settings other than torch's defaults.
+    """
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if name not in _TORCH or not str(getattr(loss, "__module__", "")).startswith("torch.nn"):
+        return loss
+    for setting, plain in _PLAIN.items():
+        found = getattr(loss, setting, plain)
+        if found is not plain and found != plain:
+            raise ValueError(
+                f"{name} has {setting}={found!r}; only torch's defaults are read ({plain!r}). Give "
+                "a kinks.Loss with the value, gradient and Hessian of your loss."
+            )
+    return _TORCH[name]
 
 
 def _try_out(loss: Loss, targets: Any, samples: int, outputs: int) -> None:

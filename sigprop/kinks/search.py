@@ -13,7 +13,7 @@ from sigprop.checks import FloatArray, count, one_of, real_array, real_number
 from sigprop.kinks.curve import Curve, Integers, follow
 from sigprop.kinks.full import Gradients
 from sigprop.kinks.line import MovingPiecewise, NetworkLine
-from sigprop.kinks.losses import as_loss
+from sigprop.kinks.losses import DataLoss, as_loss
 from sigprop.kinks.models import open_model
 from sigprop.kinks.parameters import Parameters
 from sigprop.records import Row, plain
@@ -187,7 +187,7 @@ def along(
     direction: Any,
     t: Sequence[float] = (-1.0, 1.0),
     *,
-    inputs: Any,
+    inputs: Any = None,
     targets: Any = None,
     space: str = "weights",
     gradients: bool = False,
@@ -204,14 +204,15 @@ def along(
         model: a :class:`sigprop.regions.PiecewiseLinear` (parameters ``weights.i``, ``biases.i``)
             or a ``torch.nn.Module`` (its parameters by name, slopes of PReLU too), in float64.
             Buffers, such as the statistics of batch normalization, stay as they are.
-        loss: ``"mse"`` or ``"cross_entropy"``, as torch's with mean reduction, or a
-            :class:`Loss`: value, gradient and Hessian of one sample's loss.
+        loss: ``"mse"`` or ``"cross_entropy"``, as torch's with mean reduction (torch's own
+            ``MSELoss`` and ``CrossEntropyLoss`` too), or a :class:`Loss`: value, gradient and
+            Hessian of one sample's loss; or any of these with its data, :func:`on_data`.
         direction: of the line, at t = 1: a mapping of parameter names to arrays (what is left out
             stays), a sequence of one array per parameter, a flat vector, or another model of the
             same shape, which is then the point t = 1. In input space an array shaped like one
             input (all samples move alike) or like ``inputs``.
         t: the ends of the interval. Kinks exactly at an end are not counted.
-        inputs: the samples, (samples, …).
+        inputs: the samples, (samples, …), where the loss does not hold them.
         targets: one row a sample; classes for ``"cross_entropy"``.
         space: ``"weights"`` or ``"inputs"``: what moves.
         gradients: also the full gradients: their jumps, total variation, and
@@ -242,6 +243,15 @@ def along(
     low, high = _interval(t)
     nodes = count("nodes", nodes, minimum=2)
     one_of("space", space, SPACES)
+    if isinstance(loss, DataLoss):
+        if inputs is not None or targets is not None:
+            raise ValueError("the loss holds its data (on_data); leave out inputs and targets.")
+        loss, inputs, targets = loss.loss, loss.inputs, loss.targets
+    if inputs is None:
+        raise ValueError(
+            "the loss needs data: give inputs= and targets=, or the loss as "
+            "kinks.on_data(loss, inputs, targets)."
+        )
     points = real_array("inputs", inputs)
     if points.ndim < 2:
         raise ValueError(f"inputs have shape {points.shape}; give (samples, …), one row a sample.")

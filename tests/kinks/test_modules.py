@@ -205,3 +205,40 @@ def test_kinks_is_a_room_of_the_package():
         ),
         PiecewiseLinear,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "torchs"),
+    [
+        ("mse", nn.MSELoss()),
+        ("mse", torch.nn.functional.mse_loss),
+        ("cross_entropy", nn.CrossEntropyLoss()),
+        ("cross_entropy", torch.nn.functional.cross_entropy),
+    ],
+)
+def test_torchs_losses_and_losses_that_hold_their_data(name, torchs):
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.PReLU(), nn.Linear(8, 3)).double()
+    x = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    y = torch.arange(5) % 3 if name == "cross_entropy" else x[:, :3]
+    step = [torch.randn(p.shape, generator=generator).double() for p in model.parameters()]
+    by_name = kinks.along(model, name, step, inputs=x, targets=y)
+    held = kinks.along(model, kinks.on_data(torchs, x, y), step, t=(-1, 1))
+    assert len(held.t) > 3 and np.array_equal(held.t, by_name.t)
+    assert np.array_equal(held.derivative_jump, by_name.derivative_jump)
+
+
+def test_losses_that_are_refused():
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).double(), np.ones((2, 4))
+    step = [np.ones(p.shape) for p in model.parameters()]
+    smoothed = nn.CrossEntropyLoss(label_smoothing=0.1)
+    with pytest.raises(ValueError, match=r"label_smoothing=0\.1"):
+        kinks.along(model, smoothed, step, inputs=x, targets=[0, 1])
+    with pytest.raises(ValueError, match="reduction='sum'"):
+        kinks.along(model, nn.MSELoss(reduction="sum"), step, inputs=x, targets=np.ones((2, 3)))
+    with pytest.raises(ValueError, match="on_data"):
+        kinks.along(model, "mse", step)
+    with pytest.raises(ValueError, match="leave out"):
+        kinks.along(model, kinks.on_data("mse", x, x), step, inputs=x)
+    with pytest.raises(TypeError, match="loss must be"):
+        kinks.along(model, nn.L1Loss(), step, inputs=x, targets=np.ones((2, 3)))
