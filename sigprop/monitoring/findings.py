@@ -133,7 +133,7 @@ def _nonfinite(row: Row, history: History, thresholds: Thresholds) -> Finding | 
         "non-finite",
         f"{where} are NaN or infinite",
         "Lower the learning rate, clip gradients, or look at the first layer that shows it; "
-        "in float16 use a gradient scaler.",
+        "in float16 use a gradient scaler and give it to the monitor (loss_scale=).",
     )
 
 
@@ -230,8 +230,9 @@ def _gain_off(row: Row, history: History, thresholds: Thresholds) -> Finding | N
         "gain off g*",
         f"the weights have gain {row['gain']:.4g}, g* is {row['g_star']:.4g}: the signal's square "
         f"changes by a factor of {change} here",
-        "At the start use sigprop.kaiming_leaky_init; later, weight decay or a smaller learning "
-        "rate hold weights back.",
+        "At the start use sigprop.kaiming_leaky_init; later, more weight decay or a smaller "
+        "learning rate hold back weights that grow, less weight decay those that shrink.",
+        warns=bool(row["activation"]),  # heads grow in health, ends of branches may start small
     )
 
 
@@ -245,12 +246,12 @@ def _gradient_spread(rows: Sequence[Row], thresholds: Thresholds) -> Finding | N
     ratio = high["grad_second_moment"] / low["grad_second_moment"]
     if ratio < thresholds.gradient_spread:
         return None
-    return Finding(
-        low["name"],
-        "gradient vanishes",
-        f"its mean square is {ratio:.2g} times smaller than in {high['name']}",
-        "Initialize with sigprop.kaiming_leaky_init (χ = 1), or add normalization or skips.",
-    )
+    advice = "Initialize with sigprop.kaiming_leaky_init (χ = 1), or add normalization or skips."
+    if known.index(low) < known.index(high):
+        detail = f"its mean square is {ratio:.2g} times smaller than in {high['name']}"
+        return Finding(low["name"], "gradient vanishes", detail, advice)
+    detail = f"its mean square is {ratio:.2g} times larger than in {low['name']}"
+    return Finding(high["name"], "gradient explodes", detail, advice)
 
 
 CHECKS: tuple[Check, ...] = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from types import FrameType
@@ -31,19 +32,17 @@ class Gate:
         owner = self._owner
         if owner is None or torch.compiler.is_compiling():
             return
-        if transformed() or owner.looking(sys._getframe(1)):
-            return
-        if not owner._begin_pass():
+        if transformed() or not owner.claim(sys._getframe(1)):
             return
         watched = owner._watched((args, kwargs), inside=module is owner._root)
 
         def close(_module: nn.Module, _args: Any, _out: Any) -> None:
-            owner._close_pass()
+            if owner._thread == threading.get_ident():
+                owner._close_pass()
 
         handle = module.register_forward_hook(close, always_call=True, prepend=True)
         owner._open.push(watched)
         owner._open.callback(handle.remove)
-        owner._frame = sys._getframe(1)
 
     def __deepcopy__(self, memo: Any) -> Gate:
         return Gate(None)
@@ -72,6 +71,11 @@ def on_stack(frame: FrameType, now: FrameType | None) -> bool:
     return now is frame
 
 
+def in_backward() -> bool:
+    """Whether autograd is computing gradients in this thread."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def transformed() -> bool:
     """Whether a transform of torch.func (vmap, grad) is under way."""
     return torch._C._functorch.peek_interpreter_stack() is not None
@@ -95,21 +99,44 @@ def read_pattern(include: Any) -> re.Pattern[str] | None:
         raise ValueError(f"include is no regular expression: {include!r} ({error}).") from error
 
 
-def read_loss_scale(given: Any) -> Callable[[], float | Tensor]:
-    """A function that gives the present scale, on its device."""
-    if given is None:
-        return lambda: 1.0
-    if isinstance(given, int | float):
-        value = real_number("loss_scale", given, above=0)
-        return lambda: value
-    on_device = getattr(given, "_get_scale_async", None)
-    if on_device is not None:  # a GradScaler: its scale without waiting for it
-        return lambda: (
-            1.0 if not given.is_enabled() or (scale := on_device()) is None else scale.clone()
-        )
-    if callable(given):
-        return given  # type: ignore[no-any-return]
-    raise TypeError(
-        "loss_scale must be a torch.amp.GradScaler, a number or a function that gives it; "
-        f"got {described(given)}."
-    )
+class LossScale:
+    """What the loss is multiplied by: a number, a function that gives it, or a GradScaler's.
+
+    Raises:
+        TypeError: none of these.
+        ValueError: a number that is not above 0.
+    """
+
+    def __init__(self, given: Any) -> None:
+        self._given = 1.0 if given is None else given
+        if isinstance(self._given, int | float):
+            self._given = real_number("loss_scale", self._given, above=0)
+        elif not callable(self._given) and not self._scales():
+            raise TypeError(
+                "loss_scale must be a torch.amp.GradScaler, a number or a function that gives it; "
+                f"got {described(given)}."
+            )
+
+    def now(self) -> float | Tensor:
+        """At the end of a step, on its device; 1 if a scaler has not been used yet."""
+        return self._read(unused=1.0)
+
+    def first(self) -> float | Tensor:
+        """At the start of a step. If it is another one at the end, a scaler has skipped steps."""
+        return self._read(unused=None)
+
+    def _read(self, unused: float | None) -> float | Tensor:
+        given = self._given
+        if isinstance(given, float):
+            return given
+        if not self._scales():
+            return given()  # type: ignore[no-any-return]
+        if not given.is_enabled():
+            return 1.0
+        scale = given._get_scale_async()  # without waiting for it
+        if scale is None:
+            return float(given.get_scale()) if unused is None else unused
+        return scale.clone()  # type: ignore[no-any-return]
+
+    def _scales(self) -> bool:
+        return hasattr(self._given, "_get_scale_async")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,9 +33,10 @@ from sigprop.monitoring.findings import (
 from sigprop.monitoring.gate import (
     Called,
     Gate,
+    LossScale,
     check_model,
+    in_backward,
     on_stack,
-    read_loss_scale,
     read_pattern,
 )
 from sigprop.monitoring.observer import Pass
@@ -46,7 +48,7 @@ from sigprop.records import Row
 from sigprop.trace import unwrapped
 
 BLIND = 3
-"""Steps of the optimizer without a forward pass that is seen, until the monitor says so."""
+"""Steps of one optimizer without a forward pass that is seen, until the monitor says so."""
 
 
 class Monitor:
@@ -80,7 +82,7 @@ class Monitor:
         self.thresholds, self.steps = thresholds, 0
         self.notes: list[str] = []
         self._pattern = read_pattern(include)
-        self._sinks, self._loss_scale = tuple(sinks), read_loss_scale(loss_scale)
+        self._sinks, self._loss_scale = tuple(sinks), LossScale(loss_scale)
         self._training_only, self._warn = bool(training_only), bool(warn)
         self._keep = None if keep is None else count("keep", keep)
         self._root = unwrapped(model)
@@ -90,10 +92,13 @@ class Monitor:
         self._handles: list[RemovableHandle] = []
         self._open = ExitStack()
         self._frame: FrameType | None = None
+        self._thread = 0
+        self._claims = threading.RLock()
         self._observing = False
         self._step: Step | None = None
-        self._passes = self._blind = 0
+        self._passes, self._due = 0, False
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
+        self._blind: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._versions: int | None = None
 
     # Attaching
@@ -204,11 +209,20 @@ class Monitor:
             finally:
                 self._close_pass()
 
-    def looking(self, now: FrameType) -> bool:
-        """Whether a pass is being looked at. One that an interrupt broke off is ended first."""
-        if self._frame is not None and not on_stack(self._frame, now):
-            self._close_pass()
-        return self._frame is not None or self._observing
+    def claim(self, now: FrameType) -> bool:
+        """Whether a call that starts is a pass to look at; then it is the one under way.
+
+        One pass is looked at at a time, whatever other threads call. One that an interrupt broke
+        off is ended first.
+        """
+        with self._claims:
+            mine = self._thread == threading.get_ident()
+            if self._frame is not None and mine and not on_stack(self._frame, now):
+                self._close_pass()
+            if self._frame is not None or self._observing or not self._begin_pass():
+                return False
+            self._frame, self._thread = now, threading.get_ident()
+            return True
 
     def _close_pass(self) -> None:
         self._frame, self._observing = None, False
@@ -218,15 +232,17 @@ class Monitor:
         """Count a pass that starts; whether it is to be looked at."""
         if self._training_only and not (self._root.training and torch.is_grad_enabled()):
             return False
+        if self._due:
+            self._end_step()
         if not any(self._optimizers.values()):
             self._end_step_by_hand()
         self._passes += 1
-        self._blind = 0
+        self._blind.clear()
         return self.steps % self.every == 0
 
     def _watched(self, inputs: Any, *, inside: bool) -> ExitStack:
         if self._step is None:
-            self._step = Step(self.steps)
+            self._step = Step(self.steps, self._loss_scale.first())
         with ExitStack() as opening:
             opening.enter_context(every_module_called())
             watching = Pass(self._root, self._step, self._watches)
@@ -257,21 +273,24 @@ class Monitor:
         if not self._ours(optimizer):
             return
         if self._passes:
-            self._end_step()
+            if in_backward():  # an optimizer a parameter: the other gradients are still to come
+                self._due = True
+            else:
+                self._end_step()
             return
-        self._blind += 1
-        if self._blind == BLIND:
+        self._blind[optimizer] = self._blind.get(optimizer, 0) + 1
+        if self._blind[optimizer] == BLIND:
             self._say("unseen", UNSEEN)
 
     def _end_step(self) -> None:
         step, self._step = self._step, None
-        self._passes = 0
+        self._passes, self._due = 0, False
         number, self.steps = self.steps, self.steps + 1
         if step is None:
             return
         step.close()
         with torch.no_grad():
-            rows = report(step, self._last_fired, self._cutoff(number), self._loss_scale())
+            rows = report(step, self._last_fired, self._cutoff(number), self._loss_scale.now())
         if not rows:
             self._say("nothing", self._nothing_seen())
             return
@@ -282,7 +301,7 @@ class Monitor:
             row["finding"] = "; ".join(f.problem for f in found if f.name == row["name"])
         self._reports.append(rows)
         if self._keep is not None:
-            del self._reports[: -self._keep]
+            del self._reports[: -max(self._keep, self.thresholds.window)]
         for sink in self._sinks:
             sink(rows)
         self._warn_of([finding for finding in found if finding.warns], number)
@@ -317,7 +336,8 @@ class Monitor:
 
     def records(self) -> list[Row]:
         """One flat row for each layer and reported step: the fields of :class:`LayerReport`."""
-        return [dict(row) for rows in self._reports for row in rows]
+        kept = self._reports if self._keep is None else self._reports[-self._keep :]
+        return [dict(row) for rows in kept for row in rows]
 
     def findings(self) -> list[Finding]:
         """What is wrong in the newest report, with advice."""
@@ -366,7 +386,7 @@ class Monitor:
             )
         if self._step is not None:
             self._step.close()
-        self._step, self._passes, self._versions = None, 0, None
+        self._step, self._passes, self._due, self._versions = None, 0, False, None
         self.steps = count("steps", state["steps"], minimum=0)
         self._reports = [[dict(row) for row in rows] for rows in state["reports"]]
         self._last_fired = {name: steps.clone() for name, steps in state["last_fired"].items()}

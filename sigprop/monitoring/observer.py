@@ -137,7 +137,7 @@ class Observer(TorchFunctionMode):
         if self.watch(name):
             site = self.step.site(name, kind)
             site.see_weight(weight.tensor, weight.fan_in)
-            if out.numel():
+            if _is_signal(out):
                 site.see_signal(out, weight.unit_axis)
                 self._await_gradient(site, out)
                 self.made[out] = (site, _version(out))
@@ -156,7 +156,7 @@ class Observer(TorchFunctionMode):
             if _NOTHING in signals:
                 tokens = _NOTHING
         if name in NORMALIZATIONS:
-            self.step.normalized |= {layer for source, layer in tokens if source == "layer"}
+            tokens = self.step.normalize(tokens)
         for tensor in [taken[0]] if name == "setitem" else _tensors((out,), {}):
             axis = self._kept_axis(taken, tensor)
             self.origins[tensor] = (tokens, axis)
@@ -258,6 +258,8 @@ class Pass:
 
         def before(called: nn.Module, args: Any, kwargs: Any) -> None:
             observer: Observer | None = getattr(threads, "observer", None)
+            if observer is None and called is module:  # another thread's own call
+                return
             if observer is None:  # a replica, in a thread of its own
                 observer = Observer(called, self._step, self._watch)
                 threads.observer, threads.replica = observer, called
@@ -306,7 +308,8 @@ def _is_the(operation: str, module: nn.Module) -> bool:
 
 
 def _is_signal(z: Tensor) -> bool:
-    return z.is_floating_point() and z.dim() > 0 and z.numel() > 0 and z.layout is torch.strided
+    plain = z.layout is torch.strided and not z.is_nested and not z.is_meta
+    return plain and z.is_floating_point() and z.dim() > 0 and z.numel() > 0
 
 
 def _version(tensor: Tensor) -> int:

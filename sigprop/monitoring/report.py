@@ -37,7 +37,8 @@ class LayerReport:
             thresholds), whose activation is constant below zero; None where that is not known.
         last_fired: the longest silence: the smallest, over units, of the last reported step in
             which the unit fired; −1: one has not fired yet.
-        grad_second_moment: mean square of ∂L/∂z; None: no gradient came.
+        grad_second_moment: mean square of ∂L/∂z; None: no gradient came, or a gradient scaler
+            skipped steps because they overflowed (this one is the first it let through).
         grad_nonfinite: entries of ∂L/∂z that are NaN or infinite.
         slopes: number of negative slopes; None outside the leaky family.
         slope_mean: their mean.
@@ -53,9 +54,11 @@ class LayerReport:
         slope_grad_max: largest.
         gain: √(fan_in · mean W²), the gain the weights have now; None: no weight here.
         g_star: critical gain √(2/(1 + mean α²)) for the slopes that feed the layer now (a layer fed
-            by the input: those it feeds; by another layer: 1); None: not known, or disagreeing.
+            by the input: those it feeds; by another layer or a normalization: 1); None: not known,
+            or disagreeing.
         gain_ratio: gain / g_star.
-        normalized: whether z is normalized next, which takes the gain out.
+        normalized: whether z is normalized next (or after an activation of the leaky family),
+            which takes the gain out.
         finding: what is wrong in a word or two, "" if nothing.
     """
 
@@ -93,6 +96,13 @@ class LayerReport:
     finding: str = ""
 
 
+GRADIENTS = (
+    "grad_second_moment", "grad_nonfinite", "slope_signal", "slope_grad", "slope_grad_min",
+    "slope_grad_max",
+)  # fmt: skip
+"""The fields that are made of gradients."""
+
+
 def report(
     step: Step, last_fired: dict[str, Tensor], cutoff: int, loss_scale: float | Tensor
 ) -> list[Row]:
@@ -102,7 +112,8 @@ def report(
         step: what was gathered.
         last_fired: for each site, the step in which each unit fired last; is brought up to date.
         cutoff: a unit that has not fired since this step is dead, if it can die.
-        loss_scale: what the loss was multiplied with; gradients are divided by it.
+        loss_scale: what the loss was multiplied by; gradients are divided by it. If it was another
+            when the step started, a scaler has skipped steps since: no gradient is reported.
     """
     sites = [site for site in step.sites.values() if site.forward is not None]
     if not sites:
@@ -114,8 +125,9 @@ def report(
         vectors.append(site.packed(slopes, last_fired[site.name], ~fired, cutoff))
     learnt = {name: s for name, s in step.slopes.items() if s is not None and s.vector is not None}
     vectors += [s.vector for s in learnt.values() if s.vector is not None]
-    scale = torch.as_tensor(loss_scale, dtype=torch.float64).reshape(1)
-    *numbers, (scale_at_home,) = to_host([*vectors, scale.to(vectors[0].device)])
+    scales = [torch.as_tensor(s, dtype=torch.float64) for s in (loss_scale, step.first_scale)]
+    vectors += [scale.reshape(1).to(vectors[0].device) for scale in scales]
+    *numbers, (scale,), (first_scale,) = to_host(vectors)
     of_slopes = [dict(zip(SLOPE_FIELDS, n, strict=True)) for n in numbers[len(sites) :]]
     statistics = dict(zip(learnt, of_slopes, strict=True))
     squares = _mean_squares(step.slopes, statistics)
@@ -123,8 +135,10 @@ def report(
     for site, values in zip(sites, numbers, strict=False):
         seen = dict(zip(FIELDS, values, strict=True))
         slopes = step.slopes.get(site.activation_name)
-        row = _signal(step, site, seen, scale_at_home)
-        row |= _slopes(site, slopes, statistics.get(site.activation_name), seen, scale_at_home)
+        row = _signal(step, site, seen, scale)
+        row |= _slopes(site, slopes, statistics.get(site.activation_name), seen, scale)
+        if scale != first_scale:  # steps skipped in between have left infinite gradients
+            row |= dict.fromkeys(GRADIENTS)
         row |= _gain(step, site, seen, squares)
         rows.append(asdict(LayerReport(**row)))
     return rows
@@ -234,7 +248,8 @@ def _feeding(step: Step, name: str, squares: Mapping[str, float | None]) -> floa
         return None
     made = [token for token in tokens if token[0] != "input"]
     made = made or [("activation", head) for head in step.heads.get(name, ())]
-    found = [1.0 if source == "layer" else squares.get(where) for source, where in made]
+    linear = ("layer", "normalized")
+    found = [1.0 if source in linear else squares.get(where) for source, where in made]
     known = [value for value in found if value is not None]
     if not known or len(known) < len(found) or not _close(known):
         return None

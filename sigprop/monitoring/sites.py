@@ -146,15 +146,18 @@ class Step:
     """All sites of one step, and how they hang together.
 
     Attributes:
+        number: of the step, from 0.
+        first_scale: what the loss is multiplied by when the step starts.
         sites: by name, in the order of the data.
         slopes: of every activation call, watched or not; None outside the leaky family.
         feeds: for each layer call, where its input comes from; None: not known.
         heads: for each layer call, the activations its output enters.
-        normalized: layer calls whose output is normalized.
+        normalized: layer calls whose output is normalized, at once or after an activation of the
+            leaky family, which lets scale through.
     """
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, first_scale: float | Tensor) -> None:
+        self.number, self.first_scale = number, first_scale
         self.sites: dict[str, Site] = {}
         self.slopes: dict[str, Slopes | None] = {}
         self.feeds: dict[str, frozenset[Token] | None] = {}
@@ -174,6 +177,16 @@ class Step:
             self.slopes[name] = None if slopes is None else Slopes.of(slopes)
         return self.slopes[name]
 
+    def normalize(self, tokens: frozenset[Token]) -> frozenset[Token]:
+        """Where a signal comes from once it is normalized: no longer from an activation."""
+        through = {name for source, name in tokens if source == "activation" and self.slopes[name]}
+        self.normalized |= {name for source, name in tokens if source == "layer"}
+        self.normalized |= {layer for layer, heads in self.heads.items() if heads & through}
+        return frozenset(
+            ("normalized", "") if source == "activation" else (source, name)
+            for source, name in tokens
+        )
+
     def close(self) -> None:
         """Take the hooks off tensors that may outlive the step."""
         for handle in self.handles:
@@ -182,7 +195,8 @@ class Step:
 
 
 Token = tuple[str, str]
-"""Where a signal comes from: ("input", ""), ("layer", name) or ("activation", name)."""
+"""Where a signal comes from: ("input", ""), ("layer", name), ("activation", name) or
+("normalized", ""), whatever it was before."""
 
 
 def to_host(vectors: Iterable[Tensor]) -> list[list[float]]:

@@ -41,7 +41,8 @@ def monitor(
 
     What it cannot see: operations inside scripted modules, RNNs, ``nn.MultiheadAttention`` and
     custom C++ or autograd functions; gradients under reentrant checkpointing (without it: all, but
-    reported steps keep what enters a PReLU); other processes' data under distributed training.
+    reported steps keep what enters a PReLU); other processes' data under distributed training;
+    calls by other threads while a pass is under way; nested and meta tensors.
     Compiled code cannot be looked into: give the compiled module (``torch.compile(model)``), and
     reported steps run uncompiled, the others compiled; a model compiled in place
     (``model.compile()``) is refused. Under ``torch.func`` transforms nothing is seen.

@@ -58,6 +58,7 @@ class _Lines:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _cut_torn_line(self.path)
+            self._check()
             self._file = self.path.open("ab", buffering=0)
             if self._file.tell() == 0:
                 self._file.write(self._head().encode())
@@ -65,6 +66,18 @@ class _Lines:
 
     def _head(self) -> str:
         return ""
+
+    def _check(self) -> None:
+        """Refuse a file that is there already and begins in another way."""
+        head = self._head().encode()
+        if not head or not self.path.is_file() or not self.path.stat().st_size:
+            return
+        with self.path.open("rb") as file:
+            if file.read(len(head)) != head:
+                raise ValueError(
+                    f"{self.path} has other columns than a monitor writes, so its rows cannot be "
+                    "added there; give another path, or move the file away."
+                )
 
     def _text(self, rows: list[Row]) -> str:
         raise NotImplementedError
@@ -92,7 +105,14 @@ class CsvLines(_Lines):
     Args:
         path: the file; what is in it stays.
         sync: wait for the disk after each report.
+
+    Raises:
+        ValueError: there is a file already, with other columns.
     """
+
+    def __init__(self, path: str | Path, *, sync: bool = False) -> None:
+        super().__init__(path, sync=sync)
+        self._check()
 
     def _head(self) -> str:
         return ",".join(COLUMNS) + "\n"

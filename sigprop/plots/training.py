@@ -139,7 +139,7 @@ PANELS = (
     _Panel(
         "second moment of their gradient",
         _log10("grad_second_moment"),
-        ("gradient vanishes",),
+        ("gradient vanishes", "gradient explodes"),
         decades=True,
     ),
     _Panel(

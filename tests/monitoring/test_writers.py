@@ -13,6 +13,7 @@ from torch import nn
 
 import sigprop
 from sigprop.monitoring import CsvLines, JsonLines, Scalars, lightning_callback, read_jsonl
+from sigprop.monitoring.writers import COLUMNS
 from sigprop.records import read_csv
 from tests.measurement.nets import no_hooks_left
 from tests.monitoring.nets import fill, seeded, train
@@ -91,6 +92,22 @@ def test_a_run_that_goes_on_adds_and_a_torn_line_is_cut(tmp_path):
         second.close()
         assert path.read_bytes().startswith(whole) and len(read(path)) == len(rows) + 2
         assert [row["step"] for row in read(path)] == [0, 0, 2, 2, 2, 2]
+
+
+def test_a_table_of_other_columns_is_left_alone(tmp_path):
+    path, text = tmp_path / "run.csv", "step,loss\n0,1.5\n"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"run\.csv has other columns"):
+        sigprop.monitor(nn.Linear(2, 2), to=path)
+    path.unlink()
+    sink = CsvLines(path)
+    path.write_text(text)  # after the run has started
+    with pytest.raises(ValueError, match="other columns"):
+        sink([{"step": 0, "name": "fc"}])
+    assert path.read_text() == text
+    path.write_text("")
+    sink([{"step": 0, "name": "fc"}])
+    assert path.read_text().startswith(",".join(COLUMNS))
 
 
 def test_json_is_strict_where_numbers_are_not_finite(tmp_path):
