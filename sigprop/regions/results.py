@@ -127,7 +127,9 @@ class Regions:
     def linear_regions(self) -> int:
         """Regions on which the output is one affine map: cells merged where it does not bend.
 
-        The output is that of the whole network: a unit that nothing passes on bends nothing.
+        The output is that of the whole network: a unit that nothing passes on bends nothing. Maps
+        are compared without rounding, in a finite field: equal maps always merge, and different
+        ones are taken for equal with probability below 2⁻⁵⁷.
         """
         found = self.complex
         return len(np.unique(found.linear_label))
