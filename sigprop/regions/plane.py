@@ -174,8 +174,10 @@ class _Sheet:
         cells = np.concatenate([sides[inside[:, 0], 0], sides[inside[:, 1], 1]])
         key = cells * self.margins.shape[1] + hyper[ends]
         order = np.argsort(key, kind="stable")
+        first, second = order[::2], order[1::2]
+        if not np.array_equal(key[first], key[second]) or (np.diff(key[first]) == 0).any():
+            raise NotGeneric  # a line enters and leaves a convex cell once
         pairs = ends[order].reshape(-1, 2)
-        first = order[::2]
         chord_waver = np.minimum(*off[pairs].T) + 4 * EPS * np.abs(place).max(initial=0.0)
         return _Chords(on, edge, reach, cells[first], hyper[pairs[:, 0]], pairs, chord_waver)
 

@@ -301,8 +301,11 @@ class Points:
         self.exact_decisions += 1
         at, own = self.exact_point(index), self.coordinates[index]
         context = self.contexts[int(self.context[index])]
-        k = int(np.argmax(np.abs(own)))
-        scale = Fraction(float(own[k])) / at[k]  # the same positive multiple as before
+        # a positive multiple, whatever the rounded point was: it may lie far off on a thin sliver
+        if own[-1] == 1.0:
+            scale = 1 / Fraction(at[-1])
+        else:
+            scale = Fraction(float(np.abs(own).max())) / max(map(abs, at))
         own[:] = [float(scale * c) for c in at]
         self.radius[index] = 4 * EPS * float(np.abs(own).max())
         for which, value in self._values.items():

@@ -34,6 +34,10 @@ def degenerate(weights: Arrays, biases: Arrays, kind: str, seed: int) -> tuple[A
             one, other = rng.permutation(len(w))[:2] if len(w) > 1 else (0, 0)
             sign = rng.choice([-2.0, 1.0, 4.0])
             w[other], b[other] = sign * w[one], sign * b[one]
+    elif kind == "nearly repeated":
+        # a unit and a tenth of it, rounded: two lines that cross in an angle of 1e-16
+        for w, b in zip(weights, biases, strict=True):
+            w[-1], b[-1] = 0.1 * w[0], 0.1 * b[0]
     elif kind == "parallel":
         for w in weights:
             w[-1] = w[0]

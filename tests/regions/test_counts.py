@@ -16,6 +16,7 @@ KINDS = (
     "zero biases",
     "small integers",
     "repeated and opposite",
+    "nearly repeated",
     "parallel",
     "nearly concurrent",
     "nearly through a corner",
@@ -216,6 +217,23 @@ def test_an_output_that_cannot_see_a_unit_does_not_bend_there():
         [[[1.0]], [[1.0], [1.0]], [[3.0, -3.0]]], None, [0.5, 1, 1]
     )
     assert both(regions.in_box(one_unit_that_cancels, [(-1, 1)])) == (2, 1)
+
+
+def test_a_corner_of_slivers_that_float64_puts_far_off():
+    """A unit and a tenth of it cross at x = 0.42, where float64 says −1: the sign of x is lost."""
+    weights = [
+        [
+            [0.04393305777958031, 0.8035635092676137],
+            [-0.8266390501191793, -0.4325138328693475],
+            [0.004393305777958031, 0.08035635092676137],
+        ],
+        [[2.0, 2.25, -1.75], [0.3, -0.08, -1.6]],
+    ]
+    biases = [[0.16139819679528575, -0.41854168875791015, 0.016139819679528575], [-2.5, 1.375]]
+    box = [(-1.0, 1.0), (-1.0, 1.0)]
+    found = regions.in_box(PiecewiseLinear(weights, biases, 1e-6), box)
+    assert both(found) == count(weights, biases, [1e-6, 1e-6], box) == (7, 7)
+    assert (found.complex.points.coordinates[:, -1] > 0).all()
 
 
 def test_max_cells_stops_and_says_so():
