@@ -82,9 +82,14 @@ def transformed() -> bool:
 
 
 def check_model(model: Any) -> None:
-    """Refuse what is no module."""
+    """Refuse what is no module, or one that takes no hooks."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {described(model)}.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "a scripted or traced model takes no hooks and cannot be looked into; give the monitor "
+            "the model it was made from, and train that one."
+        )
 
 
 def read_pattern(include: Any) -> re.Pattern[str] | None:

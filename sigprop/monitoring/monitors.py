@@ -42,13 +42,15 @@ from sigprop.monitoring.gate import (
 from sigprop.monitoring.observer import Pass
 from sigprop.monitoring.report import report
 from sigprop.monitoring.sites import Step
-from sigprop.monitoring.words import COMPILED_IN_PLACE, NOTHING_SEEN, UNSEEN, as_text
+from sigprop.monitoring.words import COMPILED_IN_PLACE, NOTHING_SEEN, UNSEEN, as_text, closed
 from sigprop.monitoring.writers import Sink
 from sigprop.records import Row
 from sigprop.trace import unwrapped
 
 BLIND = 3
 """Steps of one optimizer without a forward pass that is seen, until the monitor says so."""
+
+_CLAIMS = threading.RLock()
 
 
 class Monitor:
@@ -93,7 +95,6 @@ class Monitor:
         self._open = ExitStack()
         self._frame: FrameType | None = None
         self._thread = 0
-        self._claims = threading.RLock()
         self._observing = False
         self._step: Step | None = None
         self._passes, self._due = 0, False
@@ -119,6 +120,8 @@ class Monitor:
             raise RuntimeError("this monitor is attached already; detach() it first.")
         if getattr(self.model, "_compiled_call_impl", None) is not None:
             raise ValueError(COMPILED_IN_PLACE)
+        if (note := closed(self._root)) and note not in self.notes:
+            self.notes.append(note)
         self._optimizers.clear()
         self._passes, self._versions = 0, None
         gate = Gate(self)
@@ -215,7 +218,7 @@ class Monitor:
         One pass is looked at at a time, whatever other threads call. One that an interrupt broke
         off is ended first.
         """
-        with self._claims:
+        with _CLAIMS:
             mine = self._thread == threading.get_ident()
             if self._frame is not None and mine and not on_stack(self._frame, now):
                 self._close_pass()

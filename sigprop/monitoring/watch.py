@@ -67,7 +67,8 @@ def monitor(
 
     Raises:
         TypeError: not a module, or an argument of another kind.
-        ValueError: an argument out of range, a pattern that is none, a model compiled in place.
+        ValueError: an argument out of range, a pattern that is none, a model compiled in place
+            or scripted.
 
     Example:
         >>> import sigprop, torch

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+from torch import nn
+
+from sigprop.measurement.calling import some
 from sigprop.monitoring.findings import by_problem, in_words
 from sigprop.records import Row, table
 
@@ -26,6 +30,15 @@ NOTHING_SEEN = (
     "a reported step had no layer to report{pattern}: no linear map, convolution or activation was "
     "called where the monitor can see it. Modules of the model: {names}."
 )
+
+INSIDE = "inside {names} nothing can be seen: recurrent and attention modules compute in one piece."
+_CLOSED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, torch.jit.ScriptModule)
+
+
+def closed(root: nn.Module) -> str:
+    """A note that names the modules whose inside nothing can look into; "" if there are none."""
+    found = [f"{n} ({type(m).__name__})" for n, m in root.named_modules() if isinstance(m, _CLOSED)]
+    return INSIDE.format(names=some(found)) if found else ""
 
 
 def as_text(monitor: Monitor, rows: Sequence[Row]) -> str:

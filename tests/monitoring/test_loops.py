@@ -122,3 +122,41 @@ def test_tensors_without_plain_entries_are_passed_over():
     with sigprop.monitor(empty, 1, warn=False) as mon:
         empty(torch.empty(3, 5, device="meta")).sum().backward()
     assert mon.records() == [] and "no layer to report" in mon.notes[0]
+
+
+def test_what_cannot_be_looked_into_is_named():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(5, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0])
+
+    with sigprop.monitor(Model(), 1, warn=False) as mon:
+        mon.model(seeded(3, 5)).sum().backward()
+    assert set(by_name(mon)) == {"head"} and len(mon.notes) == 1
+    assert "inside rnn (LSTM) nothing can be seen" in str(mon)
+    mon.attach().detach()
+    assert len(mon.notes) == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_model_is_refused():
+    scripted = torch.jit.trace(nn.Linear(5, 2), seeded(3, 5))
+    with pytest.raises(ValueError, match="scripted or traced"):
+        sigprop.monitor(scripted)
+
+
+def test_a_monitor_can_be_copied_with_its_model():
+    model = net()
+    with sigprop.monitor(model, 1, warn=False) as mon:
+        model(seeded(4, 5)).sum().backward()
+        mon.step()
+        twin = copy.deepcopy(mon)
+        twin.model(seeded(4, 5))  # whose gate leads nowhere
+        assert twin.records() == mon.records() and twin.steps == 1
+        twin.detach()
+        assert mon.attached
+        model(seeded(4, 5)).sum().backward()
+    assert mon.steps == 2 and twin.steps == 1
