@@ -30,7 +30,10 @@ def pieces_inside(points: Points, interior: Pattern) -> Pattern:
         found[:, step.first != step.second] = (interior >= 0)[:, cut.entry]
         return found
     assert isinstance(step, Piecewise)
-    found = np.zeros((len(interior), step.slopes.shape[1]), np.int8)
+    units = step.slopes.shape[1]
+    if np.array_equal(cut.first, np.arange(units)):  # one threshold for each unit
+        return np.asarray(interior > 0).view(np.int8)
+    found = np.zeros((len(interior), units), np.int8)
     for row in range(len(step.thresholds)):
         some = np.nonzero(cut.entry == row)[0]
         found[:, cut.first[some]] += interior[:, some] > 0
@@ -53,7 +56,7 @@ def marks(steps: list[Primitive], patterns: dict[int, Pattern]) -> dict[int, NDA
             width = int(max(step.first.max(), step.second.max())) + 1
             winners = np.broadcast_to(np.arange(width), (len(pattern), width))
         winners = np.where(pattern > 0, winners[:, step.first], winners[:, step.second])
-        if step.groups is not None:
+        if step.last:
             found[i], winners = winners, None
     return found
 

@@ -19,10 +19,13 @@ from sigprop.regions.crossings import Crossings, Indices
 from sigprop.regions.errors import EPS, Growing, Value, bounded, float32_error, largest_entries
 from sigprop.regions.exact import Context, Dyadic, ExactNetwork, Point, point
 from sigprop.regions.network import Affine, Array, PiecewiseLinear
-from sigprop.regions.primitive import Cut, PairMaximum, Primitive, apply, primitive_steps
+from sigprop.regions.primitive import Cut, Primitive, apply, primitive_steps
 
 SECONDS = 0.1
 """Exact arithmetic worth spending on guaranteed bounds; then measured ones take their place."""
+
+BLOCK = 1024
+"""Points looked at together, so that what is made of them stays in cache."""
 
 
 class TooDoubtful(Exception):
@@ -63,8 +66,6 @@ class Points:
         for i, step in enumerate(self.steps):
             for source in step.sources:
                 self._last_use[source] = i
-            if isinstance(step, PairMaximum) and step.members >= 0:
-                self._last_use[step.members] = i
         self._coordinates = Growing(self.corners.copy())
         self._radius = Growing(np.zeros(len(self.corners)))
         which = np.zeros(len(self.corners), np.intp) if self.frame_of is None else self.frame_of
@@ -157,18 +158,13 @@ class Points:
         value = self._values[source]
         found = cut.margins(value.rows.rows, self.coordinates[:, -1])
         error, lipschitz = self._of_hyperplanes(cut, value)
-        doubtful = self._doubtful(found, error, lipschitz)
+        doubtful = self._doubtful(cut, value, found, error, lipschitz)
         if np.any(doubtful, axis=1).sum() * self._exact_seconds() > SECONDS:
             self.certified = False
         if not self.certified:
             self._measure(source)
             error, lipschitz = self._of_hyperplanes(cut, value)
-            doubtful = self._doubtful(found, error, lipschitz)
-        certain = None
-        if value.zeros and (cut.second >= 0).any():
-            rows = value.rows.rows
-            certain = (rows[:, cut.first] == 0) & (rows[:, cut.second] == 0)
-            doubtful &= ~certain
+            doubtful = self._doubtful(cut, value, found, error, lipschitz)
         return self._settled(found, error, lipschitz, doubtful), error, lipschitz
 
     def _of_hyperplanes(self, cut: Cut, value: Value) -> tuple[Array, Array]:
@@ -234,47 +230,57 @@ class Points:
         for value in self._values.values():
             value.error = value.error + 8 * EPS * levels * largest_entries(value.rows.rows)
 
-    def settle(
-        self,
-        margins: Array,
-        error: Array,
-        lipschitz: Array,
-        start: int = 0,
-        certain: NDArray[np.bool_] | None = None,
-    ) -> Array:
-        """Margins whose signs are right, exact zeros included; doubtful ones decided exactly.
+    def margins_at(self, points: Indices, hyperplanes: Indices) -> Array:
+        """Some hyperplanes of the present step at some points, one of each: (pairs,)."""
+        cut, source = self.cuts[self.step], self.steps[self.step].sources[0]
+        return cut.margins_at(self.value(source), self.coordinates[:, -1], points, hyperplanes)
+
+    def signs_at(
+        self, points: Indices, hyperplanes: Indices, error: Array, lipschitz: Array
+    ) -> NDArray[np.int8]:
+        """The right signs of some hyperplanes of the present step at some points: (pairs,).
 
         Args:
-            margins: (points, hyperplanes) of the points from ``start`` on.
-            error: (hyperplanes,).
+            points: (pairs,) ascending.
+            hyperplanes: (pairs,).
+            error: (hyperplanes,) bound of all.
             lipschitz: (hyperplanes,).
-            start: the first point.
-            certain: where the caller knows the sign.
         """
-        if not margins.size:
-            return margins
-        doubtful = self._doubtful(margins, error, lipschitz, start)
-        if certain is not None:
-            doubtful &= ~certain
-        return self._settled(margins, error, lipschitz, doubtful, start)
+        found = self.margins_at(points, hyperplanes)
+        error, lipschitz = error[hyperplanes], lipschitz[hyperplanes]
+        signs, fresh = np.sign(found).astype(np.int8), np.zeros(0)
+        before = -1
+        for k in np.nonzero(~(np.abs(found) > error + lipschitz * self.radius[points]))[0].tolist():
+            index, hyperplane = int(points[k]), int(hyperplanes[k])
+            if index != before:
+                fresh, before = self._refreshed(index), index
+            if abs(fresh[hyperplane]) > error[k] + lipschitz[k] * self.radius[index]:
+                signs[k] = np.sign(fresh[hyperplane])
+            else:
+                signs[k] = self.sign(index, hyperplane)
+        return signs
 
     def _doubtful(
-        self, margins: Array, error: Array, lipschitz: Array, start: int = 0
+        self, cut: Cut, value: Value, margins: Array, error: Array, lipschitz: Array
     ) -> NDArray[np.bool_]:
         """Where float64 does not tell the sign; a bound that is not a number tells nothing."""
-        radius, size = self.radius[start:], np.abs(margins)
-        doubtful = ~(size > error + lipschitz * radius.max())
-        rows = np.nonzero(doubtful.any(axis=1))[0]
-        doubtful[rows] &= ~(size[rows] > error + lipschitz * radius[rows, None])
-        return np.asarray(doubtful)
+        doubtful = np.empty(margins.shape, bool)
+        bound = error + lipschitz * self.radius.max(initial=0.0)
+        ties = value.zeros and bool((cut.second >= 0).any())
+        for start in range(0, len(margins), BLOCK):
+            rows = slice(start, start + BLOCK)
+            own = ~(np.abs(margins[rows]) > bound)
+            if ties:  # two units that are off: equal without a doubt
+                off = value.rows.rows[rows] == 0
+                own &= ~(off[:, cut.first] & off[:, cut.second])
+            row, column = np.nonzero(own)
+            size, radius = np.abs(margins[rows][row, column]), self.radius[rows][row]
+            own[row, column] = ~(size > error[column] + lipschitz[column] * radius)
+            doubtful[rows] = own
+        return doubtful
 
     def _settled(
-        self,
-        margins: Array,
-        error: Array,
-        lipschitz: Array,
-        doubtful: NDArray[np.bool_],
-        start: int = 0,
+        self, margins: Array, error: Array, lipschitz: Array, doubtful: NDArray[np.bool_]
     ) -> Array:
         """Margins with the doubtful signs decided exactly."""
         rows = np.nonzero(doubtful.any(axis=1))[0]
@@ -282,12 +288,12 @@ class Points:
             return margins
         margins = margins.copy()
         for k in rows.tolist():
-            fresh = self._refreshed(start + k)
-            open_ = ~(np.abs(fresh) > error + lipschitz * self.radius[start + k])
+            fresh = self._refreshed(k)
+            open_ = ~(np.abs(fresh) > error + lipschitz * self.radius[k])
             margins[k, doubtful[k]] = fresh[doubtful[k]]
             for h in np.nonzero(doubtful[k] & open_)[0].tolist():
                 size = max(abs(fresh[h]), float(np.finfo(np.float64).tiny))
-                margins[k, h] = self.sign(start + k, h) * size
+                margins[k, h] = self.sign(k, h) * size
         return margins
 
     # Exact answers

@@ -98,10 +98,12 @@ def cut(points: Points, cells: Cells, room: Callable[[int], bool]) -> Cells | No
         The new cells, or None where there is no room for more.
     """
     margins, error, lipschitz = points.margins()
-    table = _Margins(points, margins, error, lipschitz)
+    table = _Signs(points, margins, error, lipschitz)
+    crossings = table.crossings(cells.vertices)
     parent = np.arange(len(cells))
-    for hyperplane in range(margins.shape[1]):
-        cells, kept = _cut_by(points, cells, table, hyperplane)
+    for hyperplane in np.nonzero(crossings.any(axis=1))[0].tolist():
+        some = np.nonzero(crossings[hyperplane][parent])[0]
+        cells, kept = _cut_by(points, cells, table, hyperplane, some)
         parent = parent[kept]
         if not room(len(cells)):
             return None
@@ -111,20 +113,25 @@ def cut(points: Points, cells: Cells, room: Callable[[int], bool]) -> Cells | No
     return Cells(cells.vertices, cells.facets, cells.owners, patterns)
 
 
-class _Margins:
-    """Margins and exact signs of one step's hyperplanes at all points, new ones included."""
+class _Signs:
+    """Exact signs of one step's hyperplanes at all points, new ones included.
+
+    Attributes:
+        error: (hyperplanes,) bound of the values at points made up to now and in this step.
+        lipschitz: (hyperplanes,).
+    """
 
     def __init__(self, points: Points, margins: Array, error: Array, lipschitz: Array) -> None:
         self._points = points
         largest = np.maximum(margins.max(axis=0), -margins.min(axis=0))
         self.error = error + 8 * EPS * margins.shape[1] * largest
         self.lipschitz = lipschitz
-        self._margins = Growing(np.array(margins))
         self._signs = Growing(np.sign(margins).astype(np.int8))
 
-    @property
-    def signs(self) -> Signs:
-        return self._signs.rows
+    def of(self, hyperplane: int, vertices: Indices) -> Signs:
+        """Of one hyperplane at the vertices of cells, 0 where a cell has fewer."""
+        column = np.append(self._signs.rows[:, hyperplane], np.int8(0))  # −1 finds the last
+        return np.asarray(column[vertices])
 
     def add(self, a: Indices, b: Indices, hyperplane: int, lines: Indices) -> Indices:
         """The points where a hyperplane crosses segments; returns their indices.
@@ -136,7 +143,11 @@ class _Margins:
             lines: a hyperplane that each segment lies on; in a plane, the only one.
         """
         points, radius = self._points, self._points.radius
-        at_a, at_b = self._margins.rows[a, hyperplane], self._margins.rows[b, hyperplane]
+        own = np.full(len(a), hyperplane)
+        at_a, at_b = (
+            np.maximum(np.abs(points.margins_at(end, own)), np.finfo(np.float64).tiny)
+            for end in (a, b)
+        )
         waver = np.maximum(radius[a], radius[b])
         if points.coordinates.shape[1] == 3:
             waver = np.minimum(
@@ -144,39 +155,45 @@ class _Margins:
             )
         slack = self.error[hyperplane] + self.lipschitz[hyperplane] * waver
         t, doubt = crossing_position(at_a, at_b, slack)
-        first = points.add(Crossings(a, b, np.full(len(a), hyperplane), t, doubt, waver))
-        ends = self.signs[a], self.signs[b]
-        certain = ends[0] * ends[1] >= 0  # on one side at both ends, or on the hyperplane at one
-        signs = np.sign(ends[0] + ends[1])
-        signs[:, hyperplane], certain[:, hyperplane] = 0, True
-        margins = np.array(points.margins_of(first))
-        settled = points.settle(margins, self.error, self.lipschitz, first, certain)
-        signs = np.where(certain, signs, np.sign(settled)).astype(np.int8)
-        size = np.maximum(np.abs(settled), np.finfo(np.float64).tiny)
-        self._margins.append(signs * size)
+        first = points.add(Crossings(a, b, own, t, doubt, waver))
+        left, right = self._signs.rows[a], self._signs.rows[b]
+        signs = left | right  # right but for opposite signs: on one side at both ends, or on it
+        opposite = (left ^ right) == -2
+        opposite[:, hyperplane], signs[:, hyperplane] = False, 0
+        row, others = np.nonzero(opposite)
+        signs[row, others] = points.signs_at(first + row, others, self.error, self.lipschitz)
         self._signs.append(signs)
         return first + np.arange(len(a))
 
+    def crossings(self, vertices: Indices) -> NDArray[np.bool_]:
+        """(hyperplanes, cells) whether a cell has vertices on both sides."""
+        return np.ascontiguousarray((self._sides(vertices) == 3).T)
+
     def interior(self, vertices: Indices) -> Signs:
         """The sign of each hyperplane inside cells that it does not cut; 0: on all of it."""
-        found = np.zeros((len(vertices), self.signs.shape[1]), np.int8)
-        for slot in vertices.T:  # every vertex is on the same side, or on the hyperplane
-            there = slot >= 0
-            found[there] |= self.signs[slot[there]] & 3  # −1 → 3, 1 → 1
-        return np.where(found == 3, -1, found).astype(np.int8)
+        found = self._sides(vertices)
+        return np.where(found == 2, np.int8(-1), found)
+
+    def _sides(self, vertices: Indices) -> Signs:
+        """(cells, hyperplanes) 1: vertices above, 2: below, 3: both, 0: neither."""
+        found = np.zeros((len(vertices), self._signs.rows.shape[1]), np.int8)
+        codes = np.array([0, 1, 2], np.int8)  # −1 finds the last
+        for slot in vertices.T:
+            there = np.nonzero(slot >= 0)[0]
+            found[there] |= codes[self._signs.rows[slot[there]]]
+        return found
 
 
 def _cut_by(
-    points: Points, cells: Cells, table: _Margins, hyperplane: int
+    points: Points, cells: Cells, table: _Signs, hyperplane: int, some: Indices
 ) -> tuple[Cells, Indices]:
-    """Cut by one hyperplane; also the parent of each new cell."""
-    present = cells.vertices >= 0
-    signs = np.where(present, table.signs[:, hyperplane][cells.vertices], 0)
+    """Cut by one hyperplane, which crosses some of the cells; also the parent of each new cell."""
+    signs = table.of(hyperplane, cells.vertices[some])
     crossed = (signs > 0).any(axis=1) & (signs < 0).any(axis=1)
     if not crossed.any():
         return cells, np.arange(len(cells))
-    parent = np.nonzero(crossed)[0]
-    vertices, signs = cells.vertices[parent], signs[parent]
+    parent = some[crossed]
+    vertices, signs = cells.vertices[parent], signs[crossed]
     facets = cells.facets[parent]
     cell, u, v = _edges(vertices >= 0, facets, signs)
     a, b = vertices[cell, u], vertices[cell, v]
@@ -206,7 +223,9 @@ def _cut_by(
         np.concatenate([row[2] for row in rows]),
         np.repeat(owners, 2, axis=0),
     )
-    kept = np.nonzero(~crossed)[0]
+    whole = np.ones(len(cells), bool)
+    whole[parent] = False
+    kept = np.nonzero(whole)[0]
     left = Cells(cells.vertices[kept], cells.facets[kept], cells.owners[kept], cells.patterns)
     return _joined(left, children), np.concatenate([kept, np.repeat(parent, 2)])
 

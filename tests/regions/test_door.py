@@ -89,3 +89,26 @@ def test_points_that_do_not_fit():
         on_line(ARRAYS, np.zeros(5), np.ones(5))
     with pytest.raises(ValueError, match="is not piecewise linear"):
         on_line(nn.Sequential(nn.Linear(3, 2), nn.Tanh()), np.zeros(3), np.ones(3))
+
+
+def test_pooling_of_what_a_relu_left_at_zero():
+    """Ties of zeros over whole cells: certain, so no exact arithmetic; every pattern is one region.
+
+    The patterns are read off torch at the middles of the cells: units on, and which entry of a
+    window wins, none where all are zero.
+    """
+    torch.manual_seed(0)
+    conv = nn.Conv2d(1, 4, 3, padding=1).double()
+    model = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+    rng = np.random.default_rng(0)
+    origin, u, v = rng.normal(size=(3, 1, 8, 8))
+    found = in_plane(model, origin, u, v, [(-0.5, 0.5)] * 2)
+    assert found.certified
+    assert found.exact_decisions < 20
+    middles = np.stack([polygon.mean(axis=0) for polygon in found.polygons])
+    x = origin + middles[:, :1, None, None] * u + middles[:, 1:, None, None] * v
+    h = torch.relu(conv(torch.from_numpy(x)))
+    wins, at = nn.functional.max_pool2d(h, 2, return_indices=True)
+    at = torch.where(wins > 0, at, -1)
+    patterns = torch.cat([(h > 0).flatten(1).long(), at.flatten(1)], dim=1)
+    assert len(torch.unique(patterns, dim=0)) == found.activation_regions > 2000
