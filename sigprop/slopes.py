@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.checks import FloatArray, real_array, real_number
-from sigprop.measurement.calling import described
+from sigprop.measurement.calling import check_model, read_pattern
 from sigprop.nn.elementwise import Swish
 from sigprop.nn.rectifiers import ConstrainedPReLU, PhasedReLU
 
@@ -214,23 +213,12 @@ def own_slopes(name: str, module: nn.PReLU) -> nn.Parameter:
 
 
 def _named(model: nn.Module, also: str | None) -> Iterator[nn.Parameter]:
-    if also is None:
+    pattern = read_pattern("also", also)
+    if pattern is None:
         return
-    if not isinstance(also, str):
-        raise TypeError(f"also must be a regular expression as text; got {described(also)}.")
-    try:
-        pattern = re.compile(also)
-    except re.error as error:
-        raise ValueError(f"also is no regular expression: {also!r} ({error}).") from error
     found = [p for name, p in model.named_parameters() if pattern.search(name)]
     if not found:
         names = [name for name, _ in model.named_parameters()]
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         raise ValueError(f"also={also!r} matches no parameter; there are {shown or 'none'}.")
     yield from found
-
-
-def check_model(model: Any) -> None:
-    """Refuse what is no module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module; got {described(model)}.")

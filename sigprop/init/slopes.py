@@ -16,10 +16,10 @@ from sigprop.checks import FloatArray, one_of, real_array, real_number
 from sigprop.graph import Graph, Node
 from sigprop.init.slots import layer_slot
 from sigprop.layers import WEIGHT_LAYERS, module_slopes
-from sigprop.measurement.calling import call, flatten
+from sigprop.measurement.calling import call, check_model, flatten
 from sigprop.measurement.hooks import as_found, every_module_called
 from sigprop.records import Row, table
-from sigprop.slopes import SLOPED, check_model, own_slopes, set_slopes
+from sigprop.slopes import SLOPED, own_slopes, set_slopes
 from sigprop.trace import trace, unwrapped
 
 Rule = str | float | Callable[[FloatArray], Any]

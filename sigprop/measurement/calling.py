@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -44,6 +45,33 @@ def scalar(value: Any) -> Tensor:
             "Take its mean or its sum."
         )
     return value
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {described(model)}.")
+
+
+def read_pattern(name: str, given: Any) -> re.Pattern[str] | None:
+    """A regular expression given as the argument ``name``; None: none is given.
+
+    Raises:
+        TypeError: not text.
+        ValueError: no regular expression.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise TypeError(f"{name} must be a regular expression as text; got {described(given)}.")
+    try:
+        return re.compile(given)
+    except re.error as error:
+        raise ValueError(f"{name} is no regular expression: {given!r} ({error}).") from error
 
 
 def described(value: Any) -> str:

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from sigprop.checks import FloatArray
 from sigprop.measurement.calling import (
     call,
+    check_model,
     cotangent,
     described,
     flatten,
@@ -342,8 +343,7 @@ def _flag(total: float, second_moment: float, nonfinite: float, dtype: torch.dty
 
 
 def _check_arguments(model: Any, loss: Any, layers: Any, generator: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module; got {described(model)}.")
+    check_model(model)
     if loss is not None and not callable(loss):
         raise TypeError(
             "loss must be a function from the model's output to a scalar tensor; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 import weakref
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sigprop.checks import real_number
-from sigprop.measurement.calling import described
+from sigprop.measurement.calling import check_model, described
 
 if TYPE_CHECKING:
     from sigprop.monitoring.monitors import Monitor
@@ -81,27 +80,14 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def check_model(model: Any) -> None:
+def check_watchable(model: Any) -> None:
     """Refuse what is no module, or one that takes no hooks."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module; got {described(model)}.")
+    check_model(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(
             "a scripted or traced model takes no hooks and cannot be looked into; give the monitor "
             "the model it was made from, and train that one."
         )
-
-
-def read_pattern(include: Any) -> re.Pattern[str] | None:
-    """The compiled pattern; None: everything."""
-    if include is None:
-        return None
-    if not isinstance(include, str):
-        raise TypeError(f"include must be a regular expression as text; got {described(include)}.")
-    try:
-        return re.compile(include)
-    except re.error as error:
-        raise ValueError(f"include is no regular expression: {include!r} ({error}).") from error
 
 
 class LossScale:

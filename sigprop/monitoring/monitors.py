@@ -20,7 +20,7 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 
 from sigprop.checks import FloatArray, count, real_array
-from sigprop.measurement.calling import described, some
+from sigprop.measurement.calling import described, read_pattern, some
 from sigprop.measurement.hooks import every_module_called
 from sigprop.monitoring.findings import (
     Finding,
@@ -34,10 +34,9 @@ from sigprop.monitoring.gate import (
     Called,
     Gate,
     LossScale,
-    check_model,
+    check_watchable,
     in_backward,
     on_stack,
-    read_pattern,
 )
 from sigprop.monitoring.observer import Pass
 from sigprop.monitoring.report import report
@@ -77,13 +76,13 @@ class Monitor:
         warn: bool,
         keep: int | None,
     ) -> None:
-        check_model(model)
+        check_watchable(model)
         if not isinstance(thresholds, Thresholds):
             raise TypeError(f"thresholds must be Thresholds(...); got {described(thresholds)}.")
         self.model, self.every = model, count("every", every)
         self.thresholds, self.steps = thresholds, 0
         self.notes: list[str] = []
-        self._pattern = read_pattern(include)
+        self._pattern = read_pattern("include", include)
         self._sinks, self._loss_scale = tuple(sinks), LossScale(loss_scale)
         self._training_only, self._warn = bool(training_only), bool(warn)
         self._keep = None if keep is None else count("keep", keep)
