@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import gammaln, logsumexp
 
 from sigprop.checks import count, real_array
 from sigprop.regions import polytopes
@@ -137,12 +138,11 @@ def in_box(
     net = as_network(net)
     dim = net.input_dim
     if dim > MOST_DIMENSIONS:
-        cells = sum(math.comb(net.kinks, j) for j in range(dim + 1))
         raise ValueError(
             f"in_box counts in at most {MOST_DIMENSIONS} dimensions; this network has {dim} "
             f"inputs. {net.kinks} hyperplanes can cut {dim} dimensions into some "
-            f"10^{math.log10(cells):.0f} cells, each with 2^{dim} corners or more. Count on a line "
-            "(regions.on_line) or in a plane slice (regions.in_plane)."
+            f"10^{_log10_cells(net.kinks, dim):.0f} cells, each with 2^{dim} corners or more. "
+            "Count on a line (regions.on_line) or in a plane slice (regions.in_plane)."
         )
     frame = dyadic(np.eye(dim, dim + 1))
     most = _most(max_cells)
@@ -155,6 +155,13 @@ def in_box(
         start = polytopes.box(*_box(box, dim).T)
     found: BoxRegions = Polytopes(net, [frame], most, progress, start, dim).results()
     return found
+
+
+def _log10_cells(hyperplanes: int, dim: int) -> float:
+    """The logarithm of Σ_{j≤dim} C(hyperplanes, j); floats do for a million of either."""
+    j = np.arange(min(dim, hyperplanes) + 1)
+    terms = gammaln(hyperplanes + 1) - gammaln(j + 1) - gammaln(hyperplanes - j + 1)
+    return float(logsumexp(terms)) / math.log(10)
 
 
 def _lines(net: Any, a: ArrayLike, b: ArrayLike) -> tuple[PiecewiseLinear, Array, Array, bool]:

@@ -1,8 +1,11 @@
 """What is refused, with the reason and the way out."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from torch import nn
 
 from sigprop import regions
@@ -97,3 +100,15 @@ def test_huge_networks_of_many_inputs_are_refused_without_overflow():
     net = PiecewiseLinear([np.ones((2000, 784)) + np.eye(2000, 784)], None, 0.0)
     with pytest.raises(ValueError, match="10\\^"):
         regions.in_box(net)
+
+
+def test_the_cost_that_a_refusal_names_is_that_of_zaslavskys_number():
+    """And it is told at once, for as many inputs as images have."""
+    from sigprop.regions.slices import _log10_cells
+
+    for units, dim in ((10, 6), (7, 7), (40, 6), (3, 9), (0, 6)):
+        exact = sum(math.comb(units, j) for j in range(dim + 1))
+        assert _log10_cells(units, dim) == pytest.approx(math.log10(exact), rel=1e-12)
+    wide = PiecewiseLinear([sparse.csr_array(([1.0], ([0], [0])), shape=(10**6, 150_528))])
+    with pytest.raises(ValueError, match=r"1000000 hyperplanes .* some 10\^\d{6} cells"):
+        regions.in_box(wide)
