@@ -204,10 +204,11 @@ def test_inputs_from_a_file(here, capsys):
 
 def test_a_count_that_is_stopped_says_so(here, capsys):
     assert run("models:mlp", "--plane", "--max-cells", 20) == 0
-    assert "partial (stopped by --max-cells): " in capsys.readouterr().out
+    assert "partial (stopped by --max-cells 20): " in capsys.readouterr().out
     record = found(capsys, "models:mlp", "--plane", "--max-cells", 20)
     assert record["complete"] is False
     assert record["activation_regions"] <= 20
+    assert found(capsys, "models:mlp", "--plane")["max_cells"] == 100_000  # nothing runs for ever
 
 
 def test_progress_with_and_without_tqdm(here, capsys, monkeypatch):

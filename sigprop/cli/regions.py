@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DIGIT = (1, 8, 8)
 """The shape of the digits as images."""
+MOST_CELLS = 100_000
+"""A convolution of 1,000 units takes some 40 kB a cell: what a laptop holds."""
 
 
 def add(commands: Any) -> None:
@@ -63,7 +65,13 @@ def add(commands: Any) -> None:
         metavar=("S0", "S1", "T0", "T1"),
         help="of the plane a + s(b - a) + t(c - a) through inputs a, b, c",
     )
-    add("--max-cells", type=int, default=None, metavar="N", help="stop before there are more")
+    add(
+        "--max-cells",
+        type=int,
+        default=MOST_CELLS,
+        metavar="N",
+        help="stop before there are more cells, with what there is, marked as partial",
+    )
     add("--seed", type=int, default=0, help="of the choice of inputs")
     add(
         "--out",
@@ -99,6 +107,7 @@ def run(options: argparse.Namespace) -> int:
         "where": "line" if options.line else "plane",
         "input": source,
         **result.records()[0],
+        "max_cells": options.max_cells,
         "exact_decisions": result.exact_decisions,
         "kinks": net.kinks,
         **_theory(net, points, options),
@@ -196,7 +205,7 @@ def _report(found: dict[str, Any], complete: bool) -> str:
     on = "on the line between two inputs" if found["where"] == "line" else (
         "in the plane through three inputs"
     )  # fmt: skip
-    partial = "" if complete else "partial (stopped by --max-cells): "
+    partial = "" if complete else f"partial (stopped by --max-cells {found['max_cells']}): "
     lines = [
         f"{found['network']}, {on} ({found['input']})",
         f"{partial}{found['activation_regions']} activation regions, "
