@@ -12,7 +12,7 @@ the path; float32) and relucent (its package; all of the plane). Their counts st
 Answer: all targets are met, by factors of 1.2 to 7, and both peers find the same cells, 7 to 80
 times (edge subdivision) and some 4,000 times (relucent) more slowly.
 Source: berzins2023; the targets are this project's own.
-Run time: 220 s on one core, most of it the peers'; 70 s without them.
+Run time: 120 s on one core, 70 s of it the peers.
 """
 
 from __future__ import annotations
