@@ -9,8 +9,8 @@ Experiment: He weights, biases N(0, 1), seed fixed; medians of CPU time after a 
 process of its own. Planes of up to 20,000 cells are counted in both of our ways. Peers that can be
 imported count the same nets in the same run: the edge subdivision of Berzins (2023; its checkout on
 the path; float32) and relucent (its package; all of the plane). Their counts stand beside ours.
-Answer: all targets are met, by factors of 1.2 to 7, and both peers find the same cells, 7 to 80
-times (edge subdivision) and some 4,000 times (relucent) more slowly.
+Answer: all targets are met, by factors of 1.3 to 8, and both peers find the same cells, 6 to 75
+times (edge subdivision) and 3,400 times (relucent) more slowly.
 Source: berzins2023; the targets are this project's own.
 Run time: 120 s on one core, 70 s of it the peers.
 """
