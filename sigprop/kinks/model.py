@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.checks import FloatArray, count, real_array
+from sigprop.checks import FloatArray, count
 from sigprop.kinks.backward import Pass
 from sigprop.kinks.line import MovingPiecewise, NetworkLine
-from sigprop.kinks.losses import as_loss
-from sigprop.kinks.models import open_model
 from sigprop.kinks.parameters import Parameters
+from sigprop.kinks.problem import read_problem
 from sigprop.records import Row, plain
 from sigprop.regions.network import Maximum
 
@@ -154,7 +153,7 @@ def jumps(
     layer: int,
     unit: int,
     *,
-    inputs: Any,
+    inputs: Any = None,
     targets: Any = None,
     sample: int = 0,
 ) -> ModelJump:
@@ -166,7 +165,7 @@ def jumps(
         loss: as in :func:`along`.
         layer: which layer of activations, from 1.
         unit: which unit of it, from 0 (flat index after a convolution).
-        inputs: the samples, (samples, …).
+        inputs: the samples, (samples, …), where the loss does not hold them.
         targets: one row a sample.
         sample: which sample has the unit on its kink.
 
@@ -190,16 +189,8 @@ def jumps(
         >>> found.gauss_newton("weights.0", "weights.0")    # (1 − α²) ℓ'' v² x xᵀ
         array([[71.28, 71.28], [71.28, 71.28]])
     """
-    points = real_array("inputs", inputs)
-    if points.ndim < 2:
-        raise ValueError(f"inputs have shape {points.shape}; give (samples, …), one row a sample.")
-    opened = open_model(model, points[0])
-    x = points.reshape(len(points), -1)
-    if x.shape[1] != opened.net.input_dim:
-        raise ValueError(
-            f"inputs have {x.shape[1]} entries each; the network takes {opened.net.input_dim}."
-        )
-    measure, rows = as_loss(loss, targets, len(x), opened.net.widths[-1])
+    problem = read_problem(model, loss, inputs, targets)
+    opened, x, measure, rows = problem.model, problem.x, problem.loss, problem.targets
     sample = _index("sample", sample, len(x))
     line = NetworkLine(opened.net)
     i = _activation(line, layer)

@@ -13,9 +13,8 @@ from sigprop.checks import FloatArray, count, one_of, real_array, real_number
 from sigprop.kinks.curve import Curve, Integers, follow
 from sigprop.kinks.full import Gradients
 from sigprop.kinks.line import MovingPiecewise, NetworkLine
-from sigprop.kinks.losses import DataLoss, as_loss
-from sigprop.kinks.models import open_model
 from sigprop.kinks.parameters import Parameters
+from sigprop.kinks.problem import read_problem
 from sigprop.records import Row, plain
 from sigprop.regions.network import Maximum, PiecewiseLinear
 
@@ -243,31 +242,14 @@ def along(
     low, high = _interval(t)
     nodes = count("nodes", nodes, minimum=2)
     one_of("space", space, SPACES)
-    if isinstance(loss, DataLoss):
-        if inputs is not None or targets is not None:
-            raise ValueError("the loss holds its data (on_data); leave out inputs and targets.")
-        loss, inputs, targets = loss.loss, loss.inputs, loss.targets
-    if inputs is None:
-        raise ValueError(
-            "the loss needs data: give inputs= and targets=, or the loss as "
-            "kinks.on_data(loss, inputs, targets)."
-        )
-    points = real_array("inputs", inputs)
-    if points.ndim < 2:
-        raise ValueError(f"inputs have shape {points.shape}; give (samples, …), one row a sample.")
-    opened = open_model(model, points[0])
-    x = points.reshape(len(points), -1)
-    if x.shape[1] != opened.net.input_dim:
-        raise ValueError(
-            f"inputs have {x.shape[1]} entries each; the network takes {opened.net.input_dim}."
-        )
-    measure, rows = as_loss(loss, targets, len(x), opened.net.widths[-1])
+    problem = read_problem(model, loss, inputs, targets)
+    opened = problem.model
     step = None
     if space == "inputs":
-        line, step = NetworkLine(opened.net), _input_direction(direction, points)
+        line, step = NetworkLine(opened.net), _input_direction(direction, problem.points)
     else:
         line = opened.line(direction)
-    curve = follow(line, x, step, (low, high), measure, rows)
+    curve = follow(line, problem.x, step, (low, high), problem.loss, problem.targets)
     parameters = opened.parameters if gradients and step is None else None
     return _result(curve, space, np.linspace(low, high, nodes), gradients, parameters)
 

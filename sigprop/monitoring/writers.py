@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -27,7 +28,7 @@ class Sink(Protocol):
         """Take them."""
 
 
-class _Lines:
+class _Lines(ABC):
     """A file to which each report is added in one write; nothing waits in this process.
 
     What was written outlives the process, however it ends. A line that an earlier run left torn
@@ -79,8 +80,9 @@ class _Lines:
                     "added there; give another path, or move the file away."
                 )
 
+    @abstractmethod
     def _text(self, rows: list[Row]) -> str:
-        raise NotImplementedError
+        """The rows of one report as lines."""
 
 
 class JsonLines(_Lines):

@@ -147,7 +147,8 @@ class Regions:
     def __str__(self) -> str:
         partial = "" if self.complete else " (partial: stopped by max_cells)"
         return (
-            f"{self.activation_regions} activation regions, {self.linear_regions} linear regions"
+            f"{_counted(self.activation_regions, 'activation region')}, "
+            f"{_counted(self.linear_regions, 'linear region')}"
             f"{partial}"
         )
 
@@ -229,6 +230,10 @@ class PlaneRegions(BoxRegions):
     def jumps(self) -> NDArray[np.bool_]:
         """(edges,) whether the network is discontinuous across each edge."""
         return self.complex.jumping[self.complex.face_owner >= 0]
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _index(name: str, value: int, size: int) -> int:

@@ -133,7 +133,7 @@ def in_box(
         >>> print(in_box(net))
         5 activation regions, 4 linear regions
         >>> print(in_box(net, [(-1, 0.25)]))
-        2 activation regions, 1 linear regions
+        2 activation regions, 1 linear region
     """
     net = as_network(net)
     dim = net.input_dim

@@ -242,3 +242,12 @@ def test_losses_that_are_refused():
         kinks.along(model, kinks.on_data("mse", x, x), step, inputs=x)
     with pytest.raises(TypeError, match="loss must be"):
         kinks.along(model, nn.L1Loss(), step, inputs=x, targets=np.ones((2, 3)))
+
+
+def test_the_jump_of_a_loss_that_holds_its_data():
+    net = PiecewiseLinear([[[1.0, -1.0]], [[2.0]]], slopes=[0.1, 1.0])
+    held = kinks.jumps(net, kinks.on_data("mse", [[3.0, 3.0]], [-1.0]), 1, 0)
+    apart = kinks.jumps(net, "mse", 1, 0, inputs=[[3.0, 3.0]], targets=[-1.0])
+    assert np.array_equal(held.gradient["weights.0"], apart.gradient["weights.0"])
+    with pytest.raises(ValueError, match="on_data"):
+        kinks.jumps(net, "mse", 1, 0)
