@@ -3,11 +3,12 @@
 from fractions import Fraction
 
 import numpy as np
+import pytest
 
 from sigprop import regions
 from sigprop.regions.exact import dyadic
 from sigprop.regions.merging import PRIMES, _Field, components, same_map
-from sigprop.regions.network import PiecewiseLinear
+from sigprop.regions.network import Add, Affine, PiecewiseLinear, leaky
 from sigprop.regions.primitive import primitive_steps
 from tests.regions.nets import random_net
 from tests.regions.test_steps import NETWORKS
@@ -52,6 +53,16 @@ def test_maps_that_differ_by_one_part_in_a_trillion():
             patterns = {1: np.array([[0], [0]], np.int8)}
         same = same_map(steps, dyadic(np.eye(1, 2)), patterns, np.array([[0, 1]]))
         assert same[0] == (change == 0.0)
+
+
+@pytest.mark.parametrize(("branch", "linear"), [(0.0, 2), (-1.0, 1), (0.5, 2)])
+def test_both_ways_of_a_residual_sum_count(branch, linear):
+    """relu(x) + branch · relu(x): a kink seen by the skip alone, by neither, by both."""
+    one = np.ones((1, 1))
+    steps = [Affine(one, np.zeros(1), 0), leaky(np.zeros(1), 1)]
+    steps += [Affine(branch * one, np.zeros(1), 2), Add((2, 3))]
+    found = regions.in_box(PiecewiseLinear.from_steps(1, steps), [(-1.0, 1.0)])
+    assert (found.activation_regions, found.linear_regions) == (2, linear)
 
 
 def test_components():
