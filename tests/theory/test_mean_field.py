@@ -1,7 +1,6 @@
 """MeanField: closed form = quadrature, exact identities, paths against plain recursion."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -41,12 +40,10 @@ def test_a_callable_takes_the_path_of_the_founding_theory(alpha):
     np.testing.assert_allclose(path.deficit, known.deficit, rtol=1e-9)
 
 
-def test_ten_thousand_critical_leaky_layers_are_the_exact_path_and_quick():
+def test_ten_thousand_critical_leaky_layers_are_the_exact_path():
     alpha = 0.01
     net = MeanField("leaky_relu", float(leaky.g_star(alpha)))
-    start = time.perf_counter()
     path = net.trajectory(10_000, c0=0.5)
-    assert time.perf_counter() - start < 0.5
     known = leaky.trajectory(10_000, float(leaky.g_star(alpha)), alpha, c0=0.5)
     np.testing.assert_allclose(path.deficit, known.deficit, rtol=1e-13)
 
