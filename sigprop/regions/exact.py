@@ -12,18 +12,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sigprop.regions.network import Add, Affine, Array, Piecewise
+from sigprop.regions.network import Add, Affine, Array, Matrix, Piecewise
 from sigprop.regions.primitive import Cut, PairMaximum, Primitive
 
 Point: TypeAlias = tuple[int, ...]
 Integers: TypeAlias = NDArray[Any]  # dtype object: Python integers
+PLACE = 16
+"""Bits of a digit of the numbers that a matrix of :class:`Digits` is multiplied with."""
+
+MOST_IN_INTEGERS = 4096
+"""Entries of a matrix up to which Python's integers are quicker."""
+
 Pieces: TypeAlias = Mapping[int, NDArray[np.int8]]
 
 
@@ -52,6 +57,10 @@ class Dyadic:
         """The nearest floats."""
         scale = Fraction(2) ** self.exponent
         return np.asarray((self.integers * scale.numerator) / scale.denominator, np.float64)
+
+    def __matmul__(self, other: Dyadic) -> Dyadic:
+        """The product of a matrix with a vector."""
+        return Dyadic(self.integers @ other.integers, self.exponent + other.exponent)
 
 
 def dyadic(numbers: Array) -> Dyadic:
@@ -141,9 +150,7 @@ class ExactNetwork:
         entering = taken[0]
         if isinstance(step, Affine):
             weight, bias = self._constant(i, "weight"), self._constant(i, "bias")
-            product = _product(weight, entering.integers)
-            made = Dyadic(product, weight.exponent + entering.exponent)
-            return _sum(made, Dyadic(bias.integers * w, bias.exponent))
+            return _sum(weight @ entering, Dyadic(bias.integers * w, bias.exponent))
         if isinstance(step, Add):
             return functools.reduce(_sum, taken)
         if isinstance(step, PairMaximum):
@@ -178,30 +185,76 @@ class ExactNetwork:
         key = (i, name)
         if key not in self._constants:
             numbers = getattr(self._steps[i], name)
-            if sparse.issparse(numbers):
-                found = dyadic(numbers.data)
-                self._constants[key] = _Sparse(
-                    found.integers, found.exponent, numbers.indices, numbers.indptr
-                )
+            if sparse.issparse(numbers) or numbers.size > MOST_IN_INTEGERS:
+                self._constants[key] = Digits.of(numbers)
             else:
                 self._constants[key] = dyadic(np.where(np.isfinite(numbers), numbers, 0.0))
         return self._constants[key]
 
 
-@dataclass(frozen=True)
-class _Sparse:
-    integers: Integers
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """A large matrix as whole numbers small enough for float64 products without rounding.
+
+    Attributes:
+        rows: of the matrix.
+        parts: (shift, matrix) each: the matrix is 2**exponent · Σ matrix · 2**shift.
+        exponent: of the last digit.
+    """
+
+    rows: int
+    parts: list[tuple[int, Matrix]]
     exponent: int
-    indices: NDArray[Any]
-    indptr: NDArray[Any]
+
+    @classmethod
+    def of(cls, weight: Matrix) -> Digits:
+        """Floats cut into digits from the top, exactly."""
+        rest = weight.copy()
+        numbers = rest.data if sparse.issparse(rest) else rest  # a view
+        used = np.frexp(numbers[numbers != 0])[1]
+        if not used.size:
+            return cls(weight.shape[0], [], 0)
+        bits = 53 - PLACE - int(weight.shape[1]).bit_length()
+        least, top = int(used.min()) - 53, int(used.max())
+        parts = []
+        for shift in range((top - least - 1) // bits * bits, -1, -bits):
+            digit = np.trunc(np.ldexp(numbers, -(least + shift)))
+            if digit.any():
+                numbers -= np.ldexp(digit, least + shift)
+                parts.append((shift, _filled(weight, digit)))
+        return cls(weight.shape[0], parts, least)
+
+    def __matmul__(self, x: Dyadic) -> Dyadic:
+        """The product with a vector."""
+        integers: list[int] = x.integers.tolist()
+        places = max(3, *(n.bit_length() // PLACE for n in integers)) + 1
+        read = b"".join(abs(n).to_bytes(PLACE // 8 * places, "little") for n in integers)
+        signs = np.array([-1.0 if n < 0 else 1.0 for n in integers])
+        digits = np.frombuffer(read, "<u2").reshape(-1, places) * signs[:, None]
+        total = np.zeros(self.rows, object)
+        for shift, part in self.parts:
+            total = total + (_carried(part @ digits) << shift)
+        return Dyadic(total, self.exponent + x.exponent)
 
 
-def _product(weight: Dyadic | _Sparse, entering: Integers) -> Integers:
-    if isinstance(weight, Dyadic):
-        return np.asarray(weight.integers @ entering, object)
-    terms = weight.integers * entering[weight.indices]
-    ends = pairwise(weight.indptr.tolist())
-    return np.array([sum(terms[start:stop].tolist()) for start, stop in ends], object)
+def _filled(pattern: Matrix, entries: Array) -> Matrix:
+    """Entries in the places of those of a matrix."""
+    if isinstance(pattern, np.ndarray):
+        return entries
+    return sparse.csr_array((entries, pattern.indices, pattern.indptr), shape=pattern.shape)
+
+
+def _carried(digits: Array) -> Integers:
+    """Rows of whole numbers, |digit| < 2**53, as the integers Σ digit_k · 2**(PLACE·k)."""
+    total = np.zeros(len(digits), object)
+    apart = 64 // PLACE
+    for start in range(apart):
+        some = digits[:, start::apart].astype("<i8")
+        whole = sum(1 << (64 * k + 62) for k in range(some.shape[1]))
+        rows, size = (some + (1 << 62)).tobytes(), 8 * some.shape[1]
+        read = [int.from_bytes(rows[k : k + size], "little") for k in range(0, len(rows), size)]
+        total += (np.array(read, object) - whole) << (PLACE * start)
+    return total
 
 
 def _sum(a: Dyadic, b: Dyadic) -> Dyadic:

@@ -16,13 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sigprop.regions.crossings import Crossings, Indices
-from sigprop.regions.errors import EPS, Growing, Value, bounded, float32_error, largest_entries
+from sigprop.regions.errors import (
+    EPS,
+    Bound,
+    Growing,
+    Value,
+    bounded,
+    float32_error,
+    largest_entries,
+    of_frames,
+)
 from sigprop.regions.exact import Context, Dyadic, ExactNetwork, Point, point
 from sigprop.regions.network import Affine, Array, PiecewiseLinear
-from sigprop.regions.primitive import Cut, Primitive, apply, primitive_steps
+from sigprop.regions.primitive import Cut, Primitive, primitive_steps
 
 SECONDS = 0.1
-"""Exact arithmetic worth spending on guaranteed bounds; then measured ones take their place."""
+"""Exact arithmetic worth spending on guaranteed bounds, besides about as much as floats take; then
+measured bounds take their place."""
 
 BLOCK = 1024
 """Points looked at together, so that what is made of them stays in cache."""
@@ -76,14 +86,10 @@ class Points:
         self._exact_points: dict[int, Point] = {}
         floats = np.stack([frame.rounded() for frame in self.frames])
         self.floats = floats
-        x = np.einsum("pic,pc->pi", floats[which], self.corners)
-        reach = np.abs(floats).sum(axis=2).max(axis=0)
-        error = 4 * EPS * (np.abs(floats).max(axis=0) @ np.abs(self.corners).max(axis=0))
-        matrix = floats[0] if len(floats) == 1 else None
-        self._values: dict[int, Value] = {0: Value(Growing(x), error, reach, matrix)}
-        self.certified = self._exact_seconds(len(self.steps)) <= SECONDS / 5
+        self._values: dict[int, Value] = {0: of_frames(floats, self.corners, which)}
+        self.certified = True
         """Whether every sign rests on guaranteed bounds or exact arithmetic."""
-        self._spent = 0.0
+        self._spent, self._allowed = 0.0, SECONDS
         self._off_line = np.zeros(sum(map(len, self.cuts.values())) + 1)
 
     # What is known at each point
@@ -122,11 +128,11 @@ class Points:
             ValueError: values beyond the range of float64.
         """
         i, step = self.step, self.steps[self.step]
-        rows = {index: value.rows.rows for index, value in self._values.items()}
-        if made is None:
-            made = apply(step, rows, self.coordinates[:, -1])
         entering = [self._values[source] for source in step.sources]
-        self._values[i + 1] = bounded(step, entering, made, self.coordinates)
+        frame_of = np.array([context.frame for context in self.contexts])[self.context]
+        self._values[i + 1] = bounded(step, entering, made, self.coordinates, frame_of)
+        size = step.weight.size if isinstance(step, Affine) else 0
+        self._allowed += len(self) * (3e-6 + 2e-11 * size)
         self.step += 1
         for index in [k for k in self._values if self._last_use[k] <= i and k != len(self.steps)]:
             if index <= i:
@@ -159,7 +165,7 @@ class Points:
         found = cut.margins(value.rows.rows, self.coordinates[:, -1])
         error, lipschitz = self._of_hyperplanes(cut, value)
         doubtful = self._doubtful(cut, value, found, error, lipschitz)
-        if np.any(doubtful, axis=1).sum() * self._exact_seconds() > SECONDS:
+        if np.any(doubtful, axis=1).sum() * self._exact_seconds() > self._allowed:
             self.certified = False
         if not self.certified:
             self._measure(source)
@@ -168,10 +174,10 @@ class Points:
         return self._settled(found, error, lipschitz, doubtful), error, lipschitz
 
     def _of_hyperplanes(self, cut: Cut, value: Value) -> tuple[Array, Array]:
-        error, lipschitz = value.error[cut.first], value.lipschitz[cut.first]
+        error, lipschitz = value.error.each[cut.first], value.lipschitz.each[cut.first]
         if (cut.second >= 0).any():
-            error = error + value.error[cut.second]
-            lipschitz = lipschitz + value.lipschitz[cut.second]
+            error = error + value.error.each[cut.second]
+            lipschitz = lipschitz + value.lipschitz.each[cut.second]
         elif cut.threshold.any():
             weight = float(np.abs(self.coordinates[:, -1]).max())
             error = error + 2 * EPS * np.abs(cut.threshold) * weight
@@ -186,14 +192,14 @@ class Points:
         """
         self.exact_decisions += 1
         self._spent += self._exact_seconds()
-        if self.certified and self._spent > SECONDS:
+        if self.certified and self._spent > self._allowed:
             raise TooDoubtful
 
     def _exact_seconds(self, step: int | None = None) -> float:
         """About how long exact arithmetic takes to bring one point to a step (the present one)."""
         before = self.steps[: self.step if step is None else step]
-        weights = (s.weight for s in before if isinstance(s, Affine))
-        return 2e-7 * sum(w.size for w in weights) + 1e-4
+        sizes = [step.weight.size for step in before if isinstance(step, Affine)]
+        return 1e-4 + sum(min(2e-7 * size, 8e-4 + 5e-8 * size) for size in sizes)
 
     def _measure(self, index: int) -> None:
         """Replace the bounds of a value by measured ones where those are smaller.
@@ -209,7 +215,8 @@ class Points:
         coordinates = self.coordinates[some].astype(np.float32)
         x = np.einsum("pic,pc->pi", self.floats[frames].astype(np.float32), coordinates)
         off = float32_error(self.steps, x, coordinates[:, -1], index, rows[some])
-        value.error = np.minimum(value.error, 64 * 2.0**-29 * off + 8 * EPS * largest_entries(rows))
+        measured = 64 * 2.0**-29 * off + 8 * EPS * largest_entries(rows)
+        value.error = Bound(np.minimum(value.error.each, measured))
         made = np.nonzero(self._origin.rows[:, 0] >= 0)[0]
         if len(made):
             made = made[np.unique(np.linspace(0, len(made) - 1, 256).astype(np.intp))]
@@ -218,7 +225,8 @@ class Points:
             far = size > 1e3 * np.maximum(self.radius[made], self.radius[ends])
             if far.any():
                 rise = np.abs(rows[made[far]] - rows[ends[far]]) / size[far, None]
-                value.lipschitz = np.minimum(value.lipschitz, 16 * rise.max(axis=0))
+                steepest = np.minimum(value.lipschitz.each, 16 * rise.max(axis=0))
+                value.lipschitz = Bound(steepest)
 
     def margins_of(self, start: int) -> Array:
         """The hyperplanes of the present step at the points from ``start`` on."""

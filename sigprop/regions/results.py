@@ -107,9 +107,10 @@ class Regions:
         complete: whether the count came to its end. If False, ``max_cells`` stopped it, and the
             numbers are those of the layers that were done: less than the truth.
         exact_decisions: how many signs float64 left open and exact arithmetic decided.
-        certified: whether every other sign rests on a guaranteed error bound. False for networks
-            of about 100,000 weights and more, and for very deep ones: there the bounds are measured
-            on the network itself, with a wide margin, and exact arithmetic decides within them.
+        certified: whether every other sign rests on a guaranteed error bound. False where these
+            would leave much to exact arithmetic, in networks of some five layers of 256 units or
+            ten of 16: there the bounds are measured on the network itself, with a wide margin, and
+            exact arithmetic decides within them.
     """
 
     activation_regions: int

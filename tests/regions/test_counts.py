@@ -7,6 +7,7 @@ import pytest
 from scipy.linalg import block_diag
 
 from sigprop import regions
+from sigprop.regions import points
 from sigprop.regions.network import PiecewiseLinear
 from tests.regions.nets import degenerate, random_net
 from tests.regions.twin import count
@@ -260,19 +261,30 @@ def test_progress_is_told_to_its_end():
     assert told == [(6, 11), (11, 11)]
 
 
-def test_wide_networks_measure_their_bounds():
-    """784 inputs and 130,000 weights: bounds are measured, and the count is that of exact signs."""
-    weights, biases = random_net((784, 128, 128, 128), 0)
+def test_wide_networks_are_certified_and_measured_bounds_count_the_same(monkeypatch):
+    weights, biases = random_net((784, 256, 256, 256), 0, bias=1.0)
     net = PiecewiseLinear(weights, biases, 0.0)
     rng = np.random.default_rng(0)
     origin, u, v = rng.normal(size=(3, 784))
-    found = regions.in_plane(net, origin, u, v, [(-0.2, 0.2)] * 2)
+    ends = np.stack([origin - u] * 3), np.stack([origin + u] * 3)
+
+    def counts():
+        plane = regions.in_plane(net, origin, u, v, [(-0.2, 0.2)] * 2)
+        lines = regions.on_line(net, *ends)
+        assert len({line.activation_regions for line in lines}) == 1
+        return plane.certified, plane.activation_regions, lines[0].activation_regions
+
+    certified, cells, intervals = counts()
+    assert certified and cells > 1000
+    monkeypatch.setattr(points, "SECONDS", -1e9)  # nothing is worth exact arithmetic
+    assert counts() == (False, cells, intervals)
+
+
+def test_deep_networks_measure_their_bounds():
+    weights, biases = random_net((2, *[16] * 20), 0, bias=1.0)
+    found = regions.in_box(PiecewiseLinear(weights, biases, 0.0), [(-3, 3)] * 2)
     assert not found.certified and found.activation_regions > 500
     assert regions.in_box(PiecewiseLinear([[[1.0]]]), [(-1, 1)]).certified
-    shrunk = PiecewiseLinear([w / 2**20 for w in weights], [b / 2**20 for b in biases], 0.0)
-    assert shrunk.kinks == 384
-    lines = regions.on_line(net, np.stack([origin - u] * 3), np.stack([origin + u] * 3))
-    assert len({line.activation_regions for line in lines}) == 1
 
 
 def test_hardly_any_sign_needs_exact_arithmetic_in_general_position():

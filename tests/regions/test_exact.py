@@ -3,8 +3,10 @@
 from fractions import Fraction
 
 import numpy as np
+import pytest
+from scipy import sparse
 
-from sigprop.regions.exact import Context, ExactNetwork, dyadic, minus, point
+from sigprop.regions.exact import Context, Digits, Dyadic, ExactNetwork, dyadic, minus, point
 from sigprop.regions.network import PiecewiseLinear
 from sigprop.regions.primitive import primitive_steps
 from tests.regions.nets import random_net
@@ -31,6 +33,32 @@ def test_points_have_no_common_factor():
     assert point([0.5, 1.0]) == (1, 2)
     assert point([3.0, 0.0]) == (1, 0)
     assert point([-6.0, 4.0, 2.0]) == (-3, 2, 1)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "of every size", "tiny", "integers", "zero"])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (5, 90), (70, 70)])
+def test_digits_multiply_without_rounding(kind, shape):
+    rng = np.random.default_rng(sum(shape))
+    weight = rng.normal(size=shape)
+    if kind == "of every size":
+        weight *= 2.0 ** rng.integers(-1000, 1000, size=shape)
+    elif kind == "tiny":
+        weight *= 1e-318
+    elif kind == "integers":
+        weight = np.round(3 * weight)
+    weight[rng.random(shape) < 0.3] = 0.0
+    if kind == "zero":
+        weight[:] = 0.0
+    for bits in (1, 17, 64, 700):
+        drawn = [int.from_bytes(rng.bytes(bits // 8 + 1), "little") % 2**bits for _ in weight[0]]
+        signs = rng.choice([-1, 1], shape[1]).tolist()
+        x = np.array([n * sign for n, sign in zip(drawn, signs, strict=True)], object)
+        wanted = dyadic(weight) @ Dyadic(x, 5)
+        for matrix in (weight, sparse.csr_array(weight)):
+            kept = matrix.copy()
+            found = minus(Digits.of(matrix) @ Dyadic(x, 5), wanted)
+            assert not found.integers.any() and found.integers.shape == shape[:1]
+            assert (matrix != kept).sum() == 0
 
 
 def exact(net):
