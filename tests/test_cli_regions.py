@@ -34,6 +34,10 @@ def colours():
     return nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Flatten())
 
 
+def linear():
+    return nn.Linear(64, 3)
+
+
 def single():
     return nn.Sequential(nn.Linear(1, 4), nn.ReLU())
 
@@ -154,7 +158,7 @@ def test_bounds_and_expectation_are_those_of_the_slice(here, capsys):
     assert 0.3 < plane["activation_regions"] / plane["expected_of_random_net"] < 3
     assert run("models:mlp", "--line") == 0
     out = capsys.readouterr().out
-    assert "wide random net" in out
+    assert "expected of a random net" in out
     assert "no net of this shape has more than 169 there" in out
 
 
@@ -175,7 +179,7 @@ def test_images_of_one_channel_are_taken_as_digits(here, capsys):
 def test_inputs_that_digits_do_not_fit_are_gaussian_and_it_says_so(here, capsys):
     assert run("models:arrays", "--plane") == 0
     written = capsys.readouterr()
-    assert "(Gaussian inputs: the model takes 2 numbers, the digits have 64;" in written.err
+    assert "(Gaussian inputs: the model takes inputs of size 2, the digits have 64;" in written.err
     assert "through three inputs (gaussian)" in written.out
     record = found(capsys, "models:arrays", "--plane")
     assert record == {
@@ -204,16 +208,21 @@ def test_inputs_from_a_file(here, capsys):
 
 def test_a_count_that_is_stopped_says_so(here, capsys):
     assert run("models:mlp", "--plane", "--max-cells", 20) == 0
-    assert "partial (stopped by --max-cells 20): " in capsys.readouterr().out
+    assert " (partial: stopped by max_cells)\n" in capsys.readouterr().out
     record = found(capsys, "models:mlp", "--plane", "--max-cells", 20)
     assert record["complete"] is False
     assert record["activation_regions"] <= 20
     assert found(capsys, "models:mlp", "--plane")["max_cells"] == 100_000  # nothing runs for ever
 
 
+def test_one_region_is_in_the_singular(here, capsys):
+    assert run("models:linear", "--plane") == 0
+    assert "\n1 activation region, 1 linear region\n" in capsys.readouterr().out
+
+
 def test_progress_with_and_without_tqdm(here, capsys, monkeypatch):
     assert run("models:mlp", "--line") == 0
-    assert "pip install" not in capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # no bar where no person looks
     monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
     assert run("models:mlp", "--line") == 0
     assert "sigprop[progress]" in capsys.readouterr().err

@@ -29,7 +29,6 @@ def add(commands: Any) -> None:
         description="Count the activation regions and the linear regions of a model on the line "
         "between two inputs or in the plane through three, exactly, and draw them. Exit code 0: "
         "counted (or stopped by --max-cells, and marked so); 2: bad usage.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = command.add_argument
     add(
@@ -63,22 +62,25 @@ def add(commands: Any) -> None:
         nargs=4,
         default=(-0.5, 1.5, -0.5, 1.5),
         metavar=("S0", "S1", "T0", "T1"),
-        help="of the plane a + s(b - a) + t(c - a) through inputs a, b, c",
+        help="of the plane a + s(b - a) + t(c - a) through inputs a, b, c; if not given: "
+        "-0.5 1.5 -0.5 1.5",
     )
     add(
         "--max-cells",
         type=int,
         default=MOST_CELLS,
         metavar="N",
-        help="stop before there are more cells, with what there is, marked as partial",
+        help="stop before there are more cells, with those of the layers done, marked as partial; "
+        "if not given: %(default)s",
     )
-    add("--seed", type=int, default=0, help="of the choice of inputs")
+    add("--seed", type=int, default=0, help="of the choice of inputs; if not given: 0")
     add(
         "--out",
         type=Path,
         default=Path("sigprop-regions"),
         metavar="DIR",
-        help="folder for regions.png, regions.csv (the edges) and regions.json",
+        help="folder for regions.png, regions.csv (the edges, or the breakpoints) and "
+        "regions.json; if not given: %(default)s",
     )
     add("--json", action="store_true", help="print JSON instead of the report")
     command.set_defaults(run=run)
@@ -117,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found, indent=2))
     else:
-        print(_report(found, bool(result.complete)))
+        print(_report(found, str(result)))
         print("wrote " + ", ".join(map(str, paths)))
     return 0
 
@@ -158,8 +160,8 @@ def _points(net: PiecewiseLinear, options: argparse.Namespace) -> tuple[str, Any
         source = "digits" if net.input_dim == pixels else "gaussian"
         if source == "gaussian":
             print(
-                f"(Gaussian inputs: the model takes {net.input_dim} numbers, the digits have "
-                f"{pixels}; --input takes a file of your own)",
+                f"(Gaussian inputs: the model takes inputs of size {net.input_dim}, the digits "
+                f"have {pixels}; --input takes a file of your own)",
                 file=sys.stderr,
             )
     points = load_inputs(source, wanted, seed=options.seed, features=net.input_dim)
@@ -201,20 +203,14 @@ def _theory(net: PiecewiseLinear, points: Any, options: argparse.Namespace) -> d
     return {"bounds": limits.records(), "expected_of_random_net": expected}
 
 
-def _report(found: dict[str, Any], complete: bool) -> str:
-    on = "on the line between two inputs" if found["where"] == "line" else (
-        "in the plane through three inputs"
-    )  # fmt: skip
-    partial = "" if complete else f"partial (stopped by --max-cells {found['max_cells']}): "
-    lines = [
-        f"{found['network']}, {on} ({found['input']})",
-        f"{partial}{found['activation_regions']} activation regions, "
-        f"{found['linear_regions']} linear regions",
-    ]
+def _report(found: dict[str, Any], counts: str) -> str:
+    line = found["where"] == "line"
+    on = "on the line between two inputs" if line else "in the plane through three inputs"
+    lines = [f"{found['network']}, {on} ({found['input']})", counts]
     if found["expected_of_random_net"] is not None:
         lines.append(
-            "expected of a wide random net with weights and biases of these sizes: "
-            f"{found['expected_of_random_net']:.1f}"
+            f"expected of a {'' if line else 'wide '}random net with weights and biases of these "
+            f"sizes: {found['expected_of_random_net']:.1f}"
         )
     if found["bounds"] is not None:
         lines.append(f"no net of this shape has more than {_least(found['bounds'])} there:")
@@ -274,14 +270,14 @@ def _write(result: Any, found: dict[str, Any], folder: Path) -> list[Path]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], object] | None]:
-    """A bar of hyperplanes on standard error if tqdm is there."""
+    """A bar of hyperplanes on standard error, for people and longer work, if tqdm is there."""
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:
         print("(pip install 'sigprop[progress]' for a progress bar)", file=sys.stderr)
         yield None
         return
-    with tqdm(unit="hyperplane", file=sys.stderr, leave=False) as bar:
+    with tqdm(unit=" hyperplanes", file=sys.stderr, leave=False, disable=None, delay=0.3) as bar:
 
         def told(done: int, total: int) -> None:
             bar.total = total
