@@ -340,7 +340,8 @@ def draw(rows: list[Row]) -> Figure:
     right.axvline(1, color=plots.INK, lw=1.2)
     for y, row in enumerate(others):
         bound = "≥" if row["unit"] == "cells/s" else "≤"
-        text = f"{row['value']:,.3g} {row['unit']} ({bound} {row['target']:,g})"
+        value = f"{row['value']:,.0f}" if row["value"] >= 1000 else f"{row['value']:.3g}"
+        text = f"{value} {row['unit']} ({bound} {row['target']:,g})"
         text += f"; {row['regions']:,} cells"
         right.text(1.04, y, text, va="center", fontsize="small")
     right.set_xlim(0, 2.4)

@@ -193,7 +193,7 @@ def _by_slope(rows: list[Row], kind: str) -> dict[float, list[Row]]:
 
 def draw(rows: list[Row]) -> Figure:
     counts = _by_slope(rows, "count")
-    figure = plt.figure(figsize=(4.6 * len(counts), 6.5), layout="constrained")
+    figure = plt.figure(figsize=(4.6 * len(counts), 6.25), layout="constrained")
     axes = figure.subplots(1, len(counts), sharey=True)
     for ax, (alpha, part) in zip(axes, counts.items(), strict=True):
         cells = [row for row in rows if _is(row, "cell", alpha)]

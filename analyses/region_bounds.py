@@ -150,9 +150,9 @@ def draw(rows: list[Row]) -> Figure:
             sign = float(np.sign(row["alpha"]))
             over = row["regions"] > row["relu_limit"]
             ax.bar(place, row["regions"], color=SHADES[sign], width=0.72)
-            ax.text(
-                place, row["regions"], row["regions"], ha="center", va="bottom",
-                fontweight="bold" if over else "normal",
+            ax.annotate(
+                row["regions"], (place, row["regions"]), (0, -5), textcoords="offset points",
+                ha="center", va="top", color="white", fontweight="bold" if over else "normal",
             )  # fmt: skip
             ax.plot([place - 0.42, place + 0.42], [row["upper"]] * 2, color=plots.INK, lw=2)
         limit = part[0]["relu_limit"]
