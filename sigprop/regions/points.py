@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sigprop.regions.crossings import Crossings, Indices
 from sigprop.regions.errors import (
     EPS,
+    SLACK,
     Bound,
     Growing,
     Value,
@@ -182,7 +183,7 @@ class Points:
             weight = float(np.abs(self.coordinates[:, -1]).max())
             error = error + 2 * EPS * np.abs(cut.threshold) * weight
             lipschitz = lipschitz + np.abs(cut.threshold)
-        return error, lipschitz
+        return SLACK * error, SLACK * lipschitz
 
     def charge(self) -> None:
         """Ask before an exact decision; if refused, the step is done again with measured bounds.
