@@ -135,8 +135,12 @@ class Builder:
         thresholds: Sequence[ArrayLike],
         slopes: Sequence[ArrayLike],
         offsets: Sequence[ArrayLike] | None = None,
+        closed: Sequence[bool] | None = None,
     ) -> Signal:
-        """An activation by its pieces, from below; every entry broadcasts to the shape of x."""
+        """An activation by its pieces, from below; every entry broadcasts to the shape of x.
+
+        ``closed`` says of each threshold whether the piece above holds on it; only jumps need it.
+        """
 
         def rows(entries: Sequence[ArrayLike]) -> Array:
             numbers = [np.asarray(entry, np.float64) for entry in entries]
@@ -147,7 +151,8 @@ class Builder:
         shifts = rows(offsets if offsets is not None else [0.0] * len(slopes))
         for numbers in (gradients, shifts, np.where(edges == np.inf, 0.0, edges)):
             _check_finite(numbers)
-        step = Piecewise(edges, gradients, shifts, self.flat(x))
+        above = None if closed is None else np.outer(closed, np.ones(x.index.size, bool))
+        step = Piecewise(edges, gradients, shifts, self.flat(x), above)
         return self._made(self._put(step, x.index.size), x.shape)
 
     def maximum(self, x: Signal, groups: Index, shape: Sequence[int]) -> Signal:

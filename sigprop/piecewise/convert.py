@@ -69,7 +69,7 @@ def to_network(
     the model in exact arithmetic; ``network(x)`` equals ``model.double()(x)`` to rounding. Batch
     normalization becomes a scale γ/√(σ² + ε) and a shift β − μγ/√(σ² + ε), means the entries 1/n
     and divisions by c the entries 1/c, each rounded to float64. The value at a jump (PhasedReLU,
-    threshold, hardshrink) is that of the piece below. Casts between floating-point types are taken
+    threshold, hardshrink) is torch's. Casts between floating-point types are taken
     as the identity. Hooks are not run; the model is left as it was.
 
     Exact forms are known for linear, convolutional and transposed convolutional layers with any

@@ -23,27 +23,37 @@ class Mask:
         of: the signal.
         threshold: broadcasts to its shape.
         above: whether it is true above the threshold (below it if not).
+        closed: whether on the threshold the answer is that above it.
     """
 
     of: Signal
     threshold: Array
     above: bool
+    closed: bool
 
 
-@named("gt", "greater", "ge", "greater_equal")
+@named("gt", "greater")
 def greater(build: Builder, x: Any, y: Any) -> Mask:
-    """Return x > y for a signal and a constant; x ≥ y differs on the threshold alone."""
-    if isinstance(x, Signal) and isinstance(y, Signal):
-        raise RefusalError("compares two signals; write it with maximum or minimum")
-    if isinstance(x, Signal):
-        return Mask(x, _threshold(x, y), above=True)
-    return Mask(y, _threshold(y, x), above=False)
+    """Return x > y for a signal and a constant."""
+    return _compared(x, y, equal=False)
 
 
-@named("lt", "less", "le", "less_equal")
+@named("ge", "greater_equal")
+def greater_equal(build: Builder, x: Any, y: Any) -> Mask:
+    """Return x ≥ y for a signal and a constant."""
+    return _compared(x, y, equal=True)
+
+
+@named("lt", "less")
 def less(build: Builder, x: Any, y: Any) -> Mask:
     """Return x < y for a signal and a constant."""
-    return greater(build, y, x)
+    return _compared(y, x, equal=False)
+
+
+@named("le", "less_equal")
+def less_equal(build: Builder, x: Any, y: Any) -> Mask:
+    """Return x ≤ y for a signal and a constant."""
+    return _compared(y, x, equal=True)
 
 
 @named("logical_not", "bitwise_not", "invert")
@@ -59,7 +69,9 @@ def where(build: Builder, mask: Mask, x: Any, y: Any) -> Signal:
         mask, x = x, mask
     yes, no = (_line(value, mask.of) for value in (x, y))
     low, high = (no, yes) if mask.above else (yes, no)
-    return build.piecewise(mask.of, [mask.threshold], [low[0], high[0]], [low[1], high[1]])
+    return build.piecewise(
+        mask.of, [mask.threshold], [low[0], high[0]], [low[1], high[1]], [mask.closed]
+    )
 
 
 @named("masked_fill")
@@ -74,6 +86,15 @@ def masked_fill(build: Builder, x: Signal, mask: Any, value: Any) -> Signal:
 def gated(build: Builder, x: Any, mask: Mask) -> Signal:
     """The signal where the mask is true, zero elsewhere."""
     return where(build, mask, x, 0.0)
+
+
+def _compared(x: Any, y: Any, *, equal: bool) -> Mask:
+    """Where x > y, and where they are equal or not."""
+    if isinstance(x, Signal) and isinstance(y, Signal):
+        raise RefusalError("compares two signals; write it with maximum or minimum")
+    if isinstance(x, Signal):
+        return Mask(x, _threshold(x, y), above=True, closed=equal)
+    return Mask(y, _threshold(y, x), above=False, closed=not equal)
 
 
 def _threshold(x: Signal, value: Any) -> Array:

@@ -127,7 +127,7 @@ def hardshrink(build: Builder, x: Signal, lambd: float = 0.5) -> Signal:
     """The identity outside [−λ, λ], zero inside: two jumps."""
     if not lambd > 0:
         return x
-    return build.piecewise(x, [-lambd, lambd], [1.0, 0.0, 1.0])
+    return build.piecewise(x, [-lambd, lambd], [1.0, 0.0, 1.0], closed=[True, False])
 
 
 @named("softshrink")
@@ -146,7 +146,7 @@ def phased(build: Builder, x: Signal, alpha: Any, beta: Any) -> Signal:
     edge = -cut / slope
     if not cut > 0 or edge >= 0:  # nothing lies between the edge and zero
         return relu(build, x)
-    return build.piecewise(x, [edge, 0.0], [0.0, slope, 1.0])
+    return build.piecewise(x, [edge, 0.0], [0.0, slope, 1.0], closed=[True, False])
 
 
 @named("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")

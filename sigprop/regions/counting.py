@@ -12,11 +12,13 @@ import numpy as np
 from sigprop.regions import line, plane, polytopes
 from sigprop.regions.crossings import Indices
 from sigprop.regions.exact import Dyadic
+from sigprop.regions.merging import map_labels
 from sigprop.regions.network import Array, PiecewiseLinear
 from sigprop.regions.pieces import part_at_jumps
 from sigprop.regions.points import Points, TooDoubtful
 from sigprop.regions.primitive import PairMaximum
 from sigprop.regions.results import BoxRegions, Complex, LineRegions, PlaneRegions
+from sigprop.regions.walls import laid_over
 
 Progress: TypeAlias = Callable[[int, int], None]
 QUIET = np.errstate(over="ignore", under="ignore", invalid="ignore")
@@ -230,11 +232,16 @@ class Polytopes(Task):
     def complex(self) -> Complex:
         """Everything about the cells; in a plane the faces are edges."""
         points, cells, stop = self._found
-        found = polytopes.facets(cells, self.dim)
+        found, steps = polytopes.facets(cells, self.dim), points.steps_before(stop)
+        if self.dim == 2 and not self.net.continuous:
+            patterns = {i: rows for i, rows in cells.patterns.items() if i < len(steps)}
+            if patterns:
+                label = map_labels(steps, self.frames[0], patterns, len(cells))
+                found = laid_over(points, cells, found, label)
         cell, slot = np.nonzero(cells.vertices >= 0)
         return Complex(
             points=points,
-            steps=points.steps_before(stop),
+            steps=steps,
             cells=len(cells),
             patterns=cells.patterns,
             pairs=found.cells[(found.cells >= 0).all(axis=1)],

@@ -52,6 +52,20 @@ def same_map(
     return same
 
 
+def map_labels(
+    steps: Sequence[Primitive], frame: Dyadic, patterns: Mapping[int, Pattern], cells: int
+) -> Indices:
+    """(cells,) numbers that are equal where cells carry the same affine map."""
+    names = []
+    for k, prime in enumerate(PRIMES):
+        field = _Field(steps, frame, prime, seed=k)
+        blocks = [slice(start, start + BLOCK) for start in range(0, cells, BLOCK)]
+        made = [field.backward({i: rows[some] for i, rows in patterns.items()}) for some in blocks]
+        names.append(np.concatenate(made))
+    label = np.unique(np.concatenate(names, axis=1), axis=0, return_inverse=True)[1]
+    return np.asarray(label, np.intp).ravel()
+
+
 def components(cells: int, pairs: Indices) -> Indices:
     """The connected component of each cell, numbered from 0."""
     ones = np.ones(len(pairs), np.int8)

@@ -54,22 +54,29 @@ class Piecewise:
         slopes: (pieces, units).
         offsets: (pieces, units).
         source: index of the value z.
+        closed: (pieces − 1, units), whether on a threshold itself the piece above it holds, which
+            matters where the function jumps; None: nowhere.
     """
 
     thresholds: Array
     slopes: Array
     offsets: Array
     source: int
+    closed: NDArray[np.bool_] | None = None
     jumps: NDArray[np.bool_] = field(init=False)
     """(pieces − 1, units): whether the function is discontinuous at a threshold."""
     _leaky: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        thresholds, slopes, offsets = _without_idle(self.thresholds, self.slopes, self.offsets)
+        closed = np.zeros(self.thresholds.shape, bool) if self.closed is None else self.closed
+        thresholds, slopes, offsets, closed = _without_idle(
+            self.thresholds, self.slopes, self.offsets, closed
+        )
         object.__setattr__(self, "thresholds", thresholds)
         object.__setattr__(self, "slopes", slopes)
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "jumps", _jumps(thresholds, slopes, offsets))
+        object.__setattr__(self, "closed", closed & self.jumps)
         simple = len(thresholds) <= 1 and not offsets.any()
         object.__setattr__(self, "_leaky", simple and not thresholds[np.isfinite(thresholds)].any())
 
@@ -84,13 +91,20 @@ class Piecewise:
         return not self.jumps.any()
 
     def pieces(self, z: Array, w: Array | None = None) -> NDArray[np.int8]:
-        """The piece of each entry of z (points, units); on a threshold, the piece below it."""
+        """The piece of each entry of z (points, units); see ``closed`` for those on a threshold."""
         found = np.zeros(z.shape, np.int8)
-        for threshold in self.thresholds:
+        for threshold, closed in zip(self.thresholds, self.closed_rows, strict=True):
             finite = np.isfinite(threshold)
             at = np.where(finite, threshold, 0.0)
-            found += finite & (z > (at if w is None else at * w[:, None]))
+            at = at if w is None else at * w[:, None]
+            found += finite & ((z > at) | (closed & (z == at)))
         return found
+
+    @property
+    def closed_rows(self) -> NDArray[np.bool_]:
+        """``closed`` as an array."""
+        assert self.closed is not None  # set when the step is made
+        return self.closed
 
     def __call__(self, z: Array, w: Array | None = None) -> Array:
         """Φ(z) for z (points, units); w (points,) scales thresholds and offsets, default 1."""
@@ -289,12 +303,14 @@ def leaky(slopes: Array, source: int) -> Piecewise:
     )
 
 
-def _without_idle(thresholds: Array, slopes: Array, offsets: Array) -> tuple[Array, Array, Array]:
+def _without_idle(
+    thresholds: Array, slopes: Array, offsets: Array, closed: NDArray[np.bool_]
+) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
     """The same function with the thresholds that change nothing taken out, column by column."""
     kept = np.isfinite(thresholds)
     kept &= (slopes[1:] != slopes[:-1]) | (offsets[1:] != offsets[:-1])
     if kept.all():
-        return thresholds, slopes, offsets
+        return thresholds, slopes, offsets, closed
     most = int(kept.sum(axis=0).max(initial=0))
     units = slopes.shape[1]
     order = np.argsort(~kept, axis=0, kind="stable")[:most]
@@ -309,6 +325,7 @@ def _without_idle(thresholds: Array, slopes: Array, offsets: Array) -> tuple[Arr
         found.reshape(most, units),
         np.concatenate([slopes[:1], above]),
         np.concatenate([offsets[:1], offset]),
+        np.take_along_axis(closed, order, 0),
     )
 
 

@@ -17,8 +17,8 @@ Pattern = NDArray[np.int8]
 def pieces_inside(points: Points, interior: Pattern) -> Pattern:
     """The piece of each unit of the present step, from the signs of its hyperplanes inside cells.
 
-    A hyperplane that vanishes on all of a cell (sign 0) counts as not exceeded; of two equal
-    candidates for a maximum the first counts.
+    A hyperplane that vanishes on all of a cell (sign 0) counts as not exceeded, unless the unit
+    jumps there and takes the piece above; of two equal candidates for a maximum the first counts.
 
     Args:
         points: the table.
@@ -31,12 +31,15 @@ def pieces_inside(points: Points, interior: Pattern) -> Pattern:
         return found
     assert isinstance(step, Piecewise)
     units = step.slopes.shape[1]
+    above = interior > 0
+    if step.closed_rows.any():
+        above |= (interior == 0) & step.closed_rows[cut.entry, cut.first]
     if np.array_equal(cut.first, np.arange(units)):  # one threshold for each unit
-        return np.asarray(interior > 0).view(np.int8)
+        return np.asarray(above).view(np.int8)
     found = np.zeros((len(interior), units), np.int8)
     for row in range(len(step.thresholds)):
         some = np.nonzero(cut.entry == row)[0]
-        found[:, cut.first[some]] += interior[:, some] > 0
+        found[:, cut.first[some]] += above[:, some]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -95,7 +95,7 @@ def primitive_steps(net: PiecewiseLinear) -> tuple[list[Primitive], dict[int, Cu
         elif isinstance(step, Affine):
             steps.append(Affine(step.weight, step.bias, index[step.source]))
         elif isinstance(step, Piecewise):
-            steps.append(Piecewise(step.thresholds, step.slopes, step.offsets, index[step.source]))
+            steps.append(replace(step, source=index[step.source]))
         else:
             steps.append(Add(tuple(index[source] for source in step.sources)))
         index.append(len(steps))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sigprop.regions.crossings import Indices
 from sigprop.regions.merging import components, same_map
-from sigprop.regions.network import Add, Affine, Array
+from sigprop.regions.network import Add, Affine, Array, Piecewise
 from sigprop.regions.pieces import Pattern, marks
 from sigprop.regions.points import Points
 from sigprop.regions.primitive import PairMaximum, Primitive
@@ -81,11 +81,20 @@ class Complex:
 
     @cached_property
     def jumping(self) -> NDArray[np.bool_]:
-        """(faces,) whether the network is discontinuous there."""
-        jumps = np.concatenate(
-            [cut.jumps for cut in self.points.cuts.values()] + [np.zeros(1, bool)]
-        )
-        return np.asarray(jumps[self.face_owner] & (self.face_owner >= 0))
+        """(faces,) whether a unit jumps there, and the output is not the same on both sides."""
+        inner = (self.face_cells >= 0).all(axis=1)
+        a, b = self.face_cells[inner].T
+        jumped = np.zeros(len(a), bool)
+        for i, rows in self.patterns.items():
+            step = self.points.steps[i]
+            if isinstance(step, Piecewise) and step.jumps.any():
+                passed = np.cumsum(np.concatenate([0 * step.jumps[:1], step.jumps]), axis=0)
+                unit = np.arange(rows.shape[1])
+                jumped |= (passed[rows[a], unit] != passed[rows[b], unit]).any(axis=1)
+        own = np.concatenate([cut.jumps for cut in self.points.cuts.values()] + [[False]])
+        found = own[self.face_owner] & ~inner  # where cells have points of their own
+        found[inner] = jumped & (self.linear_label[a] != self.linear_label[b])
+        return found
 
     def affine(self, cell: int) -> tuple[Array, Array]:
         """The affine map of the output on one cell: (out, coordinates) matrix and (out,) offset."""
@@ -128,7 +137,8 @@ class Regions:
     def linear_regions(self) -> int:
         """Regions on which the output is one affine map: cells merged where it does not bend.
 
-        The output is that of the whole network: a unit that nothing passes on bends nothing. Maps
+        The output is that of the whole network: a unit that nothing passes on bends nothing. (In
+        boxes of three and more dimensions cells on the two sides of a jump stay apart.) Maps
         are compared without rounding, in a finite field: equal maps always merge, and different
         ones are taken for equal with probability below 2⁻⁵⁷.
         """
