@@ -106,9 +106,9 @@ def test_the_title_gives_both_counts_and_says_when_they_are_partial():
     )
     stopped = in_plane(RELU, [0, 0, 0], [1, 0, 0], [0, 1, 1], BOX, max_cells=18)
     assert not stopped.complete
-    assert plots.regions(stopped).get_title().startswith("partial count: ")
+    assert plots.regions(stopped).get_title().endswith("(partial: stopped by max_cells)")
     stopped = on_line(RELU, [-3.0, -2.0, 1.0], [3.0, 2.0, -1.0], max_cells=4)
-    assert plots.regions(stopped).get_title().startswith("partial count: ")
+    assert plots.regions(stopped).get_title().endswith("(partial: stopped by max_cells)")
 
 
 def test_values_are_drawn_on_a_scale_into_the_given_axes():

@@ -70,7 +70,7 @@ def regions(
     kinds = _plane(result, ax, fill) if plane else _line(result, ax, fill)
     if legend and len(kinds) > 1:
         ax.legend(handles=kinds, loc="upper left", fontsize="small", framealpha=0.9, frameon=True)
-    ax.set_title(_counts(result))
+    ax.set_title(str(result))
     return ax
 
 
@@ -166,10 +166,3 @@ def _told_apart(label: NDArray[Any]) -> NDArray[np.float64]:
     """A colour for each label: hues a golden section apart, paler and darker ones among them."""
     tone = [label * GOLDEN % 1.0, 0.22 + 0.2 * (label % 3) / 2, 0.97 - 0.14 * (label % 5) / 4]
     return np.asarray(hsv_to_rgb(np.stack(tone, axis=1)), np.float64)
-
-
-def _counts(result: Any) -> str:
-    return (
-        f"{'' if result.complete else 'partial count: '}{result.activation_regions:,} activation "
-        f"regions, {result.linear_regions:,} linear regions"
-    )

@@ -194,8 +194,17 @@ class LineRegions(Regions):
 class BoxRegions(Regions):
     """The cells of a box, or of all of the input space."""
 
+    @property
+    def cells(self) -> int:
+        """Number of convex cells, which :meth:`affine` counts through.
+
+        More than activation regions only where something else parts one: comparisons of a maximum
+        that both lose, and, without a box, the fan of cones that all of the space is made of.
+        """
+        return self.complex.cells
+
     def affine(self, cell: int) -> tuple[Array, Array]:
-        """Output on a cell as matrix @ coordinates + offset: (out, dimension) and (out,)."""
+        """Output on a cell (0 … cells − 1) as matrix @ coordinates + offset: (out, dim), (out,)."""
         return self.complex.affine(_index("cell", cell, self.complex.cells))
 
     @cached_property
@@ -244,7 +253,7 @@ class PlaneRegions(BoxRegions):
 
 
 def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _index(name: str, value: int, size: int) -> int:

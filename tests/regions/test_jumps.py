@@ -43,7 +43,7 @@ def test_a_jump_that_is_not_passed_on_parts_nothing(count):
     """Zero in the middle; x − 1, y − 1; and x + y − 1 with halves: six regions, by hand."""
     found = count(silent())
     assert found.linear_regions == 6
-    assert found.activation_regions == 14
+    assert found.activation_regions == 14 <= found.cells
 
 
 def test_edges_on_a_jump_are_known_from_both_sides():
