@@ -185,7 +185,8 @@ class ExactNetwork:
         key = (i, name)
         if key not in self._constants:
             numbers = getattr(self._steps[i], name)
-            if sparse.issparse(numbers) or numbers.size > MOST_IN_INTEGERS:
+            large = sparse.issparse(numbers) or numbers.size > MOST_IN_INTEGERS
+            if name == "weight" and large:
                 self._constants[key] = Digits.of(numbers)
             else:
                 self._constants[key] = dyadic(np.where(np.isfinite(numbers), numbers, 0.0))

@@ -57,3 +57,19 @@ def test_points_in_general_position_need_no_exact_arithmetic():
     points.advance()
     points.margins()
     assert points.exact_decisions == 0 and points.certified
+
+
+def test_a_layer_of_many_units_is_decided_exactly():
+    """More units than a matrix may have entries to be kept in integers."""
+    rng = np.random.default_rng(6)
+    weight = np.round(4 * rng.normal(size=(5000, 2)))
+    bias = -weight @ [1.0, 1.0]
+    weights = [weight, rng.normal(size=(3, 5000))]
+    net = PiecewiseLinear(weights, [bias, None], 0.1)
+    points = Points(net, np.array([[1.0, 1.0, 1.0], [0.3, 0.2, 1.0]]), [dyadic(np.eye(2, 3))])
+    points.advance()
+    margins, _, _ = points.margins()
+    assert not margins[0].any() and points.exact_decisions
+    points.advance()
+    points.advance()
+    assert points.sign(0, 0) == 0 and points.sign(1, 0) == np.sign(points.value(3)[1, 0])
