@@ -1,16 +1,27 @@
 """Models and plain twins that the tests of ``monitor`` share."""
 
 import math
-import re
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+import sigprop
 from sigprop.records import Row
 from tests.measurement.nets import fill, seeded
 
-__all__ = ["Stack", "by_name", "fill", "quiet", "seeded", "train", "twin"]
+__all__ = [
+    "Stack",
+    "by_name",
+    "dying_net",
+    "fill",
+    "monitor",
+    "net",
+    "once",
+    "seeded",
+    "train",
+    "twin",
+]
 
 
 class Stack(nn.Module):
@@ -29,6 +40,30 @@ class Stack(nn.Module):
             if index < 2:
                 x = self.act(x, index)
         return x
+
+
+def net(act=nn.PReLU):
+    return fill(nn.Sequential(nn.Linear(5, 6), act(), nn.Linear(6, 6), act(), nn.Linear(6, 2)))
+
+
+def monitor(model, every=1, **options):
+    return sigprop.monitor(model, every, **{"warn": False, **options})
+
+
+def dying_net():
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].bias.copy_(torch.tensor([-9.0, -9.0, 0.0, -2.0]))
+    return model
+
+
+def once(model, *inputs, **options):
+    """One forward and backward pass under a monitor; the rows by name."""
+    with sigprop.monitor(model, 1, **options) as mon:
+        for x in inputs:
+            model(x).square().sum().backward()
+    return by_name(mon)
 
 
 def train(model, batches, *, lr=0.05, accumulate=1, optimizer=None):
@@ -61,8 +96,3 @@ def twin(z: torch.Tensor, grad: torch.Tensor, axis: int = -1) -> Row:
         "nonfinite": 0,
         "grad_nonfinite": 0,
     }
-
-
-def quiet(text: str) -> str:
-    """A pattern that matches the text itself."""
-    return re.escape(text)

@@ -1,20 +1,113 @@
-"""Findings on nets that are ill, and none on nets that are well."""
+"""Dead units; findings on nets that are ill, and none on nets that are well."""
+
+import math
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 import sigprop
-from sigprop.monitoring import MonitorWarning
-from tests.monitoring.nets import by_name, fill, seeded, train
-
-
-def monitor(model, **options):
-    return sigprop.monitor(model, 1, warn=False, **options)
+from sigprop.monitoring import MonitorWarning, Thresholds
+from tests.monitoring.nets import by_name, dying_net, fill, monitor, seeded, train
 
 
 def problems(mon):
-    return {(finding.name, finding.problem) for finding in mon.findings()}
+    return {(f.name, f.problem) for f in mon.findings()}
+
+
+def test_dead_units_are_those_silent_through_the_window():
+    model = dying_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with monitor(model, thresholds=Thresholds(window=3)) as mon:
+        # the last unit fires in steps 1 and 4 alone
+        for high in (1.0, 3.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0):
+            model(torch.tensor([[high, 0.0], [0.5, 0.0]])).sum().backward()
+            optimizer.step()
+    rows = [row for row in mon.records() if row["name"] == "0"]
+    assert [row["silent_units"] for row in rows] == [3, 2, 3, 3, 2, 3, 3, 3]
+    assert [row["dead_units"] for row in rows] == [3, 2, 2, 2, 2, 2, 2, 3]
+    assert mon.last_fired("0").tolist() == [-1, -1, 7, 4]
+    assert [row["last_fired"] for row in rows] == [-1] * 8
+    with pytest.raises(KeyError, match="no layer '9'; reported: 0, 2"):
+        mon.last_fired("9")
+
+
+def test_a_slope_of_zero_is_what_kills():
+    slopes = torch.tensor([0.0, 0.3, 0.0, 0.0])
+    model = dying_net()
+    model[1] = nn.PReLU(4)
+    with torch.no_grad():
+        model[1].weight.copy_(slopes)
+    with monitor(model) as mon:
+        model(torch.ones(3, 2)).sum().backward()
+    row = by_name(mon)["0"]
+    assert row["silent_units"] == 3 and row["dead_units"] == 2  # the second may come back
+
+
+def test_a_dying_layer_is_warned_of_once_with_advice():
+    model = dying_net()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with sigprop.monitor(model, 1, thresholds=Thresholds(window=2)) as mon:
+            train(model, [torch.ones(3, 2)] * 6, lr=0.0)
+    told = [str(w.message) for w in caught if "dying" in str(w.message)]
+    assert len(told) == 1 and told[0].startswith("step 1: dying: 0: 3 of 4 units")
+    assert all(issubclass(w.category, MonitorWarning) for w in caught)
+    text = str(mon)
+    assert "dying" in text and "PReLU" in text and "kaiming_leaky_init" in text
+    assert by_name(mon)["0"]["finding"].startswith("dying")
+
+
+def test_idle_unmoved_and_outlying_slopes():
+    model = nn.Sequential(nn.Linear(4, 8), nn.PReLU(), nn.Linear(8, 8), nn.PReLU(), nn.Linear(8, 1))
+    sigprop.kaiming_leaky_init(model, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model[0].bias.fill_(60.0)  # never negative
+        model[3].weight.fill_(1.2)
+    optimizer = torch.optim.SGD([model[2].weight], lr=1e-9)  # no slope among them
+    with monitor(model, thresholds=Thresholds(window=3)) as mon:
+        train(model, [seeded(16, 4)] * 4, optimizer=optimizer)
+    found = problems(mon)
+    assert {("0", "slopes idle"), ("2", "slopes unmoved")} <= found
+    assert ("2", "slopes out of [0, 1]") in found and ("0", "slopes unmoved") not in found
+    advice = " ".join(f.advice for f in mon.findings())
+    for name in ("param_groups", "project_slopes"):
+        assert name in advice and callable(getattr(sigprop, name))
+
+
+def test_the_gain_is_held_against_g_star():
+    model = nn.Sequential(
+        nn.Linear(64, 64), nn.LeakyReLU(0.2), nn.Linear(64, 64), nn.LeakyReLU(0.2)
+    )
+    with monitor(model) as mon:
+        model(seeded(16, 64))
+    assert problems(mon) == {("0", "gain off g*"), ("2", "gain off g*")}  # torch's own start
+    sigprop.kaiming_leaky_init(model, generator=torch.Generator().manual_seed(0))
+    with monitor(model) as mon:
+        model(seeded(16, 64))
+    assert problems(mon) == set() and "Nothing is wrong." in str(mon)
+
+
+def test_normalization_takes_the_gain_out():
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU())
+    with monitor(model) as mon:
+        model(seeded(16, 8))
+    assert by_name(mon)["0"]["gain_ratio"] < 0.5 and problems(mon) == set()
+
+
+def test_vanishing_gradients_and_nonfinite_numbers():
+    model = sigprop.DeepMLP(8, 8, 30, alpha=0.2)
+    sigprop.kaiming_leaky_init(model, gain=0.75, generator=torch.Generator().manual_seed(0))
+    with monitor(model) as mon:
+        model(seeded(4, 8)).sum().backward()
+    assert ("layers.0", "gradient vanishes") in problems(mon)
+    with torch.no_grad():
+        model.layers[3].weight[0, 0] = math.nan
+    with monitor(model) as mon:
+        model(seeded(4, 8)).sum().backward()
+    found = problems(mon)
+    assert ("layers.3", "non-finite") in found and "NaN or infinite" in str(mon)
 
 
 def test_few_kept_reports_hide_no_dead_unit():
