@@ -109,7 +109,7 @@ def hookable(module: nn.Module, output: Tensor) -> Tensor:
     base = output._base
     if base is None or base.numel() != output.numel() or not isinstance(module, WEIGHT_LAYERS):
         return output
-    return base
+    return base if base.requires_grad else output
 
 
 def sources(leaves: list[Tensor], watched: list[GradientEdge]) -> list[GradientEdge]:

@@ -41,7 +41,17 @@ from sigprop.monitoring.gate import (
 from sigprop.monitoring.observer import Pass
 from sigprop.monitoring.report import report
 from sigprop.monitoring.sites import Step
-from sigprop.monitoring.words import COMPILED_IN_PLACE, NOTHING_SEEN, UNSEEN, as_text, closed
+from sigprop.monitoring.state import read_state
+from sigprop.monitoring.words import (
+    COMPILED_IN_PLACE,
+    NOTHING_SEEN,
+    PASSED_OVER,
+    UNSEEN,
+    as_text,
+    closed,
+    headline,
+    named_modules,
+)
 from sigprop.monitoring.writers import Sink
 from sigprop.records import Row
 from sigprop.trace import unwrapped
@@ -296,6 +306,8 @@ class Monitor:
         if not rows:
             self._say("nothing", self._nothing_seen())
             return
+        if step.passed_over:
+            self._say("passed over", PASSED_OVER.format(kinds=some(sorted(step.passed_over))))
         recent = [*self._reports[1 - self.thresholds.window :], rows]
         recent = recent[-self.thresholds.window :]
         found = findings(recent, self.thresholds)
@@ -321,7 +333,7 @@ class Monitor:
         return before[0][0]["step"] if before else number
 
     def _nothing_seen(self) -> str:
-        names = [name for name, _ in self._root.named_modules()]
+        names = [name for name, _ in named_modules(self._root)]
         pattern = "" if self._pattern is None else f" for include={self._pattern.pattern!r}"
         return NOTHING_SEEN.format(pattern=pattern, names=some(names))
 
@@ -355,6 +367,9 @@ class Monitor:
             raise KeyError(f"no layer {name!r}; reported: {', '.join(self._last_fired) or 'none'}.")
         return real_array("last_fired", self._last_fired[name].cpu().numpy())
 
+    def __repr__(self) -> str:
+        return f"<{headline(self)}>"
+
     def __str__(self) -> str:
         return as_text(self, self._reports[-1] if self._reports else [])
 
@@ -375,22 +390,11 @@ class Monitor:
         """Go on from where :meth:`state_dict` was taken.
 
         Raises:
-            TypeError: not a mapping.
-            ValueError: not the state of a monitor; then nothing has been changed.
+            TypeError, ValueError: not the state of a monitor; then nothing has been changed.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping from state_dict(); got {described(state)}.")
-        wanted = {"version", "steps", "reports", "last_fired", "warned", "notes"}
-        if set(state) != wanted or state["version"] != 1:
-            raise ValueError(
-                "this is no state of a monitor: it must have version 1 and the keys "
-                f"{', '.join(sorted(wanted))}; got {', '.join(map(str, state)) or 'none'}."
-            )
+        read = read_state(state)
         if self._step is not None:
             self._step.close()
         self._step, self._passes, self._due, self._versions = None, 0, False, None
-        self.steps = count("steps", state["steps"], minimum=0)
-        self._reports = [[dict(row) for row in rows] for rows in state["reports"]]
-        self._last_fired = {name: steps.clone() for name, steps in state["last_fired"].items()}
-        self._warned = {(name, problem) for name, problem in state["warned"]}
-        self.notes = list(state["notes"])
+        self.steps, self._reports, self._last_fired = read.steps, read.reports, read.last_fired
+        self._warned, self.notes = read.warned, read.notes

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -32,6 +33,7 @@ from sigprop.monitoring.recognize import (
     read_weight,
 )
 from sigprop.monitoring.sites import Site, Slopes, Step, Token
+from sigprop.monitoring.words import kind_of, named_modules
 from sigprop.nn import elementwise
 from sigprop.nn.rectifiers import PhasedReLU, RandomLeakyReLU
 
@@ -83,6 +85,8 @@ class Observer(TorchFunctionMode):
             weight = read_weight(name, args, kwargs) if name in WEIGHTS else None
             if weight is not None:
                 return self._weight(z, weight, func(*args, **kwargs))
+        elif name in WEIGHTS and z is not None and _is_wrapped(z):
+            self.step.passed_over.add(type(z).__name__)
         out = func(*args, **kwargs)
         self._hand_on(name, args, kwargs, out)
         return out
@@ -187,7 +191,7 @@ class Observer(TorchFunctionMode):
         """Kind and name of a call: those of its module, or of the function and where it stands."""
         path, module = self.stack[-1]
         if _is_the(operation, module):
-            kind = type(module).__name__
+            kind = kind_of(module)
             name = path or kind
         else:
             kind, name = operation, f"{path}.{operation}".lstrip(".")
@@ -199,7 +203,8 @@ class Observer(TorchFunctionMode):
             return
         # Layers given unbatched images return a view; an activation in place would lose its hook.
         base = tensor._base
-        hooked = tensor if base is None or base.numel() != tensor.numel() else base
+        whole = base is not None and base.requires_grad and base.numel() == tensor.numel()
+        hooked = base if whole and base is not None else tensor
         handle = hooked.register_hook(site.see_gradient)  # type: ignore[no-untyped-call]
         self.step.handles.append(handle)
 
@@ -232,7 +237,7 @@ class Pass:
         """
         handles: list[RemovableHandle] = []
         try:
-            for name, module in self._root.named_modules():
+            for name, module in named_modules(self._root):
                 if inside and module is self._root:
                     continue
                 before, after = self._hooks(name, module)
@@ -292,7 +297,7 @@ def _before_whole(
     z = args[0] if args else None
     if not isinstance(z, Tensor) or not _is_signal(z):
         return lambda _out: None
-    kind = type(module).__name__
+    kind = kind_of(module)
     if not isinstance(module, RandomLeakyReLU):
         return observer.before_activation(z, Activation(kind))
     slope = module_slopes(module)[0] if module.training else (module.lower + module.upper) / 2
@@ -309,7 +314,12 @@ def _is_the(operation: str, module: nn.Module) -> bool:
 
 def _is_signal(z: Tensor) -> bool:
     plain = z.layout is torch.strided and not z.is_nested and not z.is_meta
-    return plain and z.is_floating_point() and z.dim() > 0 and z.numel() > 0
+    return plain and not _is_wrapped(z) and z.is_floating_point() and z.dim() > 0 and z.numel() > 0
+
+
+def _is_wrapped(z: Tensor) -> bool:
+    """Whether its entries are in other tensors: a DTensor, of which this process has a part."""
+    return type(z) not in (Tensor, nn.Parameter) and is_traceable_wrapper_subclass(z)
 
 
 def _version(tensor: Tensor) -> int:

@@ -20,8 +20,8 @@ from sigprop.trace import JOINS, PASSES
 NORMALIZATIONS = word_set("batch_norm group_norm instance_norm layer_norm normalize rms_norm")
 _OTHERS = word_set(
     """
-    celu elu gelu hardsigmoid hardswish logsigmoid mish selu sigmoid silu softplus softsign tanh
-    tanhshrink
+    celu elu gelu hardshrink hardsigmoid hardswish logsigmoid mish selu sigmoid silu softplus
+    softshrink softsign tanh tanhshrink
     """
 )
 _CONVOLUTIONS = {f"conv{d}d": d for d in (1, 2, 3)}
@@ -165,6 +165,8 @@ def _abs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Activation:
 
 
 def _cut(kind: str, low: Any, high: Any) -> Activation | None:
+    if isinstance(low, Tensor) and low.numel() == 1 and low.device.type == "cpu":
+        low = low.item()
     if not isinstance(low, int | float) or low != 0:
         return None
     return Activation.leaky(kind, 0.0) if high is None else Activation(kind, dies=True)

@@ -154,6 +154,7 @@ class Step:
         heads: for each layer call, the activations its output enters.
         normalized: layer calls whose output is normalized, at once or after an activation of the
             leaky family, which lets scale through.
+        passed_over: kinds of tensors on which layers were called that were not looked at.
     """
 
     def __init__(self, number: int, first_scale: float | Tensor) -> None:
@@ -163,6 +164,7 @@ class Step:
         self.feeds: dict[str, frozenset[Token] | None] = {}
         self.heads: dict[str, set[str]] = {}
         self.normalized: set[str] = set()
+        self.passed_over: set[str] = set()
         self.handles: list[RemovableHandle] = []
         self._lock = threading.Lock()
 

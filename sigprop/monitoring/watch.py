@@ -41,8 +41,11 @@ def monitor(
 
     What it cannot see: operations inside scripted modules, RNNs, ``nn.MultiheadAttention`` and
     custom C++ or autograd functions; gradients under reentrant checkpointing (without it: all, but
-    reported steps keep what enters a PReLU); other processes' data under distributed training;
-    calls by other threads while a pass is under way; nested and meta tensors.
+    reported steps keep what enters a PReLU); activations written as ``torch.where`` or
+    ``torch.maximum``; calls by other threads while a pass is under way; nested and meta tensors.
+    In distributed training (DDP, FSDP, ``fully_shard``) each process sees its own data, whole
+    weights and slopes, and gradients before they are averaged; give ``to`` and ``log`` in one of
+    them. Layers on tensors split over processes (DTensor, tensor parallelism) are passed over.
     Compiled code cannot be looked into: give the compiled module (``torch.compile(model)``), and
     reported steps run uncompiled, the others compiled; a model compiled in place
     (``model.compile()``) is refused. Under ``torch.func`` transforms nothing is seen.

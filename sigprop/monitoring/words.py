@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from sigprop.measurement.calling import some
-from sigprop.monitoring.findings import by_problem, in_words
+from sigprop.monitoring.findings import SHOWN, Finding, by_problem
 from sigprop.records import Row, table
 
 if TYPE_CHECKING:
@@ -28,33 +28,65 @@ UNSEEN = (
 )
 NOTHING_SEEN = (
     "a reported step had no layer to report{pattern}: no linear map, convolution or activation was "
-    "called where the monitor can see it. Modules of the model: {names}."
+    "called where the monitor can see it, on a tensor with plain entries. Modules of the model: "
+    "{names}."
+)
+PASSED_OVER = (
+    "layers that compute on {kinds} are passed over: such a tensor has no plain entries that this "
+    "process could look at by itself. Layers on plain tensors are reported."
 )
 
 INSIDE = "inside {names} nothing can be seen: recurrent and attention modules compute in one piece."
+_WRAPPERS = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod")
 _CLOSED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, torch.jit.ScriptModule)
 
 
 def closed(root: nn.Module) -> str:
     """A note that names the modules whose inside nothing can look into; "" if there are none."""
-    found = [f"{n} ({type(m).__name__})" for n, m in root.named_modules() if isinstance(m, _CLOSED)]
+    inside = [(n, m) for n, m in named_modules(root) if isinstance(m, _CLOSED)]
+    found = [f"{n or 'the model itself'} ({kind_of(m)})" for n, m in inside]
     return INSIDE.format(names=some(found)) if found else ""
+
+
+def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules by path, without the steps that wrappers around parts of the model add."""
+    for path, module in root.named_modules():
+        yield ".".join(part for part in path.split(".") if part not in _WRAPPERS), module
+
+
+def kind_of(module: nn.Module) -> str:
+    """Its class; of a module that ``fully_shard`` gave a class of its own, the one it had."""
+    own, *bases = (base.__name__ for base in type(module).__mro__)
+    return bases[1] if bases[0] == "FSDPModule" else own
+
+
+def headline(monitor: Monitor) -> str:
+    """What is watched, how long and how often."""
+    state = "attached" if monitor.attached else "detached"
+    steps = f"{monitor.steps} step{'' if monitor.steps == 1 else 's'}"
+    name = type(monitor.model).__name__
+    return f"monitor of {name}: {steps}, a report every {monitor.every}, {state}"
 
 
 def as_text(monitor: Monitor, rows: Sequence[Row]) -> str:
     """The newest report as a table, then findings with advice, then notes."""
-    state = "attached" if monitor.attached else "detached"
-    head = (
-        f"monitor of {type(monitor.model).__name__}: {monitor.steps} steps, "
-        f"a report every {monitor.every}, {state}"
-    )
+    head = headline(monitor)
     if not rows:
         notes = [f"note: {note}" for note in monitor.notes]
         return "\n".join([head, "no step has been reported yet.", *notes])
     found = monitor.findings()
     lines = [head, f"step {rows[0]['step']}:", table(rows, _columns(rows))]
-    lines += [in_words(together) for together in by_problem(found)] or ["Nothing is wrong."]
+    for together in by_problem(found):
+        lines += _told(together)
+    lines += [] if found else ["Nothing is wrong."]
     return "\n".join([*lines, *(f"note: {note}" for note in monitor.notes)])
+
+
+def _told(found: Sequence[Finding]) -> list[str]:
+    """Findings of one problem, a line each, and what to do."""
+    lines = [f"  {f.name or 'the model itself'}: {f.detail}" for f in found[:SHOWN]]
+    lines += [f"  and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return [f"{found[0].problem}:", *lines, f"  {found[0].advice}"]
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, str]:

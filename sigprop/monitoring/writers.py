@@ -132,6 +132,9 @@ class Scalars:
     Args:
         log: such a function; or an object with ``add_scalar(name, value, step)`` (TensorBoard's
             SummaryWriter) or ``log({name: value}, step=step)`` (a W&B run), called once a report.
+            A run whose own step is ahead (it counts its calls, or whatever you give it) drops what
+            is logged to an earlier one; then the report goes to the step it stands at. The step
+            of the report is logged beside it, as ``monitor/step``, for the axis of the charts.
 
     Example:
         >>> Scalars(print)([{"step": 50, "name": "fc1", "second_moment": 1.5, "dead_units": 3}])
@@ -145,7 +148,7 @@ class Scalars:
         if callable(add):
             self._send = _one_by_one(add)
         elif callable(together):
-            self._send = lambda numbers, step: together(numbers, step=step)
+            self._send = _together(log)
         elif callable(log):
             self._send = _one_by_one(log)
         else:
@@ -196,6 +199,18 @@ def _one_by_one(
     def send(numbers: dict[str, float], step: int) -> None:
         for name, value in numbers.items():
             log(name, value, step)
+
+    return send
+
+
+def _together(run: Any) -> Callable[[dict[str, float], int], None]:
+    """To a W&B run, or what is like one; the module ``wandb`` logs to the run under way."""
+
+    def send(numbers: dict[str, float], step: int) -> None:
+        now = getattr(getattr(run, "run", None) or run, "step", None)
+        if isinstance(now, int):
+            numbers, step = {**numbers, "monitor/step": step}, max(step, now)
+        run.log(numbers, step=step)
 
     return send
 

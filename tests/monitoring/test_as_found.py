@@ -153,6 +153,14 @@ def test_an_input_that_is_a_leaf_keeps_no_hook():
     assert not x._backward_hooks
 
 
+def test_an_input_that_is_a_view_of_what_asks_for_no_gradient():
+    model, x = nn.Sequential(nn.ReLU()), seeded(20).view(4, 5).requires_grad_()
+    with monitor(model) as mon:
+        model(x).sum().backward()
+    assert by_name(mon)["0"]["grad_second_moment"] == pytest.approx(float((x > 0).sum()) / 20)
+    assert not x._backward_hooks
+
+
 def test_nested_monitors_see_the_same():
     model = net()
     with monitor(model) as outer, monitor(model, 2) as inner, monitor(model[2]) as part:

@@ -139,6 +139,7 @@ def test_what_cannot_be_looked_into_is_named():
     assert "inside rnn (LSTM) nothing can be seen" in str(mon)
     mon.attach().detach()
     assert len(mon.notes) == 1
+    assert "inside the model itself (LSTM)" in str(sigprop.monitor(nn.LSTM(5, 4)))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -46,6 +46,7 @@ SPELLINGS = {
     "torch.clamp": (lambda z, i: torch.clamp(z, 0), 0.0),
     "clamp_": (lambda z, i: z.clamp_(min=0.0), 0.0),
     "clamp_min": (lambda z, i: torch.clamp_min(z, 0), 0.0),
+    "clamp to a tensor": (lambda z, i: z.clamp(min=torch.zeros(())), 0.0),
     "clip": (lambda z, i: z.clip(0), 0.0),
     "F.threshold": (lambda z, i: F.threshold(z, 0, 0), 0.0),
     "F.leaky_relu": (lambda z, i: F.leaky_relu(z, 0.2), 0.2),
@@ -80,6 +81,8 @@ def test_functional_activations_in_any_spelling(spelling):
         lambda z, i: F.threshold(z, 1.0, 0.0),
         lambda z, i: F.gelu(z),
         lambda z, i: torch.tanh(z),
+        lambda z, i: z.clamp(min=torch.tensor(0.5)),
+        lambda z, i: F.softshrink(z),
     ],
 )
 def test_what_is_no_leaky_relu_has_no_slope_and_no_gain(act):

@@ -64,3 +64,22 @@ def test_a_state_that_is_none_is_refused(state):
     with pytest.raises(ValueError, match="steps must be >= 0"):
         mon.load_state_dict(broken)
     assert mon.steps == 0
+
+
+def test_a_damaged_state_changes_nothing():
+    model = net()
+    with monitor(model) as mon:
+        run(model, 2, mon)
+    state, before = mon.state_dict(), (str(mon), mon.records(), mon.last_fired("0").tolist())
+    damaged = [
+        {"reports": [[{"name": "0"}]], "steps": 9},
+        {"reports": 3, "steps": 9},
+        {"last_fired": {"0": [1, 2]}, "steps": 9},
+        {"last_fired": 3, "steps": 9},
+        {"warned": ["ab", "c"], "steps": 9},
+        {"notes": 3, "steps": 9},
+    ]
+    for change in damaged:
+        with pytest.raises(ValueError, match="no state of a monitor"):
+            mon.load_state_dict(state | change)
+        assert (str(mon), mon.records(), mon.last_fired("0").tolist()) == before

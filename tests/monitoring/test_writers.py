@@ -161,6 +161,36 @@ def test_tensorboard_and_wandb_style_loggers():
     assert board.seen == run.seen == plain and len(plain) > 20
 
 
+class CountingRun:
+    """A W&B run: what is logged to a step before its own is dropped."""
+
+    def __init__(self):
+        self.step, self.seen = 0, {}
+
+    def log(self, data, step=None):
+        wanted = self.step if step is None else step
+        if wanted < self.step:
+            return
+        self.step = wanted + (step is None)
+        self.seen |= {(name, wanted): value for name, value in data.items()}
+
+
+@pytest.mark.parametrize("module", [False, True])
+def test_a_run_whose_step_is_ahead_loses_nothing(module):
+    run, model = CountingRun(), small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    log = types.SimpleNamespace(run=run, log=run.log) if module else run
+    with sigprop.monitor(model, 2, log=log, warn=False) as mon:
+        for step in range(5):
+            model(seeded(4, 5)).square().sum().backward()
+            optimizer.step()
+            run.log({"loss": 1.0}, step=64 * (step + 1))
+    moments = [v for (name, _), v in run.seen.items() if name == "0/second_moment"]
+    assert moments == [row["second_moment"] for row in mon.records() if row["name"] == "0"]
+    assert [v for (name, _), v in run.seen.items() if name == "monitor/step"] == [0, 2, 4]
+    assert sum(name == "loss" for name, _ in run.seen) == 5  # the caller's own are all there
+
+
 # Lightning: a minimal trainer calls the callback as Lightning's own does
 
 
