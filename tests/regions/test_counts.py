@@ -254,6 +254,21 @@ def test_max_cells_stops_and_says_so():
     assert not line.complete and line.activation_regions <= 5
 
 
+def test_as_many_cells_as_there_are_may_be():
+    net, box = PiecewiseLinear(*random_net((2, 6, 6), 0, bias=1.0), 0.1), [(-3, 3)] * 2
+    generic, thorough = net, PiecewiseLinear([np.eye(2), np.ones((2, 2))], None, 0.1)
+    counts = [
+        lambda most: regions.in_box(generic, box, max_cells=most),
+        lambda most: regions.in_box(thorough, box, max_cells=most),
+        lambda most: regions.on_line(generic, [-3, -3], [3, 2], max_cells=most),
+    ]
+    for count_ in counts:
+        whole = count_(None).activation_regions
+        assert whole > 3
+        assert count_(whole).complete and count_(whole).activation_regions == whole
+        assert not count_(whole - 1).complete
+
+
 def test_progress_is_told_to_its_end():
     told = []
     weights, biases = random_net((2, 6, 5), 0)

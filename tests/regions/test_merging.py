@@ -65,6 +65,28 @@ def test_both_ways_of_a_residual_sum_count(branch, linear):
     assert (found.activation_regions, found.linear_regions) == (2, linear)
 
 
+@pytest.mark.parametrize("weight", [1.0, -1.0, 2.0])
+def test_steps_that_take_the_input_itself(weight):
+    """x + w·relu(x) − w·relu(y), and relu(x) first: what the input hands on counts, in a plane.
+
+    On x, y of [−1, 1]² seen as x = s + t, y = s − t, so that coordinates are not the inputs.
+    """
+    skip = [leaky(np.zeros(2), 0), Affine(np.array([[weight, -weight], [0, 0]]), np.zeros(2), 1)]
+    net = PiecewiseLinear.from_steps(2, [*skip, Add((0, 2))])
+    found = regions.in_plane(net, [0, 0], [1, 1], [1, -1], [(-0.5, 0.5), (-0.5, 0.5)])
+    assert (found.activation_regions, found.linear_regions) == (4, 4)
+    x, y = np.array([0.3, -0.4]), np.array([0.2, 0.5])
+    for cell, polygon in enumerate(found.polygons):
+        matrix, offset = found.affine(cell)
+        s, t = polygon.mean(axis=0)
+        assert matrix @ [s, t] + offset == pytest.approx(net([s + t, s - t])[0])
+    one = [leaky(np.zeros(2), 0), Affine(np.array([[1.0, 0.0]]), np.zeros(1), 1)]
+    found = regions.in_plane(
+        PiecewiseLinear.from_steps(2, one), x, x, y, [(-3, 3), (-3, 3)]
+    )  # the second unit is read by nothing
+    assert (found.activation_regions, found.linear_regions) == (4, 2)
+
+
 def test_components():
     label = components(5, np.array([[0, 1], [3, 4]]))
     assert label[0] == label[1] and label[3] == label[4] and len(set(label.tolist())) == 3
