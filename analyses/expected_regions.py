@@ -4,16 +4,16 @@ Prediction: with Gaussian weights and biases, kinks on a segment and cells in a 
 closed forms at infinite width (regions.expected_on_line, expected_in_plane). The slope α enters
 through χ = g²(1+α²)/2 alone, and only if there are biases; a whole line has one kink a unit and a
 whole plane 1 + N + C(N, 2) cells at any slope. At width n and depth L biased nets lose up to about
-0.3 L/n of the kinks near the origin; the loss has a closed form too, to first order. Nets without
-biases lose nothing, at any width.
+0.3 L/n of the kinks near the origin, as norms fluctuate; the loss has a closed form too. Nets
+without biases lose nothing, but for narrow layers of ReLUs that let nothing through.
 Experiment: random nets, counted exactly on random segments of one geometry, and on squares of one
-plane; three slopes, with and without biases, L/n from 1/64 to 1/4.
-Answer: yes. For every slope, gain and bias tried the closed form at width n is within 1 % of the
-simulation (noise 0.1 to 0.8 %) from L/n = 1/64 to 1/4; the infinitely wide one is up to 1 % too
-high at 1/32, 3.3 % at 1/8 and 5.5 % at 1/4. In the plane two layers of 32 and more are within 2 %,
-two layers of 8 up to 11 % below.
+plane; three slopes, with and without biases, L/n from 1/64 to 1.
+Answer: yes. For every slope, gain and bias tried the closed form is within 1.1 % of the simulation
+(noise up to 0.8 %) from L/n = 1/64 to 1/4, within 2.5 % at 1/2 and 3.5 % at 1. At infinite width it
+would be up to 1 % too high at 1/32, 3.4 % at 1/8, 5.8 % at 1/4, 14 % at 1/2 and 30 % at 1. In the
+plane two layers of 32 and more are within 3 %, two layers of 8 up to 8 % below.
 Source: hanin2019 (the count); crofton and sigprop.regions.expected (arcs and finite width).
-Run time: 9 minutes on one core.
+Run time: 40 minutes on one core.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ from sigprop.records import Row
 
 FALSE_ALARM = 1e-7
 INPUTS = 10
-ALLOWED = ((1 / 32, 0.015), (1 / 8, 0.03), (1 / 4, 0.06))
+ALLOWED = ((1 / 32, 0.015), (1 / 8, 0.03), (1 / 4, 0.03), (1 / 2, 0.04), (1, 0.12))
 """Error allowed up to a depth/width, beyond the noise."""
 
 
 @dataclass(frozen=True)
 class Params:
     slopes: tuple[float, ...] = (0.0, 0.25, -0.8)
-    shapes: tuple[tuple[int, int], ...] = ((4, 256), (2, 64), (4, 64), (2, 16), (4, 32), (4, 16))
+    shapes: tuple[tuple[int, int], ...] = (
+        *((4, 256), (2, 64), (4, 64), (2, 16), (4, 32), (4, 16)),  # up to L/n = 1/4
+        *((4, 8), (8, 8)),
+    )
     cases: tuple[tuple[float, float], ...] = ((1.0, 0.0), (1.0, 1.5), (0.8, 0.4))
     """Gains in units of g*, and standard deviations of biases."""
     nets: int = 2500
@@ -107,7 +110,7 @@ def _row(kind: str, net: dict, counts: FloatArray | None) -> Row:
         "alpha": net["alpha"],
         "bias_std": net["bias_std"],
         "theory": theory.breakpoints,
-        "theory_at_width": theory.breakpoints_at_width,
+        "infinitely_wide": theory.breakpoints_at_infinite_width,
     }
     return row if counts is None else row | _measured(counts)
 
@@ -183,14 +186,14 @@ def check(rows: list[Row]) -> None:
             low, high = row["theory"] * (1 - 0.7 * share), row["theory"] * (1 + 0.1 * share)
         else:
             allowed = next(error for end, error in ALLOWED if share <= end)
-            allowed *= row["theory_at_width"]
-            low, high = row["theory_at_width"] - allowed, row["theory_at_width"] + allowed
+            low, high = (1 - allowed) * row["theory"], (1 + allowed) * row["theory"]
         noise = limit * row["error"]
         assert low - noise < found < high + noise, (
             f"{name}: {found:.1f}, not {low:.1f} to {high:.1f}"
         )
         if row["kind"] != "plane" and row["bias_std"] == 0:
-            assert row["theory"] == row["theory_at_width"], f"{name}: no bias, no loss"
+            off = 0.0 if row["alpha"] else row["depth"] * (row["width"] + 1) / 2 ** row["width"]
+            assert row["theory"] >= (1 - off - 1e-12) * row["infinitely_wide"], f"{name}: no loss"
     flat = {row["theory"] for row in rows if row["kind"] == "law" and row["bias_std"] == 0}
     assert max(flat) - min(flat) < 1e-9 * max(flat), "without biases the slope should not matter"
 
@@ -213,16 +216,18 @@ def _draw_loss(ax: plt.Axes, rows: list[Row]) -> None:
     plain = [row for row in rows if row["bias_std"] == 0]
     for part, color, name in (
         (biased, plots.COLORS[2], "with biases"),
-        (plain, plots.COLORS[0], "no biases: no loss at any width"),
+        (plain, plots.COLORS[0], "no biases: only layers of 8 ReLUs lose"),
     ):
-        theory = plots.column(part, "theory")
-        x = 100 * (1 - plots.column(part, "theory_at_width") / theory)
-        y = 100 * (1 - plots.column(part, "regions") / theory)
-        bars = 196 * plots.column(part, "error") / theory
+        wide = plots.column(part, "infinitely_wide")
+        x = 100 * (1 - plots.column(part, "theory") / wide)
+        y = 100 * (1 - plots.column(part, "regions") / wide)
+        bars = 196 * plots.column(part, "error") / wide
         ax.errorbar(x, y, bars, fmt="o", color=color, mec="white", lw=1, label=name)
-    end = 100 * max(1 - row["theory_at_width"] / row["theory"] for row in rows)
+    end = 100 * max(1 - row["theory"] / row["infinitely_wide"] for row in rows)
     ax.plot([0, end], [0, end], color=plots.INK, label="as predicted")
-    ax.set(xlabel="predicted loss, % of the kinks (∝ depth/width)", ylabel="measured loss, %")
+    ax.set(
+        xlabel="predicted loss, % of the kinks (depth/width 1/64 to 1)", ylabel="measured loss, %"
+    )
     ax.set_title("what finite width takes away", loc="left")
     ax.legend(loc="upper left")
 
@@ -236,7 +241,7 @@ def _draw_scan(ax: plt.Axes, rows: list[Row]) -> None:
         dots = [row for row in scans if row["bias_std"] == bias_std]
         name = f"biases of std {bias_std:g}: through χ" if bias_std else "no biases: no change"
         ax.plot(
-            plots.column(law, "alpha"), plots.column(law, "theory_at_width") / units,
+            plots.column(law, "alpha"), plots.column(law, "theory") / units,
             color=color, label=name,
         )  # fmt: skip
         ax.errorbar(

@@ -10,9 +10,10 @@ A line then crosses each unit's kink as often as a random great circle crosses t
 subtends. So the slope acts through χ alone, and only where there are biases; it changes neither the
 number of kinks on a whole line (one per unit) nor anything in a net without biases.
 
-Finite width: without biases nothing changes, at any width and any slope but zero, because a random
-linear map keeps the mean length of a random arc; a ReLU layer of n units keeps 1 − (n+1)/2ⁿ of it.
-With biases, kinks on a segment near the origin become fewer, in proportion to κ4/n.
+At finite width two things happen. A layer of n ReLUs may let nothing through: it keeps 1 − 2⁻ⁿ of
+the kinks after it, and 1 − (n+1)/2ⁿ in a net without biases; both are exact. And the distances D_l
+are random, because norms are: in logarithms nearly Gaussian, with moments in κ4/n. Without biases
+they are not, so that there any slope but zero has the wide net's counts at any width.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.checks import FloatArray, count, real_array, real_number
+from sigprop.checks import FloatArray, real_array, real_number
 from sigprop.records import Row
 from sigprop.regions.random_lines import (
     contains_centre,
@@ -33,8 +33,7 @@ from sigprop.regions.random_lines import (
     subtended,
     zeros_on_border,
 )
-from sigprop.regions.shape import layer_slopes
-from sigprop.theory.leaky import excess, second_moment
+from sigprop.regions.wide_net import NORMAL_WEIGHTS, wide_net
 
 THROUGH = 16 * np.finfo(np.float64).eps
 """A line or plane this near to the origin, relative to the points that gave it, passes through."""
@@ -45,22 +44,23 @@ class ExpectedOnLine:
     """Expected kinks on a segment of a line.
 
     Attributes:
-        by_layer: expected breakpoints made by each layer's units, infinitely wide net, (L,).
-        correction: what the given widths add to them, to first order in 1/width, (L,).
+        by_layer: expected breakpoints made by each layer's units at the given widths, (L,).
+        by_layer_at_infinite_width: the same per unit of infinitely wide layers, times the numbers
+            of units given, (L,).
     """
 
     by_layer: FloatArray
-    correction: FloatArray
+    by_layer_at_infinite_width: FloatArray
 
     @property
     def breakpoints(self) -> float:
-        """Expected number of breakpoints, infinitely wide net."""
+        """Expected number of breakpoints at the given widths."""
         return float(self.by_layer.sum())
 
     @property
-    def breakpoints_at_width(self) -> float:
-        """The same to first order in 1/width."""
-        return float(self.by_layer.sum() + self.correction.sum())
+    def breakpoints_at_infinite_width(self) -> float:
+        """What it would be if the norms of wide layers did not fluctuate."""
+        return float(self.by_layer_at_infinite_width.sum())
 
     @property
     def regions(self) -> float:
@@ -68,11 +68,11 @@ class ExpectedOnLine:
         return 1 + self.breakpoints
 
     def records(self) -> list[Row]:
-        """One flat row per layer: layer (from 1), breakpoints, correction."""
-        pairs = zip(self.by_layer.tolist(), self.correction.tolist(), strict=True)
+        """One flat row per layer: layer (from 1), breakpoints, the same at infinite width."""
+        pairs = zip(self.by_layer.tolist(), self.by_layer_at_infinite_width.tolist(), strict=True)
         return [
-            {"layer": layer, "breakpoints": value, "correction": shift}
-            for layer, (value, shift) in enumerate(pairs, start=1)
+            {"layer": layer, "breakpoints": value, "breakpoints_at_infinite_width": wide}
+            for layer, (value, wide) in enumerate(pairs, start=1)
         ]
 
 
@@ -109,14 +109,20 @@ def expected_on_line(
 ) -> ExpectedOnLine:
     """Expected breakpoints of a random net on a line, at initialization.
 
-    With t the position on the line from its point nearest the origin, m_l the units of layer l with
-    slope ≠ 1 and φ_l = atan(t/D_l), the infinitely wide net has Σ_l (m_l/π)[φ_l] between the ends.
-    At width n, to first order, φ_l changes by
+    With t the position on the line from its point nearest the origin and m_l the units of layer l
+    with slope ≠ 1, infinitely wide nets have Σ_l (m_l/π)[atan(t/D_l)] between the ends. At width n
 
-        −Σ_{k<l} κ4_k/(8n_k)·(1 − r) sin φ cos φ ((1 + 3r) cos² φ + (3 + r) sin² φ),  r = D_k²/D_l²,
+        Σ_l a_l (m_l/π) E[atan(t/D)],  ln D ~ N(ln D_l + Σ_{k<l} κ4_k/(4n_k)·(1 − r²),
+                                                Σ_{k<l} κ4_k/(4n_k)·(1 − r)²),  r = D_k²/D_l²,
 
-    which is zero on the whole line and in nets without biases. On segments near the origin with
-    strong biases it takes κ4/24 to κ4/16 times L/n of them, κ4 from 5 (ReLU) to 2 (|α| = 1).
+    a_l the chance that no layer before l is off: Π_{k<l} (1 − 2^−n_k) over layers of ReLUs alone,
+    1 − (n_k + 1)/2^n_k where there are no biases up to layer l, 1 for other slopes. The law of D is
+    right to first order in 1/n; a whole line has Σ a_l m_l kinks, exactly.
+
+    Against 1,000 to 20,000 random nets a setting (gain 0.3 to 2 g*, σ_b 0.1 to 5, α from −1 to
+    0.25): within the noise of 1 % up to L/n = 1/4, within 3 % at 1/2, 10 % at 1 and 20 % at 2 (ReLU
+    is worst, near the origin). The number at infinite width is up to 7 %, 14 %, 35 % and 70 % too
+    high there.
 
     Args:
         input_dim: n_0.
@@ -138,13 +144,16 @@ def expected_on_line(
     Source: hanin2019 (the count); crofton (random arcs; the widths).
 
     Example:
-        >>> expected_on_line(2, [16, 16], distance=1.0, bias_std=0.3).breakpoints   # a whole line
+        >>> net = dict(input_dim=2, widths=[16, 16], alpha=0.1)
+        >>> round(expected_on_line(**net, distance=1.0, bias_std=0.3).breakpoints, 9)  # whole line
         32.0
-        >>> right_angle = expected_on_line(2, [16, 16], [1, 0], [0, 1])             # no biases
-        >>> round(right_angle.breakpoints, 12), right_angle.breakpoints_at_width == 16.0
-        (16.0, True)
+        >>> round(expected_on_line(**net, a=[1, 0], b=[0, 1]).breakpoints, 9)          # no biases
+        16.0
+        >>> near = expected_on_line(**net, a=[-0.2, 0.1], b=[0.1, 0.2], bias_std=1.0)
+        >>> round(near.breakpoints, 2), round(near.breakpoints_at_infinite_width, 2)
+        (2.64, 2.69)
     """
-    net = _wide_net(input_dim, widths, alpha, gain, bias_std)
+    net = wide_net(input_dim, widths, alpha, gain, bias_std)
     if (a is None) != (b is None) or (a is None) == (distance is None):
         raise ValueError("give the two ends a and b, or the distance of the line and its span.")
     if distance is None:
@@ -164,9 +173,12 @@ def expected_on_line(
             "the line passes through the origin and the net has no biases there: all kinks lie in "
             "that one point. Give biases, another line, or a segment that ends at the origin."
         )
-    angles = subtended(distances, start, stop)
-    shift = _finite_width(net, distances, stop) - _finite_width(net, distances, start)
-    return ExpectedOnLine(net.kinked * angles / math.pi, net.kinked * shift / math.pi)
+    wide = subtended(distances, start, stop)
+    with np.errstate(over="ignore"):
+        random = distances[:, None] * np.exp(net.log_distances(distances))
+    angles = subtended(random, start, stop) @ NORMAL_WEIGHTS
+    kept = net.kinked * net.alive()
+    return ExpectedOnLine(kept * angles / math.pi, net.kinked * wide / math.pi)
 
 
 def expected_in_plane(
@@ -224,7 +236,7 @@ def expected_in_plane(
         >>> round(part.regions, 1)
         690.8
     """
-    net = _wide_net(input_dim, widths, alpha, gain, bias_std)
+    net = wide_net(input_dim, widths, alpha, gain, bias_std)
     if net.input_dim < 2:
         raise ValueError("input_dim must be >= 2 for a plane; with one input use expected_on_line.")
     given = [part is not None for part in (origin, u, v)]
@@ -251,63 +263,6 @@ def expected_in_plane(
     return ExpectedInPlane(kinks, crossings, 1 + kinks + crossings)
 
 
-# The net as its layers see the input space
-
-
-@dataclass(frozen=True, eq=False)
-class _WideNet:
-    """By layer: kinked units m_l, widths n_l, excess κ4_l, and D_l² − d²."""
-
-    input_dim: int
-    kinked: FloatArray
-    widths: FloatArray
-    excess: FloatArray
-    offsets: FloatArray
-
-    def distances(self, height: float) -> FloatArray:
-        """D_l for a line or plane at a distance from the origin."""
-        return np.hypot(height, np.sqrt(self.offsets))
-
-
-def _wide_net(
-    input_dim: int,
-    widths: Sequence[int],
-    alpha: float | Sequence[ArrayLike] | FloatArray,
-    gain: ArrayLike | None,
-    bias_std: ArrayLike,
-) -> _WideNet:
-    n0 = count("input_dim", input_dim)
-    if isinstance(widths, int | np.integer) or len(widths) == 0:
-        raise ValueError(f"widths must hold at least one layer, as in [16, 16]; got {widths!r}.")
-    sizes = [count(f"widths[{i}]", width) for i, width in enumerate(widths)]
-    slopes = layer_slopes(sizes, alpha)
-    moments = np.array([float(second_moment(layer, channel_axis=0)) for layer in slopes])
-    before = np.concatenate([moments[:1], moments[:-1]])  # of the layer that feeds each layer
-    gains = 1 / np.sqrt(before) if gain is None else _by_layer("gain", gain, sizes, above=0)
-    stds = _by_layer("bias_std", bias_std, sizes, minimum=0)
-    log_growth = 2 * np.log(gains) + np.log(before)
-    log_growth[0] = 2 * math.log(gains[0]) - math.log(n0)
-    log_slope = np.cumsum(log_growth)  # log S_l
-    with np.errstate(over="ignore", divide="ignore"):
-        added = np.where(stds > 0, np.exp(2 * np.log(stds) - log_slope), 0.0)
-    return _WideNet(
-        n0,
-        np.array([float(np.sum(layer != 1)) for layer in slopes]),
-        np.array(sizes, dtype=np.float64),
-        np.array([float(excess(layer, channel_axis=0)) for layer in slopes]),
-        np.cumsum(added),
-    )
-
-
-def _by_layer(name: str, value: ArrayLike, sizes: Sequence[int], **limits: Any) -> FloatArray:
-    array = real_array(name, value, **limits)
-    if array.shape not in ((), (len(sizes),)):
-        raise ValueError(
-            f"{name} must be a number or one per layer ({len(sizes)}); got shape {array.shape}."
-        )
-    return np.broadcast_to(array, (len(sizes),))
-
-
 def _point(name: str, value: ArrayLike | None, dim: int) -> FloatArray:
     point = real_array(name, np.nan if value is None else value)
     if point.shape != (dim,):
@@ -330,30 +285,6 @@ def _segment(a: FloatArray, b: FloatArray) -> tuple[float, float, float]:
     height = float(np.linalg.norm(near - (near @ direction) * direction))
     height = 0.0 if height < THROUGH * float(np.linalg.norm(near)) else height
     return height * scale, start * scale, stop * scale
-
-
-def _finite_width(net: _WideNet, distances: FloatArray, t: float) -> FloatArray:
-    """The first-order change of the angle φ_l at position t; odd in t, zero at ±∞."""
-    angles = np.zeros_like(distances) if math.isinf(t) else np.arctan2(t, distances)
-    plain, ratios = _older(net, distances)
-    c, s = np.cos(angles) ** 2, np.sin(angles) ** 2
-    bend = (c + 3 * s) * plain + (3 * c + s) * ratios
-    return np.asarray(-np.sin(angles) * np.cos(angles) * bend / 8)
-
-
-def _older(net: _WideNet, distances: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Σ_{k<l} (1 − r) κ4_k/n_k and Σ_{k<l} r(1 − r) κ4_k/n_k with r = D_k²/D_l², each (L,)."""
-    plain, ratios = np.zeros_like(distances), np.zeros_like(distances)
-    first = second = 0.0  # Σ r κ4_k/n_k and Σ r² κ4_k/n_k
-    for layer in range(1, len(distances)):
-        near, far = distances[layer - 1], distances[layer]
-        ratio = (near / far) ** 2 if 0 < near < far else float(near == far)
-        step = net.excess[layer - 1] / net.widths[layer - 1]
-        first, second = first + step, second + step
-        plain[layer] = plain[layer - 1] + (1 - ratio) * first
-        ratios[layer] = ratio * (ratios[layer - 1] + (1 - ratio) * second)
-        first, second = first * ratio, second * ratio**2
-    return plain, ratios
 
 
 # Planes: y are orthonormal coordinates of the plane about its point nearest the origin

@@ -37,19 +37,26 @@ def test_the_sum_of_the_sheet(alpha, gain, bias_std):
     widths = [5, 7, 4, 9]
     found = expected_on_line(3, widths, A, B, alpha=alpha, gain=gain, bias_std=bias_std)
     expected = as_printed(3, widths, A, B, alpha, gain, bias_std)
-    assert found.breakpoints == pytest.approx(expected, rel=1e-12)
+    assert found.breakpoints_at_infinite_width == pytest.approx(expected, rel=1e-12)
     assert found.regions == 1 + found.breakpoints
-    assert sum(row["breakpoints"] for row in found.records()) == pytest.approx(expected)
+    wide = expected_on_line(
+        3, [n * 10**4 for n in widths], A, B, alpha=alpha, gain=gain, bias_std=bias_std
+    )
+    assert wide.breakpoints == pytest.approx(10**4 * expected, rel=1e-3)
+    for key in ("breakpoints", "breakpoints_at_infinite_width"):
+        assert sum(row[key] for row in found.records()) == pytest.approx(getattr(found, key))
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, -0.5])
-def test_a_whole_line_has_one_kink_a_unit(alpha):
-    for gain, bias_std, distance in ((0.5, 1.0, 0.0), (3.0, 0.1, 2.0), (1.0, 0.0, 1e-3)):
+@pytest.mark.parametrize(("alpha", "dead"), [(0.0, 1), (0.3, 0), (-0.5, 0)])
+def test_a_whole_line_has_one_kink_a_unit(alpha, dead):
+    """But for layers that are off: one of n ReLUs is, at any point, with chance 2⁻ⁿ."""
+    kept = np.cumprod([1, 1 - dead / 2**6, 1 - dead / 2**5])
+    for gain, bias_std, distance in ((0.5, 1.0, 0.0), (3.0, 0.1, 2.0), (1.0, 0.7, 1e-3)):
         whole = expected_on_line(
             9, [6, 5, 8], distance=distance, alpha=alpha, gain=gain, bias_std=bias_std
         )
-        np.testing.assert_allclose(whole.by_layer, [6, 5, 8], rtol=1e-14)
-        np.testing.assert_allclose(whole.correction, 0, atol=1e-14)
+        np.testing.assert_allclose(whole.by_layer, kept * [6, 5, 8], rtol=1e-14)
+        np.testing.assert_allclose(whole.by_layer_at_infinite_width, [6, 5, 8], rtol=1e-14)
 
 
 def test_points_and_positions_say_the_same_and_segments_add():
@@ -63,19 +70,21 @@ def test_points_and_positions_say_the_same_and_segments_add():
         expected_on_line(3, [8, 8, 8], distance=distance, span=span, **net)
         for span in ((-math.inf, t[0]), t, (t[1], math.inf))
     ]
-    for key in ("by_layer", "correction"):
+    for key in ("by_layer", "by_layer_at_infinite_width"):
         np.testing.assert_allclose(getattr(one, key), getattr(other, key), rtol=1e-12)
         whole = sum(getattr(part, key) for part in parts)
-        np.testing.assert_allclose(whole, 8.0 if key == "by_layer" else 0.0, atol=1e-12)
+        np.testing.assert_allclose(whole, 8.0, atol=1e-12)
 
 
 def test_only_chi_and_kinked_units_matter():
-    """Slopes, their order and their signs: nothing but mean (1+α²)/2 and the number of kinks."""
+    """Of slopes, a wide net knows nothing but mean (1+α²)/2 and the number of kinks."""
     slopes = [[0.1, 0.7, -0.7, 0.1], 0.5]
     same = [[-math.sqrt(0.25)] * 4, -0.5]  # mean α² = 0.25 in both layers
     one = expected_on_line(3, [4, 4], A, B, alpha=slopes, gain=1.1, bias_std=0.4)
     other = expected_on_line(3, [4, 4], A, B, alpha=same, gain=1.1, bias_std=0.4)
-    np.testing.assert_allclose(one.by_layer, other.by_layer, rtol=1e-14)
+    np.testing.assert_allclose(
+        one.by_layer_at_infinite_width, other.by_layer_at_infinite_width, rtol=1e-14
+    )
     half = expected_on_line(3, [4, 4], A, B, alpha=[[0, 0, 1, 1], 0], gain=1.1, bias_std=0.4)
     assert half.by_layer[0] == pytest.approx(one.by_layer[0] / 2)
     critical = expected_on_line(3, [4, 4], A, B, alpha=[0.5, 0], bias_std=0.4)
@@ -83,8 +92,8 @@ def test_only_chi_and_kinked_units_matter():
     np.testing.assert_allclose(critical.by_layer, given.by_layer, rtol=1e-14)
 
 
-def test_the_correction_as_printed():
-    """The double sum of the docstring, with widths and slopes of their own."""
+def test_the_law_at_finite_width_as_printed():
+    """Log-normal distances, by an integral of their density; widths and slopes by layer."""
     widths, slopes, stds = [4, 9, 2, 6], [0.0, 0.3, -1.0, 0.5], [0.2, 1.0, 0.0, 2.0]
     gains = np.array([1.0, 0.7, 1.5, 2.0])
     found = expected_on_line(
@@ -92,19 +101,68 @@ def test_the_correction_as_printed():
     )
     growth = gains**2 * [1 / 3, *[(1 + a**2) / 2 for a in slopes[:-1]]]
     squares = 0.4**2 + np.cumsum(np.array(stds) ** 2 / np.cumprod(growth))
-
-    def shift(layer, t):
-        phi, total = math.atan(t / math.sqrt(squares[layer])), 0.0
-        c, s = math.cos(phi), math.sin(phi)
+    for layer, n in enumerate(widths):
+        mean = variance = 0.0
         for k in range(layer):
             r, a = squares[k] / squares[layer], slopes[k]
             kappa = 6 * (1 + a**4) / (1 + a**2) ** 2 - 1
-            form = (1 - r) * s * c * ((1 + 3 * r) * c * c + (3 + r) * s * s)
-            total -= kappa / (8 * widths[k]) * form
-        return total
+            mean += kappa / (4 * widths[k]) * (1 - r**2)
+            variance += kappa / (4 * widths[k]) * (1 - r) ** 2
 
-    expected = [n / math.pi * (shift(i, 2) - shift(i, -1)) for i, n in enumerate(widths)]
-    np.testing.assert_allclose(found.correction, expected, rtol=1e-12, atol=1e-15)
+        def seen(z, layer=layer, mean=mean, variance=variance):
+            d = math.sqrt(squares[layer]) * math.exp(mean + math.sqrt(variance) * z)
+            chance = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+            return chance * (math.atan(2 / d) - math.atan(-1 / d))
+
+        angle = integrate.quad(seen, -9, 9, epsabs=1e-12)[0]
+        alive = 1 - 2**-4 if layer else 1  # the layer of four ReLUs
+        assert found.by_layer[layer] == pytest.approx(n / math.pi * angle * alive, rel=1e-9)
+
+
+def test_to_first_order_in_one_over_width():
+    """The change of the angle φ: −Σ κ4/(8n)·(1−r) sin φ cos φ ((1+3r) cos² φ + (3+r) sin² φ)."""
+    n, stds, t = 10**5, [0.5, 0.3, 1.0], 0.8
+    net = {"alpha": 0.3, "gain": 1.2, "bias_std": stds}
+    found = expected_on_line(3, [n] * 3, distance=0.4, span=(0, t), **net)
+    growth = np.array([1.2**2 / 3, *[1.2**2 * 1.09 / 2] * 2])
+    squares = 0.4**2 + np.cumsum(np.array(stds) ** 2 / np.cumprod(growth))
+    phi = np.arctan(t / np.sqrt(squares))
+    c, s, kappa = np.cos(phi), np.sin(phi), 6 * (1 + 0.3**4) / 1.09**2 - 1
+    for layer in range(3):
+        r, cosine, sine = squares[:layer] / squares[layer], c[layer], s[layer]
+        form = (1 - r) * ((1 + 3 * r) * cosine**2 + (3 + r) * sine**2)
+        shift = found.by_layer[layer] - found.by_layer_at_infinite_width[layer]
+        expected = -kappa / (8 * math.pi) * sine * cosine * form.sum()
+        assert shift == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_it_stays_between_none_and_all_at_any_depth():
+    """What a first order in depth/width would not: here it would be negative."""
+    for span in ((-0.1, 0.1), (0.5, 0.6), (-math.inf, 0)):
+        deep = expected_on_line(3, [3] * 60, distance=0.1, span=span, alpha=0.1, bias_std=2.0)
+        assert (deep.by_layer > 0).all() and (deep.by_layer < 3).all()
+        assert deep.breakpoints <= deep.breakpoints_at_infinite_width * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "none", "one"),
+    [
+        ([0, 0, 0], 1 / 8, 4 / 8),
+        ([0, 0, 1], 0, 1 / 4),
+        ([0, 0, -0.3], 0, 1 / 4),
+        ([0, 1, 0.5], 0, 0),
+        ([1, 1, 1], 0, 0),
+    ],
+)
+def test_layers_that_are_off(slopes, none, one):
+    """With biases where no unit passes anything on; without, where at most one does."""
+    line = {"a": A, "b": B, "alpha": [slopes, 0.5]}
+    ratio = {}
+    for std in (0.0, 1e-9):
+        found = expected_on_line(3, [3, 4], bias_std=std, **line)
+        ratio[std] = found.by_layer[1] / found.by_layer_at_infinite_width[1]
+    assert ratio[0.0] == pytest.approx(1 - one, rel=1e-6)
+    assert ratio[1e-9] == pytest.approx(1 - none, rel=1e-6)
 
 
 def test_far_scales_and_depths_neither_overflow_nor_lose_digits():
@@ -114,7 +172,7 @@ def test_far_scales_and_depths_neither_overflow_nor_lose_digits():
         plain = expected_on_line(3, [9, 9], A, B, bias_std=0.2, **net)
         np.testing.assert_allclose(found.by_layer, plain.by_layer, rtol=1e-12)
     deep = expected_on_line(3, [2] * 5000, A, B, alpha=0.1, gain=0.5, bias_std=0.2)
-    assert deep.by_layer[-1] == 0 and np.isfinite(deep.correction).all()
+    assert deep.by_layer[-1] == 0 and np.isfinite(deep.by_layer).all()
     deep = expected_on_line(3, [2] * 5000, A, B, alpha=0.1, gain=3, bias_std=0.2)
     assert deep.by_layer[-1] == pytest.approx(deep.by_layer[200], rel=1e-12)
     tiny = expected_on_line(3, [2], A, A * (1 + 1e-9) + [1e-9, 0, 0], bias_std=1.0).breakpoints
@@ -141,11 +199,11 @@ def test_wide_nets_with_biases():
     """L/n = 1/32: ReLU, off the critical gain."""
     net = (3, [64, 64], 0.0, 1.1, 0.5, A, B)
     found = expected_on_line(*net[:2], A, B, alpha=0.0, gain=1.1, bias_std=0.5)
-    assert abs(found.breakpoints_at_width / found.breakpoints - 1) < 0.01
+    assert 0.98 < found.breakpoints / found.breakpoints_at_infinite_width < 1
     stat.assert_mean(
         "kinks between two points, ReLU with biases",
         kinks(*net),
-        expected=found.breakpoints_at_width,
+        expected=found.breakpoints,
         std=0.2 * found.breakpoints,
         detect=0.03 * found.breakpoints,
         mutant=kinks(*net, wrong=1.03),
@@ -153,16 +211,16 @@ def test_wide_nets_with_biases():
 
 
 def test_the_loss_at_finite_width():
-    """L/n = 1/4, strong biases: 6 % fewer than in the infinitely wide net, to first order."""
+    """L/n = 1/4, strong biases: 6 % fewer than in the infinitely wide net."""
     a, b = np.array([0.2, -0.5, 0.1]), np.array([0.2, 0.6, 0.0])
     net = (3, [16] * 4, 0.0, math.sqrt(2), 2.0, a, b)
     found = expected_on_line(*net[:2], a, b, alpha=0.0, gain=math.sqrt(2), bias_std=2.0)
-    lost = 1 - found.breakpoints_at_width / found.breakpoints
+    lost = 1 - found.breakpoints / found.breakpoints_at_infinite_width
     assert 0.05 < lost < 5 / 16 / 4
     stat.assert_mean(
         "kinks of a narrow ReLU net",
         kinks(*net),
-        expected=found.breakpoints_at_width,
+        expected=found.breakpoints,
         std=0.48 * found.breakpoints,
         detect=lost * found.breakpoints,
         mutant=kinks(*net, wrong=1 / (1 - lost)),
@@ -174,9 +232,9 @@ def test_without_biases_it_is_exact_at_width_three(alpha, kept):
     """A random linear map keeps the mean arc; a ReLU layer of n keeps 1 − (n+1)/2ⁿ, here half."""
     widths, angle = [3, 3, 3], math.acos(A @ B / np.linalg.norm(A) / np.linalg.norm(B))
     found = expected_on_line(3, widths, A, B, alpha=alpha, gain=0.7)
-    assert found.breakpoints == pytest.approx(9 * angle / math.pi)
-    assert not found.correction.any()
     expected = 3 * angle / math.pi * (1 + kept + kept**2)
+    assert found.breakpoints_at_infinite_width == pytest.approx(9 * angle / math.pi)
+    assert found.breakpoints == pytest.approx(expected)
     stat.assert_mean(
         f"kinks of nets of width three, slope {alpha}",
         kinks(3, widths, alpha, 0.7, 0.0, A, B),
@@ -264,7 +322,9 @@ def test_boxes_split_and_planes_reparametrize():
     ends = [o + s * u + 0.3 * v for s in (-1, 2)]
     seam = expected_on_line(3, net["widths"], *ends, bias_std=0.3, alpha=0.1)
     assert sum(half.crossings for half in halves) == pytest.approx(whole.crossings, rel=1e-9)
-    assert sum(half.regions for half in halves) == pytest.approx(whole.regions + seam.regions)
+    assert sum(half.regions for half in halves) == pytest.approx(
+        whole.regions + 1 + seam.breakpoints_at_infinite_width
+    )
     moved = expected_in_plane(
         **net, origin=o - u - v, u=-3 * v, v=2 * u, box=[(-2 / 3, 0), (0, 1.5)]
     )
