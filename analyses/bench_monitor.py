@@ -185,7 +185,10 @@ def draw(rows: list[Row]) -> Figure:
         ax.axvline(0, color=plots.PALE, lw=0.8)
         for y, (row, value) in enumerate(zip(part, cost, strict=True)):
             target = "no target" if row["met"] is None else "met" if row["met"] else "not met"
-            text = f"{value:.1f} % of {1000 * row['seconds']:.3g} ms  ({target})"
+            text = (
+                f"{value:.1f}".replace("-", "−")
+                + f" % of {1000 * row['seconds']:.3g} ms  ({target})"
+            )
             ax.text(102 * limit, y, f" {text}", va="center", fontsize="small", color=colors[y])
         ax.set_xlim(min(0, 1.1 * cost.min()), max(200 * limit, 1.1 * cost.max()))
         ax.grid(axis="y", visible=False)

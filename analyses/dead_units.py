@@ -307,11 +307,13 @@ def draw(rows: list[Row]) -> Figure:
         path = _where(rows, kind="example", activation=name)
         ax_example.plot(
             plots.column(path, "step"), plots.column(path, "loss"), color=COLORS[name],
-            label=f"{NAMES[name]}: dL/db = {path[0]['db']:.2g} at the start".replace("-", "−"),
+            label=f"{NAMES[name]}: dL/db = {path[0]['db']:.2g}".replace("-", "−"),
         )  # fmt: skip
     ax_example.set(xlabel="step", ylabel="mean squared error", ylim=(0, None))
     ax_example.set_title("one unit, every z = −1: ReLU never moves", loc="left")
-    ax_example.legend(loc="lower left")
+    ax_example.legend(
+        loc="center right", bbox_to_anchor=(1.0, 0.6), fontsize="small", title="at the start"
+    )
     rates = sorted({row["learning_rate"] for row in nets})
     biases = sorted({row["bias"] for row in nets})
     middle = rates[len(rates) // 2]

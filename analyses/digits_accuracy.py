@@ -247,7 +247,9 @@ def draw(rows: list[Row]) -> Figure:
         _draw_losses(line[3], [row for row in part if row["kind"] == "curve"], colors)
         line[0].set_ylabel(("with" if normalized else "no") + " batch normalization\n\naccuracy on "
                            "digits not trained on")  # fmt: skip
-        figure.colorbar(picture, ax=line[2], label="difference in accuracy", shrink=0.8)
+        figure.colorbar(
+            picture, ax=line[2], label="difference (points)", shrink=0.8, format=_points
+        )
     handles = [plt.Line2D([], [], color=color, label=name) for name, color in colors.items()]
     handles += [plt.Line2D([], [], color=plots.INK, ls=ls, label=name)
                 for ls, name in (("-", "theory's weights"), ("--", "torch's default"))]  # fmt: skip
@@ -307,6 +309,10 @@ def _draw_claims(ax: plt.Axes, rows: list[Row], title: str) -> plt.cm.ScalarMapp
     ax.grid(visible=False)
     ax.set_title(f"{title}\n(points of accuracy)", loc="left")
     return picture
+
+
+def _points(difference: float, _at: object) -> str:
+    return f"{100 * difference:+.0f}".replace("-", "−").replace("+0", "0")
 
 
 def _draw_losses(ax: plt.Axes, rows: list[Row], colors: dict[str, str]) -> None:

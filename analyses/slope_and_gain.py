@@ -275,7 +275,9 @@ def _draw_correlations(ax: plt.Axes, rows: list[Row]) -> None:
         color = plots.COLORS[0] if at % 2 == 0 else plots.COLORS[3]
         x = at + np.linspace(-0.25, 0.25, len(values))
         ax.plot(x, values, "o", color=color, mec="white", zorder=3)
-        ax.errorbar(at, row["difference"], row["half_width"], color=color, lw=2, capsize=8)
+        ax.errorbar(
+            at + 0.36, row["difference"], row["half_width"], color=color, lw=2, capsize=5, fmt="_"
+        )
         ax.text(at, 0.93, plots.p_text(row["p_value"]), ha="center", fontsize="small")
     ax.axhline(0, color=plots.PALE, lw=1, ls="--")
     ax.set_xticks(
@@ -303,4 +305,4 @@ def _draw_paths(ax: plt.Axes, rows: list[Row]) -> None:
     ax.set(ylim=(bottom, top), xlim=(alpha[0], alpha[-1]))
     ax.set(xlabel="slope α of the PReLU", ylabel="gain γ of the batch normalization")
     ax.set_title("hidden layer 1 of one net, while it learns", loc="left")
-    ax.legend(fontsize="small", loc="upper right")
+    ax.legend(fontsize="small", loc="lower right", frameon=True, framealpha=0.92, edgecolor="none")

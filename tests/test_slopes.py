@@ -72,6 +72,12 @@ def test_projection_keeps_what_is_inside_and_the_optimizer():
     project_slopes(model, 0.1, 0.5)
     assert held.tolist() == pytest.approx([0.1, 0.4, 0.5])
     project_slopes(model, -math.inf, math.inf)
+    narrow = ConstrainedPReLU(1, lower=0.2, upper=0.6, method="projection")
+    for value, inside in ((0.1, 0.2), (0.9, 0.6)):  # its own interval lies inside [0, 1]
+        with torch.no_grad():
+            narrow.weight.fill_(value)
+        project_slopes(nn.Sequential(narrow))
+        assert narrow.weight.item() == pytest.approx(inside)
     own = Functional()
     project_slopes(own, also="alpha")
     assert own.alpha.item() == 1.0

@@ -20,9 +20,10 @@ INK, PALE, ALARM = "#222222", "#8A8A8A", "#C00000"
 def decade_axis(ax: Axes, axis: str = "y") -> None:
     """Label an axis that holds base-10 logarithms with the numbers themselves."""
     which = ax.yaxis if axis == "y" else ax.xaxis
-    which.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
     low, high = which.get_view_interval()
     span = abs(high - low)
+    whole = span >= 2  # then whole decades are enough
+    which.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=whole))
     which.set_major_formatter(FuncFormatter(lambda value, _: _number(value, span)))
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import sigprop
 from sigprop.monitoring import MonitorWarning, Thresholds
-from tests.monitoring.nets import by_name, dying_net, fill, monitor, seeded, train
+from tests.monitoring.nets import by_name, dying_net, fill, monitor, net, seeded, train
 
 
 def problems(mon):
@@ -76,6 +76,56 @@ def test_idle_unmoved_and_outlying_slopes():
     advice = " ".join(f.advice for f in mon.findings())
     for name in ("param_groups", "project_slopes"):
         assert name in advice and callable(getattr(sigprop, name))
+
+
+class Branches(nn.Module):
+    """Three branches that end in a PReLU; what the last one says hardly counts."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.fc = nn.ModuleList([nn.Linear(6, 6) for _ in weights])
+        self.act = nn.ModuleList([nn.PReLU() for _ in weights])
+        self.weights = weights
+        fill(self)
+
+    def forward(self, x):
+        parts = zip(self.weights, self.fc, self.act, strict=True)
+        return sum(weight * act(fc(x)) for weight, fc, act in parts)
+
+
+def test_a_slope_that_hears_far_less_than_the_others_is_idle():
+    thresholds = Thresholds(window=2, gain_ratio=1e6, slope_signal=1e-3)
+    for last, idle in ((1e-4, True), (1e-2, False)):
+        model = Branches([1.0, 1.0, last])
+        with monitor(model, thresholds=thresholds) as mon:
+            train(model, [seeded(32, 6)] * 3, lr=1e-6)
+        assert [name for name, problem in problems(mon) if problem == "slopes idle"] == (
+            ["fc.2"] if idle else []
+        )
+        assert by_name(mon)["fc.2"]["negative_share"] > 0.2  # not for want of negatives
+
+
+def test_the_threshold_itself_counts_as_dying():
+    for share, wanted in ((0.75, {("0", "dying")}), (0.76, set())):
+        model = dying_net()
+        thresholds = Thresholds(window=1, dead_share=share, gain_ratio=1e6)
+        with monitor(model, thresholds=thresholds) as mon:
+            train(model, [torch.ones(3, 2)], lr=0.0)
+        assert problems(mon) == wanted
+
+
+def test_every_layer_of_a_problem_is_warned_of_once():
+    model = net()
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.mul_(20)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with sigprop.monitor(model, 1) as mon:
+            train(model, [seeded(4, 5)] * 4, lr=0.0)
+    told = [str(w.message) for w in caught if "gain off" in str(w.message)]
+    assert len(told) == 1 and "0: the weights" in told[0] and "2: the weights" in told[0]
+    assert ("0", "gain off g*") in problems(mon) and ("2", "gain off g*") in problems(mon)
 
 
 def test_the_gain_is_held_against_g_star():

@@ -160,6 +160,32 @@ def test_units_are_channels_of_images_and_the_last_axis_of_sequences():
     assert row["units"] == 6 and row["grad_second_moment"] > 0
 
 
+def test_zero_is_not_negative_and_does_not_fire():
+    x = torch.tensor([[0.0, -1.0, 2.0], [0.0, 0.0, 1.0]], requires_grad=True)
+    row = once(nn.Sequential(nn.ReLU()), x)["0"]
+    assert row["negative_share"] == pytest.approx(1 / 6) and row["silent_units"] == 2
+
+
+def test_slopes_at_the_ends_are_inside():
+    net = nn.Sequential(nn.Linear(5, 4), nn.PReLU(4))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([0.0, 1.0, -1e-6, 1.0 + 1e-6]))
+    row = once(net, seeded(3, 5))["0"]
+    assert row["slope_below_0"] == row["slope_above_1"] == 0.25
+
+
+def test_passes_without_a_gradient_do_not_thin_it_out():
+    net, x = fill(nn.Sequential(nn.Linear(5, 6), nn.PReLU(6))), seeded(8, 5)
+    alone = once(net, x)["0"]
+    with sigprop.monitor(net, 1) as mon:
+        net(x)
+        net(x).square().sum().backward()
+    row = by_name(mon)["0"]
+    for key in ("grad_second_moment", "slope_signal", "slope_grad", "second_moment"):
+        assert row[key] == pytest.approx(alone[key], rel=1e-6), key
+    assert row["passes"] == 2
+
+
 def test_gain_is_that_of_the_weight_in_use():
     torch.manual_seed(0)
     net = nn.Sequential(
