@@ -209,7 +209,10 @@ class BoxRegions(Regions):
 
     @cached_property
     def discontinuities(self) -> int:
-        """Number of faces of cells on which the network jumps (PhasedReLU), seen from one side."""
+        """Number of faces of cells on which the network jumps (PhasedReLU).
+
+        The two sides of a jump are cut differently, and each side's faces count.
+        """
         found = self.complex
         return int(found.jumping.sum())
 
