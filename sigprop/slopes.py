@@ -74,6 +74,8 @@ def project_slopes(
 
     In [0, 1] the activation is monotone and no steeper below zero than above. Slopes of
     ConstrainedPReLU stay in their own interval by themselves (parametrized) or are kept in both.
+    A slope that is NaN stays NaN: looking for it would wait for the device at every step; a monitor
+    reports it.
 
     Args:
         model: any module.
@@ -119,7 +121,8 @@ def constrain_slopes(
 ) -> Model:
     """Replace every ``nn.PReLU`` by a :class:`sigprop.nn.ConstrainedPReLU` with the same slopes.
 
-    In place, but the parameters are new: make the optimizer after it.
+    In place, but the parameters are new: make the optimizer after it. Slopes that were shared are
+    shared again.
 
     Args:
         model: any module.
@@ -144,9 +147,11 @@ def constrain_slopes(
     """
     check_model(model)
     new: dict[nn.Module, ConstrainedPReLU] = {}
+    tied: dict[int, nn.Parameter] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.PReLU):
             new[module] = _constrained(name, module, min, max, method)
+            new[module].weight = tied.setdefault(id(module.weight), new[module].weight)
     if not new:
         raise ValueError(f"{type(model).__name__} has no PReLU whose slopes could be constrained.")
     for parent in list(model.modules()):
@@ -167,9 +172,12 @@ def set_slopes(name: str, module: nn.Module, slopes: FloatArray) -> None:
         low, high = module.lower, module.upper
         ends = module.projects
         if not all(low <= s <= high and (ends or low < s < high) for s in raw):
+            where = repr(name) if name else type(module).__name__
             raise ValueError(
-                f"the slopes of {name!r} must be inside {'[' if ends else '('}{low:g}, {high:g}"
-                f"{']' if ends else ')'}; got {min(raw):g} to {max(raw):g}."
+                f"the slopes of {where} must be inside {'[' if ends else '('}{low:g}, {high:g}"
+                f"{']' if ends else ')'}; got {min(raw):g} to {max(raw):g}. Choose a wider "
+                "interval"
+                + ("." if ends else ", or method='projection', which lets slopes stand at an end.")
             )
         raw = raw if module.projects else [module._raw(slope) for slope in raw]
     weight = module.weight

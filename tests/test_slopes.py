@@ -106,6 +106,14 @@ def test_constrained_slopes_compute_the_same_and_stay(method, high):
     assert alone.slopes().item() == pytest.approx(0.3)
 
 
+def test_shared_slopes_stay_shared():
+    first, second = nn.PReLU(), nn.PReLU()
+    second.weight = first.weight
+    model = constrain_slopes(nn.Sequential(first, nn.Linear(2, 2), second, nn.PReLU()))
+    assert model[0].weight is model[2].weight and model[3].weight is not model[0].weight
+    assert len(list(model.parameters())) == 4
+
+
 @pytest.mark.parametrize(
     ("act", "error", "words"),
     [
@@ -120,7 +128,11 @@ def test_constrained_slopes_compute_the_same_and_stay(method, high):
         (lambda: project_slopes(nn.PReLU(), math.nan), ValueError, "NaN"),
         (lambda: project_slopes("x"), TypeError, "model must be"),
         (lambda: constrain_slopes(nn.Linear(2, 2)), ValueError, "no PReLU"),
-        (lambda: constrain_slopes(nn.PReLU(), 0.3, 1), ValueError, r"inside \(0\.3, 1\)"),
+        (
+            lambda: constrain_slopes(nn.PReLU(), 0.3, 1),
+            ValueError,
+            r"PReLU must be inside \(0\.3, 1\).*wider",
+        ),
         (lambda: constrain_slopes(nn.PReLU(), method="x"), ValueError, "unknown method"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from sigprop.measurement.calling import some
 from sigprop.monitoring.findings import SHOWN, Finding, by_problem
@@ -55,8 +56,8 @@ def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def kind_of(module: nn.Module) -> str:
-    """Its class; of a module that ``fully_shard`` gave a class of its own, the one it had."""
-    own, *bases = (base.__name__ for base in type(module).__mro__)
+    """Its class; if parametrizing or sharding gave it a class of its own, the one it had."""
+    own, *bases = (base.__name__ for base in type_before_parametrizations(module).__mro__)
     return bases[1] if bases[0] == "FSDPModule" else own
 
 

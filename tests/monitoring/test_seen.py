@@ -211,6 +211,7 @@ def test_gain_is_that_of_the_weight_in_use():
         assert row["gain"] == pytest.approx(float((weight.square().mean() * fan_in).sqrt()))
         assert row["g_star"] == pytest.approx(layer.gain)
     assert rows["8"]["g_star"] == pytest.approx(1.0)  # fed by another layer
+    assert rows["7"]["kind"] == "Linear"  # not the class that weight_norm made of it
 
 
 def test_gain_follows_the_slopes_as_they_change():
