@@ -29,7 +29,7 @@ class LayerReport:
         passes: forward passes in the step (gradient accumulation, replicas).
         entries: numbers in z.
         second_moment: mean of z², q̂.
-        negative_share: share of z below 0, p̂₋.
+        negative_share: share of z below 0, p̂₋; NaN if some z are not finite.
         nonfinite: entries of z that are NaN or infinite.
         units: units (channels).
         silent_units: units with no z above 0 in this step.
@@ -180,7 +180,7 @@ def _signal(step: Step, site: Site, seen: Mapping[str, float], scale: float) -> 
         "passes": site.passes,
         "entries": entries,
         "second_moment": seen["squares"] / entries,
-        "negative_share": seen["negative"] / entries,
+        "negative_share": math.nan if seen["nonfinite"] else seen["negative"] / entries,
         "nonfinite": int(seen["nonfinite"]),
         "units": site.units,
         "silent_units": int(seen["silent"]),

@@ -264,6 +264,7 @@ def test_nonfinite_entries_are_counted_alike_on_host_and_device(monkeypatch):
     monkeypatch.setattr("sigprop.measurement.hooks.on_host", lambda _values: False)
     there = once(net, x, warn=False)
     assert here["0"]["nonfinite"] == there["0"]["nonfinite"] == 8
+    assert math.isnan(here["0"]["negative_share"]) and math.isnan(there["0"]["negative_share"])
     assert here["0"]["grad_nonfinite"] == there["0"]["grad_nonfinite"] > 0
 
 
