@@ -135,6 +135,8 @@ class Scalars:
             A run whose own step is ahead (it counts its calls, or whatever you give it) drops what
             is logged to an earlier one; then the report goes to the step it stands at. The step
             of the report is logged beside it, as ``monitor/step``, for the axis of the charts.
+            The other way round, a W&B run drops what *you* log to a step below the monitor's: count
+            your own by steps, or by ``run.define_metric``, not by epochs.
 
     Example:
         >>> Scalars(print)([{"step": 50, "name": "fc1", "second_moment": 1.5, "dead_units": 3}])
