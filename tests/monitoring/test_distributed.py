@@ -25,7 +25,10 @@ pytestmark = [
 @pytest.fixture(scope="module", autouse=True)
 def one_process(tmp_path_factory):
     path = tmp_path_factory.mktemp("gloo") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{path}", rank=0, world_size=1)
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{path}", rank=0, world_size=1)
+    except RuntimeError as error:  # a machine whose name leads nowhere
+        pytest.skip(f"gloo does not start here: {error}")
     yield
     dist.destroy_process_group()
 
