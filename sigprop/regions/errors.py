@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +111,16 @@ class Sizes:
         """The sizes of a matrix, whatever the scale of its entries."""
         entries = abs(weight)
         return cls(entries, _row_lengths(entries), _norm(weight, entries))
+
+    @classmethod
+    def of_step(cls, step: Affine) -> Sizes:
+        """Those of a step's matrix, worked out once."""
+        if step not in _SIZES:
+            _SIZES[step] = cls.of(step.weight)
+        return _SIZES[step]
+
+
+_SIZES: WeakKeyDictionary[Affine, Sizes] = WeakKeyDictionary()
 
 
 def _row_lengths(size: Matrix) -> Array:
@@ -296,7 +307,7 @@ def _from_affine(affine: AffineValue, coordinates: Array, frame_of: Indices) -> 
 def _bounded(step: Primitive, entering: list[Value], made: Array, coordinates: Array) -> Value:
     first, rows = entering[0], Growing(made)
     if isinstance(step, Affine):
-        weight, heaviest = Sizes.of(step.weight), float(np.abs(coordinates[:, -1]).max())
+        weight, heaviest = Sizes.of_step(step), float(np.abs(coordinates[:, -1]).max())
         rounding = (step.weight.shape[1] + 4) * UNIT
         largest = largest_entries(first.rows.rows) + first.error.each
         own = rounding * (weight.entries @ largest + heaviest * np.abs(step.bias)) + TINY

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +97,6 @@ class ExactNetwork:
         self, steps: Sequence[Primitive], cuts: Mapping[int, Cut], frames: Sequence[Dyadic]
     ) -> None:
         self._steps, self._cuts, self._frames = steps, cuts, frames
-        self._constants: dict[tuple[int, str], Any] = {}
         self._values: dict[tuple[Point, Context], list[Dyadic]] = {}
 
     def sign(self, at: Point, step: int, hyperplane: int, context: Context) -> int:
@@ -182,15 +182,18 @@ class ExactNetwork:
 
     def _constant(self, i: int, name: str) -> Any:
         """The numbers of a step as integers, converted once."""
-        key = (i, name)
-        if key not in self._constants:
+        known = _CONSTANTS.setdefault(self._steps[i], {})
+        if name not in known:
             numbers = getattr(self._steps[i], name)
             large = sparse.issparse(numbers) or numbers.size > MOST_IN_INTEGERS
             if name == "weight" and large:
-                self._constants[key] = Digits.of(numbers)
+                known[name] = Digits.of(numbers)
             else:
-                self._constants[key] = dyadic(np.where(np.isfinite(numbers), numbers, 0.0))
-        return self._constants[key]
+                known[name] = dyadic(np.where(np.isfinite(numbers), numbers, 0.0))
+        return known[name]
+
+
+_CONSTANTS: WeakKeyDictionary[Primitive, dict[str, Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)

@@ -235,7 +235,7 @@ class PiecewiseLinear:
         if not steps:
             raise ValueError("a network needs at least one step.")
         self.input_dim = int(input_dim)
-        self.steps = tuple(steps)
+        self.steps = tuple(_owned(step) for step in steps)
         self.widths = _widths(self.input_dim, self.steps)
 
     @property
@@ -361,6 +361,16 @@ def _widths(input_dim: int, steps: Sequence[Step]) -> tuple[int, ...]:
             )
         widths.append(made)
     return tuple(widths)
+
+
+def _owned(step: Step) -> Step:
+    """The step with numbers of its own: what becomes of the arrays given changes no count."""
+    if isinstance(step, Affine):
+        return Affine(step.weight.copy(), step.bias.copy(), step.source)
+    if isinstance(step, Piecewise):
+        parts = (step.thresholds.copy(), step.slopes.copy(), step.offsets.copy())
+        return Piecewise(*parts, step.source)
+    return step
 
 
 def _matrix(weight: Any, name: str) -> Matrix:

@@ -92,6 +92,8 @@ def primitive_steps(net: PiecewiseLinear) -> tuple[list[Primitive], dict[int, Cu
     for step in net.steps:
         if isinstance(step, Maximum):
             steps += _tournament(step, index[step.source], len(steps))
+        elif isinstance(step, Affine) and index[step.source] == step.source:
+            steps.append(step)  # the same object: what is known of its matrix is kept with it
         elif isinstance(step, Affine):
             steps.append(Affine(step.weight, step.bias, index[step.source]))
         elif isinstance(step, Piecewise):

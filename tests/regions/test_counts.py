@@ -8,7 +8,7 @@ from scipy.linalg import block_diag
 
 from sigprop import regions
 from sigprop.regions import points
-from sigprop.regions.network import PiecewiseLinear
+from sigprop.regions.network import Affine, PiecewiseLinear
 from tests.regions.nets import degenerate, random_net
 from tests.regions.twin import count
 
@@ -267,6 +267,20 @@ def test_as_many_cells_as_there_are_may_be():
         assert whole > 3
         assert count_(whole).complete and count_(whole).activation_regions == whole
         assert not count_(whole - 1).complete
+
+
+def test_a_network_keeps_its_numbers_when_the_arrays_given_change():
+    weights, biases = random_net((2, 6, 5), 0)
+    slopes = [np.full(6, 0.1), np.full(5, 0.1)]
+    net, same = (PiecewiseLinear(weights, biases, slopes) for _ in range(2))
+    box = [(-1.0, 1.0)] * 2
+    right, found = both(regions.in_box(same, box)), regions.in_box(net, box)
+    by_steps = PiecewiseLinear.from_steps(2, [Affine(weights[0], biases[0], 0)])
+    output = by_steps(np.ones(2))
+    for array in (*weights, *biases, *slopes):
+        array *= -7.0
+    assert both(found) == right == both(regions.in_box(net, box))
+    assert np.array_equal(by_steps(np.ones(2)), output)
 
 
 def test_progress_is_told_to_its_end():
