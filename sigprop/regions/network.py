@@ -9,7 +9,7 @@ maxout) and :class:`Add`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -366,10 +366,10 @@ def _widths(input_dim: int, steps: Sequence[Step]) -> tuple[int, ...]:
 def _owned(step: Step) -> Step:
     """The step with numbers of its own: what becomes of the arrays given changes no count."""
     if isinstance(step, Affine):
-        return Affine(step.weight.copy(), step.bias.copy(), step.source)
+        return replace(step, weight=step.weight.copy(), bias=step.bias.copy())
     if isinstance(step, Piecewise):
-        parts = (step.thresholds.copy(), step.slopes.copy(), step.offsets.copy())
-        return Piecewise(*parts, step.source)
+        names = ("thresholds", "slopes", "offsets")
+        return replace(step, **{name: getattr(step, name).copy() for name in names})
     return step
 
 
