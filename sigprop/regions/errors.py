@@ -75,10 +75,11 @@ class Bound:
         other = other if isinstance(other, Bound) else Bound(other)
         return Bound(self.each + other.each, self.length + other.length)
 
-    def through(self, weight: Sizes) -> Bound:
-        """The bound of W x."""
-        each = np.minimum(weight.entries @ self.each, weight.rows * self.length)
-        return Bound(each, weight.norm * self.length)
+    def through(self, step: Affine, entries: Matrix) -> Bound:
+        """The bound of W x; entries is |W|."""
+        size = Sizes.of(step)
+        each = np.minimum(entries @ self.each, size.rows * self.length)
+        return Bound(each, size.norm * self.length)
 
     def stretched(self, factor: Array) -> Bound:
         """The bound of factor · x, entry by entry; factor ≥ 0."""
@@ -97,55 +98,56 @@ class Sizes:
     """How large a matrix is.
 
     Attributes:
-        entries: |W|.
         rows: upper bounds of the lengths of its rows.
         norm: upper bound of its spectral norm, the largest |W x| for |x| = 1.
     """
 
-    entries: Matrix
     rows: Array
     norm: float
 
     @classmethod
-    def of(cls, weight: Matrix) -> Sizes:
-        """The sizes of a matrix, whatever the scale of its entries."""
-        entries = abs(weight)
-        return cls(entries, _row_lengths(entries), _norm(weight, entries))
-
-    @classmethod
-    def of_step(cls, step: Affine) -> Sizes:
-        """Those of a step's matrix, worked out once."""
+    def of(cls, step: Affine) -> Sizes:
+        """The sizes of a step's matrix, whatever the scale of its entries; worked out once."""
         if step not in _SIZES:
-            _SIZES[step] = cls.of(step.weight)
+            _SIZES[step] = cls(*_sizes(step.weight))
         return _SIZES[step]
 
 
 _SIZES: WeakKeyDictionary[Affine, Sizes] = WeakKeyDictionary()
 
 
-def _row_lengths(size: Matrix) -> Array:
-    if sparse.issparse(size):
-        largest, total = size.max(axis=1).toarray(), size.sum(axis=1)
-        return np.asarray(np.sqrt(largest.ravel()) * np.sqrt(np.ravel(total)) * SLACK)
-    largest = size.max(axis=1, initial=0.0)
-    scaled = size / np.where(largest > 0, largest, 1.0)[:, None]
-    return np.asarray(largest * np.sqrt(np.einsum("ij,ij->i", scaled, scaled)) * SLACK)
+def _sizes(weight: Matrix) -> tuple[Array, float]:
+    return _dense(weight) if isinstance(weight, np.ndarray) else _thin(weight)
 
 
-def _norm(weight: Matrix, size: Matrix) -> float:
-    """Blocks of rows have |W|² ≤ Σ |W_b|², near enough and far quicker than the whole."""
-    block = 256 if weight.size <= 2**19 else 128
-    if sparse.issparse(size):
-        return float(np.sqrt(size.sum(axis=0).max()) * np.sqrt(size.sum(axis=1).max())) * SLACK
-    largest = float(size.max(initial=0.0))
+def _thin(weight: sparse.csr_array) -> tuple[Array, float]:
+    """By sums and largest entries: |w|² ≤ max |w| · Σ |w|, and as much for the norm."""
+    size = abs(weight)
+    total = np.ravel(size.sum(axis=1))
+    rows = np.sqrt(size.max(axis=1).toarray().ravel()) * np.sqrt(total)
+    norm = np.sqrt(size.sum(axis=0).max()) * np.sqrt(total.max())
+    return rows * SLACK, float(norm) * SLACK
+
+
+def _dense(weight: Array) -> tuple[Array, float]:
+    """By blocks of rows, |W|² ≤ Σ |W_b|²: near enough and far quicker than the whole."""
+    largest = max(float(weight.max()), -float(weight.min()))
     if largest == 0 or not np.isfinite(largest):
-        return largest
-    total = 0.0
+        return np.full(len(weight), largest), largest
+    block = 256 if weight.size <= 2**19 else 128
+    lengths, total = np.empty(len(weight)), 0.0
     for start in range(0, len(weight), block):
         rows = weight[start : start + block] / largest
-        gram = rows @ rows.T if len(rows) <= rows.shape[1] else rows.T @ rows
+        if len(rows) <= rows.shape[1]:
+            gram = rows @ rows.T
+            squares = np.diagonal(gram)
+        else:
+            gram = rows.T @ rows
+            squares = np.einsum("ij,ij->i", rows, rows)
         total += float(np.linalg.eigvalsh(gram)[-1])
-    return largest * float(np.sqrt(total)) * SLACK
+        at_most = np.sqrt(rows.shape[1]) * np.abs(rows).max(axis=1)  # where squares are too small
+        lengths[start : start + block] = np.where(squares > 1e-200, np.sqrt(squares), at_most)
+    return largest * SLACK * lengths, largest * SLACK * float(np.sqrt(total))
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,10 @@ class AffineValue:
 
     def through(self, step: Affine) -> AffineValue:
         """After an affine step: worked out in the longest floats there are, then rounded."""
-        weight, size = step.weight.astype(Long), abs(step.weight)
-        rounding = (self.matrix.shape[1] + 4) * LONG_UNIT
-        made = np.stack([weight @ matrix.astype(Long) for matrix in self.matrix])
+        size, rounding = abs(step.weight), (self.matrix.shape[1] + 4) * LONG_UNIT
+        frames = self.matrix.astype(Long)
+        blocks = (step.weight[k : k + 64].astype(Long) for k in range(0, size.shape[0], 64))
+        made = np.concatenate([np.stack([rows @ x for x in frames]) for rows in blocks], axis=1)
         off = np.stack(
             [
                 size @ (error + rounding * np.abs(matrix))
@@ -307,12 +310,12 @@ def _from_affine(affine: AffineValue, coordinates: Array, frame_of: Indices) -> 
 def _bounded(step: Primitive, entering: list[Value], made: Array, coordinates: Array) -> Value:
     first, rows = entering[0], Growing(made)
     if isinstance(step, Affine):
-        weight, heaviest = Sizes.of_step(step), float(np.abs(coordinates[:, -1]).max())
+        entries, heaviest = abs(step.weight), float(np.abs(coordinates[:, -1]).max())
         rounding = (step.weight.shape[1] + 4) * UNIT
         largest = largest_entries(first.rows.rows) + first.error.each
-        own = rounding * (weight.entries @ largest + heaviest * np.abs(step.bias)) + TINY
-        error = first.error.through(weight) + own
-        return Value(rows, error, first.lipschitz.through(weight) + np.abs(step.bias))
+        own = rounding * (entries @ largest + heaviest * np.abs(step.bias)) + TINY
+        error = first.error.through(step, entries) + own
+        return Value(rows, error, first.lipschitz.through(step, entries) + np.abs(step.bias))
     if isinstance(step, Piecewise):
         steepest = np.abs(step.slopes).max(axis=0)
         offset = np.abs(step.offsets).max(axis=0)
