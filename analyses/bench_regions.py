@@ -10,10 +10,10 @@ process of its own; the one line each time on a net that was never looked at bef
 20,000 cells are counted in both of our ways. Peers that can be imported count the same nets in the
 same run: the edge subdivision of Berzins (2023; its checkout on the path; float32) and relucent
 (its package; all of the plane). Their counts stand beside ours.
-Answer: all targets are met, by factors of 1.3 to 8, and both peers find the same cells, 6 to 75
-times (edge subdivision) and 3,400 times (relucent) more slowly.
+Answer: all targets are met, by factors of 1.1 to 7, and both peers find the same cells, 4 to 73
+times (edge subdivision) and 2,200 times (relucent) more slowly.
 Source: berzins2023; the targets are this project's own.
-Run time: 120 s on one core, 70 s of it the peers.
+Run time: 120 s on one core, 60 s of it the peers.
 """
 
 from __future__ import annotations
