@@ -29,6 +29,15 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def figures_closed():
+    """Every figure that a test opens is closed after it."""
+    import matplotlib.pyplot as plt
+
+    yield
+    plt.close("all")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     spent = sum(entry.false_alarm for entry in stat.LEDGER.values())
     verdict = "within" if spent <= stat.BUDGET else "OVER"

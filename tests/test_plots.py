@@ -11,12 +11,7 @@ from sigprop import kaiming_leaky_init, plots, validate
 from sigprop.records import read_csv, write_csv
 
 matplotlib.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("figures_closed")
 
 
 @pytest.fixture(scope="module")

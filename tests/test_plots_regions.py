@@ -10,6 +10,7 @@ from sigprop import plots
 from sigprop.regions.network import Piecewise, PiecewiseLinear
 from sigprop.regions.slices import in_box, in_plane, on_line
 
+pytestmark = pytest.mark.usefixtures("figures_closed")
 RNG = np.random.default_rng(5)
 RELU = PiecewiseLinear(
     [RNG.normal(size=(4, 3)), RNG.normal(size=(4, 4)), RNG.normal(size=(3, 4)), np.ones((1, 3))],
@@ -28,12 +29,6 @@ def jumping() -> PiecewiseLinear:
     slopes = np.array([[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
     units = Piecewise(thresholds, slopes, np.zeros((3, 2)), 1)
     return PiecewiseLinear.from_steps(2, [affine, units, last])
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 def of(ax, kind):

@@ -166,7 +166,7 @@ class Points:
         found = cut.margins(value.rows.rows, self.coordinates[:, -1])
         error, lipschitz = self._of_hyperplanes(cut, value)
         doubtful = self._doubtful(cut, value, found, error, lipschitz)
-        if np.any(doubtful, axis=1).sum() * self._exact_seconds() > self._allowed:
+        if np.any(doubtful, axis=1).sum() * self.exact.seconds(self.step) > self._allowed:
             self.certified = False
         if not self.certified:
             self._measure(source)
@@ -192,15 +192,9 @@ class Points:
             TooDoubtful: the decisions so far would take too long.
         """
         self.exact_decisions += 1
-        self._spent += self._exact_seconds()
+        self._spent += self.exact.seconds(self.step)
         if self.certified and self._spent > self._allowed:
             raise TooDoubtful
-
-    def _exact_seconds(self, step: int | None = None) -> float:
-        """About how long exact arithmetic takes to bring one point to a step (the present one)."""
-        before = self.steps[: self.step if step is None else step]
-        sizes = [step.weight.size for step in before if isinstance(step, Affine)]
-        return 1e-4 + sum(min(2e-7 * size, 8e-4 + 5e-8 * size) for size in sizes)
 
     def _measure(self, index: int) -> None:
         """Replace the bounds of a value by measured ones where those are smaller.

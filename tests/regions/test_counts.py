@@ -309,6 +309,13 @@ def test_wide_networks_are_certified_and_measured_bounds_count_the_same(monkeypa
     assert counts() == (False, cells, intervals)
 
 
+@pytest.mark.parametrize(("width", "depth", "half"), [(16, 8, 3.0), (256, 4, 0.3), (512, 3, 0.2)])
+def test_sizes_that_are_certified(width, depth, half):
+    weights, biases = random_net((2, *[width] * depth), 1, bias=1.0)
+    found = regions.in_box(PiecewiseLinear(weights, biases, 0.0), [(-half, half)] * 2)
+    assert found.certified and found.activation_regions > 1000
+
+
 def test_deep_networks_measure_their_bounds():
     weights, biases = random_net((2, *[16] * 20), 0, bias=1.0)
     found = regions.in_box(PiecewiseLinear(weights, biases, 0.0), [(-3, 3)] * 2)
