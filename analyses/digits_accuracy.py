@@ -26,6 +26,7 @@ Run time: 35 minutes on one core.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 from analyses._paired import compare
 from analyses._train import Data, Stack, accuracy, drawn_from, load_data, train
 from sigprop import initialize, kaiming_leaky_init, plots
+from sigprop.init import SignalWarning
 from sigprop.nn import PhasedReLU, Swish
 from sigprop.records import Row
 
@@ -88,7 +90,7 @@ FULL = Params()
 QUICK = Params(
     activations=("ReLU", "LeakyReLU 0.2", "Swish"),
     depths=(10,),
-    seeds=6,
+    seeds=8,
     steps=60,
     points=6,
 )
@@ -137,19 +139,25 @@ def build(name: str, depth: int, normalized: bool, pixels: int, hidden: int = 50
 
 def _nets(
     params: Params, seeds: list[int], name: str, depth: int, normalized: bool, inits: Sequence[str],
-    pixels: int,
+    data: list[Data],
 ) -> Stack:  # fmt: skip
-    """All seeds with the first kind of weights, then all seeds with the next."""
+    """All seeds with the first kind of weights, then all seeds with the next.
+
+    The weights of the theory are set on a batch of the seed's own data, which says what pooling
+    leaves of the second moment.
+    """
     nets = []
     for init in inits:
-        for seed in seeds:
+        for seed, part in zip(seeds, data, strict=True):
             with drawn_from(seed):
-                net = build(name, depth, normalized, pixels, params.hidden)
-            generator = torch.Generator().manual_seed(seed)
-            if init != INITS[0] and name in OTHERS:
-                initialize(net, q0=1.0, generator=generator)
-            elif init != INITS[0]:
-                kaiming_leaky_init(net, generator=generator)
+                net = build(name, depth, normalized, part.x.shape[1], params.hidden)
+            source, x = torch.Generator().manual_seed(seed), part.x[: params.batch].cpu()
+            with warnings.catch_warnings():  # 100 layers are more than some gains can hold
+                warnings.simplefilter("ignore", SignalWarning)
+                if init != INITS[0] and name in OTHERS:
+                    initialize(net, example=x, q0=1.0, generator=source)
+                elif init != INITS[0]:
+                    kaiming_leaky_init(net, example=x, generator=source)
             nets.append(net)
     return Stack(nets)
 
@@ -159,7 +167,7 @@ def _learn(
     inits: Sequence[str] = INITS,
 ) -> list[Row]:  # fmt: skip
     """Train all seeds and initializations at once: the accuracies and the loss curves."""
-    nets = _nets(params, seeds, name, depth, normalized, inits, data[0].x.shape[1])
+    nets = _nets(params, seeds, name, depth, normalized, inits, data)
     size = (params.steps, params.batch)
     order = [np.random.default_rng([s, 7]).integers(len(data[0].y), size=size) for s in seeds]
     picks = torch.as_tensor(np.stack(order)).to(data[0].y.device)

@@ -7,16 +7,12 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sigprop.checks import FloatArray, real_array, real_number
-from sigprop.measurement.calling import check_model, read_pattern
-from sigprop.nn.elementwise import Swish
-from sigprop.nn.rectifiers import ConstrainedPReLU, PhasedReLU
-
-SLOPED = (nn.PReLU, ConstrainedPReLU)
-LEARNT = (*SLOPED, PhasedReLU, Swish)
-"""Activations with parameters of their own."""
+from sigprop.nn.rectifiers import ConstrainedPReLU
+from sigprop.reading.calling import check_model, read_pattern
+from sigprop.reading.layers import has_slopes, is_whole
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -27,7 +23,8 @@ def param_groups(
     """Parameter groups for an optimizer in which PReLU slopes have no weight decay.
 
     Decay pulls a slope towards 0, that is towards ReLU; it says nothing about the size of weights.
-    Left out of decay are all parameters of PReLU, ConstrainedPReLU, PhasedReLU and Swish modules.
+    Left out of decay are all parameters of activations: of PReLU, of the activations of
+    ``sigprop.nn``, and of any module with a method ``slopes()``.
 
     Args:
         model: any module.
@@ -54,7 +51,7 @@ def param_groups(
     """
     check_model(model)
     decay = real_number("weight_decay", weight_decay, minimum=0)
-    free = {id(p) for m in model.modules() if isinstance(m, LEARNT) for p in m.parameters()}
+    free = {id(p) for m in model.modules() if _is_activation(m) for p in m.parameters()}
     free |= {id(p) for p in _named(model, also)}
     parameters = list(model.parameters())
     if not parameters:
@@ -73,9 +70,10 @@ def project_slopes(
     """Put every PReLU slope back into [min, max], in place; call it after each optimizer step.
 
     In [0, 1] the activation is monotone and no steeper below zero than above. Slopes of
-    ConstrainedPReLU stay in their own interval by themselves (parametrized) or are kept in both.
-    A slope that is NaN stays NaN: looking for it would wait for the device at every step; a monitor
-    reports it.
+    ConstrainedPReLU stay in their own interval by themselves (parametrized) or are kept in both;
+    those of your own modules with ``slopes()`` and ``set_slopes(values)`` are set where one is
+    outside. A slope that is NaN stays NaN: looking for it would wait for the device at every step;
+    a monitor reports it.
 
     Args:
         model: any module.
@@ -100,13 +98,8 @@ def project_slopes(
     low = real_number("min", min, allow_infinite=True)
     high = real_number("max", max, minimum=low, allow_infinite=True)
     slopes = list(_named(model, also))
-    sloped = [(name, m) for name, m in model.named_modules() if isinstance(m, SLOPED)]
-    for name, module in sloped:
-        if isinstance(module, nn.PReLU):
-            slopes.append(own_slopes(name, module))
-        elif isinstance(module, ConstrainedPReLU) and module.projects:
-            module.project_()
-            slopes.append(module.weight)
+    sloped = [(name, m) for name, m in model.named_modules() if can_set_slopes(m)]
+    slopes += [own_slopes(name, m) for name, m in sloped if isinstance(m, nn.PReLU)]
     if not slopes and not sloped:
         raise ValueError(
             f"{type(model).__name__} has no PReLU, so there are no slopes to project; name slopes "
@@ -114,6 +107,11 @@ def project_slopes(
         )
     for weight in slopes:
         weight.clamp_(low, high)
+    for _, module in sloped:
+        if isinstance(module, ConstrainedPReLU):  # without waiting for the device
+            module.project_(low, high)
+        elif not isinstance(module, nn.PReLU):
+            _project(module, low, high)
 
 
 def constrain_slopes(
@@ -161,28 +159,33 @@ def constrain_slopes(
     return new.get(model, model)  # type: ignore[return-value]
 
 
+def can_set_slopes(module: nn.Module) -> bool:
+    """Whether a module has slopes that can be set: a PReLU, or slopes() and set_slopes()."""
+    settable = has_slopes(module) and callable(getattr(type(module), "set_slopes", None))
+    return isinstance(module, nn.PReLU) or settable
+
+
+@torch.no_grad()
 def set_slopes(name: str, module: nn.Module, slopes: FloatArray) -> None:
-    """Give a PReLU or ConstrainedPReLU its slopes, one a channel.
+    """Give a PReLU, or a module with ``set_slopes``, its slopes, one a channel.
 
     Raises:
-        ValueError: outside the interval of a ConstrainedPReLU.
+        ValueError: what the module says of slopes that it does not take.
     """
-    raw = slopes.tolist()
-    if isinstance(module, ConstrainedPReLU):
-        low, high = module.lower, module.upper
-        ends = module.projects
-        if not all(low <= s <= high and (ends or low < s < high) for s in raw):
-            where = repr(name) if name else type(module).__name__
-            raise ValueError(
-                f"the slopes of {where} must be inside {'[' if ends else '('}{low:g}, {high:g}"
-                f"{']' if ends else ')'}; got {min(raw):g} to {max(raw):g}. Choose a wider "
-                "interval"
-                + ("." if ends else ", or method='projection', which lets slopes stand at an end.")
-            )
-        raw = raw if module.projects else [module._raw(slope) for slope in raw]
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    weight.copy_(torch.tensor(raw, dtype=torch.float64))
+    values = torch.tensor(slopes.tolist(), dtype=torch.float64)
+    if isinstance(module, nn.PReLU):
+        module.weight.copy_(values)
+        return
+    try:
+        module.set_slopes(values)  # type: ignore[operator]
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}" if name else str(error)) from error
+
+
+def _project(module: Any, low: float, high: float) -> None:
+    slopes = torch.as_tensor(module.slopes())
+    if bool(((slopes < low) | (slopes > high)).any()):
+        module.set_slopes(slopes.clamp(low, high))
 
 
 def _constrained(
@@ -218,6 +221,10 @@ def own_slopes(name: str, module: nn.PReLU) -> nn.Parameter:
             "cannot be written; the parametrization must keep them where they belong."
         )
     return weight
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return isinstance(module, nn.PReLU) or is_whole(module)
 
 
 def _named(model: nn.Module, also: str | None) -> Iterator[nn.Parameter]:

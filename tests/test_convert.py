@@ -44,6 +44,7 @@ def test_every_row_is_found_again_from_its_module(name):
         (nn.Hardtanh(-2.0, 3.0), "hardtanh", {"min_val": -2.0, "max_val": 3.0}),
         (nn.Softplus(2.0), "softplus", {"beta": 2.0}),
         (nn.ReLU6(), "relu6", {}),
+        (nn.Threshold(0.0, 0.0), "relu", {}),
     ],
 )
 def test_modules_and_classes(thing, name, parameters):

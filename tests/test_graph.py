@@ -24,8 +24,9 @@ def test_a_layer_takes_the_slope_that_feeds_it_through_passes():
     graph = chain(
         weight("a", "x"),
         act("p", "a", 0.1),
-        Node("drop", "pass", "Dropout", ("p",)),
-        weight("b", "drop"),
+        Node("drop", "dropout", "dropout", ("p",)),
+        Node("flat", "passage", "flatten", ("drop",)),
+        weight("b", "flat"),
         act("r", "b", 0.3),
         weight("c", "r"),
     )
@@ -41,30 +42,28 @@ def test_layers_with_nothing_between_have_slope_one():
     assert graph.feed("c").alpha == (0.2,)
 
 
-def test_the_raw_input_as_a_branch_is_left_out_and_constants_are_no_data():
+def test_the_raw_input_as_a_branch_is_left_out():
     graph = chain(
         weight("a", "x"),
         act("p", "a", 0.2),
-        Node("scale", "constant", "scale"),
-        Node("sum", "join", "add", ("p", "x", "scale")),
+        Node("half", "scale", "mul", ("p",)),
+        Node("sum", "sum", "add", ("half", "x")),
         weight("b", "sum"),
     )
     assert graph.feed("b") == Feed((0.2,), "activation", "'p' (PReLU)")
 
 
-def test_a_product_of_signals_is_a_gate_but_not_one_with_a_constant_or_the_input():
+def test_a_product_of_signals_is_a_gate_but_a_scale_is_none():
     graph = chain(
         weight("a", "x"),
         act("p", "a", 0.2),
         weight("b", "x"),
-        Node("scale", "constant", "scale"),
-        Node("scaled", "join", "mul", ("p", "scale")),
-        Node("masked", "join", "mul", ("scaled", "x")),
-        Node("gate", "join", "mul", ("masked", "b")),
-        Node("drop", "pass", "Dropout", ("gate",)),
+        Node("scaled", "scale", "mul", ("p",)),
+        Node("gate", "product", "mul", ("scaled", "b")),
+        Node("drop", "dropout", "dropout", ("gate",)),
         weight("c", "drop"),
-        weight("d", "masked"),
-        Node("sum", "join", "add", ("p", "b")),
+        weight("d", "scaled"),
+        Node("sum", "sum", "add", ("p", "b")),
         weight("e", "sum"),
         weight("f", "c"),
     )
@@ -77,7 +76,7 @@ def test_branches_that_disagree_are_named():
         weight("a", "x"),
         act("p", "a", 0.2),
         act("r", "a", 0.0),
-        Node("sum", "join", "add", ("p", "r")),
+        Node("sum", "sum", "add", ("p", "r")),
         weight("b", "sum"),
     )
     words = r"'b' \(Linear\) is fed by branches.*'p' \(PReLU\) with slope 0.2, and 'r' .*slope 0\."
@@ -91,7 +90,7 @@ def test_branches_that_disagree_are_named():
     ("node", "words"),
     [
         (act("g", "a"), r"'b' \(Linear\) is fed by 'g' \(GELU\), which is outside.*Pass alpha="),
-        (Node("u", "unknown", "LSTM", ("a",)), r"fed by 'u' \(LSTM\), whose effect .* not known"),
+        (Node("u", "opaque", "LSTM", ("a",)), r"fed by 'u' \(LSTM\), whose effect .* not known"),
     ],
 )
 def test_what_has_no_slope_is_refused_by_name(node: Node, words: str):
@@ -133,7 +132,7 @@ def test_a_long_residual_stream_is_quick():
     nodes, last = [], "x"
     for i in range(300):
         nodes += [act(f"p{i}", last, 0.0), weight(f"w{i}", f"p{i}")]
-        nodes += [Node(f"s{i}", "join", "add", (last, f"w{i}"))]
+        nodes += [Node(f"s{i}", "sum", "add", (last, f"w{i}"))]
         last = f"s{i}"
     graph = chain(*nodes)
     assert graph.feed("w299").alpha == (0.0,)

@@ -2,13 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sigprop import constrain_slopes, param_groups, project_slopes
+import sigprop
+from sigprop import constrain_slopes, param_groups, project_slopes, reading, slopes
+from sigprop.activations import as_activation
 from sigprop.nn import ConstrainedPReLU, PhasedReLU, Swish
+from sigprop.piecewise import to_network
 from tests.measurement.nets import fill, seeded
 
 
@@ -19,6 +23,37 @@ class Functional(nn.Module):
 
     def forward(self, x):
         return F.prelu(self.fc(x), self.alpha)
+
+
+class Own(nn.Module):
+    """A user's leaky activation, known by its slopes() alone: α = exp(w), one a channel."""
+
+    def __init__(self, *alpha: float):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(alpha, dtype=torch.float64).log().float())
+
+    def forward(self, x):
+        return torch.maximum(x, torch.zeros_like(x)) - self.w.exp() * torch.relu(-x)
+
+    def slopes(self):
+        return self.w.exp()
+
+    def set_slopes(self, values):
+        self.w.copy_(values.log())
+
+
+class Fixed(nn.Module):
+    """One without parameters, whose slope is a plain number that nobody can set."""
+
+    def forward(self, x):
+        return x.clamp(min=0) + 0.3 * x.clamp(max=0)
+
+    def slopes(self):
+        return 0.3
+
+
+def own_net():
+    return nn.Sequential(nn.Linear(4, 3), Own(0.1, 0.2, 0.7), nn.Linear(3, 2))
 
 
 def names_without_decay(model, **options):
@@ -151,3 +186,89 @@ def test_computed_slopes_are_refused_and_nothing_changes():
         constrain_slopes(model)
     assert type(model[0]) is nn.PReLU
     assert names_without_decay(model) == {"0.weight", "1.parametrizations.weight.original"}
+
+
+# A module with slopes() is a leaky activation to everyone, whatever its class
+
+
+def test_own_slopes_have_no_decay_and_are_projected():
+    model = own_net()
+    assert names_without_decay(model) == {"1.w"}
+    before = model[1].w.clone()
+    project_slopes(model)
+    assert torch.equal(model[1].w, before)  # inside: not even rounded
+    project_slopes(model, 0.15, 0.5)
+    assert model[1].slopes().tolist() == pytest.approx([0.15, 0.2, 0.5])
+    with torch.no_grad():
+        model[1].w[0] = math.nan
+    project_slopes(model)
+    assert model[1].w[0].isnan()
+    with pytest.raises(ValueError, match="no PReLU"):
+        project_slopes(nn.Sequential(Fixed()))  # there is nothing to set
+
+
+def test_own_slopes_are_started_as_those_of_a_prelu():
+    slopes.set_slopes("1", act := Own(0.1, 0.2, 0.7), np.array([0.4, 0.5, 0.6]))
+    assert act.slopes().tolist() == pytest.approx([0.4, 0.5, 0.6])
+    with pytest.raises(ValueError, match=r"'act': the slopes of ConstrainedPReLU must be inside"):
+        slopes.set_slopes("act", ConstrainedPReLU(), np.array([-0.4]))
+
+
+@pytest.mark.parametrize("act", [Own(0.1, 0.2, 0.7), Own(0.3), Fixed()])
+def test_own_slopes_are_read_by_all(act):
+    alpha = np.ravel(torch.as_tensor(act.slopes()).detach().double().numpy())
+    record = as_activation(act)
+    assert record.name == "prelu" and record.parameters["alpha"] == pytest.approx(
+        alpha if len(alpha) > 1 else alpha[0]
+    )
+    model = nn.Sequential(nn.Linear(4, 3), act, nn.Linear(3, 2))
+    x = seeded(9, 4)
+    for graph in (reading.trace(model), reading.record(model, x)):
+        (node,) = graph.of_kind("activation")
+        assert node.name == "1" and node.alpha == pytest.approx(alpha)
+        assert graph.feed("2").alpha == pytest.approx(alpha)
+    network = to_network(model)
+    wanted = model.double()(x.double()).detach().numpy()
+    assert network(x.double().numpy()) == pytest.approx(wanted, rel=1e-12)
+    assert network.kinks == 3
+
+
+def watched(model):
+    with sigprop.monitor(model, 1, warn=False) as mon:
+        model(seeded(9, 4)).square().sum().backward()
+    return mon.records()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_own_slopes_are_watched(channels):
+    alpha = torch.linspace(0.1, 0.7, channels)
+    model = nn.Sequential(nn.Linear(4, 3), Own(*alpha))
+    twin = nn.Sequential(nn.Linear(4, 3), nn.PReLU(channels))
+    twin[0].load_state_dict(model[0].state_dict())
+    with torch.no_grad():
+        twin[1].weight.copy_(model[1].slopes())
+    (row,), (expected,) = watched(model), watched(twin)
+    assert row["activation"] == "Own" and row["slope_learns"] is True
+    for key, value in expected.items():
+        if isinstance(value, float):
+            assert row[key] == pytest.approx(value, rel=1e-5), key
+    assert row["slopes"] == channels and row["dead_units"] == 0
+
+
+def test_a_slope_that_is_a_plain_number_is_watched():
+    class Net(nn.Sequential):
+        def forward(self, x):
+            return self[2](self[1](x=self[0](x)))  # called by keyword
+
+    row, last = watched(Net(nn.Linear(4, 3), Fixed(), nn.Linear(3, 2)))
+    assert row["activation"] == "Fixed" and row["slope_mean"] == 0.3 and row["slope_learns"] is None
+    assert last["g_star"] == pytest.approx(math.sqrt(2 / 1.09))
+
+
+def test_slopes_that_are_not_those_of_the_forward_are_found_out():
+    class Wrong(Fixed):
+        def forward(self, x):
+            return torch.relu(x)
+
+    with pytest.raises(ValueError, match="is not what it computes"):
+        to_network(nn.Sequential(nn.Linear(4, 3), Wrong()))

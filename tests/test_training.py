@@ -12,7 +12,7 @@ from torch import nn
 
 from analyses import _run, dead_units, digits_accuracy
 from analyses._paired import compare, holm
-from analyses._train import Stack, accuracy, cross_entropy, drawn_from, load_data, train
+from analyses._train import Data, Stack, accuracy, cross_entropy, drawn_from, load_data, train
 from sigprop import DeepMLP
 from sigprop.nn import PhasedReLU, Swish
 from tests import stat
@@ -259,8 +259,10 @@ def test_the_textbook_net_and_its_relatives(name):
 
 @pytest.mark.parametrize("name", ["ReLU", "PReLU per channel", "Mish"])
 def test_the_two_kinds_of_weights_are_torchs_and_the_theorys(name):
+    images = torch.rand(100, 64, generator=torch.Generator().manual_seed(0))
+    data = [Data(images, torch.zeros(100), images, torch.zeros(100))] * 3
     stack = digits_accuracy._nets(
-        digits_accuracy.FULL, [0, 1, 2], name, 12, False, digits_accuracy.INITS, 64
+        digits_accuracy.FULL, [0, 1, 2], name, 12, False, digits_accuracy.INITS, data
     )
     weight = stack.weights["15.weight"].detach()  # 50 × 50, between hidden layers
     gains = (50 * weight.square().mean(dim=(1, 2))).sqrt().tolist()

@@ -27,6 +27,7 @@ def as_activation(
     - A name, a record, a torch module or a module class of the table: the row with its parameters
       (``nn.Softplus`` is read without torch's cut-off at 20, which costs 2e-9; ``nn.RReLU`` and
       ``RandomLeakyReLU`` according to their mode, training or evaluation).
+    - A module with a method ``slopes()``, whatever its class: ``prelu`` with these slopes.
     - Any other torch module or callable on tensors: run in float64, differentiated by autograd.
     - Any vectorised numpy callable: differentiated by a complex step where the callable allows it
       (error near 1e-15), else by differences of order six (near 1e-11 away from undeclared kinks);
@@ -85,8 +86,10 @@ def _of_table(thing: Any, torch: Any) -> Activation | None:
     if isinstance(thing, str):
         return activation(thing)
     module = _instance(thing) if isinstance(thing, type) else thing
-    if type(module).__name__ == "ConstrainedPReLU":
+    if callable(getattr(type(module), "slopes", None)):
         return activation("prelu", alpha=_numbers(module.slopes()))
+    if _is_of(module, "torch.nn.Threshold") and module.threshold == module.value == 0:
+        return activation("relu")
     for row in ACTIVATIONS:
         record = activation(row)
         if not _is_of(module, record.torch_path):

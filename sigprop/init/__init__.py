@@ -4,11 +4,13 @@ from sigprop.init.general import initialize, plan
 from sigprop.init.leaky import kaiming_leaky_init
 from sigprop.init.plan import InitPlan, LayerPlan, Untouched
 from sigprop.init.slopes import SlopeStart, StartedSlopes, init_slopes
-from sigprop.layers import fans
+from sigprop.init.warned import SignalWarning
+from sigprop.reading.layers import fans
 
 __all__ = [
     "InitPlan",
     "LayerPlan",
+    "SignalWarning",
     "SlopeStart",
     "StartedSlopes",
     "Untouched",

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sigprop.activations import as_activation
-from sigprop.checks import one_of, real_number
-from sigprop.init.aims import Aim
-from sigprop.init.distributions import DISTRIBUTIONS
-from sigprop.init.leaky import Alpha, draw, slopes_request
-from sigprop.init.plan import InitPlan, Request, jobs_for
-from sigprop.theory.gains import KINDS
+from sigprop.init.decisions import jobs_for
+from sigprop.init.leaky import draw
+from sigprop.init.plan import InitPlan
+from sigprop.init.request import aimed_request, slopes_request
 
 Target = TypeVar("Target", bound="nn.Module | Tensor")
 
@@ -29,40 +27,48 @@ def initialize(
     mode: str = "fan_in",
     distribution: str = "normal",
     generator: torch.Generator | None = None,
+    example: Any = None,
+    strict: bool = True,
+    include: str | None = None,
+    skip: str | None = None,
+    frozen: bool = False,
 ) -> Target:
-    """Draw weights with Var W = g²/fan, in place; g is the gain of the activation feeding a layer.
+    """Draw weights with Var W = g²/fan, in place; g² = (q − σ_b²)/m, m what the layer is fed with.
 
-    Three different numbers, for u = √q z, z ~ N(0, 1):
+    m is the second moment that the activations, sums, products, constant factors and dropout before
+    a layer make of weight outputs at q: E φ(√q z)² behind one activation. Three kinds:
 
-    - ``kind="forward"``: g² E φ(u)² + σ_b² = q. A layer whose input stands at second moment q
-      leaves it there. It is the second moment that is kept, mean included: after sigmoid or
-      softplus most of it is the mean, which all inputs share.
+    - ``kind="forward"``: g² m + σ_b² = q: every weight layer comes out at second moment q. It is
+      the second moment that is kept, mean included: after sigmoid or softplus most of it is the
+      mean, which all inputs share.
     - ``kind="critical"``: χ = g² E φ′² = 1 at its own fixed point q*, with this ``bias_std``; ``q``
       plays no part. Gradients neither grow nor vanish. Some activations have no such gain; where
-      q* is unstable (GELU, SiLU, Mish), theory warns.
-    - ``kind="unit_variance"``: g² Var φ(u) + σ_b² = q, for normalizer-free nets, whose weights are
-      centred; without that, q grows.
+      q* is unstable (GELU, SiLU, Mish), a warning says so.
+    - ``kind="unit_variance"``: g² (m − mean²) + σ_b² = q, for normalizer-free nets, whose weights
+      are centred; without that, q grows.
 
-    The model is followed (torch.fx) as in :func:`sigprop.kaiming_leaky_init`. Known are all rows of
-    ``sigprop.activations.ACTIVATIONS`` as modules (of torch and ``sigprop.nn``), functions and
+    The model is read as in :func:`sigprop.kaiming_leaky_init`: followed by torch.fx, or run on an
+    example. Known are all rows of ``sigprop.activations.ACTIVATIONS`` as modules, functions and
     tensor methods, and any other elementwise expression of one signal, such as x·σ(x). For the
     leaky family, random slopes as they train, forward (without bias) and critical give the very
     weights of ``kaiming_leaky_init``.
 
-    - A layer fed by another with no activation between has gain 1 (forward without bias).
     - The input layer has the gain of the activation it feeds, so that q¹ = g²·mean x². Only the
-      leaky family keeps any q: elsewhere the net then starts off q. Give ``q0``, the mean square of
-      the inputs, for an input layer with which q¹ = q.
-    - q is held as well as it is stable: where the slope of the variance map χ∥ at q is above 1
-      (forward at q = 1: GELU, SiLU, Mish, hard-swish), small errors grow with depth.
-    - Branches that join must agree in their gains; the growth that adding brings, and constant
-      factors after an activation, are not corrected. Normalization is passed through (q is 1 after
-      it).
+      leaky family keeps any q: elsewhere the net then starts off q. With an example, or with
+      ``q0``, the mean square of the inputs, the input layer brings it to q.
+    - Products of two signals (gates) enter where both stand at a known second moment: behind a
+      normalization or an embedding, with ``q0``, or with an example.
+    - Behind a normalization m is what it returns. A layer straight before one has a void scale.
+
+    What cannot be held is said in a :class:`sigprop.init.SignalWarning`: a q that small errors
+    leave (χ∥ > 1: forward at q = 1 in deep nets of GELU, SiLU), gradients that explode or vanish,
+    pooling whose effect was not measured.
 
     Args:
         model: a model; with ``activation`` also a single layer or a weight.
         activation: of every layer, instead of reading the model: a name, a record, a torch module
-            or a vectorised callable.
+            or a vectorised callable; or a dict from regular expressions on layer names to such. A
+            tensor, a tuple or a dict of other things is taken for ``example``.
         kind: which gain.
         q: second moment of the pre-activations, > 0.
         q0: mean square of an entry of the inputs, > 0; not with ``kind="critical"``.
@@ -71,34 +77,55 @@ def initialize(
         distribution: as in ``kaiming_leaky_init``; ``"mirrored"`` for the leaky family alone, with
             its own gain √2/|1+α|.
         generator: as in ``kaiming_leaky_init``.
+        example: what to call the model with, on which it is run once: a tensor, a tuple of
+            positional or a dict of keyword arguments.
+        strict: as in ``kaiming_leaky_init``, like ``include``, ``skip`` and ``frozen``.
+        include: which layers.
+        skip: which not.
+        frozen: whether frozen weights too.
 
     Returns:
         ``model`` itself. :func:`sigprop.init.plan` with ``kind=`` shows what will be done.
 
     Raises:
         TypeError: not a module or tensor; no activation; not numbers.
-        ValueError: out of range; a layer fed by something that is no activation (softmax,
-            attention, a gate such as GLU), or by branches of different gains; a layer not called;
-            no such gain (``NoSolution``); whatever ``kaiming_leaky_init`` refuses to write. Then
-            nothing has been changed.
+        ValueError: out of range; a layer fed by something whose second moment is not known
+            (softmax, attention, a gate without an example); a layer not called; no such gain
+            (``NoSolution``); whatever ``kaiming_leaky_init`` refuses to write. Then nothing has
+            been changed.
 
     Source: he2015 (forward); schoenholz2017 (critical).
 
     Example:
         >>> model = nn.Sequential(nn.Linear(100, 400), nn.GELU(), nn.Linear(400, 10))
-        >>> model = initialize(model, q0=1.0, generator=torch.Generator().manual_seed(0))
+        >>> x = torch.randn(50, 100, generator=torch.Generator().manual_seed(1))
+        >>> model = initialize(model, x, generator=torch.Generator().manual_seed(0))
         >>> [round(layer.weight.std().item() * layer.in_features**0.5, 1) for layer in model[::2]]
         [1.0, 1.5]
     """
-    request = _aimed_request(activation, kind, q, q0, bias_std, mode, distribution)
+    activation, example = _told_apart(activation, example)
+    request = aimed_request(
+        activation,
+        kind,
+        q,
+        q0,
+        mode,
+        distribution,
+        bias_std,
+        example=example,
+        strict=strict,
+        include=include,
+        skip=skip,
+        frozen=frozen,
+    )
     return draw(model, request, generator)
 
 
 def plan(
     module_or_tensor: nn.Module | Tensor,
-    alpha: Alpha = None,
+    alpha: Any = None,
     *,
-    gain: float | None = None,
+    gain: Any = None,
     mode: str = "fan_in",
     distribution: str = "normal",
     bias_std: float = 0.0,
@@ -106,11 +133,16 @@ def plan(
     q: float = 1.0,
     q0: float | None = None,
     activation: Any = None,
+    example: Any = None,
+    strict: bool = True,
+    include: str | None = None,
+    skip: str | None = None,
+    frozen: bool = False,
 ) -> InitPlan:
     """Say what an initialization with the same arguments would do; change nothing.
 
     Without ``kind`` (and ``activation``) it is that of :func:`sigprop.kaiming_leaky_init`, with it
-    that of :func:`sigprop.initialize`.
+    that of :func:`sigprop.initialize`. What cannot be held is in ``warnings`` and printed last.
 
     Raises:
         TypeError, ValueError: what the initialization would refuse, with the same words.
@@ -128,10 +160,17 @@ def plan(
         0     Linear  400x100  tanh        1.59254     100      400   0.1593  fed by the input, ...
         2     Linear  10x400   tanh        1.59254     400       10  0.07963  fed by '1' (Tanh)
     """
+    options = {
+        "example": example,
+        "strict": strict,
+        "include": include,
+        "skip": skip,
+        "frozen": frozen,
+    }
     if kind is None and activation is None:
         if q != 1.0 or q0 is not None:
             raise ValueError("q and q0 belong to sigprop.initialize; give kind= as well.")
-        request = slopes_request(alpha, gain, mode, distribution, bias_std)
+        request = slopes_request(alpha, gain, mode, distribution, bias_std, **options)
     elif alpha is not None or gain is not None:
         raise ValueError(
             "alpha and gain belong to kaiming_leaky_init, kind and activation to initialize; "
@@ -139,41 +178,22 @@ def plan(
         )
     else:
         aim = "forward" if kind is None else kind
-        request = _aimed_request(activation, aim, q, q0, bias_std, mode, distribution)
-    jobs, untouched = jobs_for(module_or_tensor, request)
-    return InitPlan(tuple(dict.fromkeys(job.layer for job in jobs)), untouched)
+        request = aimed_request(activation, aim, q, q0, mode, distribution, bias_std, **options)
+    return jobs_for(module_or_tensor, request)[1]
 
 
-def _aimed_request(
-    activation: Any,
-    kind: str,
-    q: float,
-    q0: float | None,
-    bias_std: float,
-    mode: str,
-    distribution: str,
-) -> Request:
-    kind = one_of("kind", kind, KINDS)
-    distribution = one_of("distribution", distribution, DISTRIBUTIONS)
-    bias_std = real_number("bias_std", bias_std, minimum=0)
-    if distribution == "mirrored" and kind == "unit_variance":
-        raise ValueError(
-            "distribution 'mirrored' has a gain of its own, √2/|1+α|, and not that of kind "
-            "'unit_variance'. Use another distribution."
-        )
-    if q0 is not None:
-        q0 = real_number("q0", q0, above=0)
-        if kind == "critical" or activation is not None or distribution == "mirrored":
-            raise ValueError(
-                "q0 sets the input layer of a model that is read so that q¹ = q; that makes no "
-                "sense with kind 'critical' (it has its own q*), activation= or 'mirrored'."
-            )
-    aim = Aim(
-        kind,
-        real_number("q", q, above=0),
-        bias_std,
-        q0,
-        None if activation is None else as_activation(activation),
-    )
-    mode = one_of("mode", mode, ("fan_in", "fan_out"))
-    return Request(None, None, mode, distribution, bias_std, aim)
+def _told_apart(second: Any, example: Any) -> tuple[Any, Any]:
+    """The second argument of ``initialize`` as an activation or as an example."""
+    if not _is_example(second):
+        return second, example
+    if example is not None:
+        raise TypeError("an example is given twice: in second place and as example=. Give it once.")
+    return None, second
+
+
+def _is_example(value: Any) -> bool:
+    if isinstance(value, Tensor | tuple | list):
+        return True
+    if not isinstance(value, Mapping):
+        return False
+    return any(not isinstance(v, str) and not callable(v) for v in value.values())

@@ -2,58 +2,70 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sigprop.checks import one_of, real_array, real_number
-from sigprop.graph import Slopes
-from sigprop.init.distributions import DISTRIBUTIONS, Law, fill
-from sigprop.init.plan import Job, Request, jobs_for
-from sigprop.layers import RANDOM_MODULES, module_slopes, tensor_slopes
+from sigprop.init.decisions import jobs_for, warn_of
+from sigprop.init.distributions import Law, fill
+from sigprop.init.jobs import Job
+from sigprop.init.request import Request, slopes_request
+from sigprop.reading.calling import collector_waits
 
 Target = TypeVar("Target", bound="nn.Module | Tensor")
-Alpha: TypeAlias = "ArrayLike | Tensor | nn.Module | None"
 
 
 def kaiming_leaky_init(
     module_or_tensor: Target,
-    alpha: Alpha = None,
+    alpha: Any = None,
     *,
-    gain: float | None = None,
+    gain: Any = None,
     mode: str = "fan_in",
     distribution: str = "normal",
     bias_std: float = 0.0,
     generator: torch.Generator | None = None,
+    example: Any = None,
+    strict: bool = True,
+    include: str | None = None,
+    skip: str | None = None,
+    frozen: bool = False,
 ) -> Target:
     """Draw weights with Var W = g*(α)²/fan, g*(α) = √(2/(1+α²)), in place, and return the target.
 
     α is the slope of the activation that *feeds* a layer: q^l = g² E φ(z^(l−1))² (He et al.), and
     at g* the second moment q of the pre-activations stays the same from layer to layer. With
-    ``alpha=None`` it is read from the model by following the data (torch.fx), not the order of
-    registration:
+    ``alpha=None`` it is read from the model by following the data (torch.fx, or one run on
+    ``example``), not the order of registration:
 
-    - Dropout, reshapes, pooling and normalization are passed through.
-    - The input layer, fed by no activation, takes the α of the activation it feeds: every weight
-      layer gets exactly g*(α). So q¹ = g*²·mean x², not mean x².
+    - The input layer, fed by no activation, takes the α of the activation it feeds: in a chain
+      every weight layer gets exactly g*(α). So q¹ = g*²·mean x², not mean x².
     - A layer fed by another with no activation between has α = 1, gain 1.
-    - Where branches join, their slopes must agree; the raw input as a branch is left out of it. The
-      growth of q that adding branches brings is not corrected.
+    - What else stands between enters by its second moment: g² = q/m, m the sum over the branches of
+      a sum, the mean over the parts of a concatenation; constant factors and own biases by their
+      values, dropout by 1/(1−p) while training. So a residual stream keeps its blocks at q.
+    - Behind a normalization m is what it returns. A layer straight before one has a void scale.
     - RReLU enters by its mean α² while training; per-channel slopes by their mean α².
+    - Products of two signals enter where the second moments are known (behind a normalization or an
+      embedding, or on an example), and are refused else. Pooling enters as measured on the example;
+      without one it is left out, and a :class:`sigprop.init.SignalWarning` says so.
 
     Kaiming traps that this avoids: ``torch.nn.init.kaiming_*`` takes a=0 where LeakyReLU has 0.01
     and PReLU 0.25, ignores ``a`` with nonlinearity="relu", and has wrong fans for transposed,
     grouped and strided convolutions (see :func:`fans`).
 
+    What is set is the weight that is *used*: of layers, of parameters used without one (``x @ W``),
+    and of layers that compute it (a mask, a constant or standardized weight), through the parameter
+    that it is proportional to. A weight whose scale is void is left alone and listed.
+
     Args:
-        module_or_tensor: a weight (out, in, *kernel), a Linear, Conv1–3d or ConvTranspose1–3d
-            (a subclass counts as its base), or a model holding such layers. With ``alpha`` or
-            ``gain`` given, each of a model's layers is drawn, whether ``forward`` calls it or not.
+        module_or_tensor: a weight (out, in, *kernel), a Linear, Conv1–3d or ConvTranspose1–3d, or a
+            model. With ``alpha`` or ``gain`` given, and no example, the model is not read: each of
+            its layers is drawn, whether ``forward`` calls it or not.
         alpha: the negative slope: a number, one per channel (the mean of α² enters), a ReLU,
-            LeakyReLU, PReLU or RReLU module, or None to read each layer's from the model.
-        gain: used as it is instead of g*, > 0.
+            LeakyReLU, PReLU or RReLU module; a dict from regular expressions, searched in layer
+            names, to such, the others being read; or None to read each layer's from the model.
+        gain: used as it is instead of g*, > 0; or a dict as for ``alpha``.
         mode: ``"fan_in"`` keeps the forward signal, ``"fan_out"`` the backward one.
         distribution: the law of the entries, always with root mean square gain/√fan:
             ``"normal"``; ``"uniform"`` on ±gain·√(3/fan); ``"truncated_normal"``, cut at ±2 of its
@@ -64,6 +76,13 @@ def kaiming_leaky_init(
             gives the same weights wherever the model is; a CUDA generator is faster there and gives
             another stream. Drawn in float64 for float64 weights, else in float32, then cast;
             weights in the order of ``named_modules()``, each before its bias.
+        example: what to call the model with, on which it is run once: a tensor, a tuple of
+            positional or a dict of keyword arguments.
+        strict: whether what cannot be set is refused; False: it is left as it is, and :func:`plan`
+            lists it with the reason.
+        include: a regular expression, searched in layer names: only these are set.
+        skip: likewise: these are not.
+        frozen: whether weights with ``requires_grad=False`` are set too.
 
     ``"mirrored"`` (looks-linear) weights [[W, −W], [−W, W]], W Haar, make a chain of layers exactly
     linear and an isometry: φ(z) − φ(−z) = (1+α)z. Their gain is √2/|1+α| instead of g*. The first
@@ -72,16 +91,21 @@ def kaiming_leaky_init(
     way keep the mirror but not the isometry.
 
     Layers under ``weight_norm`` are set so that their effective weight is the drawn one. A shared
-    weight is drawn once. What is not set (normalization, embeddings, recurrent layers, slopes) is
-    listed by :func:`plan`. Whatever is refused, nothing has been changed.
+    weight is drawn once. What is not set (frozen weights, a weight that is an embedding table too,
+    normalization, recurrent layers, slopes) enters by its present size and is listed by
+    :func:`plan`. Whatever is refused, nothing has been changed.
 
     Raises:
         TypeError: a target, alpha or dtype of another kind (integer, complex, quantized weights).
-        ValueError: no weight layer; alpha cannot be read (a lone layer; an activation outside the
-            family, for which there is :func:`sigprop.initialize`; an unknown operation, branches or
-            calls that disagree, a layer never called, a forward that torch.fx cannot follow); a
-            weight that cannot be set (meta, lazy, empty, overlapping, inference, computed from
-            other parameters); an argument out of range.
+        ValueError: nothing to set; alpha cannot be read (a lone layer; an activation outside the
+            family, for which there is :func:`sigprop.initialize`; an operation whose effect is not
+            known, calls that disagree, a layer never called, a forward that torch.fx cannot
+            follow); a weight that cannot be set (meta, lazy, empty, overlapping, inference, not
+            proportional to a parameter); an argument out of range; a pattern that matches nothing,
+            a name that two patterns match.
+
+    Warns:
+        SignalWarning: what the weights cannot hold, and what was not known.
 
     Source: he2015; saxe2014 (orthogonal); balduzzi2017 (mirrored); xiao2018 (its convolutions).
 
@@ -91,12 +115,24 @@ def kaiming_leaky_init(
         >>> bool(abs(model[0].weight.std() * 10 / 1.371989 - 1) < 0.02)
         True
     """
-    return draw(
-        module_or_tensor, slopes_request(alpha, gain, mode, distribution, bias_std), generator
+    request = slopes_request(
+        alpha,
+        gain,
+        mode,
+        distribution,
+        bias_std,
+        example=example,
+        strict=strict,
+        include=include,
+        skip=skip,
+        frozen=frozen,
     )
+    return draw(module_or_tensor, request, generator)
 
 
-def draw(target: Target, request: Request, generator: torch.Generator | None) -> Target:
+def draw(
+    target: Target, request: Request, generator: torch.Generator | None, *, stacklevel: int = 3
+) -> Target:
     """Decide everything, then draw.
 
     Raises:
@@ -107,52 +143,13 @@ def draw(target: Target, request: Request, generator: torch.Generator | None) ->
             f"generator must be a torch.Generator or None; got {generator!r}. "
             "For a seed, pass torch.Generator().manual_seed(seed)."
         )
-    jobs, _ = jobs_for(target, request)
+    with collector_waits():
+        jobs, plan = jobs_for(target, request)
     with torch.no_grad():
         for job in jobs:
             _apply(job, request.bias_std, generator)
+    warn_of(plan, stacklevel)
     return target
-
-
-def slopes_request(
-    alpha: Alpha, gain: float | None, mode: str, distribution: str, bias_std: float
-) -> Request:
-    """The arguments of :func:`kaiming_leaky_init`, read and checked.
-
-    Raises:
-        TypeError, ValueError: not numbers, out of range, unknown words.
-    """
-    if distribution == "mirrored" and isinstance(alpha, RANDOM_MODULES):
-        raise ValueError(
-            f"distribution 'mirrored' needs fixed slopes, but {type(alpha).__name__} draws them at "
-            "random. Use another distribution."
-        )
-    return Request(
-        _given_slopes(alpha),
-        None if gain is None else real_number("gain", gain, above=0),
-        one_of("mode", mode, ("fan_in", "fan_out")),
-        one_of("distribution", distribution, DISTRIBUTIONS),
-        real_number("bias_std", bias_std, minimum=0),
-    )
-
-
-def _given_slopes(alpha: Alpha) -> Slopes | None:
-    if alpha is None:
-        return None
-    if isinstance(alpha, nn.Module):
-        return module_slopes(alpha)
-    if isinstance(alpha, Tensor):
-        if not alpha.is_floating_point():
-            raise TypeError(f"alpha must be real numbers; got a tensor of {alpha.dtype}.")
-        values = real_array("alpha", tensor_slopes(alpha))
-    else:
-        values = real_array("alpha", alpha)
-    if values.ndim > 1:
-        raise ValueError(
-            f"alpha must be one number or one per channel; got an array of shape {values.shape}."
-        )
-    flat = tuple(values.reshape(-1).tolist())
-    return flat[:1] if len(set(flat)) == 1 else flat
 
 
 def _apply(job: Job, bias_std: float, generator: torch.Generator | None) -> None:

@@ -14,9 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from sigprop.graph import Graph, Slopes
+from sigprop.graph import Graph, Node, Slopes
+from sigprop.init.behind import LINEAR, in_words, slopes_behind
 from sigprop.init.distributions import Mirror
-from sigprop.layers import TRANSPOSED
+from sigprop.init.entry import first_activation
+from sigprop.reading.layers import TRANSPOSED
+
+_UNKNOWN = ("opaque", "recurrent", "softmax", "attention", "selection")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,21 @@ class Ends:
 BETWEEN = Ends()
 
 
+def feeding_slopes(graph: Graph, node: Node) -> tuple[Slopes | None, str]:
+    """The slopes of what feeds a weight layer, None if there is no one; and the same in words.
+
+    Normalization and dropout between are passed through. A layer at the input takes the slopes of
+    what it feeds.
+    """
+    made = [source for source in graph.sources(node.name) if source.kind != "input"]
+    if made:
+        return slopes_behind(made), f"fed by {in_words(made)}"
+    met = first_activation(graph, node)
+    if met is None:
+        return LINEAR, "fed by the input, feeding no activation"
+    return met.alpha, f"fed by the input, feeding {met}"
+
+
 def check_mirrorable(graph: Graph) -> None:
     """Refuse a network in which the signal before an activation is not [u; −u].
 
@@ -48,23 +67,19 @@ def check_mirrorable(graph: Graph) -> None:
         ValueError: naming the node that breaks the mirror.
     """
     for node in graph.nodes:
-        if node.kind == "unknown":
+        if node.kind in _UNKNOWN:
             raise ValueError(
                 "distribution 'mirrored' needs to know the whole network, but the effect of "
                 f"{node} is not known. Use another distribution."
             )
-        if node.operation.lower() in ("rrelu", "rrelu_", "randomleakyrelu"):
+        if node.activation is not None and node.activation.kind == "random":
             raise ValueError(
                 "distribution 'mirrored' needs one slope for units i and i + n/2, but "
                 f"{node} draws them at random. Use another distribution."
             )
-        if (
-            node.kind == "join"
-            and len(node.inputs) > 1
-            and node.operation.strip("i_") not in ("add", "sub")
-        ):
+        if node.kind in ("concatenation", "product"):
             raise ValueError(_broken(str(node), "it does not add its branches"))
-        if "max" in node.operation.lower() and node.kind == "pass":
+        if node.kind == "pooling" and "max" in node.operation:
             raise ValueError(_broken(str(node), "a maximum treats u and −u differently"))
         if node.kind == "activation":
             for source in graph.sources(node.name):

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from sigprop.checks import FloatArray, one_of, real_array, real_number
 from sigprop.graph import Graph, Node
+from sigprop.init.entry import first_activation
+from sigprop.init.levels import levels
 from sigprop.init.slots import layer_slot
-from sigprop.layers import WEIGHT_LAYERS, module_slopes
-from sigprop.measurement.calling import call, check_model, flatten
-from sigprop.measurement.hooks import as_found, every_module_called
+from sigprop.measurement.hooks import every_module_called
+from sigprop.reading import trace
+from sigprop.reading.calling import as_found, call, check_model, flatten, unwrapped
+from sigprop.reading.layers import WEIGHT_LAYERS, module_slopes
 from sigprop.records import Row, table
-from sigprop.slopes import SLOPED, own_slopes, set_slopes
-from sigprop.trace import trace, unwrapped
+from sigprop.slopes import can_set_slopes, own_slopes, set_slopes
 
 Rule = str | float | Callable[[FloatArray], Any]
 
@@ -118,7 +120,7 @@ def init_slopes(
     rule_of = _rule(rule)
     inner = unwrapped(model)
     modules = dict(inner.named_modules())
-    sloped = {name: m for name, m in modules.items() if isinstance(m, SLOPED)}
+    sloped = {name: m for name, m in modules.items() if can_set_slopes(m)}
     for name, module in sloped.items():
         if isinstance(module, nn.PReLU):
             own_slopes(name, module)
@@ -162,27 +164,28 @@ class _Gains:
     """What feeds each weight layer, and how much slopes that change move its gain."""
 
     def __init__(self, graph: Graph, modules: dict[str, nn.Module], sloped: set[str]) -> None:
-        self.graph, self.modules, self.sloped = graph, modules, sloped
+        self.modules, self.sloped = modules, sloped
+        self.signals = levels(graph)
         self.layers: dict[str, Node] = {}
         for node in graph.of_kind("weight"):
             self.layers.setdefault(node.module, node)
+        self.feeders = {name: self._feeders(node) for name, node in self.layers.items()}
         self.old = {name: self._square(name) for name in sloped}
         self.done: dict[tuple[object, ...], float] = {}
 
     def fed(self, name: str) -> bool:
         """Whether a layer is fed by a PReLU (not: feeds it, standing at the input)."""
-        return name in self.layers and self._changes(name) and self._kind(name) != "input"
+        return name in self.layers and self._changes(name) and not self._at_input(name)
 
     def first_layers(self) -> list[str]:
         """The layers at the input that feed a PReLU."""
-        return [n for n in self.layers if self._kind(n) == "input" and self._changes(n)]
+        return [n for n in self.layers if self._at_input(n) and self._changes(n)]
 
     def correct(self, name: str, *, bias: bool = False) -> float:
         """Multiply the weight of a layer by the factor that its new slopes ask for; return it."""
-        node = self.layers[name]
         old = new = 0.0
-        for source in self.graph.feeders(node.name).nodes:
-            if source.module in self.sloped:
+        for source in self.feeders[name]:
+            if source.alpha is not None and source.module in self.sloped:
                 old, new = old + 1 + self.old[source.module], new + 1 + self._square(source.module)
             elif source.kind == "weight" or source.alpha is not None:
                 alpha = (1.0,) if source.kind == "weight" else source.alpha or ()
@@ -190,7 +193,7 @@ class _Gains:
             else:
                 raise ValueError(
                     f"the gain of weight layer {name!r} cannot be corrected: it is fed by a PReLU "
-                    f"and by {source}, whose slope is not known. Pass correct_gain=False."
+                    f"in or beside {source}, which has no one slope. Pass correct_gain=False."
                 )
         factor = math.sqrt(old / new)
         module = self.modules[name]
@@ -215,12 +218,25 @@ class _Gains:
                 f"factor ({before:.6g}, here {factor:.6g}). Pass correct_gain=False."
             )
 
-    def _kind(self, name: str) -> str:
-        return self.graph.feeders(self.layers[name].name).kind
+    def _at_input(self, name: str) -> bool:
+        node = self.layers[name]
+        return all(self.signals.signals[before].raw for before in node.inputs)
+
+    def _feeders(self, node: Node) -> tuple[Node, ...]:
+        """What decides the gain of a layer; at the input the activation that it feeds."""
+        if all(self.signals.signals[before].raw for before in node.inputs):
+            met = first_activation(self.signals.graph, node)
+            return () if met is None else (met,)
+        names = (n for before in node.inputs for n in self.signals.signals[before].makers)
+        return tuple(self.signals.graph.by_name[name] for name in names)
 
     def _changes(self, name: str) -> bool:
-        feeders = self.graph.feeders(self.layers[name].name).nodes
-        return any(source.module in self.sloped for source in feeders)
+        return any(self._holds_slopes(source) for source in self.feeders[name])
+
+    def _holds_slopes(self, node: Node) -> bool:
+        """Whether a node is a PReLU, or an expression with one in it."""
+        homes = {parameter.rpartition(".")[0] for parameter in node.parameters}
+        return node.module in self.sloped or bool(homes & self.sloped)
 
     def _square(self, name: str) -> float:
         return float(np.mean(np.square(module_slopes(self.modules[name]))))
@@ -234,7 +250,7 @@ def _start(
             f"what enters PReLU {name!r} is empty or not finite, so it has no share below zero; "
             "look at the input and the weights before it."
         )
-    channels = int(module.num_parameters)  # type: ignore[arg-type]
+    channels = _channels(module)
     others = [dim for dim in range(z.dim()) if dim != 1 or channels == 1]
     share = real_array("share", (z < 0).double().mean(dim=others).cpu().numpy().reshape(-1))
     slopes = rule(share)
@@ -254,6 +270,14 @@ def _start(
         float(slopes.min()),
         float(slopes.max()),
     )
+
+
+def _channels(module: nn.Module) -> int:
+    """How many slopes a module has; by the protocol, as many as ``slopes()`` returns."""
+    known = getattr(module, "num_parameters", None)
+    if isinstance(known, int):
+        return known
+    return torch.as_tensor(module.slopes()).numel()  # type: ignore[operator]
 
 
 def _copy(tensor: Tensor, values: Tensor) -> None:

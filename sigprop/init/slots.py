@@ -14,6 +14,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
+_LAZY = (nn.UninitializedParameter, nn.UninitializedBuffer)
+
 Fill = Callable[[Tensor], None]
 
 
@@ -73,11 +75,11 @@ def layer_slot(module: nn.Module, attribute: str, label: str, trial: Fill | None
     Raises:
         TypeError, ValueError: it cannot be set; the message says why.
     """
-    if parametrize.is_parametrized(module, attribute):
-        return _parametrized_slot(module, attribute, label, trial or _no_fill)
     parameter = module._parameters.get(attribute)
     if parameter is not None:
         return tensor_slot(parameter, label)
+    if parametrize.is_parametrized(module, attribute):
+        return _parametrized_slot(module, attribute, label, trial or _no_fill)
     hook = next(
         (
             hook
@@ -97,6 +99,33 @@ def layer_slot(module: nn.Module, attribute: str, label: str, trial: Fill | None
     )
 
 
+def parameter_slot(
+    parameter: Tensor, label: str, compute: Callable[[], Tensor], std: float, *, drawn: bool
+) -> Slot:
+    """The slot of a weight that is computed from a parameter, proportional to it.
+
+    Args:
+        parameter: what is written.
+        label: how messages call the weight.
+        compute: the weight in use.
+        std: root mean square that the weight in use is to have.
+        drawn: whether the parameter is drawn; else it is only multiplied.
+    """
+    _check(parameter, label)
+
+    def write(fill: Fill) -> None:
+        with torch.no_grad():
+            if drawn:
+                fill(parameter)
+            elif not bool(torch.count_nonzero(parameter)):
+                parameter.fill_(1.0)
+            size = float(compute().detach().double().square().mean().sqrt())
+            if size > 0:
+                parameter.mul_(std / size)
+
+    return Slot(label, tuple(parameter.shape), (parameter,), write)
+
+
 def refuse_overlaps(tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Refuse different tensors that share memory: drawing the later would spoil the earlier.
 
@@ -104,14 +133,15 @@ def refuse_overlaps(tensors: Iterable[tuple[str, Tensor]]) -> None:
         ValueError: naming both.
     """
     spans = sorted(
-        (str(where(tensor)[:2]), tensor.storage_offset(), label, i, tensor)
+        (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), label, i, tensor)
         for i, (label, tensor) in enumerate(tensors)
     )
     for i, (memory, start, label, _, tensor) in enumerate(spans):
-        for other_memory, other_start, other_label, _, other in spans[i + 1 :]:
+        for place in range(i + 1, len(spans)):
+            other_memory, other_start, other_label, _, other = spans[place]
             if other_memory != memory or other_start >= start + _reach(tensor):
                 break
-            if _meet(tensor, other):
+            if tensor.device == other.device and _meet(tensor, other):
                 raise ValueError(
                     f"{label} and {other_label} share memory but are not the same tensor (one is "
                     "a view into the other); drawing the second would spoil the first. Give each "
@@ -182,7 +212,7 @@ def _weight_norm_slot(module: nn.Module, hook: WeightNorm, label: str) -> Slot:
 
 
 def _check(tensor: Tensor, label: str) -> None:
-    if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
+    if isinstance(tensor, _LAZY):
         raise ValueError(
             f"{label} is lazy and has no shape yet; run one batch through the model first."
         )
@@ -215,6 +245,8 @@ def _check(tensor: Tensor, label: str) -> None:
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
+    if tensor.is_contiguous():
+        return False
     reach = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:

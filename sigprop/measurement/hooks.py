@@ -14,7 +14,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from sigprop.layers import WEIGHT_LAYERS
+from sigprop.reading.layers import WEIGHT_LAYERS
 
 MOMENTS = ("sum", "sum_of_squares", "about_shift", "shift", "negative", "nonfinite", "dead_units")
 
@@ -38,37 +38,6 @@ def forward_hooks(
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def as_found(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
-    """Give the model its buffers and torch its random state back, whatever the forward pass did.
-
-    Random states are those of the CPU and of every CUDA device that the model or ``inputs`` are on.
-    """
-    held = [*model.parameters(), *model.buffers(), *inputs]
-    before = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer.clone()) for buffer in model.buffers() if not _overlaps(buffer)]
-    devices = sorted({tensor.device.index for tensor in held if tensor.is_cuda})
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            for module, buffers in before:
-                module._buffers.clear()
-                module._buffers.update(buffers)
-            for buffer, value in values:
-                # Through .data: a graph that saved this buffer may still have its backward to run.
-                buffer.data.copy_(value)
-
-
-def _overlaps(buffer: Tensor) -> bool:
-    """Whether entries share memory (an expanded tensor): nothing can write to it in place."""
-    return any(
-        stride == 0 and size > 1
-        for stride, size in zip(buffer.stride(), buffer.shape, strict=True)
-        if buffer.layout is torch.strided
-    )
 
 
 @contextmanager

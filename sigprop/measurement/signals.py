@@ -16,19 +16,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
 from sigprop.checks import FloatArray
-from sigprop.measurement.calling import (
-    call,
-    check_model,
-    cotangent,
-    described,
-    flatten,
-    scalar,
-    some,
-    with_gradient,
-)
 from sigprop.measurement.hooks import (
     MOMENTS,
-    as_found,
     every_module_called,
     forward_hooks,
     gradient_moments,
@@ -39,8 +28,19 @@ from sigprop.measurement.hooks import (
     unit_axis,
     weight_layers,
 )
+from sigprop.reading.calling import (
+    as_found,
+    call,
+    check_model,
+    cotangent,
+    described,
+    flatten,
+    scalar,
+    some,
+    unwrapped,
+    with_gradient,
+)
 from sigprop.records import Row, table
-from sigprop.trace import unwrapped
 
 
 @dataclass(frozen=True)

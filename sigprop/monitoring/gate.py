@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sigprop.checks import real_number
-from sigprop.measurement.calling import check_model, described
+from sigprop.reading.calling import check_model, described
 
 if TYPE_CHECKING:
     from sigprop.monitoring.monitors import Monitor

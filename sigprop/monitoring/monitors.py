@@ -20,7 +20,6 @@ from torch.optim.optimizer import (
 from torch.utils.hooks import RemovableHandle
 
 from sigprop.checks import FloatArray, count, real_array
-from sigprop.measurement.calling import described, read_pattern, some
 from sigprop.measurement.hooks import every_module_called
 from sigprop.monitoring.findings import (
     Finding,
@@ -50,11 +49,10 @@ from sigprop.monitoring.words import (
     as_text,
     closed,
     headline,
-    named_modules,
 )
 from sigprop.monitoring.writers import Sink
+from sigprop.reading.calling import described, named_modules, read_pattern, some, unwrapped
 from sigprop.records import Row
-from sigprop.trace import unwrapped
 
 BLIND = 3
 """Steps of one optimizer without a forward pass that is seen, until the monitor says so."""

@@ -19,28 +19,23 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sigprop.layers import WEIGHT_LAYERS, module_slopes
-from sigprop.measurement.calling import flatten
-from sigprop.monitoring.recognize import (
-    NORMALIZATIONS,
-    WEIGHTS,
+from sigprop.monitoring.calls import (
     Activation,
     Weight,
     first_tensor,
+    is_activation,
+    is_layer,
+    is_there_for,
     passes,
-    plain_name,
     read_activation,
+    read_module,
     read_weight,
 )
 from sigprop.monitoring.sites import Site, Slopes, Step, Token
-from sigprop.monitoring.words import kind_of, named_modules
-from sigprop.nn import elementwise
-from sigprop.nn.rectifiers import PhasedReLU, RandomLeakyReLU
+from sigprop.reading.calling import flatten, kind_of, named_modules
+from sigprop.reading.layers import is_whole
+from sigprop.reading.operations import Operation, find
 
-WHOLE = (RandomLeakyReLU, PhasedReLU, *(getattr(elementwise, n) for n in ("Swish", "Erf", "Sin")))
-"""Activations made of several functions, seen as one module."""
-
-_ACTIVATION_HOMES = ("torch.nn.modules.activation", "sigprop.nn.")
 _NOTHING: frozenset[Token] = frozenset()
 _INPUT: frozenset[Token] = frozenset({("input", "")})
 _CONSTANT: frozenset[Token] = frozenset({("constant", "")})
@@ -73,32 +68,47 @@ class Observer(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.blind:
             return func(*args, **kwargs)
-        name = plain_name(func)
-        z = first_tensor(args, kwargs)
-        if z is not None and _is_signal(z) and self._origin(z) != _CONSTANT:
-            activation = read_activation(name, args, kwargs)
-            if activation is not None:
-                see = self.before_activation(z, activation)
+        row = find(func)
+        if row is not None and is_activation(row):
+            z = self._signal(args, kwargs)
+            if z is not None:
+                see = self.before_activation(z, read_activation(row, func, args, kwargs), row)
                 out = func(*args, **kwargs)
                 see(out)
                 return out
-            weight = read_weight(name, args, kwargs) if name in WEIGHTS else None
-            if weight is not None:
-                return self._weight(z, weight, func(*args, **kwargs))
-        elif name in WEIGHTS and z is not None and _is_wrapped(z):
-            self.step.passed_over.add(type(z).__name__)
+        elif row is not None and is_layer(row):
+            z = self._signal(args, kwargs)
+            weight = None if z is None else read_weight(row, args, kwargs)
+            if z is not None and weight is not None:
+                return self._weight(z, weight, row, func(*args, **kwargs))
+            if z is None and _is_wrapped(first_tensor(args, kwargs)):
+                self.step.passed_over.add(type(first_tensor(args, kwargs)).__name__)
         out = func(*args, **kwargs)
-        self._hand_on(name, args, kwargs, out)
+        self._hand_on(row, func, args, kwargs, out)
         return out
+
+    def _signal(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+        """The tensor that a function acts on, if it is a signal that can be looked at."""
+        z = first_tensor(args, kwargs)
+        known = z is not None and _is_signal(z) and self._origin(z) != _CONSTANT
+        return z if known else None
 
     def enter(self, inputs: Any) -> None:
         """Take these tensors for the model's input."""
         for tensor in flatten(inputs):
             self.origins[tensor] = (_INPUT, None)
 
-    def before_activation(self, z: Tensor, activation: Activation) -> Callable[[Any], None]:
-        """Look at what enters an activation; the function returned takes what leaves it."""
-        kind, name = self._named(activation.kind)
+    def before_activation(
+        self, z: Tensor, activation: Activation, row: Operation | None = None
+    ) -> Callable[[Any], None]:
+        """Look at what enters an activation; the function returned takes what leaves it.
+
+        Args:
+            z: what enters.
+            activation: what it is.
+            row: the operation called; None: the module as a whole.
+        """
+        kind, name = self._named(activation.kind, row)
         for source, layer in self._origin(z) or ():
             if source == "layer":
                 self.step.heads.setdefault(layer, set()).add(name)
@@ -133,8 +143,8 @@ class Observer(TorchFunctionMode):
         self._await_gradient(site, z)
         return site
 
-    def _weight(self, x: Tensor, weight: Weight, out: Tensor) -> Tensor:
-        kind, name = self._named(weight.kind)
+    def _weight(self, x: Tensor, weight: Weight, row: Operation, out: Tensor) -> Tensor:
+        kind, name = self._named(weight.kind, row)
         feeds = self._origin(x)
         self.step.feeds[name] = _INPUT if feeds is None else feeds or None
         self.origins[out] = (frozenset({("layer", name)}), weight.unit_axis)
@@ -147,7 +157,14 @@ class Observer(TorchFunctionMode):
                 self.made[out] = (site, _version(out))
         return out
 
-    def _hand_on(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    def _hand_on(
+        self,
+        row: Operation | None,
+        func: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        out: Any,
+    ) -> None:
         """Say of what a function made where it comes from."""
         taken = list(_tensors(args, kwargs))
         known = [origin for origin in map(self._origin, taken) if origin is not None]
@@ -156,12 +173,15 @@ class Observer(TorchFunctionMode):
         signals = [origin for origin in known if origin != _CONSTANT]
         tokens = _CONSTANT
         if signals:
-            tokens = frozenset().union(*signals) if passes(name, len(signals)) else _NOTHING
+            first = self._origin(taken[0]) in signals
+            through = row is not None and passes(row, func, len(signals), first)
+            tokens = frozenset().union(*signals) if through else _NOTHING
             if _NOTHING in signals:
                 tokens = _NOTHING
-        if name in NORMALIZATIONS:
+        if row is not None and row.kind == "normalization":
             tokens = self.step.normalize(tokens)
-        for tensor in [taken[0]] if name == "setitem" else _tensors((out,), {}):
+        written = row is not None and row.name == "setitem"
+        for tensor in [taken[0]] if written else _tensors((out,), {}):
             axis = self._kept_axis(taken, tensor)
             self.origins[tensor] = (tokens, axis)
 
@@ -187,14 +207,14 @@ class Observer(TorchFunctionMode):
             return known[1]
         return 1 if z.dim() > 3 else -1
 
-    def _named(self, operation: str) -> tuple[str, str]:
+    def _named(self, kind: str, row: Operation | None) -> tuple[str, str]:
         """Kind and name of a call: those of its module, or of the function and where it stands."""
         path, module = self.stack[-1]
-        if _is_the(operation, module):
+        if row is None or is_there_for(module, row):
             kind = kind_of(module)
             name = path or kind
         else:
-            kind, name = operation, f"{path}.{operation}".lstrip(".")
+            name = f"{path}.{kind}".lstrip(".")
         self.calls[name] += 1
         return kind, name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
 
@@ -258,7 +278,7 @@ class Pass:
     def _hooks(
         self, name: str, module: nn.Module
     ) -> tuple[Callable[[nn.Module, Any, Any], None], Callable[[nn.Module, Any, Any], None]]:
-        is_root, whole = module is self._root, isinstance(module, WHOLE)
+        is_root, whole = module is self._root, is_whole(module)
         threads = self._threads
 
         def before(called: nn.Module, args: Any, kwargs: Any) -> None:
@@ -274,7 +294,7 @@ class Pass:
             observer.stack.append((name, called))
             if whole:
                 observer.blind += 1
-                threads.see = _before_whole(observer, called, args)
+                threads.see = _before_whole(observer, called, (args, kwargs))
 
         def after(called: nn.Module, _args: Any, out: Any) -> None:
             observer: Observer | None = getattr(threads, "observer", None)
@@ -291,25 +311,11 @@ class Pass:
         return before, after
 
 
-def _before_whole(
-    observer: Observer, module: nn.Module, args: Sequence[Any]
-) -> Callable[[Any], None]:
-    z = args[0] if args else None
-    if not isinstance(z, Tensor) or not _is_signal(z):
+def _before_whole(observer: Observer, module: nn.Module, inputs: Any) -> Callable[[Any], None]:
+    z = next(flatten(inputs), None)
+    if z is None or not _is_signal(z):
         return lambda _out: None
-    kind = kind_of(module)
-    if not isinstance(module, RandomLeakyReLU):
-        return observer.before_activation(z, Activation(kind))
-    slope = module_slopes(module)[0] if module.training else (module.lower + module.upper) / 2
-    return observer.before_activation(z, Activation.leaky(kind, slope))
-
-
-def _is_the(operation: str, module: nn.Module) -> bool:
-    """Whether a function is what the module is there for, not a step of its own code."""
-    if operation in WEIGHTS:
-        return isinstance(module, WEIGHT_LAYERS)
-    homes = [c.__module__ for c in type(module).__mro__]
-    return any(home.startswith(_ACTIVATION_HOMES) for home in homes)
+    return observer.before_activation(z, read_module(module))
 
 
 def _is_signal(z: Tensor) -> bool:
@@ -317,7 +323,7 @@ def _is_signal(z: Tensor) -> bool:
     return plain and not _is_wrapped(z) and z.is_floating_point() and z.dim() > 0 and z.numel() > 0
 
 
-def _is_wrapped(z: Tensor) -> bool:
+def _is_wrapped(z: Tensor | None) -> bool:
     """Whether its entries are in other tensors: a DTensor, of which this process has a part."""
     return type(z) not in (Tensor, nn.Parameter) and is_traceable_wrapper_subclass(z)
 

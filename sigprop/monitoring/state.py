@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from sigprop.checks import count
-from sigprop.measurement.calling import described
 from sigprop.monitoring.report import LayerReport
+from sigprop.reading.calling import described
 from sigprop.records import Row
 
 VERSION = 1

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import type_before_parametrizations
 
-from sigprop.measurement.calling import some
 from sigprop.monitoring.findings import SHOWN, Finding, by_problem
+from sigprop.reading.calling import kind_of, named_modules, some
 from sigprop.records import Row, table
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ PASSED_OVER = (
 )
 
 INSIDE = "inside {names} nothing can be seen: recurrent and attention modules compute in one piece."
-_WRAPPERS = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod")
 _CLOSED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, torch.jit.ScriptModule)
 
 
@@ -47,18 +45,6 @@ def closed(root: nn.Module) -> str:
     inside = [(n, m) for n, m in named_modules(root) if isinstance(m, _CLOSED)]
     found = [f"{n or 'the model itself'} ({kind_of(m)})" for n, m in inside]
     return INSIDE.format(names=some(found)) if found else ""
-
-
-def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules by path, without the steps that wrappers around parts of the model add."""
-    for path, module in root.named_modules():
-        yield ".".join(part for part in path.split(".") if part not in _WRAPPERS), module
-
-
-def kind_of(module: nn.Module) -> str:
-    """Its class; if parametrizing or sharding gave it a class of its own, the one it had."""
-    own, *bases = (base.__name__ for base in type_before_parametrizations(module).__mro__)
-    return bases[1] if bases[0] == "FSDPModule" else own
 
 
 def headline(monitor: Monitor) -> str:

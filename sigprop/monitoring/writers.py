@@ -13,8 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from sigprop.measurement.calling import described
 from sigprop.monitoring.report import LayerReport
+from sigprop.reading.calling import described
 from sigprop.records import Row
 
 COLUMNS = tuple(field.name for field in fields(LayerReport))

@@ -203,10 +203,32 @@ class ConstrainedPReLU(nn.Module):
         return self.lower + (self.upper - self.lower) * torch.sigmoid(self.weight)
 
     @torch.no_grad()
-    def project_(self) -> None:
-        """Put w back into the interval, in place (nothing to do for a parametrization)."""
+    def set_slopes(self, values: Tensor) -> None:
+        """Set the slopes, one or one per channel, in place.
+
+        Raises:
+            ValueError: outside the interval; at an end of it, which a parametrization never
+                reaches.
+        """
+        raw, low, high, ends = values.flatten().tolist(), self.lower, self.upper, self.projects
+        if not all(low <= s <= high and (ends or low < s < high) for s in raw):
+            raise ValueError(
+                f"the slopes of ConstrainedPReLU must be inside {'[' if ends else '('}{low:g}, "
+                f"{high:g}{']' if ends else ')'}; got {min(raw):g} to {max(raw):g}. Choose a wider "
+                "interval"
+                + ("." if ends else ", or method='projection', which lets slopes stand at an end.")
+            )
+        raw = raw if ends else [self._raw(slope) for slope in raw]
+        self.weight.copy_(torch.tensor(raw, dtype=torch.float64))
+
+    @torch.no_grad()
+    def project_(self, min: float = -math.inf, max: float = math.inf) -> None:
+        """Put w back into the interval, and into [min, max], in place.
+
+        Nothing to do for a parametrization.
+        """
         if self.projects:
-            self.weight.clamp_(self.lower, self.upper)
+            self.weight.clamp_(self.lower, self.upper).clamp_(min, max)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x where x > 0, its channel's slope times x elsewhere."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +12,6 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, fx, nn
 
-from sigprop.graph import word_set
 from sigprop.piecewise import layers, maxima, units  # noqa: F401  (they fill the table)
 from sigprop.piecewise.arithmetic import linear_in_one
 from sigprop.piecewise.builder import Builder, RefusalError, Signal, Storage
@@ -19,10 +20,17 @@ from sigprop.piecewise.maxima import Extremes
 from sigprop.piecewise.modules import in_float64, rule
 from sigprop.piecewise.table import OPERATIONS, leaves
 from sigprop.piecewise.trial import check_values, find_shape, try_out
+from sigprop.reading.calling import attributes_kept, unwrapped
+from sigprop.reading.tracer import Tracer
 from sigprop.regions.network import PiecewiseLinear
-from sigprop.trace import Tracer, defaults, followed, function_name
 
-MOVES = word_set(
+
+def _words(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
+    return frozenset(text.split())
+
+
+MOVES = _words(
     """
     broadcast_to cat channel_shuffle chunk clone concat concatenate contiguous diagonal dstack
     expand expand_as flatten flip gather getitem hsplit hstack index_select moveaxis movedim narrow
@@ -31,16 +39,16 @@ MOVES = word_set(
     tril triu unbind unflatten unfold unsqueeze view view_as vstack where
     """
 )
-_FRESH = word_set(
+_FRESH = _words(
     """
     cat channel_shuffle clone concat concatenate dstack flip gather hstack index_select
     pixel_shuffle pixel_unshuffle repeat repeat_interleave roll stack take tile tril triu vstack
     """
 )
 """Moves that copy; the others may share the memory of what they take."""
-_SAME = word_set("bfloat16 cpu cuda detach double float half requires_grad_ to type type_as")
-_MATRIX = word_set("bmm cumsum diff dot einsum fold inner kron mm mv tensordot trace")
-_SHAPES = word_set(
+_SAME = _words("bfloat16 cpu cuda detach double float half requires_grad_ to type type_as")
+_MATRIX = _words("bmm cumsum diff dot einsum fold inner kron mm mv tensordot trace")
+_SHAPES = _words(
     """
     _assert _assert_is_none dim empty_like full_like is_floating_point len ndimension new_empty
     new_full new_ones new_zeros numel ones_like size zeros_like
@@ -48,8 +56,9 @@ _SHAPES = word_set(
 )
 _FACTS = ("shape", "dtype", "device", "ndim", "is_cuda", "requires_grad")
 _RANDOM = ("rand", "bernoulli", "normal", "multinomial", "poisson", "uniform", "exponential")
-_MASKS = word_set("bitwise_not invert logical_not masked_fill mul multiply where")
-_COMPARISONS = word_set("eq ne sign heaviside isnan")
+_MASKS = _words("bitwise_not invert logical_not masked_fill mul multiply where")
+_COMPARISONS = _words("eq ne sign heaviside isnan")
+_FUNCTION_HOMES = ("torch", "_operator", "math", "builtins")
 ADVICE = (
     "Linear regions belong to networks of affine layers, ReLU-like units and maxima, in evaluation "
     "mode; give another model, or the weights as arrays: regions.PiecewiseLinear(weights, biases, "
@@ -102,13 +111,33 @@ def to_network(
         raise TypeError(f"to_network takes a torch.nn.Module; got {type(model).__name__}.")
     check_values(model)
     whole = nn.Sequential(model) if rule(model) is not None else model
-    with followed(whole, _Tracer(), ADVICE) as (inside, graph):
+    with _followed(whole) as (inside, graph):
         shape = find_shape(example_input, input_shape, inside, graph)
         build = Builder((1, *shape))
         output = _Walk(build, inside, graph).output()
         network = build.network(output)
     try_out(network, model, shape, output.shape, ADVICE)
     return network
+
+
+@contextmanager
+def _followed(model: nn.Module) -> Iterator[tuple[nn.Module, fx.Graph]]:
+    """The model without its wrappers and what torch.fx sees in it; afterwards it is as it was.
+
+    Raises:
+        ValueError: ``forward`` cannot be followed; the message carries torch.fx's reason.
+    """
+    model = unwrapped(model)
+    with attributes_kept(model):
+        try:
+            graph = _Tracer().trace(model)
+        except Exception as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise ValueError(
+                f"cannot follow the data through {type(model).__name__} with torch.fx: {reason}. "
+                f"{ADVICE}"
+            ) from error
+        yield model, graph
 
 
 class _Tracer(Tracer):
@@ -132,13 +161,11 @@ class _Walk:
 
     def output(self) -> Signal:
         """The signal that the model returns."""
-        kept = defaults(self.model)
         inputs = []
         for step in self.graph.nodes:
             if step.op == "placeholder":
-                default = next((v for k, v in kept.items() if step.name in (k, f"{k}_1")), step)
-                self.made[step] = self.build.input if default is step else default
-                inputs += [str(step.target)] if default is step and step.users else []
+                self.made[step] = self.build.input
+                inputs += [str(step.target)] if step.users else []
                 if len(inputs) > 1:
                     raise ValueError(
                         f"{self.name} takes several inputs ({', '.join(inputs)}); "
@@ -281,6 +308,16 @@ class _Walk:
             if value is before:
                 self.made[other] = result
         return result
+
+
+def function_name(step: fx.Node) -> str:
+    """The name of a function or method; one from outside torch has its home before it."""
+    if step.op == "call_method":
+        return str(step.target)
+    home = (getattr(step.target, "__module__", None) or "").split(".")[0]
+    name = str(getattr(step.target, "__name__", step.target))
+    known = home in _FUNCTION_HOMES or name == "stochastic_depth"
+    return name if known else f"{home}.{name}"
 
 
 def _called(step: fx.Node, args: Any, words: Any) -> Any:

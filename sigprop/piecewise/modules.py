@@ -13,11 +13,11 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.weight_norm import WeightNorm
 
-from sigprop.layers import CONVOLUTIONS, TRANSPOSED
-from sigprop.nn.rectifiers import ConstrainedPReLU, MaxoutActivation, PhasedReLU, RandomLeakyReLU
+from sigprop.nn.rectifiers import MaxoutActivation, PhasedReLU, RandomLeakyReLU
 from sigprop.piecewise import arithmetic, layers, maxima, units
 from sigprop.piecewise.builder import Builder, Signal
 from sigprop.piecewise.table import spatial
+from sigprop.reading.layers import CONVOLUTIONS, TRANSPOSED, has_slopes
 
 Rule = Callable[[Builder, Any, Signal], Any]
 
@@ -33,7 +33,6 @@ RULES: dict[type[nn.Module], Rule] = {
     nn.Hardshrink: lambda build, m, x: units.hardshrink(build, x, m.lambd),
     nn.Softshrink: lambda build, m, x: units.softshrink(build, x, m.lambd),
     nn.Threshold: lambda build, m, x: units.threshold(build, x, m.threshold, m.value),
-    ConstrainedPReLU: lambda build, m, x: units.prelu(build, x, in_float64(m).slopes().detach()),
     RandomLeakyReLU: lambda build, m, x: units.rrelu(build, x, m.lower, m.upper, m.training),
     PhasedReLU: lambda build, m, x: units.phased(build, x, held(m, "alpha"), held(m, "beta")),
     MaxoutActivation: lambda build, m, x: maxima.maxout(build, x, m.k, m.dim),
@@ -53,9 +52,11 @@ RULES: dict[type[nn.Module], Rule] = {
 
 
 def rule(module: nn.Module) -> Rule | None:
-    """The rule of a module that runs the forward of a class that has one."""
+    """The rule of a module that has slopes, or that runs the forward of a class that has one."""
     if "forward" in vars(module):
         return None
+    if has_slopes(module):
+        return _sloped
     for base in type(module).__mro__:
         if base in RULES:
             return RULES[base] if type(module).forward is base.forward else None
@@ -82,6 +83,11 @@ def held(module: nn.Module, name: str) -> Any:
 def in_float64(module: nn.Module) -> Any:
     """A copy on the CPU in float64, for what it computes from its parameters."""
     return copy.deepcopy(module).cpu().double()
+
+
+def _sloped(build: Builder, m: Any, x: Signal) -> Signal:
+    with torch.no_grad():
+        return units.prelu(build, x, in_float64(m).slopes())
 
 
 def _convolution(axes: int) -> Rule:

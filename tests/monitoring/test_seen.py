@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import sigprop
-from sigprop.nn import ConstrainedPReLU, PhasedReLU, RandomLeakyReLU
+from sigprop.nn import ConstrainedPReLU, MaxoutActivation, PhasedReLU, RandomLeakyReLU, ReLUSquared
+from sigprop.reading.operations import MODULES, ROWS
 from tests.monitoring.nets import Stack, by_name, fill, once, seeded, train, twin
 
 pytestmark = pytest.mark.filterwarnings("ignore::sigprop.monitoring.MonitorWarning")
@@ -89,6 +90,70 @@ def test_what_is_no_leaky_relu_has_no_slope_and_no_gain(act):
     rows = once(Stack(act), seeded(9, 5))
     assert rows["layers.1"]["slopes"] is None and rows["layers.1"]["g_star"] is None
     assert rows["layers.0"]["dead_units"] is None
+
+
+FUNCTIONS = {
+    "erf": torch.erf,
+    "sin": torch.sin,
+    "cos": lambda z: z.cos(),
+    "atan": torch.atan,
+    "exp": torch.exp,
+    "logsigmoid": F.logsigmoid,
+    "softsign": F.softsign,
+    "hardsigmoid": F.hardsigmoid,
+    "sigmoid": torch.special.expit,
+    "tanhshrink": F.tanhshrink,
+    "gelu": lambda z: F.gelu(z, approximate="tanh"),
+    "clamp": lambda z: z.clamp_max(0.5),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_activation_is_seen(name):
+    act = FUNCTIONS[name]
+    rows = once(Stack(lambda z, i: act(z)), seeded(9, 5))
+    assert [row["activation"] for row in rows.values()] == [name, name, ""]
+    assert rows["layers.0"]["slopes"] is None and rows["layers.1"]["g_star"] is None
+    after_a_norm = once(Stack(lambda z, i: act(F.layer_norm(z, z.shape[-1:]))), seeded(9, 5))
+    names = [*(f"layers.{i}" for i in range(3)), name, f"{name}#2"]
+    assert sorted(after_a_norm) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "kind", [c for c, row in MODULES.items() if row is not None and row.kind == "activation"]
+)
+def test_every_activation_of_torch_is_seen_under_its_name(kind):
+    act = nn.Threshold(0.1, 0.0) if kind is nn.Threshold else kind()
+    rows = once(nn.Sequential(nn.Linear(5, 4), act, nn.Linear(4, 2)), seeded(9, 5))
+    assert list(rows) == ["0", "2"]
+    assert (rows["0"]["activation"], rows["0"]["activation_name"]) == (kind.__name__, "1")
+
+
+@pytest.mark.parametrize("name", ["pow", "square", "sqrt", "rsqrt", "reciprocal"])
+def test_powers_are_steps_of_a_norm(name):
+    assert ROWS[name].kind == "activation"
+    norm = {"pow": lambda z: z.pow(2), "square": torch.square}.get(name, getattr(torch, name))
+    rows = once(Stack(lambda z, i: z / norm(z.square().mean(-1, keepdim=True) + 1)), seeded(9, 5))
+    assert list(rows) == ["layers.0", "layers.1", "layers.2"]
+    assert {row["activation"] for row in rows.values()} == {""}
+
+
+def test_a_constant_over_a_signal_is_no_scale():
+    for over in (lambda z: 1 / (z + 2), lambda z: torch.div(torch.ones(()), z + 2)):
+        rows = once(Stack(lambda z, i, over=over: over(F.relu(z))), seeded(9, 5))
+        assert rows["layers.1"]["g_star"] is None
+    rows = once(Stack(lambda z, i: 2 * F.relu(z) / 3), seeded(9, 5))
+    assert rows["layers.1"]["g_star"] == pytest.approx(math.sqrt(2))
+
+
+@pytest.mark.parametrize("act", [lambda z, i: F.threshold(z, 0.0, 0), nn.Threshold(0, 0.0)])
+def test_a_threshold_at_zero_is_relu(act):
+    stack = Stack(act if not isinstance(act, nn.Module) else lambda z, i: z)
+    if isinstance(act, nn.Module):
+        stack = fill(nn.Sequential(nn.Linear(5, 7), act, nn.Linear(7, 2)))
+    first, second = list(once(stack, seeded(9, 5)).values())[:2]
+    assert first["slope_mean"] == 0.0 and first["dead_units"] == first["silent_units"]
+    assert second["g_star"] == math.sqrt(2)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +266,8 @@ def test_gain_is_that_of_the_weight_in_use():
     )
     with torch.no_grad():
         net[1].weight.copy_(torch.linspace(0, 1, 8))
-    sigprop.kaiming_leaky_init(net, generator=torch.Generator().manual_seed(1))
+    with pytest.warns(sigprop.init.SignalWarning, match="MaxPool2d"):
+        sigprop.kaiming_leaky_init(net, generator=torch.Generator().manual_seed(1))
     rows = once(net, seeded(4, 3, 8, 8))
     plan = {layer.name: layer for layer in sigprop.init.plan(net).layers}
     for name, layer in plan.items():
@@ -209,7 +275,7 @@ def test_gain_is_that_of_the_weight_in_use():
         weight = net[int(name)].weight.detach().double()
         fan_in = sigprop.init.fans(net[int(name)])[0]
         assert row["gain"] == pytest.approx(float((weight.square().mean() * fan_in).sqrt()))
-        assert row["g_star"] == pytest.approx(layer.gain)
+        assert row["g_star"] == pytest.approx(math.sqrt(2 / (1 + layer.alpha**2)))
     assert rows["8"]["g_star"] == pytest.approx(1.0)  # fed by another layer
     assert rows["7"]["kind"] == "Linear"  # not the class that weight_norm made of it
 
@@ -285,6 +351,17 @@ def test_activations_made_of_several_functions_are_one():
     u, v = 1 / 8, 1 / 3
     assert rows["2"]["slope_mean"] == pytest.approx(math.sqrt((u * u + u * v + v * v) / 3))
     assert rows["2"]["g_star"] is None
+
+
+def test_a_squared_relu_is_no_relu():
+    net = fill(nn.Sequential(nn.Linear(5, 6), ReLUSquared(), nn.Linear(6, 6), MaxoutActivation()))
+    with torch.no_grad():
+        net[0].bias[:2] = -50.0
+    rows = once(net, seeded(8, 5))
+    assert [row["activation"] for row in rows.values()] == ["ReLUSquared", "MaxoutActivation"]
+    assert rows["0"]["slopes"] is None and rows["2"]["g_star"] is None
+    assert rows["0"]["dead_units"] == rows["0"]["silent_units"] >= 2
+    assert rows["2"]["dead_units"] is None
 
 
 def test_shared_modules_have_a_row_a_call():

@@ -147,7 +147,7 @@ def assert_same(seen, expected, *, passes):
 
 @pytest.fixture
 def as_data_parallel(monkeypatch):
-    monkeypatch.setattr("sigprop.trace.nn.DataParallel", InThreads)
+    monkeypatch.setattr("torch.nn.DataParallel", InThreads)
 
 
 def test_data_parallel_as_torch_does_it(as_data_parallel):

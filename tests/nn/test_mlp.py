@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sigprop import DeepMLP
-from sigprop.trace import trace
+from sigprop.reading import trace
 
 
 def twin(model: DeepMLP, x: np.ndarray, alpha) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_it_is_a_plain_module():
     assert torch.equal(other(x), model(x))
     assert torch.equal(copy.deepcopy(model)(x), model(x))
     assert list(model.state_dict())[:2] == ["layers.0.weight", "layers.0.bias"]
-    feeds = [trace(model).feed(f"layers_{i}").alpha for i in range(3)]
+    feeds = [trace(model).feed(f"layers.{i}").alpha for i in range(3)]
     assert feeds[1:] == [pytest.approx((0.1, 0.2, 0.3, 0.4))] * 2
 
 

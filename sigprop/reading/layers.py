@@ -15,6 +15,23 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 WEIGHT_LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 RANDOM_MODULES = (nn.RReLU, RandomLeakyReLU)
 LEAKY_MODULES = (nn.ReLU, nn.LeakyReLU, nn.PReLU, ConstrainedPReLU, *RANDOM_MODULES)
+_OURS = ("sigprop.nn.elementwise", "sigprop.nn.rectifiers")
+
+
+def has_slopes(module: nn.Module) -> bool:
+    """Whether a module is a leaky activation by the protocol: it has a method ``slopes()``.
+
+    ``slopes()`` returns the negative slopes in use, one or one per channel; ``set_slopes(values)``
+    sets them. Nothing else is asked of a user's own module.
+    """
+    if not callable(getattr(type(module), "slopes", None)):
+        return False
+    return not any(isinstance(inner, WEIGHT_LAYERS) for inner in module.modules())
+
+
+def is_whole(module: nn.Module) -> bool:
+    """Whether a module is one step of the data: it has slopes, or is an activation of ours."""
+    return has_slopes(module) or type(module).forward.__module__ in _OURS
 
 
 def fans(
@@ -87,8 +104,9 @@ def module_slopes(module: nn.Module) -> Slopes:
         return random_slope(module.lower, module.upper)
     if isinstance(module, nn.PReLU):
         return tensor_slopes(module.weight)
-    if isinstance(module, ConstrainedPReLU):
-        return tensor_slopes(module.slopes())
+    if has_slopes(module):
+        slopes = module.slopes()  # type: ignore[operator]
+        return tensor_slopes(torch.as_tensor(slopes, dtype=torch.float64))
     raise TypeError(
         f"{type(module).__name__} has no negative slope to read; slopes are read from "
         f"{', '.join(c.__name__ for c in LEAKY_MODULES)}. Give alpha as a number."

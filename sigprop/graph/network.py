@@ -1,7 +1,6 @@
 """A network as plain data: what follows what, with fans and slopes.
 
-The shared vocabulary of theory, initialization and measurement. No torch here: ``trace.py`` writes
-these graphs, and they can be written by hand.
+No torch here: ``sigprop.reading`` writes these graphs, and they can be written by hand.
 """
 
 from __future__ import annotations
@@ -10,22 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal
+
+from sigprop.graph.vocabulary import KINDS, THROUGH, Kind, Slopes
 
 if TYPE_CHECKING:
     from sigprop.activations import Activation
-
-Kind: TypeAlias = Literal[
-    "input",  # data from outside: an argument of the network, an embedding row
-    "constant",  # a parameter, a buffer, a size: no data passes through it
-    "weight",  # a linear map with a weight to initialize
-    "activation",  # acts on each entry; alpha is None outside the leaky ReLU family
-    "pass",  # hands the data on: dropout, reshape, pooling, normalization
-    "join",  # combines branches: add, cat, mul
-    "unknown",  # something whose effect on the signal is not known
-    "output",
-]
-Slopes: TypeAlias = tuple[float, ...]
 
 ADVICE = (
     "Pass alpha= or gain= (to initialize: activation=) to set every weight layer without reading "
@@ -37,15 +26,31 @@ OUTSIDE_ADVICE = (
 )
 
 
-def word_set(text: str) -> frozenset[str]:
-    """The words of a text, as a set."""
-    return frozenset(text.split())
+@dataclass(frozen=True)
+class Moments:
+    """Mean and second moment of the entries of a tensor."""
+
+    mean: float
+    q: float
 
 
-PRODUCTS = word_set(
-    "mul mul_ imul multiply div div_ divide itruediv truediv true_divide addcmul lerp"
-)
-"""Joins that multiply what they join."""
+@dataclass(frozen=True)
+class Weight:
+    """The weight of a linear map as it is *used*, which may be a function of parameters.
+
+    Attributes:
+        shape: of the weight in use; () where it has no values yet (a lazy layer).
+        fans: (fan_in, fan_out); None where the shape is not known.
+        parameters: names of the parameters that it is computed from; none: a constant.
+        direct: whether the one parameter is used as it is (or reshaped, sliced, cast).
+        channels: entries of the output's axis of units; None: not known.
+    """
+
+    shape: tuple[int, ...] = ()
+    fans: tuple[float, float] | None = None
+    parameters: tuple[str, ...] = ()
+    direct: bool = True
+    channels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,15 +58,24 @@ class Node:
     """One step of the data through a network.
 
     Attributes:
-        name: unique within the graph.
-        kind: its part in the flow, see :data:`Kind`.
-        operation: what it is, for people: ``"Linear"``, ``"relu"``, ``"add"``.
-        inputs: names of the nodes whose data it takes.
-        module: path of the module it calls, ``""`` for a function.
-        shape: shape of its weight (weight nodes).
-        fans: (fan_in, fan_out) of its weight (weight nodes).
+        name: unique within the graph: the path of the layer where the step is the whole layer, else
+            the path of the module that calls it and the operation; ``#2`` at the second call.
+        kind: its part in the flow, see :data:`~sigprop.graph.vocabulary.KINDS`.
+        operation: the row of ``reading.operations``: ``"linear"``, ``"leaky_relu"``, ``"add"``.
+        inputs: names of the nodes whose data it takes, in the order of its arguments.
+        module: path of the innermost module that calls it, ``""`` for the model itself.
+        layer: class of that module, where the step is what the module is there for: ``"Linear"``.
+        parameters: names of the model's parameters that enter it, weights apart.
+        shape: of what leaves it; None where no example was run.
+        weight: of a weight node.
         alpha: negative slope(s) of an activation of the leaky ReLU family, one or one per channel.
-        activation: the record of an activation (``trace`` writes it on request), None if unknown.
+        activation: the record of an activation, None if unknown.
+        constant: mean and second moment of what a scale multiplies by and a shift adds, and of the
+            table of an embedding, by their present values; of what a normalization returns before
+            its own scale. None: not known.
+        rate: of a dropout, 0 in evaluation.
+        shares: of a concatenation: the share of each input in the entries; () if not known.
+        measured: moments of what leaves it on the example, where they were asked for.
     """
 
     name: str
@@ -69,13 +83,19 @@ class Node:
     operation: str
     inputs: tuple[str, ...] = ()
     module: str = ""
-    shape: tuple[int, ...] = ()
-    fans: tuple[float, float] | None = None
+    layer: str = ""
+    parameters: tuple[str, ...] = ()
+    shape: tuple[int, ...] | None = None
+    weight: Weight | None = None
     alpha: Slopes | None = None
     activation: Activation | None = None
+    constant: Moments | None = None
+    rate: float = 0.0
+    shares: tuple[float, ...] = ()
+    measured: Moments | None = None
 
     def __str__(self) -> str:
-        return f"'{self.module or self.name}' ({self.operation})"
+        return f"'{self.name}' ({self.layer or self.operation})"
 
 
 @dataclass(frozen=True)
@@ -136,9 +156,9 @@ class Graph:
     def __post_init__(self) -> None:
         seen: set[str] = set()
         for node in self.nodes:
-            if node.kind not in get_args(Kind):
+            if node.kind not in KINDS:
                 raise ValueError(
-                    f"node {node.name!r} has kind {node.kind!r}; allowed: {get_args(Kind)}."
+                    f"node {node.name!r} has kind {node.kind!r}; allowed: {tuple(KINDS)}."
                 )
             if node.name in seen:
                 raise ValueError(f"node {node.name!r} stands twice; names must be unique.")
@@ -154,6 +174,11 @@ class Graph:
     def by_name(self) -> dict[str, Node]:
         """Nodes by name."""
         return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """The place of each node in the order, by name."""
+        return {node.name: place for place, node in enumerate(self.nodes)}
 
     def of_kind(self, kind: Kind) -> list[Node]:
         """The nodes of one kind, in order."""
@@ -183,7 +208,7 @@ class Graph:
             kind: Literal["activation", "weight"] = "activation" if activated else "weight"
             return Feeders(tuple(made), kind, "is fed by", _words(made))
         met = [target for target in self.targets(name) if target.kind == "activation"]
-        met = met or [target for target in self.targets(name) if target.kind == "unknown"]
+        met = met or [target for target in self.targets(name) if target.kind == "opaque"]
         if not met:
             return Feeders((), "input", "feeds", "the input, feeding no activation")
         return Feeders(tuple(met), "input", "feeds", f"the input, feeding {_words(met)}")
@@ -217,7 +242,7 @@ class Graph:
             names: dict[str, None] = {}
             for before in node.inputs:
                 kind = self.by_name[before].kind
-                if kind in ("pass", "join"):
+                if kind in THROUGH:
                     names.update(dict.fromkeys(found[before]))
                 elif kind != "constant":
                     names[before] = None
@@ -229,24 +254,18 @@ class Graph:
         found: dict[str, Node | None] = {}
         for node in self.nodes:
             before = [self.by_name[name] for name in node.inputs]
-            on_the_way = [found[b.name] for b in before if b.kind in ("pass", "join")]
-            signals = [b for b in before if self._carries_signal(b)]
-            multiplies = node.kind == "join" and node.operation in PRODUCTS and len(signals) > 1
+            on_the_way = [found[b.name] for b in before if b.kind in THROUGH]
+            multiplies = node.kind in ("product", "attention")
             met = next((product for product in on_the_way if product is not None), None)
             found[node.name] = met or (node if multiplies else None)
         return found
-
-    def _carries_signal(self, node: Node) -> bool:
-        if node.kind in ("pass", "join"):
-            return any(self.by_name[name].kind != "input" for name in self._sources[node.name])
-        return node.kind not in ("constant", "input")
 
     @cached_property
     def _targets(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, dict[str, None]] = {node.name: {} for node in self.nodes}
         for node in reversed(self.nodes):
             for before in node.inputs:
-                if node.kind in ("pass", "join"):
+                if node.kind in THROUGH:
                     found[before].update(found[node.name])
                 elif node.kind != "constant":
                     found[before][node.name] = None

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sigprop import kaiming_leaky_init
-from sigprop.trace import trace
+from sigprop.graph import Moments
+from sigprop.reading import trace
+from sigprop.reading.tracer import data_arguments
 
 
 def model_of(forward, **modules) -> nn.Module:
@@ -43,6 +44,7 @@ FORMS = {
     "clamp(min=0)": (lambda self, z: z.clamp(min=0), 0.0),
     "clamp(0)": (lambda self, z: torch.clamp(z, 0), 0.0),
     "clamp_min": (lambda self, z: z.clamp_min(0.0), 0.0),
+    "F.threshold": (lambda self, z: F.threshold(z, 0.0, 0.0), 0.0),
     "abs": (lambda self, z: z.abs(), -1.0),
     "leaky keyword": (lambda self, z: F.leaky_relu(z, negative_slope=0.3), 0.3),
     "leaky position": (lambda self, z: F.leaky_relu(z, 0.3, True), 0.3),
@@ -125,8 +127,20 @@ def test_what_hands_the_data_on():
         fc=nn.Linear(32, 5),
     )
     assert feeds(model) == {"conv": (0.2,), "fc": (0.2,)}
-    conv = trace(model).of_kind("weight")[0]
-    assert (conv.shape, conv.fans) == ((8, 3, 3, 3), (27, 72))
+    graph = trace(model)
+    conv = graph.by_name["conv"]
+    assert conv.weight.shape == (8, 3, 3, 3) and conv.weight.fans == (27, 72)
+    assert (conv.kind, conv.layer, conv.operation) == ("weight", "Conv2d", "conv2d")
+    assert conv.weight.parameters == ("conv.weight",) and conv.weight.direct
+    kinds = [node.kind for node in graph.nodes if node.kind not in ("input", "passage")]
+    assert kinds == [
+        "weight", "normalization", "activation", "pooling", "dropout", "pooling", "scale", "scale",
+        "concatenation", "scale", "weight", "output",
+    ]  # fmt: skip
+    assert graph.by_name["dropout"].rate == 0.1
+    assert graph.by_name["mul"].constant == Moments(2.0, 4.0)
+    assert [node.name for node in trace(model.eval()).nodes] == [node.name for node in graph.nodes]
+    assert trace(model).by_name["dropout"].rate == 0.0
 
 
 def test_residual_blocks():
@@ -147,9 +161,14 @@ def test_residual_blocks():
         feeds(model)
 
 
-def test_embeddings_are_data():
+def test_embeddings_are_data_of_their_own():
     model = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
-    assert feeds(model) == {"1": (0.0,), "3": (0.0,)}
+    graph = trace(model)
+    kinds = [node.kind for node in graph.nodes]
+    assert kinds == ["input", "embedding", "weight", "activation", "weight", "output"]
+    table = model[0].weight.detach().double()
+    assert graph.by_name["0"].constant.q == pytest.approx(float(table.square().mean()))
+    assert graph.feed("3").alpha == (0.0,)
 
 
 @pytest.mark.parametrize(
@@ -157,18 +176,36 @@ def test_embeddings_are_data():
     [
         (lambda self, z: F.gelu(z), r"'gelu' \(gelu\), which is outside"),
         (lambda self, z: torch.tanh(z), "'tanh'"),
-        (lambda self, z: z.clamp(0, 6), "'clamp'"),
+        (lambda self, z: z.clamp(0, 5), "'clamp'"),
         (lambda self, z: F.relu6(z), "'relu6'"),
-        (lambda self, z: z @ z.T, "'matmul' .*not known"),
-        (lambda self, z: F.linear(z, self.b.weight), "'linear' .*not known"),
+        (lambda self, z: F.logsigmoid(z), "'logsigmoid'"),
+        (lambda self, z: torch.erf(z), "'erf'"),
+        (lambda self, z: z * torch.sigmoid(z), "'sigmoid→mul'"),
+        (lambda self, z: torch.softmax(z, -1), "'softmax' .*not known"),
         (lambda self, z: self.mystery(z)[0], r"'mystery' \(LSTM\), whose effect"),
-        (lambda self, z: z * torch.sigmoid(z), "'sigmoid'"),
-        (lambda self, z: F.leaky_relu(z, self.b.bias[0]), "'leaky_relu'"),
+        (lambda self, z: torch.lerp(z, z.flip(1), 0.5), "'lerp' .*not known"),
+        (lambda self, z: F.leaky_relu(z, z.mean()), "'leaky_relu' .*not known"),
     ],
 )
 def test_what_has_no_slope_is_named(between, words: str):
     with pytest.raises(ValueError, match=words):
         feeds(pair(between, mystery=nn.LSTM(8, 8)))
+
+
+def test_a_product_of_signals_is_told():
+    for between in (lambda self, z: z @ z.T, lambda self, z: z * torch.sigmoid(self.c(z))):
+        graph = trace(pair(between, c=nn.Linear(8, 8)))
+        assert graph.product("b").operation in ("matmul", "mul")
+
+
+def test_a_weight_without_a_layer_is_a_weight():
+    between = lambda self, z: F.linear(z, self.b.weight).relu() @ self.c.weight  # noqa: E731
+    graph = trace(pair(between, c=nn.Linear(8, 4)))
+    names = {node.name: node.weight.parameters for node in graph.of_kind("weight")}
+    expected = {"a": ("a.weight",), "linear": ("b.weight",), "matmul": ("c.weight",)}
+    assert names == expected | {"b": ("b.weight",)}
+    assert graph.feed("matmul").alpha == (0.0,) and graph.feed("b").alpha == (1.0,)
+    assert graph.by_name["matmul"].weight.fans == (4.0, 8.0)
 
 
 class Steeper(nn.ReLU):
@@ -177,8 +214,11 @@ class Steeper(nn.ReLU):
 
 
 def test_a_subclass_with_a_forward_of_its_own_is_looked_into():
-    with pytest.raises(ValueError, match=r"\(pow\)"):
-        feeds(pair(lambda self, z: self.act(z), act=Steeper()))
+    model = pair(lambda self, z: self.act(z), act=Steeper())
+    with pytest.raises(ValueError, match=r"\(relu→pow\)"):
+        feeds(model)
+    (node,) = trace(model).of_kind("activation")
+    assert node.module == "act" and node.activation([-1.0, 3.0]).tolist() == [0.0, 9.0]
 
 
 def test_what_cannot_be_followed_says_why():
@@ -187,7 +227,7 @@ def test_what_cannot_be_followed_says_why():
 
     with pytest.raises(ValueError, match=r"through Model.*control flow.*Pass alpha= or gain="):
         trace(model_of(forward, a=nn.Linear(3, 3)))
-    with pytest.raises(TypeError, match=r"takes a torch.nn.Module; got function"):
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module; got function"):
         trace(forward)
 
 
@@ -225,9 +265,7 @@ def test_records_stand_on_the_nodes_and_expressions_are_one_node():
         level = z * torch.sigmoid(z)
         return F.gelu(self.c(torch.relu(level + 1)))
 
-    model = pair(between, c=nn.Linear(8, 8))
-    plain, told = trace(model), trace(model, records=True)
-    assert all(node.activation is None for node in plain.nodes)
+    told = trace(pair(between, c=nn.Linear(8, 8)))
     assert [node.operation for node in told.of_kind("activation")] == [
         "sigmoid→mul→add→relu",
         "gelu",
@@ -244,25 +282,65 @@ def test_what_is_used_elsewhere_stays():
         level = torch.sigmoid(z)
         return z * level + self.c(level)
 
-    told = trace(pair(between, c=nn.Linear(8, 8)), records=True)
+    told = trace(pair(between, c=nn.Linear(8, 8)))
     assert [node.operation for node in told.of_kind("activation")] == ["sigmoid", "sigmoid→mul"]
-    c = next(node for node in told.of_kind("weight") if node.module == "c")
-    assert [node.operation for node in told.sources(c.name)] == ["sigmoid"]
+    assert [node.operation for node in told.sources("c")] == ["sigmoid"]
 
 
-def test_a_gate_by_a_test_on_the_data_is_nothing_known():
+def test_a_gate_by_a_test_on_the_data_is_what_it_computes():
     """x·(x > 0) is ReLU written out; read as a product with a constant it would pass for linear."""
+    gated = pair(lambda self, z: z * (z > 0).to(z.dtype))
+    assert feeds(gated) == {"a": (0.0,), "b": (0.0,)}
+    (node,) = trace(gated).of_kind("activation")
+    assert node.activation.row == "relu"
+    by_another = trace(pair(lambda self, z: z * (self.c(z) > 0), c=nn.Linear(8, 8)))
+    assert by_another.product("b").operation == "mul"
 
-    class Gated(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
 
-        def forward(self, x):
-            z = self.first(x)
-            return self.last(z * (z > 0).to(z.dtype))
+def test_constants_are_no_nodes():
+    def between(self, z):
+        scale = torch.ones(3).sum() / 2  # folded into a number
+        return z * scale + z.new_zeros(z.shape[0], 1) + self.table[: z.shape[1]]
 
-    kinds = {node.operation: node.kind for node in trace(Gated()).nodes}
-    assert kinds["mul"] == "unknown"
-    with pytest.raises(ValueError, match="mul"):
-        kaiming_leaky_init(Gated())
+    model = pair(between)
+    model.table = nn.Parameter(torch.tensor([3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 9.0]))
+    graph = trace(model)
+    assert [node.kind for node in graph.nodes] == [
+        "input", "weight", "scale", "shift", "shift", "weight", "output",
+    ]  # fmt: skip
+    scale, _, shift = (node for node in graph.nodes if node.kind in ("scale", "shift"))
+    assert scale.constant == Moments(1.5, 2.25) and shift.parameters == ("table",)
+
+
+class Optional(nn.Module):
+    """All the kinds of arguments that a forward has, each with a default."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+
+    def forward(self, ids=None, mask=None, scale=2.0, *, deep=True, mode="plain", **rest):
+        z = self.a(ids)
+        z = z if mask is None else z * mask
+        return z * scale if deep and mode == "plain" else z
+
+
+def test_defaults_that_are_plain_are_kept():
+    class Net(Optional):
+        def forward(self, ids=None, mask=None, scale=2.0, *, deep=True, mode="plain"):
+            return super().forward(ids, mask, scale, deep=deep, mode=mode)
+
+    assert data_arguments(Net()) == ["ids"]
+    graph = trace(Net())
+    assert [n.kind for n in graph.nodes if n.kind != "input"] == ["weight", "scale", "output"]
+    assert graph.by_name["a"].inputs == ("ids",) and graph.feed("a").alpha == (1.0,)
+
+
+def test_defaults_that_are_kept_are_no_inputs():
+    graph = trace(model_of(lambda self, x, scale=2.0, deep=True: self.a(x), a=nn.Linear(3, 3)))
+    assert [node.name for node in graph.of_kind("input")] == ["x"]
+
+
+def test_the_first_argument_is_data_beside_free_keywords():
+    assert data_arguments(Optional()) == ["ids"]
+    assert trace(Optional()).by_name["a"].inputs == ("ids",)

@@ -1,0 +1,35 @@
+"""A network as plain data, without torch: nodes and edges, and the words for what they do.
+
+``vocabulary.py``: the kinds of operations. ``network.py``: nodes and graphs.
+"""
+
+from sigprop.graph.network import (
+    ADVICE,
+    OUTSIDE_ADVICE,
+    Feed,
+    Feeders,
+    Graph,
+    Moments,
+    Node,
+    Weight,
+    same_slopes,
+    weight_fans,
+)
+from sigprop.graph.vocabulary import KINDS, THROUGH, Kind, Slopes
+
+__all__ = [
+    "ADVICE",
+    "Feed",
+    "Feeders",
+    "Graph",
+    "KINDS",
+    "Kind",
+    "Moments",
+    "Node",
+    "OUTSIDE_ADVICE",
+    "Slopes",
+    "THROUGH",
+    "Weight",
+    "same_slopes",
+    "weight_fans",
+]

@@ -1,0 +1,238 @@
+"""How a model of any kind is called, and where tensors are in what goes in and what comes out."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import operator
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+_WRAPPERS = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod")
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Call with a tuple as positional, a mapping as keyword arguments, anything else as the one."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if type(inputs) is tuple else model(inputs)
+
+
+def with_gradient(x: Any, leaves: list[Tensor]) -> Any:
+    """The same inputs, floating-point tensors as copies whose gradient leads to a new leaf.
+
+    Copies, so that a model that overwrites its input can.
+    """
+    if isinstance(x, Tensor):
+        if not x.is_floating_point():
+            return x.clone() if x.is_inference() else x
+        leaves.append((x.clone() if x.is_inference() else x.detach()).requires_grad_())
+        with torch.enable_grad():
+            return leaves[-1].clone()
+    if isinstance(x, Mapping):
+        return {key: with_gradient(value, leaves) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        values = [with_gradient(value, leaves) for value in x]
+        return type(x)(*values) if hasattr(x, "_fields") else type(x)(values)
+    return x
+
+
+def scalar(value: Any) -> Tensor:
+    """What a loss returned, if it is a tensor with one entry; else say what it is."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise ValueError(
+            f"loss must return a tensor with one entry; got {described(value)}. "
+            "Take its mean or its sum."
+        )
+    return value
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {described(model)}.")
+
+
+def read_pattern(name: str, given: Any) -> re.Pattern[str] | None:
+    """A regular expression given as the argument ``name``; None: none is given.
+
+    Raises:
+        TypeError: not text.
+        ValueError: no regular expression.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise TypeError(f"{name} must be a regular expression as text; got {described(given)}.")
+    try:
+        return re.compile(given)
+    except re.error as error:
+        raise ValueError(f"{name} is no regular expression: {given!r} ({error}).") from error
+
+
+def described(value: Any) -> str:
+    """A value in a few words, for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few names, the empty one (the model itself) in words."""
+    shown = [name or "the model itself" for name in names]
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+
+
+def cotangent(output: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers like ``output``, drawn where the generator lives."""
+    drawn = torch.randn(output.shape, generator=generator, device=generator.device)
+    return drawn.to(output)
+
+
+def flatten(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from flatten(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from flatten(entry)
+    elif is_dataclass(value):
+        for entry in fields(value):
+            yield from flatten(getattr(value, entry.name, None))
+
+
+def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules by path, without the steps that wrappers around parts of the model add."""
+    for path, module in root.named_modules():
+        yield ".".join(part for part in path.split(".") if part not in _WRAPPERS), module
+
+
+def kind_of(module: nn.Module) -> str:
+    """Its class; if parametrizing or sharding gave it a class of its own, the one it had."""
+    own, *bases = (base.__name__ for base in type_before_parametrizations(module).__mro__)
+    return bases[1] if bases[0] == "FSDPModule" else own
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers of torch.compile and of (distributed) data parallelism."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    inside = getattr(model, "_orig_mod", None)
+    return unwrapped(inside) if isinstance(inside, nn.Module) else model
+
+
+@contextmanager
+def as_found(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Give the model its buffers and torch its random state back, whatever the forward pass did.
+
+    Random states are those of the CPU and of every CUDA device that the model or ``inputs`` are on.
+    """
+    modules = list(_plain(model))
+    before = [(module, dict(module._buffers)) for module in modules]
+    buffers = {id(b): b for m in model.modules() for b in m._buffers.values() if b is not None}
+    values = [(buffer, buffer.clone()) for buffer in buffers.values() if not _overlaps(buffer)]
+    held: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
+    held += [*buffers.values(), *inputs]
+    devices = sorted({tensor.device.index for tensor in held if tensor.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            for module, table in before:
+                module._buffers.clear()
+                module._buffers.update(table)
+            for buffer, value in values:
+                # Through .data: a graph that saved this buffer may still have its backward to run.
+                buffer.data.copy_(value)
+
+
+def _plain(model: nn.Module) -> Iterator[nn.Module]:
+    """Its modules but the scripted ones, whose tables refuse to be put back."""
+    return (m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule))
+
+
+def _overlaps(buffer: Tensor) -> bool:
+    """Whether entries share memory (an expanded tensor): nothing can write to it in place."""
+    return any(
+        stride == 0 and size > 1
+        for stride, size in zip(buffer.stride(), buffer.shape, strict=True)
+        if buffer.layout is torch.strided
+    )
+
+
+@contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Undo what running or following a model may leave: attributes set in forward, constants."""
+    modules = list(_plain(model))
+    held: list[dict[str, Any]] = [
+        table for m in modules for table in (vars(m), m._buffers, m._parameters)
+    ]
+    kept = [dict(table) for table in held]
+    try:
+        yield
+    finally:
+        for now, before in zip(held, kept, strict=True):
+            same = len(now) == len(before) and all(map(operator.eq, now, before))
+            if not (same and all(map(operator.is_, now.values(), before.values()))):
+                now.clear()
+                now.update(before)
+
+
+@contextmanager
+def collector_waits() -> Iterator[None]:
+    """Keep Python from looking for garbage in all that is held, again and again."""
+    works = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if works:
+            gc.enable()
+
+
+def cloned(value: Any) -> Any:
+    """The same nested inputs with each tensor a copy of its own, so that a model may overwrite it.
+
+    Whether a tensor asks for a gradient is kept.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    if isinstance(value, Mapping):
+        return {key: cloned(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        entries = [cloned(entry) for entry in value]
+        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: cloned(getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
+def labelled(model: nn.Module, inputs: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the inputs with the name of the argument of ``forward`` that it is in."""
+    arguments: Mapping[str, Any]
+    if isinstance(inputs, Mapping):
+        arguments = inputs
+    else:
+        given = inputs if type(inputs) is tuple else (inputs,)
+        try:
+            arguments = inspect.signature(model.forward).bind_partial(*given).arguments
+        except (TypeError, ValueError):
+            arguments = {f"input{i}": value for i, value in enumerate(given)}
+    for name, value in arguments.items():
+        tensors = list(flatten(value))
+        for i, tensor in enumerate(tensors):
+            yield (name if len(tensors) == 1 else f"{name}.{i}"), tensor

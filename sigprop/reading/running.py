@@ -1,0 +1,228 @@
+"""A model run once on an example, under the recorder, and given back as it was."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils.hooks import RemovableHandle
+
+from sigprop.reading.calling import (
+    as_found,
+    attributes_kept,
+    cloned,
+    collector_waits,
+    flatten,
+    labelled,
+    named_modules,
+)
+from sigprop.reading.calling import call as call_model
+from sigprop.reading.layers import is_whole
+from sigprop.reading.memory import storage_id
+from sigprop.reading.recorder import (
+    Recorder,
+    outputs_of,
+    refuse_operator,
+    replaced,
+    tensors_of,
+    transformed,
+)
+from sigprop.reading.steps import Step, data_of
+from sigprop.reading.verify import verify
+
+_UNTOUCHED = torch._C.DisableTorchFunction
+
+
+@contextmanager
+def recording(
+    model: nn.Module, recorder: Recorder, named: Mapping[str, nn.Module]
+) -> Iterator[None]:
+    """Hooks that say in which module a step stands; they come off on any exit."""
+    with ExitStack() as on:
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+            on.enter_context(torch.compiler.set_stance("force_eager"))
+        hooks = Hooks(recorder, {module: path for path, module in named.items()})
+        for handle in hooks.register():
+            on.callback(handle.remove)
+        on.enter_context(torch.enable_grad())
+        on.enter_context(recorder)
+        yield
+
+
+class Hooks:
+    """What runs before and after each module that is called in the thread that records."""
+
+    def __init__(self, recorder: Recorder, paths: Mapping[nn.Module, str]) -> None:
+        self.recorder, self.paths = recorder, paths
+        self.thread = threading.get_ident()
+
+    def register(self) -> list[RemovableHandle]:
+        """Hooks for all modules at once, and one for each that is a single step."""
+        whole = [m for m in self.paths if not isinstance(m, torch.jit.ScriptModule) and is_whole(m)]
+        return [
+            register_module_forward_pre_hook(self.enter),
+            *(
+                m.register_forward_pre_hook(self.begin, with_kwargs=True, prepend=True)
+                for m in whole
+            ),
+            register_module_forward_hook(self.leave, always_call=True),
+        ]
+
+    def _is_ours(self, module: nn.Module) -> bool:
+        return module in self.paths and threading.get_ident() == self.thread
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """Say in which module what follows stands."""
+        if self._is_ours(module):
+            self.recorder.stack.append((self.paths[module], module))
+            self.recorder.blind += bool(self.recorder.blind)
+
+    def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Look away while a module that is a single step computes."""
+        recorder = self.recorder
+        if recorder.blind or transformed() or not self._is_ours(module):
+            return
+        path = self.paths[module]
+        with _UNTOUCHED():
+            recorder.clock += 1
+            read = {id(t): recorder.read(t) for t in tensors_of(args, kwargs)}
+            given = replaced(tuple(args), read), replaced(dict(kwargs), read)
+            step = Step("module", module, *given, path=path, layer=type(module).__name__)
+            step.data = data_of((step.args, step.kwargs))
+        recorder.blind = 1
+        recorder.stack[-1] = (path, step)  # type: ignore[assignment]
+
+    def leave(self, module: nn.Module, inputs: Any, out: Any) -> None:
+        """Give what a module returned to whoever made it."""
+        if not self._is_ours(module):
+            return
+        recorder = self.recorder
+        if isinstance(module, torch.jit.ScriptModule) and recorder.stack[-1][1] is not module:
+            recorder.stack.append((self.paths[module], module))  # not told when it was entered
+        _, top = recorder.stack.pop()
+        if recorder.blind > 1:
+            recorder.blind -= 1
+        elif recorder.blind and isinstance(top, Step):
+            recorder.blind = 0
+            with _UNTOUCHED():
+                recorder.clock += 1
+                outputs = outputs_of(out)
+                recorder._add(top, outputs[0][0] if outputs else None)
+                for tensor, place in outputs:
+                    recorder.bind(tensor, top, place)
+        elif not (isinstance(out, Tensor) and id(out) in recorder.values) and not transformed():
+            with _UNTOUCHED():
+                _made_by_nobody(recorder, self.paths[module], module, inputs, out)
+
+
+def _made_by_nobody(
+    recorder: Recorder, path: str, module: nn.Module, inputs: Any, out: Any
+) -> None:
+    """Give what a module returned and no function seen has made to the module as a whole."""
+    for tensor in flatten(out):
+        known = id(tensor) in recorder.values or id(tensor) in recorder.constants
+        known = known or storage_id(tensor) in recorder.memory
+        known = known or tensor.grad_fn in recorder.functions
+        if known or not tensor.is_floating_point():
+            continue
+        recorder.clock += 1
+        made, leaves = recorder._behind(tensor.grad_fn)
+        made += recorder.lost
+        owners = map(recorder.read, flatten(inputs))
+        taken = [o for o in owners if isinstance(o, Step) and not o.constant]
+        if made and not isinstance(module, torch.jit.ScriptModule):
+            taken = made
+        if taken:
+            leaves = leaves or list(module.parameters())
+            step = Step("unseen", args=(*dict.fromkeys((*made, *taken)), *leaves), path=path)
+            step.data = data_of(step.args)
+            step.label = f"made inside {type(module).__name__} where nothing could be seen"
+            recorder._add(step, tensor)
+            recorder.bind(tensor, step)
+
+
+_TABLES = frozenset(vars(nn.Module()))
+"""What every module has: its parameters, modules, hooks."""
+
+
+@collector_waits()
+def record_steps(
+    model: nn.Module, inputs: Any, kwargs: Any = None, *, measure: bool = False
+) -> tuple[Recorder, list[Step]]:
+    """Run a model once on an example; the steps, and those that the output is made of.
+
+    Everything is given back as it was: parameters, buffers, attributes, random states, gradients.
+    """
+    named = dict(named_modules(model))
+    _refuse(named)
+    parameters = [p for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)]
+    recorder = Recorder(parameters, measure=measure)
+    for module in named.values():
+        own = [value for name, value in vars(module).items() if name not in _TABLES]
+        held = tensors_of([*module._buffers.values(), *own])
+        recorder.constants.update((id(tensor), tensor) for tensor in held)
+    with as_found(model, flatten((inputs, kwargs))), attributes_kept(model):
+        copies, named_copies = cloned(inputs), cloned(kwargs or {})
+        for label, tensor in (*labelled(model, copies), *labelled(model, named_copies)):
+            step = Step("input", label=label)
+            recorder._add(step, tensor)
+            recorder.bind(tensor, step)
+        try:
+            with recording(model, recorder, named):
+                out = (
+                    model(*copies, **named_copies)
+                    if kwargs is not None
+                    else call_model(model, copies)
+                )
+                with _UNTOUCHED():
+                    recorder.clock += 1
+                    ends = [(recorder.read(tensor), tensor.grad_fn) for tensor in flatten(out)]
+        except Exception as error:
+            if type(error).__module__.startswith("torch._dynamo"):  # compiled whatever we say
+                met = re.search(r"Higher Order Operator: (\S+)", str(error))
+                refuse_operator(met[1] if met else "a function that torch.compile must compile")
+            raise
+        finally:
+            recorder.restore()
+    found = [(end, function) for end, function in ends if isinstance(end, Step)]
+    names = {id(p): name for name, p in model.named_parameters()}
+
+    def _made(leaf: Tensor) -> Step | None:
+        value = recorder.values.get(id(leaf))
+        return value.step if value is not None and isinstance(value.step, Step) else None
+
+    verify(recorder, found, lambda leaf: names.get(id(leaf)) or _made(leaf))
+    return recorder, [end for end, _ in found]
+
+
+def _refuse(named: Mapping[str, nn.Module]) -> None:
+    """Models whose parameters are elsewhere, or no numbers.
+
+    Raises:
+        ValueError: naming the module.
+    """
+    for path, module in named.items():
+        for tensor in module._parameters.values():
+            plain = tensor is None or type(tensor) is nn.Parameter
+            if not plain and is_traceable_wrapper_subclass(tensor):
+                kind = type(tensor).__name__
+                raise ValueError(
+                    f"the parameters of {path or type(module).__name__!r} are {kind}s, of which "
+                    "this process holds a part; record the model before it is sharded."
+                )
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+            raise ValueError(
+                f"{path or type(module).__name__!r} is quantized ({type(module).__name__}): its "
+                "weights are no numbers to read; record the model before it is converted."
+            )

@@ -1,0 +1,92 @@
+"""The weight that is used: what a linear map multiplies by, as a function of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from sigprop.graph import Graph
+
+FACTORS = (1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True, eq=False)
+class UsedWeight:
+    """The weight of one weight node of a reading.
+
+    Attributes:
+        parameters: the parameters it is computed from, by their names in the model; empty: it is
+            constant.
+        compute: the weight in use, from values for those parameters (those not given: as they are).
+        owner: (module, attribute) where the layer itself holds the weight: a parameter, one that is
+            parametrized or under ``weight_norm``; None where the model computes it in its code.
+        path: path of that module in the model.
+        bias: name of the parameter that the map adds as it is; "": none.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    compute: Callable[[Mapping[str, Tensor]], Tensor]
+    owner: tuple[nn.Module, str] | None = None
+    path: str = ""
+    bias: str = ""
+
+    @cached_property
+    def value(self) -> Tensor:
+        """The weight in use now, without gradient."""
+        with torch.no_grad():
+            return self.compute({}).detach()
+
+    def degree(self, name: str) -> float | None:
+        """How the weight in use grows with one parameter: times c^degree where that is times c.
+
+        1: it can be set through it; 0: the parameter's scale is void (standardized, a direction);
+        None: neither a power, nor certain.
+        """
+        here = _drawn(self.parameters[name])
+        with torch.no_grad():
+            given = {name: here}
+            if not bool(torch.count_nonzero(self.compute(given))):  # a gain of zero hides it
+                given |= {n: _drawn(p) for n, p in self.parameters.items() if n != name}
+            values = [
+                self.compute({**given, name: here * factor}).detach().double() for factor in FACTORS
+            ]
+        if not bool(torch.count_nonzero(values[0])):
+            return None
+        for degree in (1.0, 0.0, 0.5, 2.0, -1.0):
+            wanted = [values[0] * factor**degree for factor in FACTORS]
+            if all(_close(a, b) for a, b in zip(values, wanted, strict=True)):
+                return degree
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A model read.
+
+    Attributes:
+        graph: what its data meets.
+        weights: for each weight node the weight that it uses.
+        cuts: nodes whose value left as a number (``.item()``): what that enters counts as
+            constant, so the graph does not say that it depends on them.
+    """
+
+    graph: Graph
+    weights: Mapping[str, UsedWeight]
+    cuts: tuple[str, ...] = ()
+
+
+def _drawn(parameter: Tensor) -> Tensor:
+    """A parameter's values; if all are zero, standard normal numbers."""
+    here = parameter.detach()
+    if bool(torch.count_nonzero(here)):
+        return here
+    return torch.randn(here.shape, generator=torch.Generator().manual_seed(0)).to(here)
+
+
+def _close(found: Tensor, wanted: Tensor) -> bool:
+    size = float(wanted.abs().max()) if wanted.numel() else 0.0
+    return bool(torch.allclose(found, wanted, rtol=1e-3, atol=1e-5 * size))

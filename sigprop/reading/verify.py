@@ -1,0 +1,198 @@
+"""That the recorder missed nothing: what it wrote down, held against what autograd knows.
+
+Three checks together. At each read (in ``record.py``) a tensor must be what it was when it was
+made, else it is named as unseen. Here: the parameters behind the output by autograd are behind it
+in the graph; and what autograd knows to be right behind a step is among the step's own arguments.
+Both are linear in the size of the graph, and blind where there is no gradient: under
+``torch.no_grad``, in a frozen model, behind integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from sigprop.reading.steps import Step
+from sigprop.reading.steps import parts as arguments
+
+Known = Callable[[Tensor], str | Step | None]
+
+
+class Written(Protocol):
+    """What a recorder knows; see :class:`sigprop.reading.recorder.Recorder`."""
+
+    made: list[tuple[Step, Any]]
+    read_again: list[tuple[Step, Any, Step | None, list[Any]]]
+    functions: dict[Any, Step]
+    replaced: set[Step]
+
+
+def verify(written: Written, ends: Iterable[tuple[Step, Any]], known: Known) -> None:
+    """Hold the steps against autograd.
+
+    Args:
+        written: what was written down.
+        ends: the steps of the output, with autograd's nodes.
+        known: of a leaf: the name of a parameter, or the step that made it; None: neither.
+
+    Raises:
+        RuntimeError: an edge is missing; the message names it.
+    """
+    ends = list(ends)
+    checked = _Check(written, known)
+    for step, function in written.made:
+        checked.edges(step, function)
+    for step, function, known_as, past in written.read_again:
+        checked.edges_again(step, function, known_as, past)
+    past_owners = [owner for *_, past in written.read_again for owner in past]
+    steps = [step for step, _ in ends] + [o for o in past_owners if isinstance(o, Step)]
+    behind = checked.leaves([*steps, *written.replaced])
+    for leaf in _leaves(function for _, function in ends):
+        name = known(leaf)
+        if isinstance(name, str) and id(leaf) not in behind:
+            raise RuntimeError(
+                f"the recorded graph is not complete: by autograd the output depends on parameter "
+                f"{name!r}, in the graph it does not. {_ADVICE}"
+            )
+
+
+_ADVICE = (
+    "Please report the model; until then, read it without an example (torch.fx), or pass alpha= or "
+    "gain= (to initialize: activation=)."
+)
+
+
+class _Check:
+    """The steps with what each takes."""
+
+    def __init__(self, written: Written, known: Known) -> None:
+        self.functions, self.replaced = written.functions, written.replaced
+        self.known = known
+        self.with_function = {step for step, _ in written.made}
+        self.parts = Parts()
+
+    def edges(
+        self, step: Step, function: Any, arguments: tuple[set[Step], set[int]] | None = None
+    ) -> None:
+        """Whether what autograd knows right behind a step is among its arguments."""
+        taken, held = self.parts[step]
+        for met in _nearest(function, self.functions, lambda s: step in self.parts[s][0]):
+            if id(met) in held if isinstance(met, Tensor) else met in taken:
+                continue
+            own, constants = arguments = arguments or self.arguments(step)
+            if isinstance(met, Tensor) and id(met) in constants:
+                continue
+            found = met if isinstance(met, Step) else self.known(met)
+            if isinstance(found, Step) and (found in own or found in self.replaced):
+                continue
+            missing = f"the result of {_words(found)}" if isinstance(found, Step) else repr(found)
+            raise RuntimeError(
+                f"the recorded graph is not complete: by autograd {_words(step)} takes {missing}, "
+                f"which is not among its arguments. {_ADVICE}"
+            )
+
+    def edges_again(
+        self, step: Step, function: Any, known_as: Step | None, past: Iterable[Any]
+    ) -> None:
+        """The same of a tensor read after writes, which takes all who ever wrote into it."""
+        own: set[Step] = {step}
+        constants = {id(owner) for owner in past}
+        writers = [owner for owner in past if isinstance(owner, Step)]
+        taking = step.what == "join" or step.written
+        for each in [step] * taking + [w for w in writers if w.written]:
+            more, others = self.arguments(each)
+            own, constants = own | more, constants | others
+        own |= {*writers}
+        if known_as not in own | self.replaced:
+            self.edges(step, function, (own, constants))
+
+    def arguments(self, step: Step) -> tuple[set[Step], set[int]]:
+        """The steps and constants that a step takes.
+
+        Through what autograd does not know, through what was written part by part, through the
+        items of what returns several tensors, and, where a view was written, through the view.
+        """
+        own: set[Step] = set()
+        constants: set[int] = set()
+        stack = [step]
+        while stack:
+            each = stack.pop()
+            own.add(each)
+            steps, more = self.parts[each]
+            constants |= more
+            for taken in steps:
+                if taken in own:
+                    continue
+                own.add(taken)
+                passage = taken.row is not None and taken.row.kind == "passage"
+                item = passage and len(taken.args) > 1 and isinstance(taken.args[1], int)
+                part = (each.what == "join" and taken.written) or (step.written and passage)
+                transparent = taken.what == "join" or item or part
+                if transparent or taken not in self.with_function:
+                    stack.append(taken)
+        return own, constants
+
+    def leaves(self, steps: list[Step]) -> set[int]:
+        """Identities of every constant tensor behind steps."""
+        seen: set[Step] = set()
+        found: set[int] = set()
+        while steps:
+            step = steps.pop()
+            if step not in seen:
+                seen.add(step)
+                before, constants = self.parts[step]
+                found |= constants
+                steps += before
+        return found
+
+
+class Parts(dict[Step, tuple[list[Step], set[int]]]):
+    """The steps among the arguments of each step, and the identities of the constants."""
+
+    def __missing__(self, step: Step) -> tuple[list[Step], set[int]]:
+        steps, tensors = arguments((step.args, step.kwargs))
+        constants = {id(tensor) for tensor in tensors}
+        if isinstance(step.func, nn.Module):
+            constants |= {id(p) for p in step.func.parameters()}
+        self[step] = steps, constants
+        return steps, constants
+
+
+def _nearest(
+    function: Any, functions: Mapping[Any, Step], through: Callable[[Step], bool]
+) -> Iterator[Step | Tensor]:
+    """The known steps and the leaves right behind a node of autograd; through some steps."""
+    seen = {function}
+    stack = [n for n, _ in function.next_functions]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in functions and not through(functions[node]):
+            yield functions[node]
+        elif hasattr(node, "variable"):
+            yield node.variable
+        else:
+            stack += [n for n, _ in node.next_functions]
+
+
+def _leaves(functions: Iterable[Any]) -> Iterator[Tensor]:
+    """Every leaf behind nodes of autograd."""
+    seen: set[Any] = set()
+    stack = list(functions)
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        stack += [n for n, _ in node.next_functions]
+
+
+def _words(step: Step) -> str:
+    what = step.row.name if step.row is not None else getattr(step.func, "__name__", step.what)
+    return f"{what!r} in {step.path or 'the model itself'!r}"

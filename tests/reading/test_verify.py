@@ -1,0 +1,220 @@
+"""The checks that nothing was missed: each lost edge that is planted goes red."""
+
+import importlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sigprop.reading import memory, record
+from sigprop.reading import steps as steps_module
+from sigprop.reading.recorder import Recorder
+
+RECORDER = importlib.import_module("sigprop.reading.recorder")
+
+
+class Net(nn.Module):
+    """Two layers and what is given between them."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.a, self.b, self.between = nn.Linear(4, 4), nn.Linear(4, 4), between
+        self.own = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return self.b(self.between(self, self.a(x)))
+
+
+class Swapped(nn.Module):
+    """An activation of one step whose slopes are its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.raw = nn.Parameter(torch.zeros(1))
+
+    def slopes(self):
+        return torch.sigmoid(self.raw)
+
+    def forward(self, x):
+        return torch.where(x > 0, x, self.slopes() * x)
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.from_numpy(2 * x.detach().numpy())
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+def overwritten(net, z):
+    h = z.clone()
+    h[:, :2] = torch.tanh(net.a(z))[:, :2]
+    return h
+
+
+def added_in_place(net, z):
+    h = torch.tanh(z)
+    h.add_(net.a(z))
+    return h
+
+
+def part_in_place(net, z):
+    h = z.clone()
+    h[:, :2].mul_(torch.tanh(net.a(z))[:, :2])
+    return h
+
+
+def read_through_a_view(net, z):
+    h = z.clone()
+    flat = h.view(-1)
+    h.add_(torch.tanh(net.a(z)))
+    return flat.view(-1, 4)
+
+
+CASES = {
+    "a slice written": overwritten,
+    "a sum in place": added_in_place,
+    "a part in place": part_in_place,
+    "an older view": read_through_a_view,
+    "a keyword": lambda net, z: torch.add(input=torch.tanh(z), other=net.a(z)),
+    "a list": lambda net, z: torch.stack([torch.tanh(z), net.a(z)]).sum(0),
+    "a parameter": lambda net, z: torch.tanh(z) * net.own,
+    "a module that is one step": lambda net, z: net.act(z) + z,
+    "a function of its own": lambda net, z: Doubled.apply(net.a(z)) + z,
+    "out=": lambda net, z: torch.tanh(z) + net.a(z).exp(),
+}
+
+
+def net_of(name):
+    net = Net(CASES[name])
+    net.act = Swapped()
+    return net
+
+
+X = torch.linspace(-1, 1, 12).reshape(3, 4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_false_alarm(name):
+    record(net_of(name), X)
+
+
+def lose_writes(patch):
+    patch.setattr(Recorder, "_write", lambda self, *_: None)
+
+
+def lose_regions(patch):
+    patch.setattr(memory.Storage, "paint", lambda self, *_: None)
+
+
+def lose_older_views(patch):
+    def read(self, tensor):
+        value = self.values.get(id(tensor))
+        return real(self, tensor) if value is None else self._of(value)
+
+    real = Recorder.read
+    patch.setattr(Recorder, "read", read)
+
+
+def lose_arguments(which):
+    def plant(patch):
+        real = steps_module.call
+
+        def call(func, args, kwargs, **more):
+            args, kwargs = which(tuple(args), dict(kwargs))
+            return real(func, args, kwargs, **more)
+
+        patch.setattr(RECORDER, "call", call)
+
+    return plant
+
+
+def lose_constants(patch):
+    lose_arguments(
+        lambda args, kwargs: (tuple(0 if isinstance(a, nn.Parameter) else a for a in args), kwargs)
+    )(patch)
+
+
+def lose_unseen(patch):
+    patch.setattr(Recorder, "_behind", lambda self, function: ([], []))
+    patch.setattr(Recorder, "_lose", lambda self, tensors, exposed=False: None)
+
+
+def lose_module_inputs(patch):
+    real = Recorder._add
+
+    def add(self, step, made, **more):
+        if step.what == "module":
+            step.args, step.data = (), ()
+        real(self, step, made, **more)
+
+    patch.setattr(Recorder, "_add", add)
+
+
+PLANTED = {
+    "writes in place lost": (lose_writes, "a part in place"),
+    "regions lost": (lose_regions, "a slice written"),
+    "older views lost": (lose_older_views, "an older view"),
+    "keywords lost": (lose_arguments(lambda a, k: (a, {})), "a keyword"),
+    "second arguments lost": (lose_arguments(lambda a, k: (a[:1], k)), "a sum in place"),
+    "lists lost": (
+        lose_arguments(lambda a, k: (tuple(x for x in a if not isinstance(x, list)), k)),
+        "a list",
+    ),
+    "parameters lost": (lose_constants, "a parameter"),
+    "what a module takes lost": (lose_module_inputs, "a module that is one step"),
+    "what cannot be seen lost": (lose_unseen, "a function of its own"),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_lost_edge_goes_red(planted, monkeypatch):
+    plant, name = PLANTED[planted]
+    net = net_of(name)
+    plant(monkeypatch)
+    with pytest.raises(RuntimeError, match="the recorded graph is not complete: by autograd"):
+        record(net, X)
+
+
+def test_a_write_that_is_lost_is_named_where_the_tensor_is_read(monkeypatch):
+    assert not [n for n in record(net_of("a slice written"), X).nodes if n.kind == "opaque"]
+    lose_writes(monkeypatch)
+    graph = record(net_of("a slice written"), X)
+    (unseen,) = [node for node in graph.nodes if node.kind == "opaque"]
+    assert unseen.operation == "unseen" and graph.by_name["b"].inputs == (unseen.name,)
+
+
+def test_the_checks_are_linear_in_the_graph():
+    """Each of autograd's nodes is met a few times, however long the net."""
+    from sigprop.reading import verify
+
+    class Deep(nn.Module):
+        def __init__(self, depth):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(depth))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = x + F.relu(layer(x))
+            return x
+
+    def met(depth):
+        seen = 0
+        real = verify._nearest
+
+        def counted(*given):
+            nonlocal seen
+            for found in real(*given):
+                seen += 1
+                yield found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(verify, "_nearest", counted)
+            record(Deep(depth), torch.ones(1, 2))
+        return seen
+
+    assert met(80) <= 2 * met(40) + 4
