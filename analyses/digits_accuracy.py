@@ -90,8 +90,8 @@ FULL = Params()
 QUICK = Params(
     activations=("ReLU", "LeakyReLU 0.2", "Swish"),
     depths=(10,),
-    seeds=8,
-    steps=60,
+    seeds=6,
+    steps=120,
     points=6,
 )
 
