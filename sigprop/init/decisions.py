@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
-from sigprop.graph import same_slopes
+from sigprop.graph import Graph, same_slopes
 from sigprop.init.decided import Decided, Levels, Stated
 from sigprop.init.jobs import (
     Biases,
@@ -30,16 +31,31 @@ from sigprop.init.sites import Site, parameters_behind, sites_of_layers, sites_o
 from sigprop.init.slots import refuse_overlaps
 from sigprop.init.warned import SignalWarning, warnings_of
 from sigprop.reading import Reading, read
-from sigprop.reading.calling import some, unwrapped
+from sigprop.reading.calling import attributes_kept, some, unwrapped
 from sigprop.reading.layers import WEIGHT_LAYERS
 from sigprop.theory.fixed_points import NoSolution
 
+ROUNDS = 6
+"""How often the example is measured on drawn weights, at most."""
+SETTLED = 0.05
+"""Gains that move by less are settled."""
+_MEASURED = frozenset(
+    ("pooling", "softmax", "attention", "recurrent", "selection", "opaque", "product")
+)
+"""Kinds whose effect is measured, and depends on the weights before them."""
 UNEVEN = 1.5
 """Calls of one weight whose gains differ by more than this factor are said."""
 
 
-def jobs_for(target: nn.Module | Tensor, request: Request) -> tuple[list[Job], InitPlan]:
-    """Decide everything for a tensor, a layer or a model; write nothing.
+def jobs_for(
+    target: nn.Module | Tensor, request: Request, generator: torch.Generator | None = None
+) -> tuple[list[Job], InitPlan]:
+    """Decide everything for a tensor, a layer or a model; what is written on the way is put back.
+
+    Args:
+        target: what is to be initialized.
+        request: how.
+        generator: that the weights are to be drawn from; it is left as it is.
 
     Raises:
         TypeError, ValueError: whatever cannot be done; see :func:`sigprop.init.kaiming_leaky_init`.
@@ -52,7 +68,14 @@ def jobs_for(target: nn.Module | Tensor, request: Request) -> tuple[list[Job], I
             "module_or_tensor must be a torch.nn.Module or a weight tensor; "
             f"got {type(target).__name__}."
         )
-    return _Decision(unwrapped(target), request).jobs()
+    return _Decision(unwrapped(target), request, generator).jobs()
+
+
+def _same_draws(generator: torch.Generator | None) -> torch.Generator:
+    """A generator that draws what this one (None: torch's own) will draw."""
+    same = torch.Generator("cpu" if generator is None else generator.device)
+    same.set_state(torch.get_rng_state() if generator is None else generator.get_state())
+    return same
 
 
 def warn_of(plan: InitPlan, stacklevel: int) -> None:
@@ -64,8 +87,10 @@ def warn_of(plan: InitPlan, stacklevel: int) -> None:
 class _Decision:
     """One model and one request, on the way to jobs."""
 
-    def __init__(self, model: nn.Module, request: Request) -> None:
-        self.model, self.request = model, request
+    def __init__(
+        self, model: nn.Module, request: Request, generator: torch.Generator | None
+    ) -> None:
+        self.model, self.request, self.generator = model, request, generator
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.parameters = dict(model.named_parameters())
         self.reading: Reading | None = None
@@ -76,7 +101,7 @@ class _Decision:
 
     def jobs(self) -> tuple[list[Job], InitPlan]:
         sites, jobs = self._settled(self._sites())
-        jobs = merged(jobs, self.request.ways)
+        sites, jobs = self._measured_again(sites, merged(jobs, self.request.ways))
         reasons = {name: site.left for site in sites if site.left for name in site.names}
         reasons |= self.refused
         if not jobs:
@@ -105,6 +130,40 @@ class _Decision:
             if not failed:
                 return sites, jobs
             sites = [replace(site, left=failed.get(site, site.left)) for site in sites]
+
+    def _measured_again(self, sites: list[Site], jobs: list[Job]) -> tuple[list[Site], list[Job]]:
+        """What pooling and attention leave depends on the weights: measure it on those drawn."""
+        reading = self.reading
+        if reading is None or self.request.example is None or self.request.aim.kind == "critical":
+            return sites, jobs
+        if not any(node.kind in _MEASURED for node in reading.graph.nodes):
+            return sites, jobs
+        for _ in range(ROUNDS):
+            graph = self._graph_after(jobs)
+            self.reading = replace(reading, graph=graph)
+            gains = {job.layer.name: job.layer.gain for job in jobs}
+            sites, jobs = self._settled(sites)
+            jobs = merged(jobs, self.request.ways)
+            moved = [abs(math.log(job.layer.gain / gains[job.layer.name])) for job in jobs]
+            if max(moved, default=0.0) < SETTLED:
+                break
+        return sites, jobs
+
+    def _graph_after(self, jobs: Sequence[Job]) -> Graph:
+        """The graph as measured on weights drawn by these jobs, which are put back."""
+        slots = [slot for job in jobs for slot in (job.weight, *job.biases)]
+        kept = {id(t): (t, t.detach().clone()) for slot in slots for t in slot.held}
+        source = _same_draws(self.generator)
+        with attributes_kept(self.model):
+            try:
+                with torch.no_grad():
+                    for job in jobs:
+                        job.write(self.request.bias_std, source)
+                return read(self.model, self.request.example).graph
+            finally:
+                with torch.no_grad():
+                    for tensor, value in kept.values():
+                        tensor.copy_(value)
 
     def _left_out(self) -> list[str]:
         """Say what ``strict=False`` left as it was; the plan has the reasons."""
@@ -164,7 +223,7 @@ class _Decision:
         """The sites, those left alone that the user's patterns name."""
         request, names = self.request, [site.name for site in sites]
         for given in request.named:
-            given.check(names)
+            given.check(names, request.included)
         must_match("include", request.include, names)
         must_match("skip", request.skip, names)
         chosen = []
@@ -235,8 +294,14 @@ class _Decision:
     def _warnings(self, sites: Sequence[Site]) -> tuple[str, ...]:
         if self.levels is None or self.request.mirrored:
             return ()
-        names = {node.name: site.name for site in sites for node in site.uses}
-        set_nodes = [node.name for site in sites if not site.left for node in site.uses]
+        chosen = [site for site in sites if site.left not in ("skipped", "not included")]
+        names = {node.name: site.name for site in chosen for node in site.uses}
+        set_nodes = [
+            node.name
+            for site in chosen
+            if not site.left and self.request.stated(site.name) is None
+            for node in site.uses
+        ]
         return warnings_of(self.levels, names, set_nodes)
 
     def _attempt(self, site: Site, biases: Biases, jobs: list[Job]) -> str:

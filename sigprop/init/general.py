@@ -20,6 +20,7 @@ def initialize(
     model: Target,
     activation: Any = None,
     *,
+    gain: Any = None,
     kind: str = "forward",
     q: float = 1.0,
     q0: float | None = None,
@@ -106,6 +107,7 @@ def initialize(
     activation, example = _told_apart(activation, example)
     request = aimed_request(
         activation,
+        gain,
         kind,
         q,
         q0,
@@ -171,14 +173,16 @@ def plan(
         if q != 1.0 or q0 is not None:
             raise ValueError("q and q0 belong to sigprop.initialize; give kind= as well.")
         request = slopes_request(alpha, gain, mode, distribution, bias_std, **options)
-    elif alpha is not None or gain is not None:
+    elif alpha is not None:
         raise ValueError(
-            "alpha and gain belong to kaiming_leaky_init, kind and activation to initialize; "
-            "give one of the two."
+            "alpha belongs to kaiming_leaky_init, kind and activation to initialize; give one of "
+            "the two. To run the model on an input pass example=."
         )
     else:
         aim = "forward" if kind is None else kind
-        request = aimed_request(activation, aim, q, q0, mode, distribution, bias_std, **options)
+        request = aimed_request(
+            activation, gain, aim, q, q0, mode, distribution, bias_std, **options
+        )
     return jobs_for(module_or_tensor, request)[1]
 
 

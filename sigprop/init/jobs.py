@@ -31,6 +31,17 @@ class Job:
     weight: Slot
     biases: tuple[Slot, ...] = ()
 
+    def write(self, bias_std: float, generator: torch.Generator | None) -> None:
+        """Draw the weight, then its biases (zero if ``bias_std`` is)."""
+        self.weight.write(lambda weight: fill(weight, self.law, generator))
+        law = Law("normal", bias_std)
+        for bias in self.biases:
+            bias.write(lambda tensor: fill(tensor, law, generator) if bias_std else _zero(tensor))
+
+
+def _zero(tensor: Tensor) -> None:
+    tensor.zero_()
+
 
 @dataclass(frozen=True)
 class Place:

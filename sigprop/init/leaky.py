@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.init.decisions import jobs_for, warn_of
-from sigprop.init.distributions import Law, fill
-from sigprop.init.jobs import Job
 from sigprop.init.request import Request, slopes_request
 from sigprop.reading.calling import collector_waits
 
@@ -144,20 +142,9 @@ def draw(
             "For a seed, pass torch.Generator().manual_seed(seed)."
         )
     with collector_waits():
-        jobs, plan = jobs_for(target, request)
+        jobs, plan = jobs_for(target, request, generator)
     with torch.no_grad():
         for job in jobs:
-            _apply(job, request.bias_std, generator)
+            job.write(request.bias_std, generator)
     warn_of(plan, stacklevel)
     return target
-
-
-def _apply(job: Job, bias_std: float, generator: torch.Generator | None) -> None:
-    job.weight.write(lambda weight: fill(weight, job.law, generator))
-    law = Law("normal", bias_std)
-    for bias in job.biases:
-        bias.write(lambda tensor: fill(tensor, law, generator) if bias_std else _zero(tensor))
-
-
-def _zero(tensor: Tensor) -> None:
-    tensor.zero_()

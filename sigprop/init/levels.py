@@ -290,7 +290,8 @@ class _Walk:
             return Decided(gain, reason, makers, alpha, raw=True)
         reason = f"fed by {in_words(makers)}"
         if not self._plain(signal):
-            reason += f": second moment {signal.q / self._target(signal):.4g} of its level"
+            level = "q" if self.aim.kind in ("forward", "unit_variance") else "its level"
+            reason += f": its input has {signal.q / self._target(signal):.4g} times {level}"
         return Decided(gain, reason, makers, alpha)
 
     def _plain(self, signal: Signal) -> bool:

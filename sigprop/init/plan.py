@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from sigprop.reading.calling import some
 from sigprop.records import Row, table
+
+WIDTH = 110
+"""Characters of a line of a printed plan."""
+NARROWEST = 34
+"""Characters that a reason is given beside the numbers; with fewer left it has lines of its own."""
+LONGEST_NAME = 44
+"""Longer names are cut in the middle; ``records()`` has them whole."""
+NEXT = "normalized next"
+"""Begins what is said of a void scale; the rest is said once, below the table."""
+FOOTNOTE = (
+    f"{NEXT}: a normalization follows, so the gain sets only the effective learning rate."
+)
+_USUAL = re.compile(
+    r"(normalization|embedding|recurrent) \(|(slopes of an? |parameter of an activation|not included|skipped)"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,11 @@ class Untouched:
 
 @dataclass(frozen=True)
 class InitPlan:
-    """What an initialization sets, what it leaves untouched, and what it cannot hold."""
+    """What an initialization sets, what it leaves untouched, and what it cannot hold.
+
+    Printed, it is a table of the layers that are set, then what is left alone, grouped by reason,
+    the warnings and a count. :meth:`records` has everything, with nothing cut.
+    """
 
     layers: tuple[LayerPlan, ...]
     untouched: tuple[Untouched, ...]
@@ -62,14 +84,86 @@ class InitPlan:
         return [{**row, "shape": "x".join(map(str, row["shape"]))} for row in rows]
 
     def __str__(self) -> str:
+        lines = self._table()
+        if any(NEXT in layer.reason for layer in self.layers):
+            lines.append(FOOTNOTE)
+        lines += _left_alone(self.untouched)
+        lines += [_filled(f"Warning: {warning}") for warning in self.warnings]
+        return "\n".join([*lines, self._counted()])
+
+    def _table(self) -> list[str]:
         decided = any(layer.activation for layer in self.layers)
         columns = {
             "name": "", "kind": "", "shape": "",
             **({"activation": ""} if decided else {"alpha": ".4g"}), "gain": ".6g", "fan_in": "g",
-            "fan_out": "g", "std": ".4g", "reason": "",
+            "fan_out": "g", "std": ".4g",
         }  # fmt: skip
-        said = [
-            textwrap.fill(f"Warning: {warning}", 100, subsequent_indent="  ")
-            for warning in self.warnings
+        rows = [
+            {
+                **row,
+                "name": _cut(row["name"], LONGEST_NAME),
+                "activation": _cut(row["activation"], 24),
+            }
+            for row in self.records()[: len(self.layers)]
         ]
-        return "\n".join([table(self.records(), columns), *said])
+        head, *lines = table(rows, columns).split("\n")
+        start = max(map(len, (head, *lines))) + 2
+        beside = start + NARROWEST <= WIDTH
+        width, indent = (WIDTH - start, start) if beside else (WIDTH - 4, 4)
+        out = [head.ljust(start) + "reason" if beside else head]
+        for line, layer in zip(lines, self.layers, strict=True):
+            reason = textwrap.wrap(_short(layer.reason), width, max_lines=3, placeholder=" ...")
+            first = reason.pop(0) if beside and reason else ""
+            out.append((line.ljust(start) + first).rstrip())
+            out += [" " * indent + more for more in reason]
+        return out
+
+    def _counted(self) -> str:
+        parts = [f"{_number(len(self.layers), 'layer')} set"]
+        if self.untouched:
+            parts.append(f"{_number(len(self.untouched), 'parameter')} left alone")
+        if self.warnings:
+            parts.append(_number(len(self.warnings), "warning"))
+        return ", ".join(parts) + "."
+
+
+def _left_alone(untouched: Sequence[Untouched]) -> list[str]:
+    """What is left for a usual reason by number, the rest by name."""
+    usual: dict[str, int] = {}
+    unusual: dict[str, list[str]] = {}
+    for left in untouched:
+        met = _USUAL.match(left.reason)
+        if met is None:
+            unusual.setdefault(left.reason, []).append(left.name)
+        else:
+            kind = met.group(1) or left.reason
+            usual[kind] = usual.get(kind, 0) + 1
+    lines = []
+    if usual:
+        said = ", ".join(f"{count} x {kind}" for kind, count in usual.items())
+        lines.append(_filled(f"left alone: {said}"))
+    for reason, names in unusual.items():
+        lines.append(_filled(f"left alone: {some(map(repr, names))}: {reason}"))
+    return lines
+
+
+def _short(reason: str) -> str:
+    """A reason without what the footnote says."""
+    before, met, _ = reason.partition(NEXT)
+    return before + met
+
+
+def _cut(text: str, longest: int) -> str:
+    """A text with its middle left out if it is too long."""
+    if len(text) <= longest:
+        return text
+    ahead = (longest - 3) // 2
+    return f"{text[:ahead]}...{text[ahead + 3 - longest :]}"
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from sigprop.activations import Activation, as_activation
+from sigprop.activations import ACTIVATIONS, Activation, as_activation
 from sigprop.checks import one_of, real_array, real_number
 from sigprop.graph import Slopes
 from sigprop.init.aims import Aim, exact_gain, leaky_gain, shown
 from sigprop.init.decided import Stated
 from sigprop.init.distributions import DISTRIBUTIONS
 from sigprop.reading.call_records import slopes_of
-from sigprop.reading.calling import described, read_pattern
+from sigprop.reading.calling import described, flatten, read_pattern, some
 from sigprop.reading.layers import RANDOM_MODULES, module_slopes, tensor_slopes
 from sigprop.theory.gains import KINDS
 from sigprop.theory.gains import gain as theory_gain
@@ -68,8 +69,14 @@ class ByName(Generic[T]):
                 return value
         return self.whole
 
-    def check(self, names: Iterable[str]) -> None:
-        """Refuse a name that two patterns match, and a pattern that matches nothing.
+    def check(
+        self, names: Iterable[str], included: Callable[[str], bool] = lambda name: True
+    ) -> None:
+        """Refuse a name that two patterns match, and a pattern that matches nothing that is set.
+
+        Args:
+            names: of all weight layers.
+            included: whether one is, by ``include`` and ``skip``.
 
         Raises:
             ValueError: naming both, or it.
@@ -86,6 +93,12 @@ class ByName(Generic[T]):
                 )
         for pattern, _ in self.patterns:
             must_match(self.argument, pattern, names)
+            met = [name for name in names if pattern.search(name)]
+            if not any(map(included, met)):
+                raise ValueError(
+                    f"the pattern {pattern.pattern!r} of {self.argument}= names only layers that "
+                    f"include= or skip= leaves out: {some(map(repr, met))}."
+                )
 
 
 def must_match(argument: str, pattern: re.Pattern[str] | None, names: Iterable[str]) -> None:
@@ -151,7 +164,7 @@ class Request:
     @property
     def ways(self) -> str:
         """What to pass where the model cannot be read."""
-        return "alpha= or gain=" if self.leaky else "activation="
+        return "alpha= or gain=" if self.leaky else "activation= or gain="
 
     @property
     def mirrored(self) -> bool:
@@ -162,6 +175,12 @@ class Request:
     def named(self) -> tuple[ByName[Any], ...]:
         """The arguments that may go by name."""
         return self.alpha, self.gain, self.activation
+
+    def included(self, name: str) -> bool:
+        """Whether ``include`` and ``skip`` leave a layer in."""
+        if self.include is not None and not self.include.search(name):
+            return False
+        return self.skip is None or not self.skip.search(name)
 
     @cached_property
     def states(self) -> bool:
@@ -197,6 +216,7 @@ def slopes_request(
     Raises:
         TypeError, ValueError: not numbers, out of range, unknown words.
     """
+    distribution = _word("distribution", distribution, DISTRIBUTIONS)
     for value in alpha.values() if isinstance(alpha, Mapping) else (alpha,):
         if distribution == "mirrored" and isinstance(value, RANDOM_MODULES):
             raise ValueError(
@@ -207,10 +227,10 @@ def slopes_request(
     return Request(
         Aim(bias_std=bias_std),
         ByName.of("alpha", alpha, _given_slopes),
-        ByName.of("gain", gain, lambda value: real_number("gain", value, above=0)),
+        ByName.of("gain", gain, _given_gain),
         ByName("activation"),
-        one_of("mode", mode, ("fan_in", "fan_out")),
-        one_of("distribution", distribution, DISTRIBUTIONS),
+        _word("mode", mode, ("fan_in", "fan_out")),
+        distribution,
         bias_std,
         **_options(**more),
     )
@@ -218,6 +238,7 @@ def slopes_request(
 
 def aimed_request(
     activation: Any,
+    gain: Any,
     kind: str,
     q: float,
     q0: float | None,
@@ -231,17 +252,23 @@ def aimed_request(
     Raises:
         TypeError, ValueError: not numbers, no activation, out of range, unknown words.
     """
-    kind = one_of("kind", kind, KINDS)
-    distribution = one_of("distribution", distribution, DISTRIBUTIONS)
+    kind = _word("kind", kind, KINDS)
+    distribution = _word("distribution", distribution, DISTRIBUTIONS)
     bias_std = real_number("bias_std", bias_std, minimum=0)
     if distribution == "mirrored" and kind == "unit_variance":
         raise ValueError(
             "distribution 'mirrored' has a gain of its own, √2/|1+α|, and not that of kind "
             "'unit_variance'. Use another distribution."
         )
+    if distribution == "mirrored" and gain is not None:
+        raise ValueError(
+            "distribution 'mirrored' has a gain of its own, √2/|1+α|; leave gain= out, or use "
+            "another distribution."
+        )
     if q0 is not None:
         q0 = real_number("q0", q0, above=0)
-        whole = activation is not None and not isinstance(activation, Mapping)
+        given = [value for value in (activation, gain) if value is not None]
+        whole = any(not isinstance(value, Mapping) for value in given)
         if kind == "critical" or whole or distribution == "mirrored":
             raise ValueError(
                 "q0 sets the input layer of a model that is read so that q¹ = q; that makes no "
@@ -252,9 +279,9 @@ def aimed_request(
     return Request(
         aim,
         ByName("alpha"),
-        ByName("gain"),
-        ByName.of("activation", activation, as_activation),
-        one_of("mode", mode, ("fan_in", "fan_out")),
+        ByName.of("gain", gain, _given_gain),
+        ByName.of("activation", activation, _given_activation),
+        _word("mode", mode, ("fan_in", "fan_out")),
         distribution,
         bias_std,
         **_options(**more),
@@ -272,6 +299,13 @@ def _options(
     for name, value in (("strict", strict), ("frozen", frozen)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {described(value)}.")
+    for name, value in (("include", include), ("skip", skip)):
+        if isinstance(value, list | tuple | set):
+            raise TypeError(
+                f"{name} must be one regular expression as text; got {described(value)}; "
+                f"for several: {'|'.join(map(str, value)) or '0|4'!r}."
+            )
+    _check_example(example)
     return {
         "example": example,
         "strict": strict,
@@ -281,9 +315,93 @@ def _options(
     }
 
 
+def _check_example(example: Any) -> None:
+    """Refuse an example on which nothing can be measured.
+
+    Raises:
+        ValueError: naming what is empty, not finite or zero.
+    """
+    parts = [(name, tensor) for name, tensor in _parts("the example", example) if _has_values(tensor)]
+    if not parts:
+        return
+    if not any(tensor.numel() for _, tensor in parts):
+        raise ValueError(f"{parts[0][0]} is empty: nothing can be measured on it.")
+    for name, tensor in parts:
+        if bool(torch.isnan(tensor).any()):
+            raise ValueError(f"{name} holds NaN: nothing can be measured on it.")
+        if bool(torch.isinf(tensor).any()) and not _is_mask(tensor):
+            raise ValueError(f"{name} holds infinite entries: nothing can be measured on it.")
+    if all(_is_real(tensor) and not bool(torch.count_nonzero(tensor)) for _, tensor in parts):
+        raise ValueError(f"{parts[0][0]} is all zeros: nothing can be measured on it.")
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of an example, with the place that it stands at."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _parts(f"{name}[{key!r}]", entry)
+    elif isinstance(value, list | tuple):
+        for i, entry in enumerate(value):
+            yield from _parts(f"{name}[{i}]" if len(value) > 1 else name, entry)
+    else:
+        yield from ((name, tensor) for tensor in flatten(value))
+
+
+def _has_values(tensor: Tensor) -> bool:
+    return not (tensor.is_meta or tensor.is_quantized) and tensor.layout is torch.strided
+
+
+def _is_real(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether it is a mask that is added to logits: 0 and −∞."""
+    return not tensor.is_complex() and bool(((tensor == 0) | torch.isneginf(tensor)).all())
+
+
+def _word(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """One of the allowed words, however it is capitalized."""
+    words = list(allowed)
+    return one_of(name, _spelled(value, words), words)
+
+
+def _spelled(value: Any, words: Iterable[str]) -> Any:
+    """A text as the one word that it is but for capital letters; else as it is."""
+    if not isinstance(value, str):
+        return value
+    met = [word for word in words if word.lower() == value.lower()]
+    return met[0] if len(met) == 1 else value
+
+
+def _given_gain(gain: Any) -> float:
+    return real_number("gain", gain, above=0)
+
+
+def _given_activation(activation: Any) -> Activation:
+    if isinstance(activation, str):
+        return as_activation(_spelled(activation, ACTIVATIONS))
+    try:
+        return as_activation(activation)
+    except TypeError as error:
+        if callable(activation):
+            raise
+        raise TypeError(
+            f"{error} An input to run the model on goes into example= (tensors; a tuple or a dict "
+            "of several)."
+        ) from None
+
+
 def _given_slopes(alpha: Any) -> Slopes:
     if isinstance(alpha, nn.Module):
         return module_slopes(alpha)
+    shape = tuple(getattr(alpha, "shape", ()))
+    if len(shape) > 1:
+        raise _too_many(shape)
+    if isinstance(alpha, list | tuple) and any(isinstance(entry, Tensor) for entry in alpha):
+        inner = next(tuple(entry.shape) for entry in alpha if isinstance(entry, Tensor))
+        if inner:
+            raise _too_many((len(alpha), *inner))
     if isinstance(alpha, Tensor):
         if not alpha.is_floating_point():
             raise TypeError(f"alpha must be real numbers; got a tensor of {alpha.dtype}.")
@@ -291,8 +409,13 @@ def _given_slopes(alpha: Any) -> Slopes:
     else:
         values = real_array("alpha", alpha)
     if values.ndim > 1:
-        raise ValueError(
-            f"alpha must be one number or one per channel; got an array of shape {values.shape}."
-        )
+        raise _too_many(values.shape)
     flat = tuple(values.reshape(-1).tolist())
     return flat[:1] if len(set(flat)) == 1 else flat
+
+
+def _too_many(shape: tuple[int, ...]) -> ValueError:
+    return ValueError(
+        f"alpha has shape {shape}; it must be one number or one per channel. To run the model on "
+        "an input pass example=."
+    )

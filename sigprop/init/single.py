@@ -94,8 +94,11 @@ def normalization(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result
     """The second moment that it returns, whatever entered."""
     (signal, *rest) = signals
     constant = node.constant or node.measured
+    if constant is not None and constant.q == 0:  # a branch that starts at zero
+        nothing = Signal(0.0, level=signal.level, known=True, makers=(node.name,))
+        return nothing._replace(units=signal.units), (0.0,) * len(signals)
     if constant is None or not usable(constant):
-        return rules.unknown(node, signals, "whose own scale is not known or 0")
+        return rules.unknown(node, signals, "whose own scale is not known")
     relative = rules.aim.kind == "critical"
     q, mean = (1.0, 0.0) if relative else (constant.q, constant.mean)
     level = rules.level(q)

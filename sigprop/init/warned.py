@@ -118,8 +118,7 @@ def _gradients(
     energies = {n: e for n, e in gradient_energies(levels).items() if n in set_nodes}
     if len(energies) < 2:
         return ()
-    low, high = min(energies, key=energies.__getitem__), max(energies, key=energies.__getitem__)
-    decades = energies[high] - energies[low]
+    low, high, decades = _range(energies, levels.graph.place)
     normalized = any(node.kind == "normalization" for node in levels.graph.nodes)
     if decades <= (DECADES_NORMALIZED if normalized else DECADES):
         return ()
@@ -136,6 +135,26 @@ def _gradients(
         f"{names[max(low, high, key=place.__getitem__)]!r} to "
         f"{names[min(low, high, key=place.__getitem__)]!r}. {advice}",
     )
+
+
+def _range(energies: Mapping[str, float], place: Mapping[str, int]) -> tuple[str, str, float]:
+    """The layers between which the gradient changes most, and by how many decades.
+
+    A branch that is scaled down beside a stream is no change: of all layers up to one, and of all
+    from one on, the largest gradient counts.
+    """
+    order = sorted(energies, key=place.__getitem__)
+    best = (order[0], order[0], 0.0)
+    for way in (order, order[::-1]):
+        largest = way[0]
+        reached = []
+        for name in way:
+            largest = name if energies[name] >= energies[largest] else largest
+            reached.append(largest)
+        low, high = reached[0], reached[-1]
+        if energies[high] - energies[low] > best[2]:
+            best = (low, high, energies[high] - energies[low])
+    return best
 
 
 def _some(words: Sequence[str], *, quoted: bool = True) -> str:

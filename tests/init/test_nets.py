@@ -1,6 +1,7 @@
 """Rules of second moments on real nets: units that are i.i.d. given one input, and deep nets."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from torch import nn
 
 from sigprop import initialize, kaiming_leaky_init
 from sigprop.init import SignalWarning, plan
+from sigprop.reading import read
 from tests.init.nets import Blocks, outputs_of_weights, seeded
 from tests.stat import assert_mean
+from tests.zoo import ZOO
 
 WIDTH = 2000
 
@@ -274,3 +277,25 @@ def test_encodings_and_norms_written_by_hand_are_known():
             assert max(found) / min(found) < 3
             (_, _, last) = plan(model, kind="forward", example=example).layers
             assert last.gain == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vit_mha", "vit_timm", "swin", "gpt2", "bert", "torch_encoder"])
+def test_attention_is_measured_on_the_weights_that_are_drawn(name):
+    """What attention leaves depends on the new queries and keys, not on those that were there."""
+    (entry,) = [entry for entry in ZOO if entry.name == name]
+    torch.manual_seed(0)
+    model, x = entry.build(), entry.inputs()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plan(model, kind="forward", example=x, strict=False)
+        assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+        source = torch.Generator().manual_seed(0)
+        initialize(model, example=x, strict=False, generator=source)
+    tied = {"gpt2": "lm_head", "bert": "none"}.get(name, "none")
+    q = [
+        node.measured.q
+        for node in read(model, x).graph.of_kind("weight")
+        if node.weight.parameters and tied not in node.name and node.weight.channels > 8
+    ]
+    assert 0.3 < min(q) and max(q) < 3.5

@@ -128,3 +128,56 @@ def test_what_is_left_alone_and_off_is_said():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         initialize(small, generator=seeded())
+
+
+class Scaled(nn.Module):
+    """A transformer's feed-forward block whose branch starts at a millionth."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.norm, self.up = nn.LayerNorm(width), nn.Linear(width, 4 * width)
+        self.down, self.scale = (
+            nn.Linear(4 * width, width),
+            nn.Parameter(torch.full((width,), 1e-6)),
+        )
+
+    def forward(self, x):
+        return x + self.scale * self.down(F.gelu(self.up(self.norm(x))))
+
+
+def test_a_branch_that_is_scaled_down_beside_a_stream_is_no_vanishing_gradient():
+    net = nn.Sequential(nn.Linear(16, 32), Scaled(), Scaled(), nn.LayerNorm(32), nn.Linear(32, 4))
+    assert plan(net, kind="forward").warnings == ()
+    chain = [m for _ in range(50) for m in (nn.Linear(32, 32), nn.Tanh())]
+    (note,) = plan(nn.Sequential(*chain), kind="forward").warnings
+    assert "grows on its way back by 10^3.5: from layer '98' to '0'" in note
+
+
+def test_what_the_user_asked_for_is_not_held_against_him():
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    assert plan(net, gain={"2": 0.01}).warnings == ()
+    with torch.no_grad():
+        net[2].weight.mul_(1e-4)
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    assert plan(net, example=x, skip="2").warnings == ()
+
+
+class ZeroLast(nn.Module):
+    """The last norm of a branch starts at zero, as common recipes have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.fc = nn.BatchNorm2d(8), nn.Linear(8, 2)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        return self.fc(F.relu(x + self.norm(self.b(x))).flatten(2).mean(2))
+
+
+def test_a_branch_that_starts_at_zero_adds_nothing():
+    x = torch.randn(64, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    made = {layer.name: layer for layer in plan(ZeroLast(), kind="forward", example=x).layers}
+    assert list(made) == ["a", "b", "fc"] and made["b"].gain == pytest.approx(2**0.5)
+    assert "normalized next" in made["b"].reason
