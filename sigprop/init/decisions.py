@@ -37,6 +37,10 @@ from sigprop.theory.fixed_points import NoSolution
 
 ROUNDS = 6
 """How often the example is measured on drawn weights, at most."""
+FAR = 30.0
+"""Layers whose second moment on the example is off by more than this factor are said."""
+FEW = 16
+"""Units whose second moment scatters too much to be held against a plan."""
 SETTLED = 0.05
 """Gains that move by less are settled."""
 _MEASURED = frozenset(
@@ -95,6 +99,8 @@ class _Decision:
         self.parameters = dict(model.named_parameters())
         self.reading: Reading | None = None
         self.levels: Levels | None = None
+        self.after: Graph | None = None
+        """As measured on weights drawn by the plan."""
         self.notes: list[str] = []
         self.refused: dict[str, str] = {}
         """Of parameters that could not be set (``strict=False``): why."""
@@ -111,7 +117,13 @@ class _Decision:
         plan = InitPlan(
             tuple(job.layer for job in jobs),
             untouched(self.modules, self.parameters, slots, reasons),
-            (*self._warnings(sites), *self.notes, *self._left_out(), *self._cut()),
+            (
+                *self._warnings(sites),
+                *self._far(sites),
+                *self.notes,
+                *self._left_out(),
+                *self._cut(),
+            ),
         )
         return jobs, plan
 
@@ -136,10 +148,9 @@ class _Decision:
         reading = self.reading
         if reading is None or self.request.example is None or self.request.aim.kind == "critical":
             return sites, jobs
-        if not any(node.kind in _MEASURED for node in reading.graph.nodes):
-            return sites, jobs
-        for _ in range(ROUNDS):
-            graph = self._graph_after(jobs)
+        rounds = ROUNDS if any(n.kind in _MEASURED for n in reading.graph.nodes) else 1
+        for _ in range(rounds):
+            graph = self.after = self._graph_after(jobs)
             self.reading = replace(reading, graph=graph)
             gains = {job.layer.name: job.layer.gain for job in jobs}
             sites, jobs = self._settled(sites)
@@ -164,6 +175,28 @@ class _Decision:
                 with torch.no_grad():
                     for tensor, value in kept.values():
                         tensor.copy_(value)
+
+    def _far(self, sites: Sequence[Site]) -> list[str]:
+        """Say which layers do not come out as planned on the example, whatever the cause."""
+        if self.after is None or self.levels is None or self.request.mirrored:
+            return []
+        far: dict[str, float] = {}
+        for site in sites:
+            for node in () if site.left else site.uses:
+                seen, planned = self.after.by_name[node.name].measured, self.levels.signals
+                few = node.weight is None or (node.weight.channels or 0) < FEW
+                wanted = planned[node.name].q if planned[node.name].known and not few else 0.0
+                if seen is not None and seen.q > 0 and wanted > 0:
+                    off = seen.q / wanted
+                    far |= {site.name: off} if not 1 / FAR <= off <= FAR else {}
+        if not far:
+            return []
+        words = [f"{name!r} ({off:.2g} times)" for name, off in far.items()]
+        return [
+            "on the example some layers come out far from the second moment that is planned: "
+            f"{some(words)}. Small maps with zero padding, few units or inputs that are all alike "
+            "do that; look at read(model, example) after it."
+        ]
 
     def _left_out(self) -> list[str]:
         """Say what ``strict=False`` left as it was; the plan has the reasons."""

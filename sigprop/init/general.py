@@ -34,42 +34,48 @@ def initialize(
     skip: str | None = None,
     frozen: bool = False,
 ) -> Target:
-    """Draw weights with Var W = g²/fan, in place; g² = (q − σ_b²)/m, m what the layer is fed with.
+    """Draw weights with Var W = g²/fan, in place, so that the signal of any model stays at q.
 
-    m is the second moment that the activations, sums, products, constant factors and dropout before
-    a layer make of weight outputs at q: E φ(√q z)² behind one activation. Three kinds:
+    q is the second moment of the pre-activations: the mean square of what comes out of a weight
+    layer, mean included. It is that of the interior: zero padding and masks lower it. m is the
+    second moment of what a layer is fed with, made of weight outputs at q by the activations, sums,
+    products, constant factors and dropout before it: E φ(√q z)² behind one activation. Three kinds:
 
-    - ``kind="forward"``: g² m + σ_b² = q: every weight layer comes out at second moment q. It is
-      the second moment that is kept, mean included: after sigmoid or softplus most of it is the
-      mean, which all inputs share.
+    - ``kind="forward"``: g² m + σ_b² = q: every weight layer comes out at q. After sigmoid or
+      softplus most of q is the mean, which all inputs share.
     - ``kind="critical"``: χ = g² E φ′² = 1 at its own fixed point q*, with this ``bias_std``; ``q``
       plays no part. Gradients neither grow nor vanish. Some activations have no such gain; where
       q* is unstable (GELU, SiLU, Mish), a warning says so.
     - ``kind="unit_variance"``: g² (m − mean²) + σ_b² = q, for normalizer-free nets, whose weights
       are centred; without that, q grows.
 
-    The model is read as in :func:`sigprop.kaiming_leaky_init`: followed by torch.fx, or run on an
-    example. Known are all rows of ``sigprop.activations.ACTIVATIONS`` as modules, functions and
-    tensor methods, and any other elementwise expression of one signal, such as x·σ(x). For the
-    leaky family, random slopes as they train, forward (without bias) and critical give the very
-    weights of ``kaiming_leaky_init``.
+    The model is read as in :func:`sigprop.kaiming_leaky_init`: run once on ``example``, in its
+    present mode (training or evaluation), or followed by torch.fx without one. Known are all rows
+    of ``sigprop.activations.ACTIVATIONS`` as modules, functions and tensor methods, and any other
+    elementwise expression of one signal, such as x·σ(x). For the leaky family, random slopes as
+    they train, forward (without bias) and critical give the very weights of ``kaiming_leaky_init``.
 
     - The input layer has the gain of the activation it feeds, so that q¹ = g²·mean x². Only the
       leaky family keeps any q: elsewhere the net then starts off q. With an example, or with
       ``q0``, the mean square of the inputs, the input layer brings it to q.
     - Products of two signals (gates) enter where both stand at a known second moment: behind a
-      normalization or an embedding, with ``q0``, or with an example.
-    - Behind a normalization m is what it returns. A layer straight before one has a void scale.
+      normalization or an embedding, with ``q0``, or with an example. Pooling, attention and
+      recurrent layers enter as measured on the example.
+    - Behind a normalization m is what it returns. Straight before one, the gain sets only the
+      effective learning rate.
 
     What cannot be held is said in a :class:`sigprop.init.SignalWarning`: a q that small errors
     leave (χ∥ > 1: forward at q = 1 in deep nets of GELU, SiLU), gradients that explode or vanish,
     pooling whose effect was not measured.
 
     Args:
-        model: a model; with ``activation`` also a single layer or a weight.
+        model: a model; with ``activation`` or ``gain`` also a single layer or a weight.
         activation: of every layer, instead of reading the model: a name, a record, a torch module
-            or a vectorised callable; or a dict from regular expressions on layer names to such. A
-            tensor, a tuple or a dict of other things is taken for ``example``.
+            or a vectorised callable. Or a dict from regular expressions, searched in layer names,
+            to such: only these layers, the others being read. A tensor, a tuple or a dict of other
+            things is taken for ``example``.
+        gain: used as it is, > 0: one for every layer, or a dict as for ``activation`` (a small
+            head: ``gain={"head": 0.01}``). It goes before ``activation``.
         kind: which gain.
         q: second moment of the pre-activations, > 0.
         q0: mean square of an entry of the inputs, > 0; not with ``kind="critical"``.
@@ -90,14 +96,18 @@ def initialize(
 
     Raises:
         TypeError: not a module or tensor; no activation; not numbers.
-        ValueError: out of range; a layer fed by something whose second moment is not known
-            (softmax, attention, a gate without an example); a layer not called; no such gain
-            (``NoSolution``); whatever ``kaiming_leaky_init`` refuses to write. Then nothing has
-            been changed.
+        ValueError: out of range; an example that is empty, all zero or not finite; a layer fed by
+            something whose second moment is not known (softmax, attention, a gate without an
+            example); a layer not called; no such gain (``NoSolution``); whatever
+            ``kaiming_leaky_init`` refuses to write. Then nothing has been changed. The model's own
+            errors on the example come through as they are.
 
     Source: he2015 (forward); schoenholz2017 (critical).
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sigprop import initialize
         >>> model = nn.Sequential(nn.Linear(100, 400), nn.GELU(), nn.Linear(400, 10))
         >>> x = torch.randn(50, 100, generator=torch.Generator().manual_seed(1))
         >>> model = initialize(model, x, generator=torch.Generator().manual_seed(0))
@@ -144,23 +154,31 @@ def plan(
     """Say what an initialization with the same arguments would do; change nothing.
 
     Without ``kind`` (and ``activation``) it is that of :func:`sigprop.kaiming_leaky_init`, with it
-    that of :func:`sigprop.initialize`. What cannot be held is in ``warnings`` and printed last.
+    that of :func:`sigprop.initialize`. An example (``example=``) is run once in the model's present
+    mode. The arguments are those of the two, dicts by layer names included.
+
+    Printed: a row for each layer that is set, then what is left alone, what cannot be held, and a
+    count. ``records()`` has one row for each parameter, ``warnings`` what cannot be held.
 
     Raises:
         TypeError, ValueError: what the initialization would refuse, with the same words.
 
     Example:
+        >>> from torch import nn
+        >>> from sigprop.init import plan
         >>> model = nn.Sequential(nn.Linear(100, 400), nn.PReLU(), nn.Linear(400, 10))
         >>> print(plan(model))
-        name      kind       shape    alpha     gain  fan_in  fan_out     std  reason
-        0         Linear     400x100   0.25  1.37199     100      400  0.1372  fed by the input, ...
-        2         Linear     10x400    0.25  1.37199     400       10  0.0686  fed by '1' (PReLU)
-        1.weight  untouched  1            -        -       -        -       -  slopes of a PReLU
+        name  kind    shape    alpha     gain  fan_in  fan_out     std  reason
+        0     Linear  400x100   0.25  1.37199     100      400  0.1372  fed by the input, ...
+        2     Linear  10x400    0.25  1.37199     400       10  0.0686  fed by '1' (PReLU)
+        left alone: 1 x slopes of a PReLU
+        2 layers set, 1 parameter left alone.
         >>> model = nn.Sequential(nn.Linear(100, 400), nn.Tanh(), nn.Linear(400, 10))
         >>> print(plan(model, kind="forward"))
         name  kind    shape    activation     gain  fan_in  fan_out      std  reason
         0     Linear  400x100  tanh        1.59254     100      400   0.1593  fed by the input, ...
         2     Linear  10x400   tanh        1.59254     400       10  0.07963  fed by '1' (Tanh)
+        2 layers set.
     """
     options = {
         "example": example,

@@ -31,10 +31,12 @@ def kaiming_leaky_init(
 ) -> Target:
     """Draw weights with Var W = g*(α)²/fan, g*(α) = √(2/(1+α²)), in place, and return the target.
 
-    α is the slope of the activation that *feeds* a layer: q^l = g² E φ(z^(l−1))² (He et al.), and
-    at g* the second moment q of the pre-activations stays the same from layer to layer. With
-    ``alpha=None`` it is read from the model by following the data (torch.fx, or one run on
-    ``example``), not the order of registration:
+    α is the slope of the activation that *feeds* a layer. q is the second moment of the
+    pre-activations z, the mean square of what comes out of a weight layer: q^l = g² E φ(z^(l−1))²
+    (He et al.), and at g* it stays the same from layer to layer. It is that of the interior: zero
+    padding and masks lower it. With ``alpha=None`` the slopes are read from the model by following
+    the data, not the order of registration: by torch.fx, or by one run on ``example``, in the
+    model's present mode (training or evaluation).
 
     - The input layer, fed by no activation, takes the α of the activation it feeds: in a chain
       every weight layer gets exactly g*(α). So q¹ = g*²·mean x², not mean x².
@@ -42,7 +44,8 @@ def kaiming_leaky_init(
     - What else stands between enters by its second moment: g² = q/m, m the sum over the branches of
       a sum, the mean over the parts of a concatenation; constant factors and own biases by their
       values, dropout by 1/(1−p) while training. So a residual stream keeps its blocks at q.
-    - Behind a normalization m is what it returns. A layer straight before one has a void scale.
+    - Behind a normalization m is what it returns. Straight before one, the gain sets only the
+      effective learning rate.
     - RReLU enters by its mean α² while training; per-channel slopes by their mean α².
     - Products of two signals enter where the second moments are known (behind a normalization or an
       embedding, or on an example), and are refused else. Pooling enters as measured on the example;
@@ -62,7 +65,8 @@ def kaiming_leaky_init(
             its layers is drawn, whether ``forward`` calls it or not.
         alpha: the negative slope: a number, one per channel (the mean of α² enters), a ReLU,
             LeakyReLU, PReLU or RReLU module; a dict from regular expressions, searched in layer
-            names, to such, the others being read; or None to read each layer's from the model.
+            names, to such: only these layers, the others being read; or None to read each layer's
+            from the model. An input to run the model on goes into ``example``.
         gain: used as it is instead of g*, > 0; or a dict as for ``alpha``.
         mode: ``"fan_in"`` keeps the forward signal, ``"fan_out"`` the backward one.
         distribution: the law of the entries, always with root mean square gain/√fan:
@@ -75,7 +79,7 @@ def kaiming_leaky_init(
             another stream. Drawn in float64 for float64 weights, else in float32, then cast;
             weights in the order of ``named_modules()``, each before its bias.
         example: what to call the model with, on which it is run once: a tensor, a tuple of
-            positional or a dict of keyword arguments.
+            positional or a dict of keyword arguments. The model's own errors come through.
         strict: whether what cannot be set is refused; False: it is left as it is, and :func:`plan`
             lists it with the reason.
         include: a regular expression, searched in layer names: only these are set.
@@ -99,8 +103,9 @@ def kaiming_leaky_init(
             family, for which there is :func:`sigprop.initialize`; an operation whose effect is not
             known, calls that disagree, a layer never called, a forward that torch.fx cannot
             follow); a weight that cannot be set (meta, lazy, empty, overlapping, inference, not
-            proportional to a parameter); an argument out of range; a pattern that matches nothing,
-            a name that two patterns match.
+            proportional to a parameter); an argument out of range; an example that is empty, all
+            zero or not finite; a pattern that matches nothing, or only what ``include`` and
+            ``skip`` leave out; a name that two patterns match.
 
     Warns:
         SignalWarning: what the weights cannot hold, and what was not known.
@@ -108,6 +113,9 @@ def kaiming_leaky_init(
     Source: he2015; saxe2014 (orthogonal); balduzzi2017 (mirrored); xiao2018 (its convolutions).
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from sigprop import kaiming_leaky_init
         >>> model = nn.Sequential(nn.Linear(100, 400), nn.PReLU(), nn.Linear(400, 10))
         >>> model = kaiming_leaky_init(model, generator=torch.Generator().manual_seed(0))
         >>> bool(abs(model[0].weight.std() * 10 / 1.371989 - 1) < 0.02)

@@ -206,7 +206,9 @@ class _Walk:
         at_input = signal.raw and self.aim.kind == "leaky"
         if not at_input and not self._is_void(node):
             seen = node.measured
-            if signal.trouble is None:
+            if self._target(signal) <= 0:
+                change = 1.0
+            elif signal.trouble is None:
                 change = out.q / self._target(signal)
             elif seen is not None and 0 < seen.q < math.inf:  # as it is now, for want of more
                 change = seen.q / self._target(signal)

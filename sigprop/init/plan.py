@@ -14,16 +14,16 @@ WIDTH = 110
 """Characters of a line of a printed plan."""
 NARROWEST = 34
 """Characters that a reason is given beside the numbers; with fewer left it has lines of its own."""
-LONGEST_NAME = 44
+LONGEST_NAME = 40
 """Longer names are cut in the middle; ``records()`` has them whole."""
 NEXT = "normalized next"
 """Begins what is said of a void scale; the rest is said once, below the table."""
-FOOTNOTE = (
-    f"{NEXT}: a normalization follows, so the gain sets only the effective learning rate."
-)
+FOOTNOTE = f"{NEXT}: a normalization follows, so the gain sets only the effective learning rate."
 _USUAL = re.compile(
-    r"(normalization|embedding|recurrent) \(|(slopes of an? |parameter of an activation|not included|skipped)"
+    r"(normalization|embedding|recurrent) \("
+    r"|slopes of|parameter of an activation|not included|skipped"
 )
+"""Reasons that are said with a number of parameters; of the first ones without the class."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _left_alone(untouched: Sequence[Untouched]) -> list[str]:
         said = ", ".join(f"{count} x {kind}" for kind, count in usual.items())
         lines.append(_filled(f"left alone: {said}"))
     for reason, names in unusual.items():
-        lines.append(_filled(f"left alone: {some(map(repr, names))}: {reason}"))
+        lines.append(_filled(f"left alone, {reason}: {some(map(repr, names))}"))
     return lines
 
 
@@ -162,7 +162,7 @@ def _cut(text: str, longest: int) -> str:
 
 
 def _filled(text: str) -> str:
-    return textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False)
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _number(count: int, word: str) -> str:

@@ -272,7 +272,8 @@ def aimed_request(
         if kind == "critical" or whole or distribution == "mirrored":
             raise ValueError(
                 "q0 sets the input layer of a model that is read so that q¹ = q; that makes no "
-                "sense with kind 'critical' (it has its own q*), activation= or 'mirrored'."
+                "sense with kind 'critical' (it has its own q*), one activation= or gain= for all "
+                "layers, or 'mirrored'."
             )
     aim = Aim(kind, real_number("q", q, above=0), bias_std, q0)
     _ = aim.without_bias  # refused here, in words, if the bias alone exceeds q
@@ -299,20 +300,25 @@ def _options(
     for name, value in (("strict", strict), ("frozen", frozen)):
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {described(value)}.")
-    for name, value in (("include", include), ("skip", skip)):
-        if isinstance(value, list | tuple | set):
-            raise TypeError(
-                f"{name} must be one regular expression as text; got {described(value)}; "
-                f"for several: {'|'.join(map(str, value)) or '0|4'!r}."
-            )
     _check_example(example)
     return {
         "example": example,
         "strict": strict,
         "frozen": frozen,
-        "include": read_pattern("include", include),
-        "skip": read_pattern("skip", skip),
+        "include": _one_pattern("include", include),
+        "skip": _one_pattern("skip", skip),
     }
+
+
+def _one_pattern(name: str, given: Any) -> re.Pattern[str] | None:
+    """A regular expression; of a list of them it is said how to give several."""
+    if isinstance(given, list | tuple | set):
+        several = "|".join(map(str, given)) or "0|4"
+        raise TypeError(
+            f"{name} must be one regular expression as text; got {described(given)}; "
+            f"for several: {several!r}."
+        )
+    return read_pattern(name, given)
 
 
 def _check_example(example: Any) -> None:
@@ -321,7 +327,9 @@ def _check_example(example: Any) -> None:
     Raises:
         ValueError: naming what is empty, not finite or zero.
     """
-    parts = [(name, tensor) for name, tensor in _parts("the example", example) if _has_values(tensor)]
+    parts = [
+        (name, tensor) for name, tensor in _parts("the example", example) if _has_values(tensor)
+    ]
     if not parts:
         return
     if not any(tensor.numel() for _, tensor in parts):

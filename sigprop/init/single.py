@@ -34,6 +34,10 @@ def passage(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     if len(signals) != 1:
         return rules.unknown(node, signals)
     (signal,) = signals
+    padded = node.operation in ("pad", "constant_pad_nd")  # q is that of the interior
+    found = None if padded else rules.by_example(node, signals)
+    if found is not None and signal.q > 0 and not 0.8 < found[0].q / signal.q < 1.25:
+        return found  # a part that is not like the whole
     if node.operation in _PARTS:  # parts of one output are independent of each other
         return signal._replace(units=None, origins=frozenset((node.name,))), (1.0,)
     if node.operation not in _KEEP_UNITS:

@@ -276,6 +276,12 @@ def _through_parameter(site: Site) -> Site:
     large = {name for name, p in site.parameters.items() if p.dim() > 1 and not _is_column(p)}
     grown = [name for name in large if degrees[name] == 1]
     if len(grown) == 1 and all(degrees[name] == 0 for name in large - set(grown)):
+        if _depends(used, grown[0]):
+            why = (
+                f"{site.label} is computed from {grown[0]} so that its entries have one sign or "
+                "depend on each other: no gain keeps the signal. Initialize it by itself"
+            )
+            return replace(site, trouble=why)
         return replace(site, target=grown[0])
     if not grown and all(degrees[name] == 0 for name in large):
         scales = [name for name, degree in degrees.items() if degree == 1]
@@ -288,6 +294,24 @@ def _through_parameter(site: Site) -> Site:
         "it cannot be set to a wanted size. Initialize it by itself"
     )
     return replace(site, trouble=why)
+
+
+def _depends(used: UsedWeight, name: str) -> bool:
+    """Whether independent centred entries of a parameter make others of the weight in use."""
+    parameter = used.parameters[name]
+    source = torch.Generator().manual_seed(0)
+    drawn = torch.randn(parameter.shape, generator=source).to(parameter)
+    with torch.no_grad():
+        weight = used.compute({name: drawn}).detach()
+    if weight.dim() < 2 or not weight.is_floating_point():
+        return False
+    rows = weight.double().flatten(1)
+    square, count = float(rows.square().mean()), rows.numel()
+    if square == 0 or count < 64:
+        return False
+    one_sided = float(rows.mean()) ** 2 > (0.1 + 20 / count) * square
+    sums = float(rows.sum(1).square().mean()) / (rows.shape[1] * square)
+    return one_sided or sums > 3 + 20 / rows.shape[0] ** 0.5
 
 
 def _is_column(parameter: nn.Parameter) -> bool:

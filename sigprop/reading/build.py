@@ -112,6 +112,12 @@ class _Names:
         return name if count == 1 else f"{name}#{count}"
 
 
+_REPEATING = frozenset(
+    ("expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile", "expand_copy")
+)
+"""Passages after which one entry stands in several places."""
+
+
 class Owners:
     """Whose the parameters are."""
 
@@ -162,7 +168,10 @@ class Owners:
         """The weight of a node, with what it is computed from."""
         assert found.weight is not None
         steps = behind(found.operand) if isinstance(found.operand, Step) else []
-        direct = all(s.row is not None and s.row.kind == "passage" for s in steps)
+        direct = all(
+            s.row is not None and s.row.kind == "passage" and s.row.name not in _REPEATING
+            for s in steps
+        )
         return replace(
             found.weight,
             parameters=tuple(used.parameters),

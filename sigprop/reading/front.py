@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from sigprop.graph import Graph
@@ -35,10 +36,11 @@ def read(model: nn.Module, example: Any = None, *, measure: bool = True) -> Read
     """
     check_model(model)
     model = unwrapped(model)
-    if example is None:
-        return build(model, *trace_steps(model))
-    recorder, ends = record_steps(model, example, measure=measure)
-    return build(model, recorder.steps, ends, list(recorder.cuts))
+    with torch.random.fork_rng(devices=[]):  # what is replayed may draw
+        if example is None:
+            return build(model, *trace_steps(model))
+        recorder, ends = record_steps(model, example, measure=measure)
+        return build(model, recorder.steps, ends, list(recorder.cuts))
 
 
 def record(model: nn.Module, *inputs: Any, measure: bool = False, **kwargs: Any) -> Graph:
@@ -63,8 +65,9 @@ def record(model: nn.Module, *inputs: Any, measure: bool = False, **kwargs: Any)
     """
     check_model(model)
     model = unwrapped(model)
-    recorder, ends = record_steps(model, inputs, kwargs, measure=measure)
-    return build(model, recorder.steps, ends, list(recorder.cuts)).graph
+    with torch.random.fork_rng(devices=[]):
+        recorder, ends = record_steps(model, inputs, kwargs, measure=measure)
+        return build(model, recorder.steps, ends, list(recorder.cuts)).graph
 
 
 def trace(model: nn.Module) -> Graph:

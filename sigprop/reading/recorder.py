@@ -177,6 +177,12 @@ class Recorder(TorchFunctionMode):
         step.written = bool(written)
         through_view = bool(written) and written[0]._is_view()
         new = not (through_view or known.overwrites)
+        for tensor in written:  # where autograd is off it takes a tensor for what it was
+            value = self.values.get(id(tensor))
+            unseen = value is not None and value.grad_fn is tensor.grad_fn
+            if unseen and tensor.grad_fn is not None:
+                self._replace(tensor, step, tensor.grad_fn)
+                new = False
         self._add(step, fresh[0][0] if fresh else written[0], new=new)
         for tensor in written:
             self._write(tensor, step, known, args, kwargs, read)
@@ -213,7 +219,8 @@ class Recorder(TorchFunctionMode):
             self.made.append((step, made.grad_fn))
         step.shape = tuple(made.shape)
         step.signal = made.is_floating_point() or made.is_complex()
-        if self.measure and step.signal and not step.constant:
+        plain = made.layout is torch.strided and not made.is_nested and not made.is_meta
+        if self.measure and step.signal and plain and not step.constant:
             step.measured = moments(made)
 
     def _constant(self, out: Any) -> Any:
@@ -367,7 +374,9 @@ class Recorder(TorchFunctionMode):
         made = list(dict.fromkeys((*made, *self.lost)))
         step = Step("unseen", args=(*made, *parameters), path=self.stack[-1][0], label=why)
         step.data = tuple(s for s in made if not s.constant)
-        self._add(step, tensor)
+        before = self.functions.get(tensor.grad_fn)
+        self.replaced |= {before} if before is not None else set()
+        self._add(step, tensor, new=before is None)
         self.bind(tensor, step)
         return step
 

@@ -17,7 +17,7 @@ from sigprop.reading.operations import ROWS, WHOLE, Operation, find
 What = Literal["call", "input", "source", "join", "module", "unseen"]
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Step:
     """One call, or a place where data enters.
 
@@ -62,6 +62,11 @@ class Step:
             return True
         return not self.data and self.what not in ("input", "source", "unseen")
 
+    def __repr__(self) -> str:
+        """Return what it is, without the steps before it."""
+        what = self.row.name if self.row is not None else getattr(self.func, "__name__", "")
+        return f"Step({self.what!r}, {what or self.label!r}, path={self.path!r})"
+
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by its place, or by its name."""
         if len(self.args) > place:
@@ -83,34 +88,48 @@ def call(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], **more: Any)
     return step
 
 
-def _turned(step: Step) -> bool:
-    """Whether it takes a signal from a constant."""
-    if step.row is not ROWS["sub"] or len(step.args) != 2 or step.kwargs or step.written:
-        return False
-    first, second = step.args
-    return isinstance(second, Step) and step.data == (second,) and first is not second
-
-
 def taken_apart(steps: Sequence[Step]) -> list[Step]:
-    """The steps with ``addcmul`` and ``addcdiv`` as a product and a sum, and c − x as −x + c."""
+    """The steps with several operations in one taken apart into products and sums.
+
+    ``addcmul`` and ``addcdiv``; c − x as −x + c; x + α·y; ``addmm`` of a signal as a product added.
+    """
     apart: list[Step] = []
     for step in steps:
-        if _turned(step):
-            turned = call(torch.neg, step.args[1:2], {}, path=step.path, signal=step.signal)
-            turned.shape = step.args[1].shape
-            apart.append(turned)
-            step.func, step.args, step.row = operator.add, (turned, step.args[0]), ROWS["add"]
-            step.data = (turned,)
-        product = {"addcmul": operator.mul, "addcdiv": operator.truediv}.get(
-            getattr(step.func, "__name__", "").strip("_")
-        )
-        if product is not None and len(step.args) == 3 and not step.kwargs:
-            first = call(product, step.args[1:], {}, path=step.path, signal=step.signal)
-            apart.append(first)
-            step.func, step.args, step.row = operator.add, (step.args[0], first), find(operator.add)
-            step.data = data_of(step.args)
+        first = _part_of(step)
+        if first is not None:
+            part, args = first
+            part.path, part.signal = step.path, step.signal
+            apart.append(part)
+            step.func, step.args, step.kwargs = operator.add, args(part), {}
+            step.row, step.data = ROWS["add"], data_of(step.args)
         apart.append(step)
     return apart
+
+
+def _part_of(step: Step) -> tuple[Step, Callable[[Step], tuple[Any, ...]]] | None:
+    """The part of a step that comes before its sum, and the arguments of that sum."""
+    name, args = getattr(step.func, "__name__", "").strip("_"), step.args
+    product = {"addcmul": operator.mul, "addcdiv": operator.truediv}.get(name)
+    if product is not None and len(args) == 3 and not step.kwargs:
+        return call(product, args[1:], {}), lambda part: (args[0], part)
+    if name == "addmm" and len(args) == 3 and not step.kwargs and _is_step(args[0]):
+        return call(torch.matmul, args[1:], {}), lambda part: (args[0], part)
+    if step.row is None or step.row.name not in ("add", "sub") or len(args) != 2 or step.written:
+        return None
+    alpha = step.kwargs.get("alpha", 1)
+    if alpha != 1 and set(step.kwargs) == {"alpha"}:
+        sign = -1 if step.row.name == "sub" else 1
+        return call(operator.mul, (args[1], sign * alpha), {}), lambda part: (args[0], part)
+    turned = step.row.name == "sub" and not step.kwargs and step.data == args[1:]
+    if turned and args[0] is not args[1]:
+        part = call(torch.neg, args[1:], {})
+        part.shape = args[1].shape
+        return part, lambda part: (part, args[0])
+    return None
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, Step) and not value.constant
 
 
 _REFLECTED = {

@@ -139,13 +139,19 @@ class _Follower:
         """Arguments with the steps (or constants) that their nodes stand for now."""
         if isinstance(value, fx.Node):
             found = self.values[value]
-            return mapped(found, lambda s: self.now.get(s, s) if isinstance(s, Step) else s)
+            return mapped(found, self._now)
         if isinstance(value, tuple | list):
             return type(value)(self._value(entry) for entry in value)
         if isinstance(value, dict):
             return {key: self._value(entry) for key, entry in value.items()}
         if isinstance(value, slice):
             return slice(*(self._value(v) for v in (value.start, value.stop, value.step)))
+        return value
+
+    def _now(self, value: Any) -> Any:
+        """What a step is after all that was written into it."""
+        while isinstance(value, Step) and value in self.now:
+            value = self.now[value]
         return value
 
     def _follow(self, node: fx.Node) -> Any:
@@ -176,7 +182,7 @@ class _Follower:
             return func(*args, **kwargs)  # constants alone
         step = self._add(call(func, self._from_source(func, args), kwargs, path=path))
         if _writes(func, kwargs):
-            self._written(args[0], step)
+            self._written(kwargs.get("out", args[0] if args else None), step)
         return step
 
     def module(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Any:
@@ -287,18 +293,26 @@ class _Follower:
 
     def _written(self, target: Any, step: Step) -> None:
         """What was written in place is, from now on, what the write made of it."""
+        if not step.constant and not isinstance(target, Step):
+            raise ValueError(
+                f"data is written into a tensor that is none in {step.path or 'forward'!r} "
+                f"({step.row.name if step.row else step.func}), which cannot be followed without "
+                "an example. Give one (example=)."
+            )
         if not isinstance(target, Step):
             return
         self.now[target] = step
         source = target
-        while source.row is not None and source.row.kind == "passage" and source.data:
+        while source.row is not None and source.row.kind == "passage" and source.args:
             if source.row.name in _PARTS:
                 raise ValueError(
                     f"a part of a tensor is written in place in {step.path or 'forward'!r} "
                     f"({step.row.name if step.row else step.func}), which cannot be followed "
                     "without an example. Give one (example=)."
                 )
-            source = source.data[0]
+            if not isinstance(source.args[0], Step):
+                break
+            source = source.args[0]
             self.now[source] = step
 
 
@@ -364,6 +378,8 @@ def _writes(func: Any, kwargs: Mapping[str, Any]) -> bool:
     name = getattr(func, "__name__", "")
     if kwargs.get("inplace") or kwargs.get("out") is not None:
         return True
+    if name.startswith("_foreach_"):
+        return name.endswith("_")
     if find(func) is None:
         return False
     if getattr(func, "__module__", "") == "_operator":

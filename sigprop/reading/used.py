@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,16 +52,15 @@ class UsedWeight:
             given = {name: here}
             if not bool(torch.count_nonzero(self.compute(given))):  # a gain of zero hides it
                 given |= {n: _drawn(p) for n, p in self.parameters.items() if n != name}
-            values = [
-                self.compute({**given, name: here * factor}).detach().double() for factor in FACTORS
-            ]
-        if not bool(torch.count_nonzero(values[0])):
+            values = [self.compute({**given, name: here * factor}).detach() for factor in FACTORS]
+        sizes = [float(torch.linalg.vector_norm(value, dtype=torch.float64)) for value in values]
+        if not all(0 < size < math.inf for size in sizes):
             return None
-        for degree in (1.0, 0.0, 0.5, 2.0, -1.0):
-            wanted = [values[0] * factor**degree for factor in FACTORS]
-            if all(_close(a, b) for a, b in zip(values, wanted, strict=True)):
-                return degree
-        return None
+        grown = math.log(sizes[1] / sizes[0], FACTORS[1] / FACTORS[0])
+        degree = min((1.0, 0.0, 0.5, 2.0, -1.0), key=lambda known: abs(known - grown))
+        wanted = [values[0] * (factor / FACTORS[0]) ** degree for factor in FACTORS]
+        same = all(_close(a, b) for a, b in zip(values[1:], wanted[1:], strict=True))
+        return float(degree) if same else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +80,12 @@ class Reading:
 
 
 def _drawn(parameter: Tensor) -> Tensor:
-    """A parameter's values; if all are zero, standard normal numbers."""
+    """A parameter's values at mean square one, where no ε counts; standard normal if all are 0."""
     here = parameter.detach()
-    if bool(torch.count_nonzero(here)):
-        return here
+    size = float(torch.linalg.vector_norm(here, dtype=torch.float64)) / max(here.numel(), 1) ** 0.5
+    if size > 0:
+        scaled: Tensor = here / size
+        return scaled
     return torch.randn(here.shape, generator=torch.Generator().manual_seed(0)).to(here)
 
 

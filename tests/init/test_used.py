@@ -356,3 +356,32 @@ def test_spellings_of_a_leaky_unit(between):
     for example in (None, torch.randn(4, 6)):
         gains = [layer.gain for layer in plan(Model(), kind="forward", example=example).layers]
         assert gains[1] in (pytest.approx(2**0.5), pytest.approx((2 / 1.01) ** 0.5))
+
+
+@pytest.mark.parametrize(
+    "of",
+    [torch.abs, F.relu, lambda w: w.cumsum(1) / 8, lambda w: w[:, :1].expand_as(w)],
+    ids=["abs", "relu", "sums", "one column"],
+)
+def test_a_weight_of_one_sign_or_of_dependent_entries_is_refused(of):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, x):
+            return self.b(F.relu(F.linear(x, of(self.a.weight))))
+
+    with pytest.raises(ValueError, match=r"a\.weight.*one sign or depend on each other"):
+        initialize(Net(), torch.randn(8, 64, generator=seeded()))
+
+
+def test_one_generator_gives_one_network_whatever_torchs_own_state_is():
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 4))
+    x, weights = torch.randn(16, 8, generator=seeded()), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        weights.append(initialize(net, x, generator=seeded())[3].weight.detach().clone())
+        assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(*weights)

@@ -74,7 +74,7 @@ def addmm_with_factors(m, x):
     return torch.addmm(m.u, x, m.w.t(), alpha=2)
 
 
-@case("opaque:addmm(c(x), x)", traced=True)
+@case("sum(c(x), w(x))", traced=True)
 def addmm_onto_a_signal(m, x):
     return torch.addmm(m.c(x), x, m.w.t())
 
@@ -274,12 +274,12 @@ def difference(m, x):
     return m.a(x) - m.c(x)
 
 
-@case("opaque:add(a(x), c(x))", traced=True)
+@case("sum(a(x), times 2(c(x)))", traced=True)
 def sum_with_a_factor(m, x):
     return torch.add(m.a(x), m.c(x), alpha=2)
 
 
-@case("expression(a(x))", traced=True)
+@case("plus -2(a(x))", traced=True)
 def number_with_a_factor(m, x):
     return m.a(x).sub(1.0, alpha=2)
 

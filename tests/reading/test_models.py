@@ -433,3 +433,32 @@ def test_what_numpy_writes_into_shared_memory_is_named():
     graph = record(Net(), torch.ones(3, 4))
     (unseen,) = [node for node in graph.nodes if node.kind == "opaque"]
     assert graph.by_name["b"].inputs == (unseen.name,)
+
+
+def test_sparse_tensors_pass_without_moments():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x, graph):
+            return self.b(torch.sparse.mm(graph, torch.relu(self.a(x))))
+
+    graph = read(Net(), (torch.ones(3, 4), torch.eye(3).to_sparse())).graph
+    assert [node.name for node in graph.of_kind("weight")] == ["a", "b"]
+
+
+def test_reading_draws_no_random_numbers():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.scale = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+        def forward(self, x):
+            weight = F.dropout(self.a.weight, 0.5)
+            return F.linear(x, weight) * F.dropout(self.scale, 0.5)
+
+    net, state = Net(), torch.get_rng_state()
+    read(net, torch.ones(3, 4))
+    read(net)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -344,3 +344,49 @@ def test_defaults_that_are_kept_are_no_inputs():
 def test_the_first_argument_is_data_beside_free_keywords():
     assert data_arguments(Optional()) == ["ids"]
     assert trace(Optional()).by_name["a"].inputs == ("ids",)
+
+
+def kinds_of(forward, **modules):
+    graph = trace(model_of(forward, **modules))
+    return [node.operation for node in graph.nodes if node.kind not in ("input", "output")]
+
+
+def test_every_write_in_place_is_followed():
+    def chained(self, x):
+        h = self.a(x)
+        h.mul_(2.0)
+        h.relu_()
+        return self.b(h)
+
+    def summed(self, x):
+        h = self.a(x)
+        h.add_(self.b(x)).add_(self.c(x))
+        return self.d(h)
+
+    layers = {name: nn.Linear(4, 4) for name in "abcd"}
+    assert kinds_of(chained, **layers) == ["linear", "mul", "relu", "linear"]
+    assert kinds_of(summed, **layers) == ["linear", "linear", "add", "linear", "add", "linear"]
+
+
+def test_writes_into_what_is_no_data_are_followed_or_refused():
+    def new(self, x):
+        out = x.new_zeros(4, 3)
+        out.t().copy_(self.a(x))
+        return self.b(out.t())
+
+    def outside(self, x):
+        out = torch.zeros(3, 4)
+        out.add_(self.a(x))
+        return self.b(out)
+
+    def given(self, x):
+        out = torch.empty(3, 4)
+        torch.mul(self.a(x), 3.0, out=out)
+        return self.b(out)
+
+    layers = {name: nn.Linear(4, 4) for name in "ab"}
+    assert kinds_of(new, **layers)[0] == "linear" and kinds_of(new, **layers)[-1] == "linear"
+    assert trace(model_of(new, **layers)).by_name["b"].inputs != ("constant",)
+    for forward in (outside, given):
+        with pytest.raises(ValueError, match=r"written into a tensor that is none.*example="):
+            trace(model_of(forward, **layers))

@@ -95,6 +95,23 @@ def net_of(name):
     return net
 
 
+def written_without_gradient(net, z):
+    h = net.a(z)
+    with torch.no_grad():
+        h.mul_(50.0)
+    return h
+
+
+def written_by_numpy(net, z):
+    h = net.a(z)
+    seen = h.detach().numpy()
+    seen *= 50
+    return h
+
+
+CASES |= {"without gradient": written_without_gradient, "by numpy": written_by_numpy}
+
+
 X = torch.linspace(-1, 1, 12).reshape(3, 4)
 
 
