@@ -24,6 +24,7 @@ from sigprop.reading.steps import CannotReplay, Step, replay
 _SCALED, _SHIFTED, _BENT = 1, 2, 3
 _SHAPES: dict[Kind, int] = {"passage": _SCALED, "scale": _SCALED, "sum": _SCALED, "shift": _SHIFTED}
 _TRIALS = ((8, 12), (4, 6, 12), (3, 6, 5, 5), (2, 6, 4, 4, 4))
+_SHAPED = (torch.Size(()), torch.Size((2, 3)))
 _LARGE = 1e3
 _SMALL = 12
 _LONGEST = 24
@@ -203,6 +204,8 @@ def _record(end: Step, root: Step, words: str) -> Activation | None:
         return replay(end, {root: x.clone()}, dtype=x.dtype, scalars=True)
 
     try:
+        if any(run(torch.zeros(shape, dtype=torch.float64)).shape != shape for shape in _SHAPED):
+            return None  # it keeps no shape but that of its constants
         record = as_activation(run, name=words)
     except Exception:  # not elementwise, or it needs more than its signal
         return None

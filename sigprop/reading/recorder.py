@@ -150,13 +150,10 @@ class Recorder(TorchFunctionMode):
         self, func: Any, args: Any, kwargs: Any, read: Mapping[int, Owner], known: Traits
     ) -> Step:
         """The step of a call, where it stands."""
-        step = call(
-            func,
-            tuple([replaced(value, read) for value in args]),
-            {key: replaced(value, read) for key, value in kwargs.items()},
-            row=known.row,
-            data=tuple(dict.fromkeys(o for o in read.values() if is_data(o))),
-        )
+        given = tuple([replaced(value, read) for value in args])
+        named = {key: replaced(value, read) for key, value in kwargs.items()} if kwargs else {}
+        data = tuple([o for o in read.values() if isinstance(o, Step) and not o.constant])
+        step = call(func, given, named, row=known.row, data=data)
         step.path, module = self.stack[-1]
         step.layer = layer_of(module, step)
         return step
@@ -219,8 +216,7 @@ class Recorder(TorchFunctionMode):
             self.made.append((step, made.grad_fn))
         step.shape = tuple(made.shape)
         step.signal = made.is_floating_point() or made.is_complex()
-        plain = made.layout is torch.strided and not made.is_nested and not made.is_meta
-        if self.measure and step.signal and plain and not step.constant:
+        if self.measure and step.signal and not step.constant and _is_plain(made):
             step.measured = moments(made)
 
     def _constant(self, out: Any) -> Any:
@@ -471,6 +467,11 @@ def is_data(owner: Owner) -> bool:
 def is_float(found: list[Tensor]) -> bool:
     """Whether the first of some tensors holds floating-point numbers."""
     return bool(found) and found[0].is_floating_point()
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether its entries can be looked at."""
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_meta
 
 
 def transformed() -> bool:

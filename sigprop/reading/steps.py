@@ -38,6 +38,7 @@ class Step:
         shares: of a join: the share of each argument.
         measured: moments of what it returned.
         label: name of an input.
+        row: of the table of operations.
     """
 
     what: What
@@ -225,7 +226,7 @@ def replay(
 
     def constant(tensor: Tensor) -> Tensor:
         tensor = given.get(id(tensor), tensor).detach()
-        if scalars and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+        if scalars and tensor.dim() and tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
             tensor = tensor.flatten()[0]
         if dtype is None:
             return tensor

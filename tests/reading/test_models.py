@@ -462,3 +462,18 @@ def test_reading_draws_no_random_numbers():
     read(net, torch.ones(3, 4))
     read(net)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_expression_with_a_constant_of_one_entry_keeps_every_shape():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.shift = nn.Linear(4, 4), nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            z = self.a(x)
+            return z * torch.sigmoid(z + self.shift)
+
+    (node,) = record(Net(), torch.ones(3, 4)).of_kind("activation")
+    assert node.activation is not None
+    assert node.activation(0.5).shape == () and node.activation([[0.1, 0.2]]).shape == (1, 2)
