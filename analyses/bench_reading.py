@@ -9,8 +9,8 @@ this process on one thread. Recording is the one run under the recorder with its
 (``verify``); making the graph of it is shown beside it, without a target. That the numbers are
 right is checked too: what leaves the recorded net, and the gains set.
 Answer: on one CPU core large nets are read at 1.1 times their forward pass and initialized at the
-cost of the draws; small calls cost some 50 µs more each, and thousand-layer nets of width 128 some
-1.7 times the draws and 20 ms: these two miss.
+cost of the draws. Small calls cost just under 50 µs more each, and a thousand layers of width 128
+1.8 times the draws beyond the 20 ms: these miss their targets.
 Source: the targets are this project's own.
 Run time: 25 s on one core.
 """

@@ -9,9 +9,11 @@ torchvision, timm and transformers (tiny configurations, no trained weights). A 
 it has two or more axes, belongs to a linear map, a convolution or packed attention, and gets a
 gradient from the output. Second moments are those of each weight layer's output on the example, of
 small nets as the mean over three draws (layers of a few units scatter).
-Answer: ANSWER
+Answer: of 2,787 weights in 140 architectures none is missed. After initialize 134 nets stand within
+a factor of 50 (timm's BEiT: 1.1, by default 1e6), the real packages' within 19; the other six hold
+weights that cannot or should not be set, and say which.
 Source: he2015 (the aim); the factor of 50 is this project's own.
-Run time: 1 minute for the rebuilds; RUNTIME with the packages.
+Run time: half a minute for the rebuilds; 6 minutes with the packages, on two cores.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class Params:
 
 
 FULL = Params()
-QUICK = Params(rebuilds=12, packages=False)
+QUICK = Params(rebuilds=8, packages=False)
 
 Case = tuple[str, str, Callable[[], nn.Module], Callable[[], Any]]
 

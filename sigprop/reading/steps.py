@@ -226,7 +226,12 @@ def replay(
 
     def constant(tensor: Tensor) -> Tensor:
         tensor = given.get(id(tensor), tensor).detach()
-        if scalars and tensor.dim() and tensor.numel() and bool((tensor == tensor.flatten()[0]).all()):
+        if (
+            scalars
+            and tensor.dim()
+            and tensor.numel()
+            and bool((tensor == tensor.flatten()[0]).all())
+        ):
             tensor = tensor.flatten()[0]
         if dtype is None:
             return tensor
