@@ -226,7 +226,7 @@ def test_own_slopes_are_read_by_all(act):
     for graph in (reading.trace(model), reading.record(model, x)):
         (node,) = graph.of_kind("activation")
         assert node.name == "1" and node.alpha == pytest.approx(alpha)
-        assert graph.feed("2").alpha == pytest.approx(alpha)
+        assert graph.sources("2") == [node]
     network = to_network(model)
     wanted = model.double()(x.double()).detach().numpy()
     assert network(x.double().numpy()) == pytest.approx(wanted, rel=1e-12)

@@ -4,10 +4,6 @@
 """
 
 from sigprop.graph.network import (
-    ADVICE,
-    OUTSIDE_ADVICE,
-    Feed,
-    Feeders,
     Graph,
     Moments,
     Node,
@@ -18,15 +14,11 @@ from sigprop.graph.network import (
 from sigprop.graph.vocabulary import KINDS, THROUGH, Kind, Slopes
 
 __all__ = [
-    "ADVICE",
-    "Feed",
-    "Feeders",
     "Graph",
     "KINDS",
     "Kind",
     "Moments",
     "Node",
-    "OUTSIDE_ADVICE",
     "Slopes",
     "THROUGH",
     "Weight",

@@ -9,21 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sigprop.graph.vocabulary import KINDS, THROUGH, Kind, Slopes
 
 if TYPE_CHECKING:
     from sigprop.activations import Activation
-
-ADVICE = (
-    "Pass alpha= or gain= (to initialize: activation=) to set every weight layer without reading "
-    "the model."
-)
-OUTSIDE_ADVICE = (
-    "Use sigprop.initialize, which knows other activations. Pass alpha= or gain= to set every "
-    "weight layer without reading the model."
-)
 
 
 @dataclass(frozen=True)
@@ -99,39 +90,6 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Feed:
-    """What stands before a weight layer: the slopes that enter its gain, and where they come from.
-
-    Attributes:
-        alpha: the slope(s), one or one per channel.
-        kind: ``"activation"``, ``"weight"`` (another layer with nothing between: slope 1) or
-            ``"input"`` (the raw input: the slope is that of the activation the layer feeds).
-        by: the same in words.
-    """
-
-    alpha: Slopes
-    kind: Literal["activation", "weight", "input"]
-    by: str
-
-
-@dataclass(frozen=True)
-class Feeders:
-    """The nodes that decide the gain of a weight layer.
-
-    Attributes:
-        nodes: those upstream, or those that a layer fed by the raw input feeds; may be empty.
-        kind: as :class:`Feed`.
-        verb: how the layer stands to them: ``"is fed by"`` or ``"feeds"``.
-        by: the same in words.
-    """
-
-    nodes: tuple[Node, ...]
-    kind: Literal["activation", "weight", "input"]
-    verb: str
-    by: str
-
-
-@dataclass(frozen=True)
 class Graph:
     """Nodes in the order in which data visits them.
 
@@ -145,10 +103,10 @@ class Graph:
         ...     Node("act", "activation", "PReLU", ("fc1",), alpha=(0.25,)),
         ...     Node("fc2", "weight", "Linear", ("act",)),
         ... ))
-        >>> graph.feed("fc2").alpha, graph.feed("fc1").alpha
-        ((0.25,), (0.25,))
-        >>> graph.feed("fc1").by
-        "the input, feeding 'act' (PReLU)"
+        >>> [str(node) for node in graph.sources("fc2")]
+        ["'act' (PReLU)"]
+        >>> graph.reaches_activation("fc1"), graph.reaches_activation("fc2")
+        (True, False)
     """
 
     nodes: tuple[Node, ...]
@@ -196,45 +154,6 @@ class Graph:
         """Whether the output of a node enters an activation before any other weight layer."""
         return any(target.kind == "activation" for target in self.targets(name))
 
-    def feeders(self, name: str) -> Feeders:
-        """The nodes that decide the gain of a weight layer, whatever they are.
-
-        Those that make its signal, the raw input beside other branches left out; for a layer fed by
-        the raw input alone, the activations that it feeds.
-        """
-        made = [source for source in self.sources(name) if source.kind != "input"]
-        if made:
-            activated = any(source.kind == "activation" for source in made)
-            kind: Literal["activation", "weight"] = "activation" if activated else "weight"
-            return Feeders(tuple(made), kind, "is fed by", _words(made))
-        met = [target for target in self.targets(name) if target.kind == "activation"]
-        met = met or [target for target in self.targets(name) if target.kind == "opaque"]
-        if not met:
-            return Feeders((), "input", "feeds", "the input, feeding no activation")
-        return Feeders(tuple(met), "input", "feeds", f"the input, feeding {_words(met)}")
-
-    def feed(self, name: str) -> Feed:
-        """The slopes that enter the gain of a weight layer (He et al.: q^l = g² E φ(z^(l−1))²).
-
-        The activation(s) feeding it decide; another weight layer with nothing between counts as
-        slope 1; the raw input beside other branches is left out of the comparison. A layer fed by
-        the raw input alone takes the slope of the activation that it feeds, and 1 if it feeds none.
-
-        Raises:
-            ValueError: the branches disagree, or one of them is no leaky ReLU.
-
-        Source: he2015.
-        """
-        feeders = self.feeders(name)
-        if not feeders.nodes:
-            return Feed((1.0,), feeders.kind, feeders.by)
-        alpha = _agreed(self.by_name[name], feeders.nodes, feeders.verb)
-        return Feed(alpha, feeders.kind, feeders.by)
-
-    def product(self, name: str) -> Node | None:
-        """The first join on the way to a node that multiplies two signals (a gate), if any."""
-        return self._products[name]
-
     @cached_property
     def _sources(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
@@ -247,17 +166,6 @@ class Graph:
                 elif kind != "constant":
                     names[before] = None
             found[node.name] = tuple(names)
-        return found
-
-    @cached_property
-    def _products(self) -> dict[str, Node | None]:
-        found: dict[str, Node | None] = {}
-        for node in self.nodes:
-            before = [self.by_name[name] for name in node.inputs]
-            on_the_way = [found[b.name] for b in before if b.kind in THROUGH]
-            multiplies = node.kind in ("product", "attention")
-            met = next((product for product in on_the_way if product is not None), None)
-            found[node.name] = met or (node if multiplies else None)
         return found
 
     @cached_property
@@ -321,43 +229,3 @@ def same_slopes(first: Slopes, second: Slopes) -> bool:
     return all(
         math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in zip(first, second, strict=True)
     )
-
-
-def _agreed(layer: Node, nodes: Sequence[Node], verb: str) -> Slopes:
-    slopes = [_slopes(layer, node, verb) for node in nodes]
-    for node, alpha in zip(nodes, slopes, strict=True):
-        if not same_slopes(slopes[0], alpha):
-            raise ValueError(
-                f"weight layer {layer} {verb} branches with different slopes: "
-                f"{_slope_words(nodes[0], slopes[0])}, and {_slope_words(node, alpha)}. "
-                f"No one gain fits both. {ADVICE}"
-            )
-    return slopes[0]
-
-
-def _slopes(layer: Node, node: Node, verb: str) -> Slopes:
-    if node.kind == "weight":
-        return (1.0,)
-    if node.kind == "activation" and node.alpha is not None:
-        return node.alpha
-    if node.kind == "activation":
-        reason, advice = "which is outside the leaky ReLU family and has no slope", OUTSIDE_ADVICE
-    else:
-        reason, advice = "whose effect on the signal is not known", ADVICE
-    raise ValueError(f"weight layer {layer} {verb} {node}, {reason}. {advice}")
-
-
-def _slope_words(node: Node, alpha: Slopes) -> str:
-    if node.kind == "weight":
-        return f"{node} with no activation after it (slope 1)"
-    if len(alpha) == 1:
-        return f"{node} with slope {alpha[0]:.6g}"
-    return f"{node} with {len(alpha)} slopes from {min(alpha):.6g} to {max(alpha):.6g}"
-
-
-def _words(nodes: Sequence[Node]) -> str:
-    shown = [
-        f"{node}, no activation between" if node.kind == "weight" else str(node)
-        for node in nodes[:3]
-    ]
-    return " and ".join(shown) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")

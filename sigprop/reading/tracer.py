@@ -13,7 +13,6 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
-from sigprop.graph import ADVICE
 from sigprop.reading.calling import as_found, attributes_kept, unwrapped
 from sigprop.reading.layers import CONVOLUTIONS, TRANSPOSED, WEIGHT_LAYERS, is_whole
 from sigprop.reading.operations import MODULES, Operation, find, of_module
@@ -21,6 +20,10 @@ from sigprop.reading.recorder import Recorder
 from sigprop.reading.running import record_steps
 from sigprop.reading.steps import Step, call, mapped, steps_in, takes_signal, tensors_in
 
+_ADVICE = (
+    "Pass alpha= or gain= (to initialize: activation=) to set every weight layer without reading "
+    "the model."
+)
 _PARTS = frozenset(("getitem", "narrow", "select", "chunk", "split", "unbind", "diagonal"))
 """Passages that hand on a part: a write into one is not a write of the whole."""
 
@@ -82,7 +85,7 @@ def trace_steps(model: nn.Module) -> tuple[list[Step], list[Step]]:
             reason = " ".join(str(error).split()).rstrip(".")
             raise ValueError(
                 f"cannot follow the data through {type(model).__name__} with torch.fx: {reason}. "
-                f"Give an example of its input (example=), so that it is run instead. {ADVICE}"
+                f"Give an example of its input (example=), so that it is run instead. {_ADVICE}"
             ) from error
         return _Follower(model).followed(graph)
 

@@ -76,8 +76,10 @@ def test_it_is_a_plain_module():
     assert torch.equal(other(x), model(x))
     assert torch.equal(copy.deepcopy(model)(x), model(x))
     assert list(model.state_dict())[:2] == ["layers.0.weight", "layers.0.bias"]
-    feeds = [trace(model).feed(f"layers.{i}").alpha for i in range(3)]
-    assert feeds[1:] == [pytest.approx((0.1, 0.2, 0.3, 0.4))] * 2
+    graph = trace(model)
+    (first,), (second,) = graph.sources("layers.1"), graph.sources("layers.2")
+    assert first is not second
+    assert first.alpha == second.alpha == pytest.approx((0.1, 0.2, 0.3, 0.4))
 
 
 @pytest.mark.parametrize(

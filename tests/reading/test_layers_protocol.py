@@ -74,7 +74,7 @@ def test_one_node(read, act: nn.Module, alpha: tuple[float, ...]):
     assert node.activation is not None
     if len(alpha) == 1:
         assert node.activation.f(-1.0) == pytest.approx(-alpha[0])
-    assert graph.feed("2").alpha == node.alpha and graph.feed("0").alpha == node.alpha
+    assert graph.sources("2") == graph.targets("0") == [node]
 
 
 @each

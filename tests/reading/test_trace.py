@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sigprop.graph import Moments
+from sigprop.init import plan
+from sigprop.init.mirrored import feeding_slopes
 from sigprop.reading import trace
 from sigprop.reading.tracer import data_arguments
 
@@ -21,9 +23,10 @@ def model_of(forward, **modules) -> nn.Module:
     return model
 
 
-def feeds(model: nn.Module) -> dict[str, tuple[float, ...]]:
+def feeds(model: nn.Module) -> dict[str, tuple[float, ...] | None]:
+    """The slopes by which each weight layer is initialized, as read."""
     graph = trace(model)
-    return {node.module: graph.feed(node.name).alpha for node in graph.of_kind("weight")}
+    return {node.module: feeding_slopes(graph, node)[0] for node in graph.of_kind("weight")}
 
 
 def pair(between, **modules) -> nn.Module:
@@ -157,8 +160,8 @@ def test_residual_blocks():
         return self.c(self.b(h) + h)
 
     model = model_of(disagreeing, **{name: nn.Linear(6, 6) for name in "abc"})
-    with pytest.raises(ValueError, match=r"'b' \(Linear\) with no activation after it \(slope 1\)"):
-        feeds(model)
+    assert feeds(model) == {"a": (0.0,), "b": (0.0,), "c": None}
+    assert [node.name for node in trace(model).sources("c")] == ["b", "relu"]
 
 
 def test_embeddings_are_data_of_their_own():
@@ -168,7 +171,7 @@ def test_embeddings_are_data_of_their_own():
     assert kinds == ["input", "embedding", "weight", "activation", "weight", "output"]
     table = model[0].weight.detach().double()
     assert graph.by_name["0"].constant.q == pytest.approx(float(table.square().mean()))
-    assert graph.feed("3").alpha == (0.0,)
+    assert feeds(model)["3"] == (0.0,)
 
 
 @pytest.mark.parametrize(
@@ -189,13 +192,16 @@ def test_embeddings_are_data_of_their_own():
 )
 def test_what_has_no_slope_is_named(between, words: str):
     with pytest.raises(ValueError, match=words):
-        feeds(pair(between, mystery=nn.LSTM(8, 8)))
+        plan(pair(between, mystery=nn.LSTM(8, 8)))
 
 
 def test_a_product_of_signals_is_told():
     for between in (lambda self, z: z @ z.T, lambda self, z: z * torch.sigmoid(self.c(z))):
         graph = trace(pair(between, c=nn.Linear(8, 8)))
-        assert graph.product("b").operation in ("matmul", "mul")
+        (product,) = graph.of_kind("product")
+        assert product.operation in ("matmul", "mul") and graph.by_name["b"].inputs == (
+            product.name,
+        )
 
 
 def test_a_weight_without_a_layer_is_a_weight():
@@ -204,7 +210,8 @@ def test_a_weight_without_a_layer_is_a_weight():
     names = {node.name: node.weight.parameters for node in graph.of_kind("weight")}
     expected = {"a": ("a.weight",), "linear": ("b.weight",), "matmul": ("c.weight",)}
     assert names == expected | {"b": ("b.weight",)}
-    assert graph.feed("matmul").alpha == (0.0,) and graph.feed("b").alpha == (1.0,)
+    slopes = {name: feeding_slopes(graph, graph.by_name[name])[0] for name in names}
+    assert slopes == {"a": (1.0,), "linear": (1.0,), "matmul": (0.0,), "b": (1.0,)}
     assert graph.by_name["matmul"].weight.fans == (4.0, 8.0)
 
 
@@ -216,7 +223,7 @@ class Steeper(nn.ReLU):
 def test_a_subclass_with_a_forward_of_its_own_is_looked_into():
     model = pair(lambda self, z: self.act(z), act=Steeper())
     with pytest.raises(ValueError, match=r"\(relu→pow\)"):
-        feeds(model)
+        plan(model)
     (node,) = trace(model).of_kind("activation")
     assert node.module == "act" and node.activation([-1.0, 3.0]).tolist() == [0.0, 9.0]
 
@@ -294,7 +301,7 @@ def test_a_gate_by_a_test_on_the_data_is_what_it_computes():
     (node,) = trace(gated).of_kind("activation")
     assert node.activation.row == "relu"
     by_another = trace(pair(lambda self, z: z * (self.c(z) > 0), c=nn.Linear(8, 8)))
-    assert by_another.product("b").operation == "mul"
+    assert [node.operation for node in by_another.of_kind("product")] == ["mul"]
 
 
 def test_constants_are_no_nodes():
@@ -333,7 +340,7 @@ def test_defaults_that_are_plain_are_kept():
     assert data_arguments(Net()) == ["ids"]
     graph = trace(Net())
     assert [n.kind for n in graph.nodes if n.kind != "input"] == ["weight", "scale", "output"]
-    assert graph.by_name["a"].inputs == ("ids",) and graph.feed("a").alpha == (1.0,)
+    assert graph.by_name["a"].inputs == ("ids",) and feeds(Net()) == {"a": (1.0,)}
 
 
 def test_defaults_that_are_kept_are_no_inputs():
