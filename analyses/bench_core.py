@@ -36,12 +36,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from analyses._targets import cost_bars
 from sigprop import (
     DeepMLP,
     g_star,
     kaiming_leaky_init,
     measure,
-    plots,
     sample_trajectories,
     validate,
 )
@@ -290,21 +290,16 @@ def check(rows: list[Row]) -> None:
 
 def draw(rows: list[Row]) -> Figure:
     figure, ax = plt.subplots(figsize=(12, 4.2), layout="constrained")
-    rows = [row for row in rows if row["target"] is not None][::-1]
-    cost = plots.column(rows, "cost")
-    colors = [plots.COLORS[0] if row["met"] else plots.COLORS[2] for row in rows]
-    ax.barh([row["name"] for row in rows], cost, color=colors, height=0.6)
-    ax.axvline(1, color=plots.INK, lw=1.2)
-    for y, row in enumerate(rows):
-        value = f"{row['value']:,.0f}" if row["value"] >= 100 else f"{row['value']:.3g}"
-        verdict = "met" if row["met"] else "not met"
-        text = f"{value} {row['unit']}  (target {row['limit']} {row['target']:g}: {verdict})"
-        ax.text(2.04, y, text, va="center", fontsize="small", color=colors[y])
-    ax.set_xlim(0, 2)
-    ax.grid(axis="y", visible=False)
-    ax.set_xlabel("cost relative to the target: left of the line the target is met")
+    rows = [row for row in rows if row["target"] is not None]
+    cost_bars(ax, rows, _words)
     met = sum(row["met"] for row in rows)
     figure.suptitle(
         f"{met} of {len(rows)} cost targets met, measured side by side", fontweight="bold"
     )
     return figure
+
+
+def _words(row: Row) -> str:
+    value = f"{row['value']:,.0f}" if row["value"] >= 100 else f"{row['value']:.3g}"
+    verdict = "met" if row["met"] else "not met"
+    return f"{value} {row['unit']}  (target {row['limit']} {row['target']:g}: {verdict})"

@@ -29,7 +29,8 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from sigprop import g_star, kaiming_leaky_init, plots
+from analyses._targets import cost_bars
+from sigprop import g_star, kaiming_leaky_init
 from sigprop.init import plan
 from sigprop.reading import read
 from sigprop.reading.running import record_steps
@@ -210,21 +211,16 @@ def check(rows: list[Row]) -> None:
 
 def draw(rows: list[Row]) -> Figure:
     figure, ax = plt.subplots(figsize=(11, 3.6), layout="constrained")
-    rows = rows[::-1]
-    colors = [plots.COLORS[0] if row["met"] else plots.COLORS[2] for row in rows]
-    cost = [max(row["value"] / row["target"], 0.0) for row in rows]
-    ax.barh([row["name"] for row in rows], cost, color=colors, height=0.6)
-    ax.axvline(1, color=plots.INK, lw=1.2)
-    for y, row in enumerate(rows):
-        verdict = "met" if row["met"] else "not met"
-        text = f"{row['value']:.3g} {row['unit']}  (target at most {row['target']:g}: {verdict})"
-        ax.text(2.04, y, text, va="center", fontsize="small", color=colors[y])
-    ax.set_xlim(0, 2)
-    ax.grid(axis="y", visible=False)
-    ax.set_xlabel("cost relative to the target: left of the line the target is met")
+    priced = [{**row, "cost": max(row["value"] / row["target"], 0.0)} for row in rows]
+    cost_bars(ax, priced, _words)
     met = sum(row["met"] for row in rows)
     figure.suptitle(
         f"Reading and initializing a model: {met} of {len(rows)} cost targets met",
         fontweight="bold",
     )
     return figure
+
+
+def _words(row: Row) -> str:
+    verdict = "met" if row["met"] else "not met"
+    return f"{row['value']:.3g} {row['unit']}  (target at most {row['target']:g}: {verdict})"
