@@ -380,8 +380,12 @@ class _Decision:
         graph = self.levels.graph
         alpha, reason = feeding_slopes(graph, site.uses[0])
         for node in site.uses[1:]:
+            if alpha is None:
+                break
             other, again = feeding_slopes(graph, node)
-            if alpha is not None and other is not None and not same_slopes(alpha, other):
+            if other is None:
+                alpha, reason = other, again
+            elif not same_slopes(alpha, other):
                 raise ValueError(_several(site, "slopes", (reason, again), self.request.ways))
         if alpha is None:
             raise ValueError(

@@ -154,3 +154,23 @@ class CatBlock(nn.Module):
 def test_what_cannot_be_mirrored(model, alpha, words):
     with pytest.raises(ValueError, match=words):
         mirrored(model, alpha)
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (nn.LeakyReLU(0.3), "'4' is called several times with different slopes"),
+        (nn.Tanh(), "for the leaky ReLU family alone, but weight layer '4' is fed by .*Tanh"),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_layer_called_twice_needs_one_slope(second, words, swapped):
+    shared, acts = nn.Linear(8, 8), [nn.LeakyReLU(0.2), second]
+    before, after = acts[::-1] if swapped else acts
+    start = nn.Linear(4, 8), nn.LeakyReLU(0.2), nn.Linear(8, 8)
+    end = nn.LeakyReLU(0.2), nn.Linear(8, 2)
+    model = nn.Sequential(*start, before, shared, after, shared, *end)
+    old = shared.weight.detach().clone()
+    with pytest.raises(ValueError, match=words):
+        mirrored(model)
+    assert torch.equal(shared.weight, old)
