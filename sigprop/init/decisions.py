@@ -88,6 +88,16 @@ def warn_of(plan: InitPlan, stacklevel: int) -> None:
         warnings.warn(" ".join(plan.warnings), SignalWarning, stacklevel=stacklevel + 1)
 
 
+def _parameters_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """The parameters of modules, each by its first name."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for path, module in modules.items():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in found:
+                found[id(parameter)] = f"{path}.{name}" if path else name, parameter
+    return dict(found.values())
+
+
 class _Decision:
     """One model and one request, on the way to jobs."""
 
@@ -96,7 +106,7 @@ class _Decision:
     ) -> None:
         self.model, self.request, self.generator = model, request, generator
         self.modules = dict(model.named_modules(remove_duplicate=False))
-        self.parameters = dict(model.named_parameters())
+        self.parameters = _parameters_of(self.modules)
         self.reading: Reading | None = None
         self.levels: Levels | None = None
         self.after: Graph | None = None
@@ -113,7 +123,7 @@ class _Decision:
         if not jobs:
             raise ValueError(nothing_left(self.model, list(reasons.values())))
         slots = slots_of(jobs)
-        refuse_overlaps({slot.memory: (slot.label, slot.held[0]) for slot in slots}.values())
+        refuse_overlaps(slots)
         plan = InitPlan(
             tuple(job.layer for job in jobs),
             untouched(self.modules, self.parameters, slots, reasons),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,8 +36,7 @@ class Mirror:
         return names.get((self.rows, self.columns), "not")
 
 
-@dataclass(frozen=True)
-class Law:
+class Law(NamedTuple):
     """What is drawn: distribution, root mean square of an entry, and the structure of the weight.
 
     Attributes:
@@ -57,16 +57,15 @@ def fill(weight: Tensor, law: Law, generator: torch.Generator | None) -> None:
 
     A CPU generator (None: torch's own) draws on the CPU wherever the weight is, so that one seed
     gives one network; a weight that is float32 or float64, contiguous and on that device is drawn
-    into straight.
+    into straight. Called where autograd is off.
     """
     device = generator.device if generator is not None else torch.device("cpu")
     dtype = torch.float64 if weight.dtype is torch.float64 else torch.float32
     straight = weight.dtype is dtype and weight.device == device and weight.is_contiguous()
-    with torch.no_grad():
-        drawn = weight if straight else torch.empty(weight.shape, dtype=dtype, device=device)
-        DISTRIBUTIONS[law.distribution](drawn, law, generator)
-        if not straight:
-            weight.copy_(drawn)
+    drawn = weight if straight else torch.empty(weight.shape, dtype=dtype, device=device)
+    DISTRIBUTIONS[law.distribution](drawn, law, generator)
+    if not straight:
+        weight.copy_(drawn)
 
 
 def haar(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +23,7 @@ from sigprop.reading.layers import WEIGHT_LAYERS, fans
 PLAIN = Mirror()
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A layer's plan with the tensors to write and the law to draw them from."""
 
     layer: LayerPlan
@@ -32,19 +32,14 @@ class Job:
     biases: tuple[Slot, ...] = ()
 
     def write(self, bias_std: float, generator: torch.Generator | None) -> None:
-        """Draw the weight, then its biases (zero if ``bias_std`` is)."""
+        """Draw the weight, then its biases (zero if ``bias_std`` is); autograd must be off."""
         self.weight.write(lambda weight: fill(weight, self.law, generator))
         law = Law("normal", bias_std)
         for bias in self.biases:
-            bias.write(lambda tensor: fill(tensor, law, generator) if bias_std else _zero(tensor))
+            bias.write(lambda tensor: fill(tensor, law, generator) if bias_std else tensor.zero_())
 
 
-def _zero(tensor: Tensor) -> None:
-    tensor.zero_()
-
-
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """How a weight stands in its model, as far as it is known."""
 
     gain: float
@@ -230,7 +225,7 @@ def merged(jobs: Sequence[Job], ways: str) -> list[Job]:
             )
         both = replace(a, name=f"{a.name} = {b.name}")
         biases = {bias.memory: bias for bias in (*known.biases, *job.biases)}
-        first[memory] = replace(known, layer=both, biases=tuple(biases.values()))
+        first[memory] = known._replace(layer=both, biases=tuple(biases.values()))
     return list(first.values())
 
 

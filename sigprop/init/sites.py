@@ -20,7 +20,7 @@ CENTRED = 1e-5
 VOID = "its scale is void: the weight in use is made from its direction alone"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Site:
     """One weight that may be set.
 

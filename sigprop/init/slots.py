@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +15,12 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 _LAZY = (nn.UninitializedParameter, nn.UninitializedBuffer)
 
-Fill = Callable[[Tensor], None]
+Fill = Callable[[Tensor], object]
+Writer = Callable[[Fill], None]
+Memory = tuple[torch.device, int, int, torch.Size, tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """A tensor to be written.
 
     Attributes:
@@ -28,23 +28,22 @@ class Slot:
         shape: of the tensor.
         held: the parameters behind it (one, or those of its parametrization).
         write: takes a function that fills a tensor, and puts the result in place.
+        memory: device, address, offset, shape and strides of the first of ``held``.
     """
 
     label: str
     shape: tuple[int, ...]
     held: tuple[Tensor, ...]
-    write: Callable[[Fill], None]
-
-    @property
-    def memory(self) -> tuple[object, ...]:
-        """The same for two slots over the same memory seen the same way."""
-        tensor = self.held[0]
-        return (*where(tensor), tensor.shape, tensor.stride())
+    write: Writer
+    memory: Memory
 
 
-def where(tensor: Tensor) -> tuple[object, ...]:
-    """The first entry's place in memory."""
-    return tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset()
+def slot_of(label: str, shape: torch.Size, held: Sequence[Tensor], write: Writer) -> Slot:
+    """A slot over some parameters."""
+    first = held[0]
+    address, offset = first.untyped_storage().data_ptr(), int(first.storage_offset())
+    memory = first.device, address, offset, first.shape, first.stride()
+    return Slot(label, tuple(shape), tuple(held), write, memory)
 
 
 def tensor_slot(tensor: Tensor, label: str) -> Slot:
@@ -59,7 +58,7 @@ def tensor_slot(tensor: Tensor, label: str) -> Slot:
     def write(fill: Fill) -> None:
         fill(tensor)
 
-    return Slot(label, tuple(tensor.shape), (tensor,), write)
+    return slot_of(label, tensor.shape, (tensor,), write)
 
 
 def layer_slot(module: nn.Module, attribute: str, label: str, trial: Fill | None = None) -> Slot:
@@ -114,38 +113,36 @@ def parameter_slot(
     _check(parameter, label)
 
     def write(fill: Fill) -> None:
-        with torch.no_grad():
-            if drawn:
-                fill(parameter)
-            elif not bool(torch.count_nonzero(parameter)):
-                parameter.fill_(1.0)
-            size = float(compute().detach().double().square().mean().sqrt())
-            if size > 0:
-                parameter.mul_(std / size)
+        if drawn:
+            fill(parameter)
+        elif not bool(torch.count_nonzero(parameter)):
+            parameter.fill_(1.0)
+        size = float(compute().detach().double().square().mean().sqrt())
+        if size > 0:
+            parameter.mul_(std / size)
 
-    return Slot(label, tuple(parameter.shape), (parameter,), write)
+    return slot_of(label, parameter.shape, (parameter,), write)
 
 
-def refuse_overlaps(tensors: Iterable[tuple[str, Tensor]]) -> None:
+def refuse_overlaps(slots: Iterable[Slot]) -> None:
     """Refuse different tensors that share memory: drawing the later would spoil the earlier.
 
     Raises:
         ValueError: naming both.
     """
-    spans = sorted(
-        (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), label, i, tensor)
-        for i, (label, tensor) in enumerate(tensors)
-    )
-    for i, (memory, start, label, _, tensor) in enumerate(spans):
-        for place in range(i + 1, len(spans)):
-            other_memory, other_start, other_label, _, other = spans[place]
-            if other_memory != memory or other_start >= start + _reach(tensor):
+    spans = sorted({s.memory: s for s in slots}.values(), key=lambda s: s.memory[1:3])
+    for place, slot in enumerate(spans):
+        _, address, start, *_ = slot.memory
+        for after in range(place + 1, len(spans)):
+            other = spans[after]
+            device, other_address, other_start, *_ = other.memory
+            if other_address != address or other_start >= start + _reach(slot.held[0]):
                 break
-            if tensor.device == other.device and _meet(tensor, other):
+            if slot.memory[0] == device and _meet(slot.held[0], other.held[0]):
                 raise ValueError(
-                    f"{label} and {other_label} share memory but are not the same tensor (one is "
-                    "a view into the other); drawing the second would spoil the first. Give each "
-                    "its own memory with .clone(), or initialize one by itself."
+                    f"{slot.label} and {other.label} share memory but are not the same tensor (one "
+                    "is a view into the other); drawing the second would spoil the first. Give "
+                    "each its own memory with .clone(), or initialize one by itself."
                 )
 
 
@@ -190,10 +187,9 @@ def _parametrized_slot(module: nn.Module, attribute: str, label: str, trial: Fil
     def write(fill: Fill) -> None:
         new = torch.empty_like(wanted)
         fill(new)
-        with torch.no_grad():
-            setattr(module, attribute, new)
+        setattr(module, attribute, new)
 
-    return Slot(label, tuple(wanted.shape), originals, write)
+    return slot_of(label, wanted.shape, originals, write)
 
 
 def _weight_norm_slot(module: nn.Module, hook: WeightNorm, label: str) -> Slot:
@@ -204,15 +200,14 @@ def _weight_norm_slot(module: nn.Module, hook: WeightNorm, label: str) -> Slot:
 
     def write(fill: Fill) -> None:
         fill(direction)
-        with torch.no_grad():
-            length.copy_(torch.norm_except_dim(direction, 2, hook.dim))
+        length.copy_(torch.norm_except_dim(direction, 2, hook.dim))
         setattr(module, hook.name, hook.compute_weight(module))
 
-    return Slot(label, tuple(direction.shape), (direction, length), write)
+    return slot_of(label, direction.shape, (direction, length), write)
 
 
 def _check(tensor: Tensor, label: str) -> None:
-    if isinstance(tensor, _LAZY):
+    if type(tensor) is not nn.Parameter and isinstance(tensor, _LAZY):
         raise ValueError(
             f"{label} is lazy and has no shape yet; run one batch through the model first."
         )

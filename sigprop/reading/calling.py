@@ -118,7 +118,9 @@ def flatten(value: Any) -> Iterator[Tensor]:
 def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules by path, without the steps that wrappers around parts of the model add."""
     for path, module in root.named_modules():
-        yield ".".join(part for part in path.split(".") if part not in _WRAPPERS), module
+        if "_orig_mod" in path or "_wrapped_module" in path:
+            path = ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+        yield path, module
 
 
 def kind_of(module: nn.Module) -> str:
@@ -141,9 +143,9 @@ def as_found(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
 
     Random states are those of the CPU and of every CUDA device that the model or ``inputs`` are on.
     """
-    modules = list(_plain(model))
-    before = [(module, dict(module._buffers)) for module in modules]
-    buffers = {id(b): b for m in model.modules() for b in m._buffers.values() if b is not None}
+    modules = list(model.modules())
+    tables = [(m._buffers, dict(m._buffers)) for m in modules if _is_plain(m)]
+    buffers = {id(b): b for m in modules for b in m._buffers.values() if b is not None}
     values = [(buffer, buffer.clone()) for buffer in buffers.values() if not _overlaps(buffer)]
     held: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
     held += [*buffers.values(), *inputs]
@@ -152,17 +154,18 @@ def as_found(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
         try:
             yield
         finally:
-            for module, table in before:
-                module._buffers.clear()
-                module._buffers.update(table)
+            for table, before in tables:
+                if table or before:
+                    table.clear()
+                    table.update(before)
             for buffer, value in values:
                 # Through .data: a graph that saved this buffer may still have its backward to run.
                 buffer.data.copy_(value)
 
 
-def _plain(model: nn.Module) -> Iterator[nn.Module]:
-    """Its modules but the scripted ones, whose tables refuse to be put back."""
-    return (m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule))
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is not a scripted one, whose tables refuse to be put back."""
+    return not isinstance(module, torch.jit.ScriptModule)
 
 
 def _overlaps(buffer: Tensor) -> bool:
@@ -177,19 +180,27 @@ def _overlaps(buffer: Tensor) -> bool:
 @contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Undo what running or following a model may leave: attributes set in forward, constants."""
-    modules = list(_plain(model))
     held: list[dict[str, Any]] = [
-        table for m in modules for table in (vars(m), m._buffers, m._parameters)
+        table
+        for module in model.modules()
+        if _is_plain(module)
+        for table in (module.__dict__, module._buffers, module._parameters)
     ]
-    kept = [dict(table) for table in held]
+    kept = [table.copy() for table in held]
     try:
         yield
     finally:
         for now, before in zip(held, kept, strict=True):
-            same = len(now) == len(before) and all(map(operator.eq, now, before))
-            if not (same and all(map(operator.is_, now.values(), before.values()))):
+            if (now or before) and not _is_same(now, before):
                 now.clear()
                 now.update(before)
+
+
+def _is_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether two tables hold the very same things under the same names in the same order."""
+    if len(now) != len(before) or not all(map(operator.is_, now.values(), before.values())):
+        return False
+    return list(now) == list(before)
 
 
 @contextmanager

@@ -15,12 +15,8 @@ from sigprop.graph import Moments
 from sigprop.reading.memory import Owner, Storage, storage_id
 from sigprop.reading.operations import MODULES
 from sigprop.reading.steps import Step, call, data_of, steps_in, tensors_in
-from sigprop.reading.writing import SET_DATA, Traits, left_by, traits, writes
+from sigprop.reading.writing import Traits, left_by, traits, writes
 
-_NUMBERS = frozenset(
-    ("item", "tolist", "__float__", "__int__", "__bool__", "__index__", "__complex__")
-)
-"""What makes a number of Python of a tensor."""
 _ITEM = operator.getitem
 
 
@@ -93,19 +89,19 @@ class Recorder(TorchFunctionMode):
         if known.body is not None:
             with self:
                 return known.body(*args, **kwargs)
-        found = tensors_of(args, kwargs) if kwargs else tensors_of(args)
-        if transformed():  # inside vmap, grad, jvp: tensors are wrapped
+        found = tensors_of(*args, kwargs) if kwargs else tensors_of(*args)
+        if transformed() is not None:  # inside vmap, grad, jvp: tensors are wrapped
             self._lose(found)
             return func(*args, **kwargs)
-        if known.name in ("numpy", "__array__"):
+        if known.leaves:
             self._lose(found, exposed=True)
-        elif known.name in _NUMBERS:
+        elif known.number:
             self._cut(found)
         elif self.lost and not found and any(type(a).__module__ == "numpy" for a in args):
             return func(*args, **kwargs)  # back from numpy: no constant
         if known.row is None and isinstance(func, torch._ops.HigherOrderOperator):
             refuse_operator(func.__name__)
-        writing = writes(known, kwargs)
+        writing = known.writes or (bool(kwargs) and writes(kwargs))
         still = known.constant and not writing and not (known.cast and is_float(found))
         if not found or still:
             return self._constant(func(*args, **kwargs))
@@ -115,10 +111,13 @@ class Recorder(TorchFunctionMode):
         self, func: Any, args: Any, kwargs: Any, known: Traits, found: list[Tensor], writing: bool
     ) -> Any:
         self.clock += 1
-        read = {id(tensor): self.read(tensor) for tensor in found[known.overwrites :]}
+        read: dict[int, Owner] = {}
+        for tensor in found[1:] if known.overwrites else found:
+            read[id(tensor)] = self.read(tensor)
         if known.overwrites:
             read.setdefault(id(found[0]), self._maker(found[0]))
-        if not any(isinstance(r, Step) or id(r) in self.own for r in read.values()):
+        data = [owner for owner in read.values() if isinstance(owner, Step)]
+        if not data and not any(id(owner) in self.own for owner in read.values()):
             if not known.layer or not args:
                 out = func(*args, **kwargs)
                 if writing:
@@ -129,14 +128,17 @@ class Recorder(TorchFunctionMode):
             read[id(found[0])] = self._source(read[id(found[0])])
         if writing or known.row is None or "max_norm" in kwargs:
             self._before_a_write(found, kwargs.get("out", args[0] if args else None), read)
-        before = [_version(tensor) for tensor in found]
+        before = versions(found)
         out = func(*args, **kwargs)
-        if func == SET_DATA:  # x.data = y
+        if known.sets_data:  # x.data = y
             self._replace(args[0], read.get(id(args[1]), args[1]), args[0].grad_fn)
             self.bind(args[0], read.get(id(args[1]), args[1]))
             return out
-        written = [t for t, v in zip(found, before, strict=True) if _version(t) != v]
-        if not written and writing and before[0] is None:
+        after = versions(found)
+        written: list[Tensor] = []
+        if after != before:
+            written = [t for t, v, w in zip(found, before, after, strict=True) if v != w]
+        elif writing and before[0] is None:
             written = found[:1]
         if written and known.statistics:
             written = [t for t in written if isinstance(read[id(t)], Step)]
@@ -150,10 +152,13 @@ class Recorder(TorchFunctionMode):
         self, func: Any, args: Any, kwargs: Any, read: Mapping[int, Owner], known: Traits
     ) -> Step:
         """The step of a call, where it stands."""
-        given = tuple([replaced(value, read) for value in args])
+        given = tuple([replaced(v, read) if isinstance(v, _HOLDING) else v for v in args])
         named = {key: replaced(value, read) for key, value in kwargs.items()} if kwargs else {}
         data = tuple([o for o in read.values() if isinstance(o, Step) and not o.constant])
-        step = call(func, given, named, row=known.row, data=data)
+        if known.straight:
+            step = Step("call", func, given, named, data=data, row=known.row)
+        else:
+            step = call(func, given, named, row=known.row, data=data)
         step.path, module = self.stack[-1]
         step.layer = layer_of(module, step)
         return step
@@ -474,9 +479,8 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_meta
 
 
-def transformed() -> bool:
-    """Whether a transform of ``torch.func`` is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+transformed = torch._C._functorch.peek_interpreter_stack
+"""The transform of ``torch.func`` at work, None outside of them."""
 
 
 def moments(tensor: Tensor) -> Moments:
@@ -490,10 +494,18 @@ def moments(tensor: Tensor) -> Moments:
     return Moments(float(values.sum(dtype=torch.float64)) / values.numel(), float(norm))
 
 
+def versions(tensors: list[Tensor]) -> list[int | None]:
+    """How often each tensor was written; None: made in inference mode, not counted."""
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:
+        return [_version(tensor) for tensor in tensors]
+
+
 def _version(tensor: Tensor) -> int | None:
     try:
         return tensor._version
-    except RuntimeError:  # made in inference mode
+    except RuntimeError:
         return None
 
 
@@ -501,23 +513,15 @@ def tensors_of(*values: Any) -> list[Tensor]:
     """Every tensor in nested lists, tuples, mappings and slices."""
     found: list[Tensor] = []
     for value in values:
-        _collect(value, found)
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, _NESTED):
+            if isinstance(value, dict):
+                value = value.values()
+            elif isinstance(value, slice):
+                value = (value.start, value.stop, value.step)
+            found += tensors_of(*value)
     return found
-
-
-def _collect(value: Any, found: list[Tensor]) -> None:
-    if isinstance(value, Tensor):
-        found.append(value)
-    elif isinstance(value, tuple | list):
-        for each in value:
-            if isinstance(each, Tensor):
-                found.append(each)
-            elif isinstance(each, _NESTED):
-                _collect(each, found)
-    elif isinstance(value, dict):
-        _collect(list(value.values()), found)
-    elif isinstance(value, slice):
-        _collect((value.start, value.stop, value.step), found)
 
 
 _NESTED = (tuple, list, dict, slice)
@@ -535,10 +539,10 @@ def outputs_of(out: Any) -> list[tuple[Tensor, int | None]]:
 
 def replaced(value: Any, read: Mapping[int, Owner]) -> Any:
     """Nested arguments with the owner of each tensor in its place."""
-    if not isinstance(value, _HOLDING):
-        return value
     if isinstance(value, Tensor):
         return read[id(value)]
+    if not isinstance(value, _NESTED):
+        return value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(replaced(v, read) for v in value))
     if isinstance(value, list | tuple):

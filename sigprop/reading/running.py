@@ -91,7 +91,7 @@ class Hooks:
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Look away while a module that is a single step computes."""
         recorder = self.recorder
-        if recorder.blind or transformed() or not self._is_ours(module):
+        if recorder.blind or transformed() is not None or not self._is_ours(module):
             return
         path = self.paths[module]
         with _UNTOUCHED():
@@ -121,7 +121,7 @@ class Hooks:
                 recorder._add(top, outputs[0][0] if outputs else None)
                 for tensor, place in outputs:
                     recorder.bind(tensor, top, place)
-        elif not (isinstance(out, Tensor) and id(out) in recorder.values) and not transformed():
+        elif not (isinstance(out, Tensor) and id(out) in recorder.values) and transformed() is None:
             with _UNTOUCHED():
                 _made_by_nobody(recorder, self.paths[module], module, inputs, out)
 
@@ -165,13 +165,10 @@ def record_steps(
     Everything is given back as it was: parameters, buffers, attributes, random states, gradients.
     """
     named = dict(named_modules(model))
-    _refuse(named)
-    parameters = [p for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)]
-    recorder = Recorder(parameters, measure=measure)
+    parameters = _parameters(named)
+    recorder = Recorder(parameters.values(), measure=measure)
     for module in named.values():
-        own = [value for name, value in vars(module).items() if name not in _TABLES]
-        held = tensors_of([*module._buffers.values(), *own])
-        recorder.constants.update((id(tensor), tensor) for tensor in held)
+        _remember(module, recorder.constants)
     with as_found(model, flatten((inputs, kwargs))), attributes_kept(model):
         copies, named_copies = cloned(inputs), cloned(kwargs or {})
         for label, tensor in (*labelled(model, copies), *labelled(model, named_copies)):
@@ -196,33 +193,54 @@ def record_steps(
         finally:
             recorder.restore()
     found = [(end, function) for end, function in ends if isinstance(end, Step)]
-    names = {id(p): name for name, p in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in reversed(parameters.items())}
 
-    def _made(leaf: Tensor) -> Step | None:
+    def _known(leaf: Tensor) -> str | Step | None:
         value = recorder.values.get(id(leaf))
-        return value.step if value is not None and isinstance(value.step, Step) else None
+        made = value.step if value is not None and isinstance(value.step, Step) else None
+        return names.get(id(leaf)) or made
 
-    verify(recorder, found, lambda leaf: names.get(id(leaf)) or _made(leaf))
+    verify(recorder, found, _known)
     return recorder, [end for end, _ in found]
 
 
-def _refuse(named: Mapping[str, nn.Module]) -> None:
-    """Models whose parameters are elsewhere, or no numbers.
+def _parameters(named: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Every parameter by name.
 
     Raises:
-        ValueError: naming the module.
+        ValueError: they are elsewhere, or no numbers; it names the module.
     """
+    found: dict[str, Tensor] = {}
     for path, module in named.items():
-        for tensor in module._parameters.values():
-            plain = tensor is None or type(tensor) is nn.Parameter
-            if not plain and is_traceable_wrapper_subclass(tensor):
-                kind = type(tensor).__name__
-                raise ValueError(
-                    f"the parameters of {path or type(module).__name__!r} are {kind}s, of which "
-                    "this process holds a part; record the model before it is sharded."
-                )
-        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+        if type(module).__module__.startswith(_QUANTIZED):
             raise ValueError(
                 f"{path or type(module).__name__!r} is quantized ({type(module).__name__}): its "
                 "weights are no numbers to read; record the model before it is converted."
             )
+        for name, tensor in module._parameters.items():
+            if tensor is None or isinstance(tensor, nn.UninitializedParameter):
+                continue
+            if type(tensor) is not nn.Parameter and is_traceable_wrapper_subclass(tensor):
+                raise ValueError(
+                    f"the parameters of {path or type(module).__name__!r} are "
+                    f"{type(tensor).__name__}s, of which this process holds a part; record the "
+                    "model before it is sharded."
+                )
+            found[f"{path}.{name}" if path else name] = tensor
+    return found
+
+
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized")
+
+
+def _remember(module: nn.Module, constants: dict[int, Tensor]) -> None:
+    """The tensors that a module holds besides its parameters are constants."""
+    for name, value in module.__dict__.items():
+        if name not in _TABLES and not isinstance(value, _NO_TENSORS):
+            constants.update((id(tensor), tensor) for tensor in tensors_of(value))
+    for buffer in module._buffers.values():
+        if buffer is not None:
+            constants[id(buffer)] = buffer
+
+
+_NO_TENSORS = (bool, int, float, str, type(None))

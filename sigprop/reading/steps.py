@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,7 +77,7 @@ class Step:
 
 def call(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], **more: Any) -> Step:
     """The step of a call; what carries data is read from its arguments."""
-    straight = _REFLECTED.get(getattr(func, "__name__", ""))
+    straight = REFLECTED.get(getattr(func, "__name__", ""))
     if straight is not None and len(args) == 2 and not kwargs:
         func, args = straight, (args[1], args[0])
     row = more.pop("row", None) or find(func)
@@ -133,7 +133,7 @@ def _is_step(value: Any) -> bool:
     return isinstance(value, Step) and not value.constant
 
 
-_REFLECTED = {
+REFLECTED = {
     "rsub": operator.sub,
     "__rsub__": operator.sub,
     "__rdiv__": operator.truediv,
@@ -159,20 +159,22 @@ def parts(value: Any) -> tuple[list[Step], list[Tensor]]:
     """Every step and every constant tensor in nested arguments."""
     steps: list[Step] = []
     tensors: list[Tensor] = []
-    waiting = [value]
-    while waiting:
-        each = waiting.pop()
+    _take_apart((value,), steps, tensors)
+    return steps, tensors
+
+
+def _take_apart(values: Iterable[Any], steps: list[Step], tensors: list[Tensor]) -> None:
+    for each in values:
         if isinstance(each, Step):
             steps.append(each)
         elif isinstance(each, Tensor):
             tensors.append(each)
         elif isinstance(each, tuple | list):
-            waiting += each[::-1]
+            _take_apart(each, steps, tensors)
         elif isinstance(each, dict):
-            waiting += [*each.values()][::-1]
+            _take_apart(each.values(), steps, tensors)
         elif isinstance(each, slice):
-            waiting += (each.step, each.stop, each.start)
-    return steps, tensors
+            _take_apart((each.start, each.stop, each.step), steps, tensors)
 
 
 def steps_in(value: Any) -> list[Step]:

@@ -13,13 +13,15 @@ from torch.nn import functional as F
 
 from sigprop.reading.memory import Owner, Write
 from sigprop.reading.operations import WHOLE, Operation, find
-from sigprop.reading.steps import Step, behind, takes_signal
+from sigprop.reading.steps import REFLECTED, Step, behind, takes_signal
 
-SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 _OVERWRITES = frozenset(
     ("__setitem__", "copy_", "zero_", "fill_", "index_put_", "index_copy_", "scatter_")
 )
 _NO_WRITES = ("__index__", "__int__", "__invert__")
+_NUMBERS = frozenset(
+    ("item", "tolist", "__float__", "__int__", "__bool__", "__index__", "__complex__")
+)
 _PUTS = {"index_put_": 3, "index_copy_": 4, "scatter_": 4}
 """Functions that put their last argument where the others say, with the number of arguments."""
 
@@ -37,6 +39,10 @@ class Traits:
         statistics: whether it updates running statistics, which are no signal.
         constant: whether no data leaves it.
         cast: whether it makes whole numbers of others, which data does leave.
+        sets_data: whether it is ``x.data = y``.
+        leaves: whether what it returns is numpy's.
+        number: whether what it returns is a number of Python.
+        straight: whether its step is the call as it stands.
         body: what is seen step by step in place of it; None: it is one step.
     """
 
@@ -48,6 +54,10 @@ class Traits:
     statistics: bool
     constant: bool
     cast: bool
+    sets_data: bool
+    leaves: bool
+    number: bool
+    straight: bool
     body: Any
 
 
@@ -80,15 +90,17 @@ def _traits(func: Any) -> Traits:
         row is not None and "running_mean" in row.arguments,
         row is not None and row.kind == "constant",
         row is not None and row.name in WHOLE,
+        func == torch.Tensor.data.__set__,  # type: ignore[attr-defined]
+        name in ("numpy", "__array__"),
+        name in _NUMBERS,
+        row is not None and row.name not in WHOLE and name not in REFLECTED,
         _BODIES.get(func),
     )
 
 
-def writes(known: Traits, kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call writes into its first argument, or into ``out=``."""
-    if kwargs and (kwargs.get("inplace") or kwargs.get("out") is not None):
-        return True
-    return known.writes
+def writes(kwargs: Mapping[str, Any]) -> bool:
+    """Whether keyword arguments say that a call writes into its first argument, or ``out=``."""
+    return bool(kwargs.get("inplace")) or kwargs.get("out") is not None
 
 
 def left_by(

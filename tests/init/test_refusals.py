@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sigprop.init import kaiming_leaky_init
-from sigprop.init.slots import refuse_overlaps
+from sigprop.init.slots import refuse_overlaps, tensor_slot
 
 
 def mlp(between: nn.Module | None = None) -> nn.Sequential:
@@ -178,6 +178,6 @@ def test_tensors_of_the_wrong_kind():
 
 def test_parts_of_one_flat_buffer_are_no_overlap():
     flat = torch.zeros(4, 10)
-    refuse_overlaps([("a", flat[:, :5]), ("b", flat[:, 5:])])
+    refuse_overlaps([tensor_slot(flat[:, :5], "a"), tensor_slot(flat[:, 5:], "b")])
     with pytest.raises(ValueError, match="a and b share memory"):
-        refuse_overlaps([("a", flat[:, :6]), ("b", flat[:, 5:])])
+        refuse_overlaps([tensor_slot(flat[:, :6], "a"), tensor_slot(flat[:, 5:], "b")])
