@@ -3,44 +3,41 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.parameter import is_lazy
-from torch.utils.hooks import RemovableHandle
 
 from sigprop.checks import FloatArray
-from sigprop.measurement.hooks import (
-    MOMENTS,
-    every_module_called,
-    forward_hooks,
-    gradient_moments,
-    hookable,
-    moments,
-    sources,
-    thawed,
-    unit_axis,
-    weight_layers,
-)
+from sigprop.measurement.backward import sources, thawed
+from sigprop.measurement.hooks import every_module_called
+from sigprop.measurement.layer_statistics import FIELDS, LayerStatistics, Observation, to_host
+from sigprop.measurement.observer import ObservedPass, Observer, Watch
 from sigprop.reading.calling import (
     as_found,
     call,
     check_model,
+    cloned,
     cotangent,
     described,
     flatten,
+    named_modules,
     scalar,
     some,
     unwrapped,
     with_gradient,
 )
+from sigprop.reading.layers import WEIGHT_LAYERS
 from sigprop.records import Row, table
+
+_ONE_AT_A_TIME = threading.RLock()
+"""Buffers, random states and frozen parameters are put back: two measurements cannot overlap."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +45,20 @@ class LayerSignal:
     """What was seen at one call of one layer; moments are over the batch and all units.
 
     Attributes:
-        name: qualified module name; ``#2`` and so on mark further calls of the same module, ``[1]``
-            and so on further tensors of one call.
-        kind: class of the module.
+        name: qualified module name, or that of the module and the function called in it
+            (``block.matmul``), as in the graph that ``reading.record`` writes; ``#2`` and so on
+            mark further calls, ``[1]`` and so on further tensors of one call.
+        kind: class of the module or name of the function.
+        activation: kind of the activation that its output enters at once, "" if none.
         shape: shape of its output, the pre-activations.
         mean: mean of the pre-activations.
         second_moment: mean of their squares, q̂.
         variance: mean square of their difference from the mean.
-        negative_share: share of entries below zero.
+        negative_share: share of entries below zero; NaN if some are not finite.
         units: number of units (channels of a convolution).
-        dead_units: units with no positive pre-activation on the data seen.
+        silent_units: units with no positive pre-activation on the data seen.
+        dead_units: silent units whose activation is constant below zero, so that they get no
+            gradient; None where the activation is not known.
         nonfinite: entries that are NaN or infinite.
         grad_second_moment: mean square of the gradient with respect to the pre-activations; None if
             there was no backward pass or it did not reach this layer.
@@ -70,13 +71,15 @@ class LayerSignal:
 
     name: str
     kind: str
+    activation: str
     shape: tuple[int, ...]
     mean: float
     second_moment: float
     variance: float
     negative_share: float
     units: int
-    dead_units: int
+    silent_units: int
+    dead_units: int | None
     nonfinite: int
     grad_second_moment: float | None
     grad_nonfinite: int | None
@@ -89,8 +92,8 @@ class Signals:
 
     Attributes:
         layers: one :class:`LayerSignal` a call.
-        not_called: watched layers that this input did not call, or whose weights the model uses
-            without calling them (the output projection of ``nn.MultiheadAttention``).
+        not_called: watched modules that this input did not call; of weight layers those whose
+            weight was not used either.
     """
 
     layers: tuple[LayerSignal, ...]
@@ -132,10 +135,12 @@ class Signals:
             "second_moment": ".4g",
             "variance": ".4g",
             "negative_share": ".3f",
-            "dead_units": "",
+            "silent_units": "",
             "units": "",
             "nonfinite": "",
         }
+        if any(layer.dead_units is not None for layer in self.layers):
+            columns["dead_units"] = ""
         if any(layer.grad_second_moment is not None for layer in self.layers):
             columns["grad_second_moment"] = ".4g"
         lines = [table(self.records(), columns | {"flag": ""})]
@@ -155,14 +160,18 @@ def measure(
 ) -> Signals:
     """Measure the signal in a network: one forward pass and, if asked, one backward pass.
 
-    Hooks are attached for the pass alone and come off on any exit; buffers (running statistics) and
-    torch's random state are given back as they were; parameters' ``.grad`` is not touched. Each
-    tensor is reduced at once on its device in float64; the numbers come to the host together, in
-    one synchronisation. Activations that overwrite a layer's output do not spoil it.
+    Every linear map of the signal by a weight is seen, as a layer or as a function (``x @ W``, the
+    packed projections of attention). Hooks are attached for the pass alone and come off on any
+    exit; buffers (running statistics) and torch's random state are given back as they were;
+    parameters' ``.grad`` is not touched. Each tensor is reduced at once on its device, in float64
+    (float32 on the host: to 1e-7); the numbers come to the host together, in one synchronisation.
+    Activations that overwrite a layer's output do not spoil it. Several threads may measure; they
+    wait for each other.
 
-    What a module computes inside itself is not seen: compiled and data-parallel wrappers are taken
-    off and the model inside is run module by module, but layers that are never called as modules
-    are only listed, as ``not_called``; under reentrant checkpointing no gradient is seen.
+    What one piece of C++ computes inside itself (recurrent and scripted modules) is not seen:
+    compiled and data-parallel wrappers are taken off and the model inside is run module by module.
+    Under reentrant checkpointing no gradient is seen, and torch's own backward pass is run, with
+    the ``.grad`` of parameters put back after it.
 
     Args:
         model: any module; it runs in the mode (train or eval) it is in.
@@ -172,16 +181,17 @@ def measure(
             the scalar Σ uᵢ·outputᵢ with uᵢ ~ N(0, 1).
         loss: function from the model's output to a scalar; its gradient is measured instead of a
             random cotangent's (implies ``backward``).
-        layers: which modules to watch, ``(qualified name, module) -> bool``; default: the weight
-            layers (linear, convolutions, transposed convolutions).
+        layers: which modules to watch, ``(qualified name, module) -> bool``: what they return is
+            measured. Default: every weight that is used (linear, convolutions, transposed
+            convolutions, functions of the signal and of parameters).
         generator: where the random cotangent is drawn from; None: a CPU generator with seed 0.
 
     Returns:
-        One :class:`LayerSignal` for each call of each watched layer.
+        One :class:`LayerSignal` for each call of each weight, or of each watched module.
 
     Raises:
         TypeError: an argument of the wrong kind.
-        ValueError: no layer to watch, none was called, a lazy module without shapes yet, a loss
+        ValueError: no module to watch, nothing was seen, a lazy module without shapes yet, a loss
             that is not a scalar, or a backward pass of nothing.
 
     Example:
@@ -190,132 +200,182 @@ def measure(
         ['0', '2']
     """
     _check_arguments(model, loss, layers, generator)
-    backward = backward or loss is not None
     model = unwrapped(model)
-    watched = _watched(model, layers)
-    pass_ = _Pass()
-    leaves: list[Tensor] = []
-    # Under inference_mode no graph can be built, so a backward pass steps out of it.
-    mode = torch.inference_mode(False) if backward else nullcontext()
-    with mode, as_found(model, flatten(x)), every_module_called():
-        inputs = with_gradient(x, leaves) if backward else x
-        # With integer inputs alone the gradient needs parameters to start from.
-        with (
-            thawed(model.parameters() if backward and not leaves else ()),
-            torch.set_grad_enabled(backward),
-            pass_.attached(watched),
-        ):
-            output = call(model, inputs)
-            if backward:
-                _run_backward(output, leaves, pass_, loss, generator)
-        return pass_.signals(watched)
-
-
-class _Pass:
-    """The statistics of one pass, on the device until :meth:`signals`."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, nn.Module, torch.Size, torch.dtype, int]] = []
-        self.forward: list[Tensor] = []
-        self.gradient: dict[int, Tensor] = {}
-        self.calls: dict[str, int] = {}
-        self.edges: list[GradientEdge] = []
-        self.running_backward = False
-        self._handles: list[RemovableHandle] = []
-
-    @contextmanager
-    def attached(self, watched: dict[str, nn.Module]) -> Iterator[None]:
-        """See every call inside; on any exit take the hooks off modules and tensors."""
+    asked = _Measurement(model, layers, backward or loss is not None, loss, generator)
+    with _ONE_AT_A_TIME:
         try:
-            with forward_hooks(watched, self._see):
-                yield
+            return asked.run(x)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in _NEEDS_ITS_OWN_GRAPH):
+                raise
+        return asked.run(x, own_graph=True)
+
+
+_NEEDS_ITS_OWN_GRAPH = (
+    "you can only change requires_grad flags of leaf variables",
+    "does not require grad and does not have a grad_fn",
+    "Setting requires_grad=True on inference tensor",
+)
+"""What torch says where a forward pass differentiates by its own input."""
+_REENTRANT = "not compatible with .grad()"
+
+
+class _Measurement:
+    """One call of :func:`measure`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Callable[[str, nn.Module], bool] | None,
+        backward: bool,
+        loss: Callable[[Any], Tensor] | None,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.model, self.backward, self.loss, self.generator = model, backward, loss, generator
+        lazy = [name for name, tensor in _named_tensors(model) if is_lazy(tensor)]
+        if lazy:
+            raise ValueError(
+                f"{type(model).__name__} is lazy: {some(lazy)} have no shape yet; run the model "
+                "once, then measure it."
+            )
+        modules = dict(named_modules(model))
+        chosen = layers or (lambda _name, module: isinstance(module, WEIGHT_LAYERS))
+        self.watched = {name: m for name, m in modules.items() if chosen(name, m)}
+        self.all_weights = layers is None
+        if layers is not None and not self.watched:
+            raise ValueError(
+                f"{type(model).__name__} has no module for which layers(name, module) is true, so "
+                f"there is nothing to measure; {_CHOOSE}"
+            )
+        outputs = frozenset() if self.all_weights else frozenset(self.watched.values())
+        self.watch = Watch(lambda _name: self.all_weights, lambda _name: False, outputs)
+
+    def run(self, x: Any, *, own_graph: bool = False) -> Signals:
+        """Measure once.
+
+        Args:
+            x: what the model is called with.
+            own_graph: whether the model differentiates by its input itself: then the input is a
+                leaf that asks for nothing, and gradients are on whatever is asked.
+        """
+        leaves: list[Tensor] = []
+        on = self.backward or own_graph
+        seen = Observation()
+        # Under inference_mode no graph can be built, so a backward pass steps out of it.
+        mode = torch.inference_mode(False) if on else nullcontext()
+        with mode, as_found(self.model, flatten(x)), every_module_called():
+            inputs = with_gradient(x, leaves) if self.backward and not own_graph else cloned(x)
+            # With integer inputs alone the gradient needs parameters to start from.
+            frozen = self.model.parameters() if on and not leaves else ()
+            with thawed(frozen), torch.set_grad_enabled(on):
+                try:
+                    observed = ObservedPass(self.model, seen, self.watch)
+                    with observed.watching(inputs, inside=False) as observer:
+                        output = call(self.model, inputs)
+                    if self.backward:
+                        for layer in seen.layers.values():
+                            layer.grads.clear()  # of runs of autograd within the forward pass
+                        self._run_backward(output, leaves, observer)
+                finally:
+                    seen.close()
+                    leaves.clear()
+            return self._signals(seen, observer)
+
+    def _run_backward(self, output: Any, leaves: list[Tensor], observer: Observer) -> None:
+        loss, source = self.loss, self.generator or torch.Generator().manual_seed(0)
+        targets = list(flatten(output)) if loss is None else [scalar(loss(output))]
+        targets = [t for t in targets if t.is_floating_point() and t.requires_grad]
+        start = sources(leaves, observer.edges)
+        if not targets or not start:
+            what = f"the model's output ({described(output)})" if loss is None else "the loss"
+            raise ValueError(
+                f"there is no gradient to measure: {what} is not a real tensor that depends, "
+                "through operations torch can differentiate, on a floating-point input or a "
+                "parameter."
+            )
+        cotangents = [cotangent(t, source) for t in targets] if loss is None else None
+        observer.edges.clear()
+        try:
+            torch.autograd.grad(targets, start, cotangents, allow_unused=True)
+        except RuntimeError as error:
+            if _REENTRANT not in str(error):
+                raise
+            self._run_whole_backward(targets, cotangents)
+
+    def _run_whole_backward(self, targets: list[Tensor], cotangents: list[Tensor] | None) -> None:
+        """Where a part runs its own backward pass inside, which asks for a whole one."""
+        kept = [(parameter, parameter.grad) for parameter in self.model.parameters()]
+        try:
+            for parameter, _ in kept:
+                parameter.grad = None
+            torch.autograd.backward(targets, cotangents)
         finally:
-            for handle in self._handles:
-                handle.remove()
-            self.edges.clear()
+            for parameter, grad in kept:
+                parameter.grad = grad
 
-    def _see(self, name: str, module: nn.Module, output: Any) -> None:
-        if self.running_backward:
-            return  # recomputed by checkpointing: the same call again
-        self.calls[name] = self.calls.get(name, 0) + 1
-        label = name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
-        tensors = [t for t in flatten(output) if t.is_floating_point() and t.numel()]
-        for position, tensor in enumerate(tensors):
-            axis = unit_axis(module, tensor) if tensor.dim() else None
-            index = len(self.seen)
-            units = tensor.shape[axis] if axis is not None else 1
-            full_label = f"{label}[{position}]" if position else label
-            self.seen.append((full_label, module, tensor.shape, tensor.dtype, units))
-            self.forward.append(moments(tensor, axis))
-            if tensor.requires_grad:
-                self._await_gradient(index, hookable(module, tensor))
-
-    def _await_gradient(self, index: int, tensor: Tensor) -> None:
-        def see(gradient: Tensor) -> None:
-            self.gradient[index] = gradient_moments(gradient)
-
-        handle: RemovableHandle = tensor.register_hook(see)  # type: ignore[no-untyped-call]
-        self._handles.append(handle)
-        self.edges.append(get_gradient_edge(tensor))
-
-    def signals(self, watched: dict[str, nn.Module]) -> Signals:
-        if not self.seen:
-            raise ValueError(self._nothing_seen(watched))
-        order = sorted(self.gradient)
-        device = self.forward[0].device
-        rows = [*self.forward, *(self.gradient[index] for index in order)]
-        host = torch.stack([row.to(device) for row in rows]).cpu().numpy()
-        gradients = dict(zip(order, host[len(self.seen) :], strict=True))
+    def _signals(self, seen: Observation, observer: Observer) -> Signals:
+        layers = [layer for layer in seen.layers.values() if layer.forward is not None]
+        if not layers:
+            raise ValueError(self._nothing_seen(observer))
+        rows = to_host(
+            layer.packed(seen.runs, seen.slopes.get(layer.activation_name)) for layer in layers
+        )
         return Signals(
-            tuple(
-                _layer_signal(*seen, host[index], gradients.get(index))
-                for index, seen in enumerate(self.seen)
+            tuple(_layer_signal(*pair, seen) for pair in zip(layers, rows, strict=True)),
+            not_called=tuple(
+                name for name, m in self.watched.items() if self._is_unused(name, m, observer)
             ),
-            not_called=tuple(name for name in watched if name not in self.calls),
         )
 
-    def _nothing_seen(self, watched: dict[str, nn.Module]) -> str:
-        if not self.calls:
+    def _is_unused(self, name: str, module: nn.Module, observer: Observer) -> bool:
+        used = self.all_weights and id(module._parameters.get("weight")) in observer.used
+        return name not in observer.called and not used
+
+    def _nothing_seen(self, observer: Observer) -> str:
+        if not self.watched:
             return (
-                f"the model called none of the watched layers ({some(watched)}) on this input, so "
-                "there is nothing to measure; choose modules with layers=lambda name, module: ..."
+                f"{type(self.model).__name__} has no weight layer (linear or convolution), so "
+                f"there is nothing to measure; {_CHOOSE}"
+            )
+        called = [name for name in self.watched if name in observer.called]
+        if not called:
+            return (
+                f"the model called none of the watched layers ({some(self.watched)}) on this "
+                f"input, so there is nothing to measure; {_CHOOSE}"
             )
         return (
-            f"the watched layers ({some(self.calls)}) returned no real floating-point numbers on "
+            f"the watched layers ({some(called)}) returned no real floating-point numbers on "
             "this input: only empty, integer or complex tensors, or none at all."
         )
 
 
-def _layer_signal(
-    name: str,
-    module: nn.Module,
-    shape: torch.Size,
-    dtype: torch.dtype,
-    units: int,
-    forward: FloatArray,
-    gradient: FloatArray | None,
-) -> LayerSignal:
-    size = shape.numel()
-    seen = dict(zip(MOMENTS, forward.tolist(), strict=True))
-    mean, second = seen["sum"] / size, seen["sum_of_squares"] / size
-    flags = [_flag(mean, second, seen["nonfinite"], dtype)]
-    back = None if gradient is None else dict(zip(MOMENTS, gradient.tolist(), strict=True))
-    if back is not None:
-        flag = _flag(back["sum"], back["sum_of_squares"] / size, back["nonfinite"], dtype)
+_CHOOSE = "choose modules with layers=lambda name, module: ..."
+
+
+def _layer_signal(layer: LayerStatistics, fields: list[float], seen: Observation) -> LayerSignal:
+    size, values = layer.entries, dict(zip(FIELDS, fields, strict=True))
+    mean, second = values["sum"] / size, values["squares"] / size
+    flags = [_flag(mean, second, values["nonfinite"], layer.dtype)]
+    _, entries = layer.gradient(seen.runs)
+    grad = values["grad_squares"] / entries if entries else None
+    if grad is not None:
+        flag = _flag(values["grad_sum"], grad, values["grad_nonfinite"], layer.dtype)
         flags.append(f"grad {flag}" if flag else "")
     return LayerSignal(
-        name=name,
-        kind=type(module).__name__,
-        shape=tuple(shape),
+        name=layer.name,
+        kind=layer.kind,
+        activation=layer.activation,
+        shape=layer.shape,
         mean=mean,
         second_moment=second,
-        variance=_variance(mean, second, seen["about_shift"] / size, seen["shift"]),
-        negative_share=seen["negative"] / size,
-        units=units,
-        dead_units=int(seen["dead_units"]),
-        nonfinite=int(seen["nonfinite"]),
-        grad_second_moment=None if back is None else back["sum_of_squares"] / size,
-        grad_nonfinite=None if back is None else int(back["nonfinite"]),
+        variance=_variance(mean, second, values["about_shift"] / size, values["shift"]),
+        negative_share=math.nan if values["nonfinite"] else values["negative"] / size,
+        units=layer.units,
+        silent_units=int(values["silent"]),
+        dead_units=None if layer.dies is None else int(values["dead"]),
+        nonfinite=int(values["nonfinite"]),
+        grad_second_moment=grad,
+        grad_nonfinite=int(values["grad_nonfinite"]) if entries else None,
         flag=", ".join(filter(None, flags)),
     )
 
@@ -361,51 +421,6 @@ def _check_arguments(model: Any, loss: Any, layers: Any, generator: Any) -> None
         )
 
 
-def _watched(
-    model: nn.Module, layers: Callable[[str, nn.Module], bool] | None
-) -> dict[str, nn.Module]:
-    lazy = [name for name, tensor in _named_tensors(model) if is_lazy(tensor)]
-    if lazy:
-        raise ValueError(
-            f"{type(model).__name__} is lazy: {some(lazy)} have no shape yet; run the model once, "
-            "then measure it."
-        )
-    if layers is None:
-        watched = weight_layers(model)
-        missing = "no weight layer (linear or convolution)"
-    else:
-        watched = {name: module for name, module in model.named_modules() if layers(name, module)}
-        missing = "no module for which layers(name, module) is true"
-    if not watched:
-        raise ValueError(
-            f"{type(model).__name__} has {missing}, so there is nothing to measure; choose modules "
-            "with layers=lambda name, module: ..."
-        )
-    return watched
-
-
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_parameters()
     yield from model.named_buffers()
-
-
-def _run_backward(
-    output: Any,
-    leaves: list[Tensor],
-    pass_: _Pass,
-    loss: Callable[[Any], Tensor] | None,
-    generator: torch.Generator | None,
-) -> None:
-    pass_.running_backward = True
-    targets = list(flatten(output)) if loss is None else [scalar(loss(output))]
-    targets = [t for t in targets if t.is_floating_point() and t.requires_grad]
-    start = sources(leaves, pass_.edges)
-    if not targets or not start:
-        what = f"the model's output ({described(output)})" if loss is None else "the loss"
-        raise ValueError(
-            f"there is no gradient to measure: {what} is not a real tensor that depends, through "
-            "operations torch can differentiate, on a floating-point input or a parameter."
-        )
-    source = torch.Generator().manual_seed(0) if generator is None else generator
-    cotangents = [cotangent(t, source) for t in targets] if loss is None else None
-    torch.autograd.grad(targets, start, cotangents, allow_unused=True)

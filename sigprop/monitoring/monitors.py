@@ -21,6 +21,8 @@ from torch.utils.hooks import RemovableHandle
 
 from sigprop.checks import FloatArray, count, real_array
 from sigprop.measurement.hooks import every_module_called
+from sigprop.measurement.layer_statistics import Observation
+from sigprop.measurement.observer import ObservedPass, Watch
 from sigprop.monitoring.findings import (
     Finding,
     MonitorWarning,
@@ -29,7 +31,7 @@ from sigprop.monitoring.findings import (
     findings,
     in_words,
 )
-from sigprop.monitoring.gate import (
+from sigprop.monitoring.hooks import (
     Called,
     Gate,
     LossScale,
@@ -37,14 +39,13 @@ from sigprop.monitoring.gate import (
     in_backward,
     on_stack,
 )
-from sigprop.monitoring.observer import Pass
 from sigprop.monitoring.report import report
-from sigprop.monitoring.sites import Step
 from sigprop.monitoring.state import read_state
-from sigprop.monitoring.words import (
+from sigprop.monitoring.text import (
     COMPILED_IN_PLACE,
     NOTHING_SEEN,
     PASSED_OVER,
+    SECOND_ORDER,
     UNSEEN,
     as_text,
     closed,
@@ -103,7 +104,7 @@ class Monitor:
         self._frame: FrameType | None = None
         self._thread = 0
         self._observing = False
-        self._step: Step | None = None
+        self._seen: Observation | None = None
         self._passes, self._due = 0, False
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         self._blind: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
@@ -251,11 +252,12 @@ class Monitor:
         return self.steps % self.every == 0
 
     def _watched(self, inputs: Any, *, inside: bool) -> ExitStack:
-        if self._step is None:
-            self._step = Step(self.steps, self._loss_scale.first())
+        if self._seen is None:
+            self._seen = Observation(self.steps, self._loss_scale.first())
+        self._seen.runs.watch(self.model.parameters())
         with ExitStack() as opening:
             opening.enter_context(every_module_called())
-            watching = Pass(self._root, self._step, self._watches)
+            watching = ObservedPass(self._root, self._seen, Watch(self._watches, self._watches))
             opening.enter_context(watching.watching(inputs, inside=inside))
             return opening.pop_all()
 
@@ -293,19 +295,21 @@ class Monitor:
             self._say("unseen", UNSEEN)
 
     def _end_step(self) -> None:
-        step, self._step = self._step, None
+        seen, self._seen = self._seen, None
         self._passes, self._due = 0, False
         number, self.steps = self.steps, self.steps + 1
-        if step is None:
+        if seen is None:
             return
-        step.close()
+        seen.close()
         with torch.no_grad():
-            rows = report(step, self._last_fired, self._cutoff(number), self._loss_scale.now())
+            rows = report(seen, self._last_fired, self._cutoff(number), self._loss_scale.now())
         if not rows:
             self._say("nothing", self._nothing_seen())
             return
-        if step.passed_over:
-            self._say("passed over", PASSED_OVER.format(kinds=some(sorted(step.passed_over))))
+        if seen.passed_over:
+            self._say("passed over", PASSED_OVER.format(kinds=some(sorted(seen.passed_over))))
+        if seen.runs.second_order:
+            self._say("second order", SECOND_ORDER)
         recent = [*self._reports[1 - self.thresholds.window :], rows]
         recent = recent[-self.thresholds.window :]
         found = findings(recent, self.thresholds)
@@ -391,8 +395,8 @@ class Monitor:
             TypeError, ValueError: not the state of a monitor; then nothing has been changed.
         """
         read = read_state(state)
-        if self._step is not None:
-            self._step.close()
-        self._step, self._passes, self._due, self._versions = None, 0, False, None
+        if self._seen is not None:
+            self._seen.close()
+        self._seen, self._passes, self._due, self._versions = None, 0, False, None
         self.steps, self._reports, self._last_fired = read.steps, read.reports, read.last_fired
         self._warned, self.notes = read.warned, read.notes

@@ -9,7 +9,14 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from sigprop.monitoring.sites import FIELDS, SLOPE_FIELDS, Site, Slopes, Step, to_host
+from sigprop.measurement.layer_statistics import (
+    FIELDS,
+    LayerStatistics,
+    Observation,
+    SlopeStatistics,
+    to_host,
+)
+from sigprop.measurement.statistics import SLOPE_FIELDS
 from sigprop.records import Row
 from sigprop.theory.leaky import g_star
 
@@ -37,8 +44,9 @@ class LayerReport:
             thresholds), whose activation is constant below zero; None where that is not known.
         last_fired: the longest silence: the smallest, over units, of the last reported step in
             which the unit fired; −1: one has not fired yet.
-        grad_second_moment: mean square of ∂L/∂z; None: no gradient came, or a gradient scaler
-            skipped steps because they overflowed (this one is the first it let through).
+        grad_second_moment: mean square of ∂L/∂z, of the backward passes that reached a parameter
+            and whose gradients were kept; None: no gradient came, or a gradient scaler skipped
+            steps because they overflowed (this one is the first it let through).
         grad_nonfinite: entries of ∂L/∂z that are NaN or infinite.
         slopes: number of negative slopes; None outside the leaky family.
         slope_mean: their mean.
@@ -49,13 +57,15 @@ class LayerReport:
         slope_learns: whether the slopes ask for a gradient; None: they are no tensor.
         slope_signal: mean over entries of |δ z 1{z<0}|, δ = ∂L/∂φ(z); near 0 the slope learns
             nothing.
-        slope_grad: ∂L/∂α = Σ δ z 1{z<0}, mean over channels; of the loss as it was given.
+        slope_grad: ∂L/∂α = Σ δ z 1{z<0}, mean over channels; of the loss as it was given. None,
+            like the other slope gradients, where a gradient was itself differentiated in this step
+            (gradient penalties): slopes then get a part that does not go through δ.
         slope_grad_min: smallest |∂L/∂α| of a channel.
         slope_grad_max: largest.
         gain: √(fan_in · mean W²), the gain the weights have now; None: no weight here.
         g_star: critical gain √(2/(1 + mean α²)) for the slopes that feed the layer now (a layer fed
-            by the input: those it feeds; by another layer or a normalization: 1); None: not known,
-            or disagreeing.
+            by the input: those it feeds; by another layer or a normalization: 1), less what
+            constant factors and dropout on the way do; None: not known, or disagreeing.
         gain_ratio: gain / g_star.
         normalized: whether z is normalized next (or after an activation of the leaky family),
             which takes the gain out.
@@ -104,58 +114,57 @@ GRADIENTS = (
 
 
 def report(
-    step: Step, last_fired: dict[str, Tensor], cutoff: int, loss_scale: float | Tensor
+    seen: Observation, last_fired: dict[str, Tensor], cutoff: int, loss_scale: float | Tensor
 ) -> list[Row]:
-    """Bring a step home, in one synchronisation, as one flat row a site.
+    """Bring a step home, in one synchronisation, as one flat row a layer.
 
     Args:
-        step: what was gathered.
-        last_fired: for each site, the step in which each unit fired last; is brought up to date.
+        seen: what was gathered.
+        last_fired: for each layer, the step in which each unit fired last; is brought up to date.
         cutoff: a unit that has not fired since this step is dead, if it can die.
         loss_scale: what the loss was multiplied by; gradients are divided by it. If it was another
             when the step started, a scaler has skipped steps since: no gradient is reported.
     """
-    sites = [site for site in step.sites.values() if site.forward is not None]
-    if not sites:
+    layers = [layer for layer in seen.layers.values() if layer.forward is not None]
+    if not layers:
         return []
     vectors = []
-    for site in sites:
-        fired = _bring_up_to_date(site, step.number, last_fired)
-        slopes = step.slopes.get(site.activation_name)
-        vectors.append(site.packed(slopes, last_fired[site.name], ~fired, cutoff))
-    learnt = {name: s for name, s in step.slopes.items() if s is not None and s.vector is not None}
+    for layer in layers:
+        _bring_up_to_date(layer, seen.number, last_fired)
+        slopes = seen.slopes.get(layer.activation_name)
+        vectors.append(layer.packed(seen.runs, slopes, last_fired[layer.name], cutoff))
+    learnt = {name: s for name, s in seen.slopes.items() if s is not None and s.vector is not None}
     vectors += [s.vector for s in learnt.values() if s.vector is not None]
-    scales = [torch.as_tensor(s, dtype=torch.float64) for s in (loss_scale, step.first_scale)]
+    scales = [torch.as_tensor(s, dtype=torch.float64) for s in (loss_scale, seen.first_scale)]
     vectors += [scale.reshape(1).to(vectors[0].device) for scale in scales]
     *numbers, (scale,), (first_scale,) = to_host(vectors)
-    of_slopes = [dict(zip(SLOPE_FIELDS, n, strict=True)) for n in numbers[len(sites) :]]
+    of_slopes = [dict(zip(SLOPE_FIELDS, n, strict=True)) for n in numbers[len(layers) :]]
     statistics = dict(zip(learnt, of_slopes, strict=True))
-    squares = _mean_squares(step.slopes, statistics)
+    squares = _mean_squares(seen.slopes, statistics)
     rows = []
-    for site, values in zip(sites, numbers, strict=False):
-        seen = dict(zip(FIELDS, values, strict=True))
-        slopes = step.slopes.get(site.activation_name)
-        row = _signal(step, site, seen, scale)
-        row |= _slopes(site, slopes, statistics.get(site.activation_name), seen, scale)
+    for layer, packed in zip(layers, numbers, strict=False):
+        values = dict(zip(FIELDS, packed, strict=True))
+        slopes = seen.slopes.get(layer.activation_name)
+        row = _signal(seen, layer, values, scale)
+        row |= _slopes(seen, layer, slopes, statistics.get(layer.activation_name), values, scale)
         if scale != first_scale:  # steps skipped in between have left infinite gradients
             row |= dict.fromkeys(GRADIENTS)
-        row |= _gain(step, site, seen, squares)
+        row |= _gain(seen, layer, values, squares)
         rows.append(asdict(LayerReport(**row)))
     return rows
 
 
-def _bring_up_to_date(site: Site, number: int, last_fired: dict[str, Tensor]) -> Tensor:
-    assert site.fired is not None
-    fired = site.fired
-    before = last_fired.get(site.name)
+def _bring_up_to_date(layer: LayerStatistics, number: int, last_fired: dict[str, Tensor]) -> None:
+    assert layer.fired is not None
+    fired = layer.fired
+    before = last_fired.get(layer.name)
     if before is None or before.shape != fired.shape:
         before = torch.full(fired.shape, -1, dtype=torch.int64)
-    last_fired[site.name] = before.to(fired.device).masked_fill(fired, number)
-    return fired
+    last_fired[layer.name] = before.to(fired.device).masked_fill(fired, number)
 
 
 def _mean_squares(
-    slopes: Mapping[str, Slopes | None], statistics: Mapping[str, Mapping[str, float]]
+    slopes: Mapping[str, SlopeStatistics | None], statistics: Mapping[str, Mapping[str, float]]
 ) -> dict[str, float | None]:
     """Mean α² of every activation call; None outside the family."""
     found: dict[str, float | None] = {}
@@ -169,35 +178,37 @@ def _mean_squares(
     return found
 
 
-def _signal(step: Step, site: Site, seen: Mapping[str, float], scale: float) -> Row:
-    entries, graded = site.entries, site.grad is not None
+def _signal(
+    seen: Observation, layer: LayerStatistics, values: Mapping[str, float], scale: float
+) -> Row:
+    entries = layer.entries
+    _, graded = layer.gradient(seen.runs)
     return {
-        "step": step.number,
-        "name": site.name,
-        "kind": site.kind,
-        "activation": site.activation,
-        "activation_name": site.activation_name,
-        "passes": site.passes,
+        "step": seen.number,
+        "name": layer.name,
+        "kind": layer.kind,
+        "activation": layer.activation,
+        "activation_name": layer.activation_name,
+        "passes": layer.passes,
         "entries": entries,
-        "second_moment": seen["squares"] / entries,
-        "negative_share": math.nan if seen["nonfinite"] else seen["negative"] / entries,
-        "nonfinite": int(seen["nonfinite"]),
-        "units": site.units,
-        "silent_units": int(seen["silent"]),
-        "dead_units": None if site.dies is None else int(seen["dead"]),
-        "last_fired": int(seen["oldest"]),
-        "grad_second_moment": seen["grad_squares"] / site.grad_entries / scale**2
-        if graded
-        else None,
-        "grad_nonfinite": int(seen["grad_nonfinite"]) if graded else None,
+        "second_moment": values["squares"] / entries,
+        "negative_share": math.nan if values["nonfinite"] else values["negative"] / entries,
+        "nonfinite": int(values["nonfinite"]),
+        "units": layer.units,
+        "silent_units": int(values["silent"]),
+        "dead_units": None if layer.dies is None else int(values["dead"]),
+        "last_fired": int(values["oldest"]),
+        "grad_second_moment": values["grad_squares"] / graded / scale**2 if graded else None,
+        "grad_nonfinite": int(values["grad_nonfinite"]) if graded else None,
     }
 
 
 def _slopes(
-    site: Site,
-    slopes: Slopes | None,
+    seen: Observation,
+    layer: LayerStatistics,
+    slopes: SlopeStatistics | None,
     statistics: Mapping[str, float] | None,
-    seen: Mapping[str, float],
+    values: Mapping[str, float],
     scale: float,
 ) -> Row:
     row: Row = dict.fromkeys(
@@ -216,44 +227,52 @@ def _slopes(
         row |= {f"slope_{key}": statistics[key] for key in ("mean", "min", "max")}
         row |= {f"slope_{k}": statistics[k] / slopes.count for k in ("below_0", "above_1")}
         row["slope_learns"] = slopes.learns
-    if site.slope_grads is not None:
-        row["slope_signal"] = seen["slope_size"] / site.slope_entries / scale
-        row |= {k: seen[k] / scale for k in ("slope_grad", "slope_grad_min", "slope_grad_max")}
+    _, entries = layer.slope_gradient(seen.runs)
+    if entries and not seen.runs.second_order:
+        row["slope_signal"] = values["slope_size"] / entries / scale
+        row |= {k: values[k] / scale for k in ("slope_grad", "slope_grad_min", "slope_grad_max")}
     return row
 
 
 def _gain(
-    step: Step, site: Site, seen: Mapping[str, float], squares: Mapping[str, float | None]
+    seen: Observation,
+    layer: LayerStatistics,
+    values: Mapping[str, float],
+    squares: Mapping[str, float | None],
 ) -> Row:
     row: Row = {
         "gain": None,
         "g_star": None,
         "gain_ratio": None,
-        "normalized": site.name in step.normalized,
+        "normalized": layer.name in seen.normalized,
     }
-    if site.weight is None:
+    if layer.weight is None:
         return row
-    row["gain"] = math.sqrt(site.fan_in * seen["weight_squares"] / site.weight_entries)
-    mean_square = _feeding(step, site.name, squares)
-    if mean_square is not None and math.isfinite(mean_square):
-        row["g_star"] = float(g_star(math.sqrt(mean_square)))
+    row["gain"] = math.sqrt(layer.fan_in * values["weight_squares"] / layer.weight_entries)
+    left = _left(seen, layer.name, squares)
+    if left is not None and 0 < left < math.inf:
+        row["g_star"] = 1 / math.sqrt(left)
         row["gain_ratio"] = row["gain"] / row["g_star"]
     return row
 
 
-def _feeding(step: Step, name: str, squares: Mapping[str, float | None]) -> float | None:
-    """Mean α² of what feeds a layer; None if it is not known or its branches disagree."""
-    tokens = step.feeds.get(name)
-    if tokens is None:
+def _left(seen: Observation, name: str, squares: Mapping[str, float | None]) -> float | None:
+    """The share of q that what feeds a layer leaves of it, (1 + mean α²)/2 behind an activation.
+
+    A layer fed by the input counts by the activations it feeds. None: not known, or branches that
+    disagree.
+    """
+    source = seen.feeds.get(name)
+    if source is None or source.square is None:
         return None
-    made = [token for token in tokens if token[0] != "input"]
-    made = made or [("activation", head) for head in step.heads.get(name, ())]
-    linear = ("layer", "normalized")
-    found = [1.0 if source in linear else squares.get(where) for source, where in made]
+    made, factor = [token for token in source.tokens if token[0] != "input"], source.square
+    if not made:
+        made, factor = [("activation", head) for head in seen.heads.get(name, ())], 1.0
+    found = [1.0 if kind in ("layer", "normalized") else squares.get(where) for kind, where in made]
     known = [value for value in found if value is not None]
-    if not known or len(known) < len(found) or not _close(known):
+    if not known or len(known) < len(found) or not _close(known) or not math.isfinite(known[0]):
         return None
-    return known[0]
+    return factor / float(g_star(math.sqrt(known[0]))) ** 2
 
 
 def _close(values: Sequence[float]) -> bool:

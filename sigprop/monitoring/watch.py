@@ -39,8 +39,12 @@ def monitor(
     Everything is reduced on its device and brought home once a reported step. Outputs, gradients,
     buffers and random numbers stay what they are without the monitor, bit for bit.
 
-    What it cannot see: operations inside scripted modules, RNNs, ``nn.MultiheadAttention`` and
-    custom C++ or autograd functions; gradients under reentrant checkpointing (without it: all, but
+    Of several backward passes in a step those count that reach a parameter and whose gradients are
+    kept: not a penalty's inner gradient, nor an adversarial step by ``torch.autograd.grad`` or by
+    ``backward`` and ``zero_grad`` (which sets gradients to None, torch's default).
+
+    What it cannot see: operations inside scripted modules, RNNs and custom C++ or autograd
+    functions; gradients under reentrant checkpointing (without it: all, but
     reported steps keep what enters a PReLU); activations written as ``torch.where`` or
     ``torch.maximum``; calls by other threads while a pass is under way; nested and meta tensors.
     In distributed training (DDP, FSDP, ``fully_shard``) each process sees its own data, whole

@@ -6,7 +6,7 @@ import gc
 import inspect
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -28,20 +28,18 @@ def call(model: nn.Module, inputs: Any) -> Any:
 def with_gradient(x: Any, leaves: list[Tensor]) -> Any:
     """The same inputs, floating-point tensors as copies whose gradient leads to a new leaf.
 
-    Copies, so that a model that overwrites its input can.
+    Copies, so that a model that overwrites its input can. A tensor given twice stays one.
     """
-    if isinstance(x, Tensor):
-        if not x.is_floating_point():
-            return x.clone() if x.is_inference() else x
-        leaves.append((x.clone() if x.is_inference() else x.detach()).requires_grad_())
+
+    def copy(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor.clone() if tensor.is_inference() else tensor
+        leaf = tensor.clone() if tensor.is_inference() else tensor.detach()
+        leaves.append(leaf.requires_grad_())
         with torch.enable_grad():
             return leaves[-1].clone()
-    if isinstance(x, Mapping):
-        return {key: with_gradient(value, leaves) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        values = [with_gradient(value, leaves) for value in x]
-        return type(x)(*values) if hasattr(x, "_fields") else type(x)(values)
-    return x
+
+    return _copied(x, copy, {})
 
 
 def scalar(value: Any) -> Tensor:
@@ -218,17 +216,24 @@ def collector_waits() -> Iterator[None]:
 def cloned(value: Any) -> Any:
     """The same nested inputs with each tensor a copy of its own, so that a model may overwrite it.
 
-    Whether a tensor asks for a gradient is kept.
+    Whether a tensor asks for a gradient is kept, and a tensor given twice stays one.
     """
+    return _copied(value, lambda t: t.detach().clone().requires_grad_(t.requires_grad), {})
+
+
+def _copied(value: Any, copy: Callable[[Tensor], Tensor], done: dict[int, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().clone().requires_grad_(value.requires_grad)
+        if id(value) not in done:
+            done[id(value)] = copy(value)
+        return done[id(value)]
     if isinstance(value, Mapping):
-        return {key: cloned(entry) for key, entry in value.items()}
+        return {key: _copied(entry, copy, done) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        entries = [cloned(entry) for entry in value]
+        entries = [_copied(entry, copy, done) for entry in value]
         return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: cloned(getattr(value, f.name)) for f in fields(value)})
+        inside = {f.name: _copied(getattr(value, f.name), copy, done) for f in fields(value)}
+        return replace(value, **inside)
     return value
 
 

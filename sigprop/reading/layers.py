@@ -9,6 +9,7 @@ from torch import nn
 
 from sigprop.graph import Slopes, weight_fans
 from sigprop.nn.rectifiers import ConstrainedPReLU, RandomLeakyReLU
+from sigprop.reading.operations import MODULES, Operation
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -32,6 +33,27 @@ def has_slopes(module: nn.Module) -> bool:
 def is_whole(module: nn.Module) -> bool:
     """Whether a module is one step of the data: it has slopes, or is an activation of ours."""
     return has_slopes(module) or type(module).forward.__module__ in _OURS
+
+
+_LAYERS: dict[type, tuple[str, Operation | None]] = {}
+
+
+def layer_of(module: nn.Module | None, row: Operation | None) -> str:
+    """The class of a module if an operation is what it is there for; else "".
+
+    Example:
+        >>> from sigprop.reading.operations import ROWS
+        >>> layer_of(nn.ReLU6(), ROWS["hardtanh"]), layer_of(nn.Linear(2, 2), ROWS["relu"])
+        ('ReLU6', '')
+    """
+    cls = type(module)
+    if cls not in _LAYERS:
+        base = next((base for base in cls.__mro__ if base in MODULES), None)
+        _LAYERS[cls] = ("", None) if base is None else (base.__name__, MODULES[base])
+    name, own = _LAYERS[cls]
+    if row is None or own is None:
+        return ""
+    return name if own is row or own.kind == row.kind == "activation" else ""
 
 
 def fans(

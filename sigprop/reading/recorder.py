@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sigprop.graph import Moments
+from sigprop.reading.layers import layer_of
 from sigprop.reading.memory import Owner, Storage, storage_id
-from sigprop.reading.operations import MODULES
 from sigprop.reading.steps import Step, call, data_of, steps_in, tensors_in
 from sigprop.reading.writing import Traits, left_by, traits, writes
 
@@ -160,7 +160,7 @@ class Recorder(TorchFunctionMode):
         else:
             step = call(func, given, named, row=known.row, data=data)
         step.path, module = self.stack[-1]
-        step.layer = layer_of(module, step)
+        step.layer = layer_of(module, step.row)
         return step
 
     def _made(
@@ -449,19 +449,6 @@ class Recorder(TorchFunctionMode):
             for home, value in self.saved.values():
                 if not torch.equal(home, value):
                     home.data.copy_(value)
-
-
-_LAYERS: dict[type, tuple[str, Any]] = {}
-
-
-def layer_of(module: nn.Module | None, step: Step) -> str:
-    """The class of a module if a step is what it is there for; else ""."""
-    cls = type(module)
-    if cls not in _LAYERS:
-        base = next((base for base in cls.__mro__ if base in MODULES), None)
-        _LAYERS[cls] = ("", None) if base is None else (base.__name__, MODULES[base])
-    name, row = _LAYERS[cls]
-    return name if row is not None and row is step.row else ""
 
 
 def is_data(owner: Owner) -> bool:

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from sigprop.measurement import hooks
+from sigprop.measurement import statistics
+from sigprop.measurement.layer_statistics import FIELDS
 from sigprop.measurement.signals import measure
 from tests.measurement.nets import (
     Tokens,
@@ -116,11 +117,9 @@ def test_transformer_layers_are_run_module_by_module(training):
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).train(training)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).train(training)
     signals = measure(model, seeded(3, 5, 8))
-    layers = [f"layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2)]
-    assert [signal.name for signal in signals] == layers
-    # Attention uses its output projection's weight without calling the module: said, not hidden.
-    assert signals.not_called == ("layers.0.self_attn.out_proj", "layers.1.self_attn.out_proj")
-    assert str(signals).endswith(f"not called: {', '.join(signals.not_called)}")
+    parts = ("self_attn.linear", "self_attn.linear#2", "linear1", "linear2")
+    assert [signal.name for signal in signals] == [f"layers.{i}.{p}" for i in (0, 1) for p in parts]
+    assert signals.not_called == ()  # out_proj is not called, but its weight is used
     assert torch.backends.mha.get_fastpath_enabled()
 
 
@@ -129,9 +128,20 @@ def test_attention_is_seen_on_request():
     x = seeded(3, 5, 8)
     signals = measure(attention, (x, x, x), layers=lambda name, _: not name)
     assert signals[0].shape == (3, 5, 8)
-    assert_as_twin(signals[0], attention(x, x, x)[0], -1, rel=1e-5)
+    assert signals[0].second_moment == pytest.approx(
+        float(attention(x, x, x)[0].detach().square().mean()), rel=1e-4
+    )
+    q = nn.functional.linear(x, attention.in_proj_weight)
+    packed, out = measure(attention, (x, x, x))
+    assert packed.second_moment == pytest.approx(float(q.detach().square().mean()), rel=1e-5)
+    assert (packed.units, out.units) == (24, 8)
+
+
+def test_watched_modules_that_are_not_called_are_said():
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    x = seeded(3, 5, 8)
     with pytest.raises(ValueError, match=r"called none of the watched layers \(out_proj\)"):
-        measure(attention, (x, x, x))
+        measure(attention, (x, x, x), layers=lambda name, _: name == "out_proj")
 
 
 def test_checkpointed_layers_are_seen_once():
@@ -326,12 +336,15 @@ def test_one_transfer_to_the_host_a_pass(monkeypatch):
     real = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: transfers.append(t.shape) or real(t))
     plain = measure(mlp(), seeded(9, 5), backward=True)
-    monkeypatch.setattr(hooks, "on_host", lambda _values: False)  # as on a GPU
-    for name in ("item", "__float__", "__int__", "__bool__", "tolist"):
+    monkeypatch.setattr(statistics, "on_host", lambda _values: False)  # as on a GPU
+    for name in ("item", "__float__", "__int__", "__bool__", "numpy"):
         monkeypatch.setattr(torch.Tensor, name, _forbidden)
+    lists, as_list = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: lists.append(t.shape) or as_list(t))
     transfers.clear()
-    assert measure(mlp(), seeded(9, 5), backward=True) == plain
-    assert transfers == [(8, len(hooks.MOMENTS))]
+    seen = measure(mlp(), seeded(9, 5), backward=True)
+    assert list(seen.q_hat) == pytest.approx(list(plain.q_hat), rel=1e-6)
+    assert transfers == lists == [(4 * len(FIELDS),)]
 
 
 def _forbidden(*_args):

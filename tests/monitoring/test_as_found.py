@@ -170,7 +170,7 @@ def test_nested_monitors_see_the_same():
     for row, other in zip(inner.records()[3:], outer.records()[6:], strict=True):
         assert row == other | {"last_fired": row["last_fired"]}  # the last *reported* step
     row, same = part.records()[0], outer.records()[1]
-    assert row["second_moment"] == same["second_moment"] and row["name"] == "Linear"
+    assert row["second_moment"] == same["second_moment"] and row["name"] == "linear"
     assert no_hooks_left(model) and not _get_current_function_mode_stack()
 
 

@@ -142,8 +142,37 @@ def test_a_constant_over_a_signal_is_no_scale():
     for over in (lambda z: 1 / (z + 2), lambda z: torch.div(torch.ones(()), z + 2)):
         rows = once(Stack(lambda z, i, over=over: over(F.relu(z))), seeded(9, 5))
         assert rows["layers.1"]["g_star"] is None
-    rows = once(Stack(lambda z, i: 2 * F.relu(z) / 3), seeded(9, 5))
-    assert rows["layers.1"]["g_star"] == pytest.approx(math.sqrt(2))
+    rows = once(Stack(lambda z, i: F.relu(z) * torch.sigmoid(z.mean())), seeded(9, 5))
+    assert rows["layers.1"]["g_star"] is None
+
+
+FACTORS = {
+    "numbers": (lambda z: 2 * F.relu(z) / 3, 2 / 3),
+    "in place": (lambda z: F.relu(z).clone().mul_(0.5), 0.5),
+    "a tensor": (lambda z: F.relu(z) * torch.tensor(3.0), 3.0),
+    "a sign": (lambda z: -F.relu(z), 1.0),
+    "StyleGAN's": (lambda z: F.leaky_relu(z, 0.2) * 2**0.5, 2.08**0.5),
+    "two equal branches": (lambda z: torch.cat([F.relu(z) * 2, F.relu(z) * 2], -1)[..., ::2], 2.0),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_a_constant_factor_behind_an_activation_enters_the_gain(name):
+    act, factor = FACTORS[name]
+    rows = once(Stack(lambda z, i: act(z)), seeded(9, 5))
+    assert rows["layers.1"]["g_star"] == pytest.approx(math.sqrt(2) / factor)
+
+
+def test_branches_with_different_factors_have_no_one_gain():
+    rows = once(Stack(lambda z, i: F.relu(z) + 3 * F.relu(z)), seeded(9, 5))
+    assert rows["layers.1"]["g_star"] is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_enters_the_gain_while_it_drops(training):
+    net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 2))
+    rows = once(net.train(training), seeded(9, 5), training_only=False)
+    assert rows["3"]["g_star"] == pytest.approx(1.0 if training else math.sqrt(2))
 
 
 @pytest.mark.parametrize("act", [lambda z, i: F.threshold(z, 0.0, 0), nn.Threshold(0, 0.0)])
@@ -275,7 +304,7 @@ def test_gain_is_that_of_the_weight_in_use():
         weight = net[int(name)].weight.detach().double()
         fan_in = sigprop.init.fans(net[int(name)])[0]
         assert row["gain"] == pytest.approx(float((weight.square().mean() * fan_in).sqrt()))
-        assert row["g_star"] == pytest.approx(math.sqrt(2 / (1 + layer.alpha**2)))
+        assert row["g_star"] == pytest.approx(layer.gain)
     assert rows["8"]["g_star"] == pytest.approx(1.0)  # fed by another layer
     assert rows["7"]["kind"] == "Linear"  # not the class that weight_norm made of it
 

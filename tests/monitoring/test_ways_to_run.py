@@ -253,7 +253,7 @@ def test_a_transformer_layer():
     net = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
     rows = once(net, seeded(3, 4, 8))
     assert rows["linear1"]["activation"] == "relu" and rows["linear1"]["units"] == 16
-    assert rows["linear2"]["g_star"] == math.sqrt(2) and rows["linear1"]["g_star"] is None
+    assert rows["linear2"]["g_star"] == math.sqrt(2) and rows["linear1"]["g_star"] == 1.0
 
 
 def test_nonfinite_entries_are_counted_alike_on_host_and_device(monkeypatch):
@@ -261,7 +261,7 @@ def test_nonfinite_entries_are_counted_alike_on_host_and_device(monkeypatch):
     x = torch.ones(5, 3)
     x[1, 0], x[2, 1] = math.nan, math.inf
     here = once(net, x, warn=False)
-    monkeypatch.setattr("sigprop.measurement.hooks.on_host", lambda _values: False)
+    monkeypatch.setattr("sigprop.measurement.statistics.on_host", lambda _values: False)
     there = once(net, x, warn=False)
     assert here["0"]["nonfinite"] == there["0"]["nonfinite"] == 8
     assert math.isnan(here["0"]["negative_share"]) and math.isnan(there["0"]["negative_share"])
@@ -271,7 +271,7 @@ def test_nonfinite_entries_are_counted_alike_on_host_and_device(monkeypatch):
 def test_one_synchronisation_a_reported_step_and_none_between(monkeypatch):
     net = fill(nn.Sequential(nn.Linear(5, 6), nn.PReLU(6), nn.Linear(6, 6), nn.ReLU()))
     with sigprop.monitor(net, 2, warn=False, thresholds=Thresholds(window=2)) as mon:
-        monkeypatch.setattr("sigprop.measurement.hooks.on_host", lambda _values: False)
+        monkeypatch.setattr("sigprop.measurement.statistics.on_host", lambda _values: False)
         waits = []
         for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__"):
             right = getattr(torch.Tensor, name)

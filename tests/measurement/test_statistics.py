@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sigprop.monitoring.reductions import ROW, sum_of_squares
+from sigprop.measurement.statistics import ROW, sum_of_squares
 from tests.measurement.nets import seeded
 
 

@@ -35,9 +35,15 @@ PASSED_OVER = (
     "layers that compute on {kinds} are passed over: such a tensor has no plain entries that this "
     "process could look at by itself. Layers on plain tensors are reported."
 )
+SECOND_ORDER = (
+    "gradients were themselves differentiated (create_graph=True: a gradient penalty, a residual "
+    "of a differential equation). Gradients reported are those of the backward pass that reaches "
+    "the parameters; what it mixes by itself, the loss and its gradient term, cannot be told "
+    "apart, and slope gradients are not reported."
+)
 
-INSIDE = "inside {names} nothing can be seen: recurrent and attention modules compute in one piece."
-_CLOSED = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, torch.jit.ScriptModule)
+INSIDE = "inside {names} nothing can be seen: recurrent and scripted modules compute in one piece."
+_CLOSED = (nn.RNNBase, nn.RNNCellBase, torch.jit.ScriptModule)
 
 
 def closed(root: nn.Module) -> str:

@@ -1,0 +1,170 @@
+"""The axes of units: known from the layer that made a tensor, followed through what comes after.
+
+Axes are counted from the end, so that a batch axis that is there or not changes nothing. Reshaping
+may split the units over several axes (the heads of attention) or put them beside places in one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigprop.reading.operations import Operation
+from sigprop.reading.steps import Step
+
+Axes = tuple[int, ...]
+
+LAST: Axes = (-1,)
+_RESHAPED = frozenset(("reshape", "view", "flatten", "unflatten", "ravel", "reshape_as", "view_as"))
+_REDUCING = frozenset(
+    (
+        "mean", "nanmean", "sum", "nansum", "prod", "amax", "amin", "std", "var", "norm",
+        "vector_norm", "logsumexp", "median", "nanmedian", "quantile", "nanquantile", "mode",
+        "kthvalue", "max", "min",
+    )
+)  # fmt: skip
+_PER_CHANNEL = frozenset(("batch_norm", "instance_norm", "group_norm"))
+_LAST_MADE = frozenset(("embedding", "recurrent", "attention"))
+"""Kinds that make a tensor whose last axis counts units."""
+
+
+def of_weight(step: Step, name: str, out: Tensor) -> Axes:
+    """The axes of units of what a linear map made.
+
+    Args:
+        step: the call, a :class:`Step` where a signal stands.
+        name: of its row.
+        out: what it made.
+    """
+    if name.startswith("conv"):
+        return (-1 - int(name[-2]),)
+    if name == "einsum":
+        return _of_einsum(step, out)
+    left = step.args[1 if name == "addmm" else 0] if len(step.args) > 1 else None
+    turned = isinstance(left, Tensor) or (isinstance(left, Step) and left.constant)
+    return (-2,) if name != "linear" and turned and out.dim() > 1 else LAST
+
+
+def _of_einsum(step: Step, out: Tensor) -> Axes:
+    """The labels of the result that the weight has and the signal has not."""
+    equation, operands = str(step.args[0]).replace(" ", ""), list(step.args[1:])
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = list(operands[0])
+    taken, arrow, made = equation.partition("->")
+    labels = taken.split(",")
+    if not arrow or len(labels) != 2 or len(operands) != 2:
+        return LAST
+    at = next((i for i, o in enumerate(operands) if not isinstance(o, Step) or o.constant), 0)
+    own = set(labels[at]) - set(labels[1 - at])
+    shown = made.replace("...", "." * (out.dim() - len(made.replace(".", ""))))
+    return tuple(i - len(shown) for i, label in enumerate(shown) if label in own) or LAST
+
+
+def after(
+    row: Operation | None,
+    func: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    taken: Tensor,
+    axes: Axes | None,
+    out: Tensor,
+) -> Axes | None:
+    """The axes of units of what a function made of a tensor; None: not known.
+
+    Args:
+        row: of the function.
+        func: the function.
+        args: it was called with.
+        kwargs: likewise.
+        taken: the signal it was given; its first one.
+        axes: those of ``taken``.
+        out: one of the tensors that it made.
+    """
+    name, kind = ("", "") if row is None else (row.name, row.kind)
+    if name in _PER_CHANNEL and out.dim() > 1:
+        return (1 - out.dim(),)
+    if kind in _LAST_MADE and axes is None:
+        return LAST
+    if axes is None:
+        return LAST if name in ("layer_norm", "rms_norm") else None
+    if name in _RESHAPED:
+        return reshaped(tuple(taken.shape), tuple(out.shape), axes)
+    if kind == "passage" and (found := _of_view(func, args, kwargs, taken, axes)) is not None:
+        return found or None
+    if name in _REDUCING and out.dim() < taken.dim():
+        return _reduced(args, kwargs, taken, axes)
+    if out.dim() == taken.dim() or kind in ("sum", "product", "scale", "shift", "selection"):
+        return axes if all(-axis <= out.dim() for axis in axes) else None
+    return None
+
+
+def _of_view(
+    func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], taken: Tensor, axes: Axes
+) -> Axes | None:
+    """Where the units went in a view: along which axes one moves in memory; None: no view.
+
+    The function is called on a tensor of the same shape that repeats one number for each unit
+    along all its other axes, which takes no memory.
+    """
+    if not args or args[0] is not taken:
+        return None
+    sizes = [n if a - taken.dim() in axes else 1 for a, n in enumerate(taken.shape)]
+    marks = torch.empty(sizes, device="meta").expand(taken.shape)
+    try:
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            seen = func(marks, *args[1:], **kwargs)
+    except (RuntimeError, NotImplementedError, TypeError, IndexError, AttributeError):
+        return None
+    seen = seen[0] if isinstance(seen, tuple | list) and seen else seen
+    if not isinstance(seen, Tensor) or not _share(seen, marks):
+        return None
+    strides = list(zip(seen.shape, seen.stride(), strict=True))
+    return tuple(i - seen.dim() for i, (n, step) in enumerate(strides) if n > 1 and step)
+
+
+def _share(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors stand in the same memory."""
+    return bool(first.untyped_storage()._cdata == second.untyped_storage()._cdata)
+
+
+def reshaped(before: Sequence[int], now: Sequence[int], axes: Axes) -> Axes | None:
+    """Where the units are after a reshape: the axes of the result that hold entries of theirs.
+
+    Example:
+        >>> reshaped((8, 16, 4, 4), (8, 256), (-3,)), reshaped((2, 9, 12), (18, 12), (-1,))
+        ((-1,), (-1,))
+        >>> reshaped((2, 9, 12), (2, 9, 3, 4), (-1,)), reshaped((8, 16), (8, 16, 1, 1), (-1,))
+        ((-2, -1), (-3,))
+    """
+    found: set[int] = set()
+    i = j = 0
+    while i < len(before) and j < len(now):
+        left, right = [i], [j]
+        while (a := math.prod(before[k] for k in left)) != (b := math.prod(now[k] for k in right)):
+            if (a < b and left[-1] + 1 == len(before)) or (a > b and right[-1] + 1 == len(now)):
+                return None
+            if a < b:
+                left.append(left[-1] + 1)
+            else:
+                right.append(right[-1] + 1)
+        if any(k - len(before) in axes for k in left):
+            found |= {k - len(now) for k in right}
+        i, j = left[-1] + 1, right[-1] + 1
+    return tuple(sorted(found)) or None
+
+
+def _reduced(
+    args: Sequence[Any], kwargs: Mapping[str, Any], taken: Tensor, axes: Axes
+) -> Axes | None:
+    """The axes that are left when others are summed over."""
+    dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    dims = [dims] if isinstance(dims, int) else dims
+    if not isinstance(dims, tuple | list) or not all(isinstance(d, int) for d in dims):
+        return None
+    gone = {d % taken.dim() - taken.dim() for d in dims}
+    kept = [a for a in axes if a not in gone]
+    return tuple(a + sum(a < g for g in gone) for a in kept) or None
