@@ -114,6 +114,9 @@ def read_weight(
         signals: identities of the tensors among the arguments that are signals.
     """
 
+    if not signals:
+        return None
+
     def shown(value: Tensor) -> Any:
         return Step("input", shape=tuple(value.shape)) if id(value) in signals else value
 

@@ -152,11 +152,10 @@ class Observer(TorchFunctionMode):
         is known to, what comes from outside and is no parameter.
         """
         taken = [t for t in _tensors(args, kwargs) if _is_signal(t)]
-        if "bias" in row.arguments:
-            first = first_tensor(args, kwargs)
-            return frozenset(id(t) for t in taken if t is first and self._is_data(t))
         known = [(t, self._origin(t)) for t in taken]
         data = [t for t, o in known if o is not None and o.tokens != _CONSTANT]
+        if "bias" in row.arguments:
+            data += [t for t in taken if t is first_tensor(args, kwargs)]
         return frozenset(map(id, data or [t for t, o in known if o is None]))
 
     def enter(self, inputs: Any) -> None:
