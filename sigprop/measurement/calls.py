@@ -113,7 +113,6 @@ def read_weight(
         kwargs: likewise.
         signals: identities of the tensors among the arguments that are signals.
     """
-
     if not signals:
         return None
 

@@ -214,7 +214,7 @@ class Monitor:
             if self._begin_pass():
                 stack.enter_context(self._watched((), inside=False))
                 self._open.push(stack.pop_all())
-            self._observing = True
+            self._observing, self._thread = True, threading.get_ident()
             try:
                 yield
             finally:
@@ -236,6 +236,10 @@ class Monitor:
             return True
 
     def _close_pass(self) -> None:
+        """End the pass under way; one of another thread ends there, as its mode is that thread's."""
+        under_way = self._frame is not None or self._observing
+        if under_way and self._thread != threading.get_ident():
+            return
         self._frame, self._observing = None, False
         self._open.close()
 

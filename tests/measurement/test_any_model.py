@@ -159,6 +159,44 @@ def test_checkpointed_layers_are_seen_once():
     assert seen.grad_hat == pytest.approx(plain.grad_hat, rel=1e-12)
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_reentrant_checkpoints_are_measured_without_a_gradient_inside(backward):
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.net = nn.Linear(5, 5), mlp()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return checkpoint(self.net, self.first(x), use_reentrant=True)
+
+    model, x = fill(Checkpointed()), seeded(9, 5)
+    plain = measure(nn.Sequential(model.first, *model.net), x, loss=square)
+    model.first.weight.grad = kept = torch.full((5, 5), 7.0)
+    seen = measure(model, x, loss=square if backward else None)
+    assert [s.name for s in seen] == ["first", "net.0", "net.2", "net.4", "net.6"]
+    assert seen.q_hat == pytest.approx(plain.q_hat, rel=1e-6)
+    assert [s.grad_second_moment is None for s in seen] == [not backward, *[True] * 4]
+    if backward:
+        assert seen.grad_hat[0] == pytest.approx(plain.grad_hat[0], rel=1e-6)
+    grads = [p.grad for p in model.parameters()]
+    assert grads[0] is kept and bool((kept == 7).all()) and grads[1:] == [None] * (len(grads) - 1)
+
+
+@pytest.mark.parametrize(
+    ("act", "dies"),
+    [(nn.ReLU(), True), (nn.ReLU6(), True), (nn.LeakyReLU(0.1), False), (nn.PReLU(), False)],
+)
+def test_a_dead_unit_has_an_activation_that_is_flat_where_it_is_silent(act, dies):
+    model = nn.Sequential(nn.Linear(3, 6), act, nn.Linear(6, 2))
+    with torch.no_grad():
+        model[0].bias[:4] = -50.0
+        model[2].bias[:] = -50.0
+    first, last = measure(model, seeded(5, 3))
+    assert first.silent_units >= 4 and last.silent_units == 2
+    assert first.dead_units == (first.silent_units if dies else 0)
+    assert last.dead_units is None and last.activation == ""
+
+
 def test_data_parallel_models_are_taken_out_of_their_wrapper():
     x = seeded(9, 5)
     plain = measure(mlp(), x, loss=square)
