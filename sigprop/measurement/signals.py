@@ -217,7 +217,7 @@ _NEEDS_ITS_OWN_GRAPH = (
     "Setting requires_grad=True on inference tensor",
 )
 """What torch says where a forward pass differentiates by its own input."""
-_REENTRANT = "not compatible with .grad()"
+_REENTRANT = "compatible with .grad()"
 
 
 class _Measurement:

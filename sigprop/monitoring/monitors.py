@@ -236,7 +236,7 @@ class Monitor:
             return True
 
     def _close_pass(self) -> None:
-        """End the pass under way; one of another thread ends there, as its mode is that thread's."""
+        """End the pass under way; one of another thread ends there: its mode is that thread's."""
         under_way = self._frame is not None or self._observing
         if under_way and self._thread != threading.get_ident():
             return

@@ -159,6 +159,7 @@ def test_checkpointed_layers_are_seen_once():
     assert seen.grad_hat == pytest.approx(plain.grad_hat, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("backward", [False, True])
 def test_reentrant_checkpoints_are_measured_without_a_gradient_inside(backward):
     class Checkpointed(nn.Module):

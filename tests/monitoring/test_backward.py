@@ -23,7 +23,7 @@ def net(last: nn.Module | None = None) -> nn.Sequential:
 
 
 def truth(model: nn.Sequential, loss) -> dict:
-    """Mean squares of ∂L/∂z of every layer's calls by ``autograd.grad``, and PReLU's own ``.grad``."""
+    """Mean squares of ∂L/∂z of every layer's calls by ``autograd.grad``; PReLU's own ``.grad``."""
     twin, calls = copy.deepcopy(model), {"0": [], "2": [], "4": []}
     for name, made in calls.items():
         twin[int(name)].register_forward_hook(lambda _m, _i, out, made=made: made.append(out))
