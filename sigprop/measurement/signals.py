@@ -203,12 +203,12 @@ def measure(
     model = unwrapped(model)
     asked = _Measurement(model, layers, backward or loss is not None, loss, generator)
     with _ONE_AT_A_TIME:
-        try:
-            return asked.run(x)
-        except RuntimeError as error:
-            if not any(words in str(error) for words in _NEEDS_ITS_OWN_GRAPH):
-                raise
-        return asked.run(x, own_graph=True)
+        while True:
+            try:
+                return asked.run(x)
+            except RuntimeError as error:
+                if not asked.learns_from(str(error)):
+                    raise
 
 
 _NEEDS_ITS_OWN_GRAPH = (
@@ -218,6 +218,7 @@ _NEEDS_ITS_OWN_GRAPH = (
 )
 """What torch says where a forward pass differentiates by its own input."""
 _REENTRANT = "compatible with .grad()"
+"""What torch says where a part of the model runs a backward pass of its own inside."""
 
 
 class _Measurement:
@@ -249,22 +250,28 @@ class _Measurement:
             )
         outputs = frozenset() if self.all_weights else frozenset(self.watched.values())
         self.watch = Watch(lambda _name: self.all_weights, lambda _name: False, outputs)
+        self.own_graph = self.reentrant = False
 
-    def run(self, x: Any, *, own_graph: bool = False) -> Signals:
+    def learns_from(self, error: str) -> bool:
+        """Whether torch's error says how the model wants to be run, and that was not known."""
+        before = self.own_graph, self.reentrant
+        self.own_graph |= any(words in error for words in _NEEDS_ITS_OWN_GRAPH)
+        self.reentrant |= _REENTRANT in error
+        return before != (self.own_graph, self.reentrant)
+
+    def run(self, x: Any) -> Signals:
         """Measure once.
 
-        Args:
-            x: what the model is called with.
-            own_graph: whether the model differentiates by its input itself: then the input is a
-                leaf that asks for nothing, and gradients are on whatever is asked.
+        A model that differentiates by its input itself gets a leaf that asks for nothing, and
+        gradients are on whatever is asked.
         """
         leaves: list[Tensor] = []
-        on = self.backward or own_graph
+        on = self.backward or self.own_graph
         seen = Observation()
         # Under inference_mode no graph can be built, so a backward pass steps out of it.
         mode = torch.inference_mode(False) if on else nullcontext()
         with mode, as_found(self.model, flatten(x)), every_module_called():
-            inputs = with_gradient(x, leaves) if self.backward and not own_graph else cloned(x)
+            inputs = with_gradient(x, leaves) if self.backward and not self.own_graph else cloned(x)
             # With integer inputs alone the gradient needs parameters to start from.
             frozen = self.model.parameters() if on and not leaves else ()
             with thawed(frozen), torch.set_grad_enabled(on):
@@ -295,15 +302,13 @@ class _Measurement:
             )
         cotangents = [cotangent(t, source) for t in targets] if loss is None else None
         observer.edges.clear()
-        try:
-            torch.autograd.grad(targets, start, cotangents, allow_unused=True)
-        except RuntimeError as error:
-            if _REENTRANT not in str(error):
-                raise
+        if self.reentrant:
             self._run_whole_backward(targets, cotangents)
+        else:
+            torch.autograd.grad(targets, start, cotangents, allow_unused=True)
 
     def _run_whole_backward(self, targets: list[Tensor], cotangents: list[Tensor] | None) -> None:
-        """Where a part runs its own backward pass inside, which asks for a whole one."""
+        """The backward pass that reentrant checkpoints ask for; ``.grad`` is put back after it."""
         kept = [(parameter, parameter.grad) for parameter in self.model.parameters()]
         try:
             for parameter, _ in kept:
