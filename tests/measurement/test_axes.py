@@ -112,6 +112,8 @@ def test_channels_of_images(between, memory):
         (nn.ConvTranspose2d(3, UNITS, 2), (3, 5, 5), nn.Upsample(scale_factor=2)),
         (nn.Linear(5, UNITS), (5,), lambda z: z[None, None]),
         (nn.Linear(5, UNITS), (7, 5), lambda z: z.t()),
+        (nn.Linear(5, UNITS), (2, 3, 7, 5), lambda z: torch.softmax(z @ z.mT, -1) @ z),
+        (nn.Linear(5, UNITS), (2, 3, 7, 5), lambda z: F.scaled_dot_product_attention(z, z, z)),
         (nn.Linear(5, UNITS), (2, 7, 5), lambda z: z.view(14, 4, 4).transpose(0, 1)),
     ],
 )

@@ -214,6 +214,13 @@ def test_a_physics_model_is_measured_too():
             float(model.net[0](X).detach().square().mean()), rel=1e-6
         )
         back = sigprop.measure(model, X, backward=True)
-        assert all(s.grad_second_moment > 0 for s in back)
+        for layer, name in ((0, "net.0"), (2, "net.2")):
+            twin, made, x = copy.deepcopy(model), [], X.clone()
+            twin.net[layer].register_forward_hook(lambda _m, _i, out, made=made: made.append(out))
+            out = twin(x)
+            drawn = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
+            (grad,) = torch.autograd.grad((drawn * out).sum(), made)
+            expected = float(grad.double().square().mean())
+            assert back[name].grad_second_moment == pytest.approx(expected, rel=1e-5)
         assert not X.requires_grad and X.grad is None
         assert all(p.grad is None for p in model.parameters())

@@ -260,6 +260,16 @@ def test_zero_is_not_negative_and_does_not_fire():
     assert row["negative_share"] == pytest.approx(1 / 6) and row["silent_units"] == 2
 
 
+def test_a_unit_that_fires_in_one_pass_of_a_step_is_not_silent():
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with torch.no_grad():
+        net[0].weight.copy_(torch.eye(2))
+        net[0].bias.zero_()
+    left, right = torch.tensor([[1.0, -1.0]]), torch.tensor([[-1.0, 1.0]])
+    assert once(net, left)["0"]["silent_units"] == once(net, right)["0"]["silent_units"] == 1
+    assert once(net, left, right)["0"]["silent_units"] == 0
+
+
 def test_slopes_at_the_ends_are_inside():
     net = nn.Sequential(nn.Linear(5, 4), nn.PReLU(4))
     with torch.no_grad():

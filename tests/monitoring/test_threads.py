@@ -10,7 +10,7 @@ from torch import nn
 import sigprop
 from sigprop import measure
 from sigprop.measurement import hooks
-from tests.measurement.nets import no_hooks_left
+from tests.measurement.nets import Tokens, no_hooks_left
 from tests.monitoring.nets import fill, seeded
 
 ROUNDS = 25
@@ -82,6 +82,24 @@ def test_four_measures_at_once(shared, backward):
     for model in models:
         assert_clean(model)
         assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_four_measures_of_a_frozen_model_that_takes_tokens():
+    """Frozen parameters are thawed for the pass: two at once would freeze each other's."""
+    model, ids = fill(Tokens()).requires_grad_(False), torch.arange(8).reshape(2, 4)
+    alone = measure(model, ids, backward=True)
+    gate = threading.Event()
+
+    def slow(_module, _inputs):
+        gate.wait(0.002)
+
+    model.fc2.register_forward_pre_hook(slow)
+
+    def work(_number):
+        assert measure(model, ids, backward=True) == alone
+
+    assert together(work) == []
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_a_monitor_detached_while_a_thread_computes():
