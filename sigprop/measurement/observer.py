@@ -57,11 +57,13 @@ class Watch(NamedTuple):
         weights: which weights, by name.
         activations: which activations, by name, where they stand behind something else.
         outputs: modules whose output is looked at, as it is.
+        gains: whether the sizes of the weights are taken too.
     """
 
     weights: Callable[[str], bool]
     activations: Callable[[str], bool]
     outputs: frozenset[nn.Module] = frozenset()
+    gains: bool = True
 
 
 class Origin(NamedTuple):
@@ -232,7 +234,8 @@ class Observer(TorchFunctionMode):
         self.origins[out] = Origin(Source(frozenset({("layer", name)})), axes)
         if self.watch.weights(name):
             layer = self.seen.layer(name, kind)
-            layer.see_weight(weight.tensor, weight.fan_in)
+            if self.watch.gains:
+                layer.see_weight(weight.tensor, weight.fan_in)
             if _is_signal(out):
                 layer.see_signal(out, axes)
                 self._await_gradient(layer, out, made=True)

@@ -249,7 +249,9 @@ class _Measurement:
                 f"there is nothing to measure; {_CHOOSE}"
             )
         outputs = frozenset() if self.all_weights else frozenset(self.watched.values())
-        self.watch = Watch(lambda _name: self.all_weights, lambda _name: False, outputs)
+        self.watch = Watch(
+            lambda _name: self.all_weights, lambda _name: False, outputs, gains=False
+        )
         self.own_graph = self.reentrant = False
 
     def learns_from(self, error: str) -> bool:

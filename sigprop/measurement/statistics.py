@@ -8,6 +8,7 @@ or digits would cancel, and everywhere else, every square is float64: right from
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -41,12 +42,13 @@ def signal(z: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         The fields as float64, shape (6,), and a boolean for each unit, shape (units,).
     """
     z = z.detach()
-    total, squares = moments(z)
+    rows = _rows(z)
+    total, squares = _moments(z, rows)
     shift, about_shift = torch.zeros_like(total), squares
     if z.dtype == torch.float64:
         shift = total / z.numel()
         about_shift = sum_of_squares(z - shift)
-    counts = (negatives(z).double(), nonfinite(z, squares).double())
+    counts = (_negatives(z, rows).double(), nonfinite(z, squares).double())
     vector = torch.stack((total, squares, about_shift, shift, *counts))
     own = {axis % z.dim() for axis in axes}
     others = [dim for dim in range(z.dim()) if dim not in own]
@@ -95,44 +97,22 @@ def slope_gradient(z: Tensor, delta: Tensor, channels: int) -> tuple[Tensor, Ten
     if rows is None:
         size = product.abs().sum(dtype=torch.float64)
     else:
-        whole, rest = (torch.linalg.vector_norm(part, ord=1, dim=1) for part in rows)
-        size = whole.double().sum() + rest.double().sum()
+        size = _added(torch.linalg.vector_norm(row, ord=1, dim=1).double().sum() for row in rows)
     if channels == 1 or product.dim() < 2:
-        return size, _sum(product).reshape(1)
+        return size, _sum(product, rows).reshape(1)
     others = [dim for dim in range(product.dim()) if dim != 1]
     return size, product.sum(dim=others, dtype=torch.float64)
-
-
-def moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ values and Σ values², in float64."""
-    total, squares = _sum(values), sum_of_squares(values)
-    if _rows(values) is not None:
-        mean_square = total.item() ** 2 / values.numel()
-        if not mean_square <= SHARP * squares.item():
-            return values.sum(dtype=torch.float64), _exact_squares(values)
-    return total, squares
 
 
 def sum_of_squares(values: Tensor) -> Tensor:
     """Σ values² in float64, to 1e-7, from 1e-300 to 1e300 whatever the dtype of the values."""
     values = values.detach()
-    rows = _rows(values)
-    if rows is not None:
-        whole, rest = (torch.linalg.vector_norm(part, dim=1) for part in rows)
-        total: Tensor = whole.double().square().sum() + rest.double().square().sum()
-        if LEAST < total.item() < math.inf:
-            return total
-    return _exact_squares(values)
+    return _squares(values, _rows(values))
 
 
 def negatives(values: Tensor) -> Tensor:
     """How many entries are below zero, without NaN."""
-    rows = _rows(values)
-    if rows is not None:  # three vectorized passes are faster than one of comparisons
-        count = -_sum(values.clamp(max=0).sign_())
-        if math.isfinite(count.item()):
-            return count.abs()  # and no −0
-    return torch.count_nonzero(values < 0)
+    return _negatives(values, _rows(values))
 
 
 def nonfinite(values: Tensor, squares: Tensor) -> Tensor:
@@ -150,13 +130,42 @@ def on_host(values: Tensor) -> bool:
     return values.device.type == "cpu"
 
 
-def _sum(values: Tensor) -> Tensor:
+Rows = list[Tensor]
+"""A tensor's entries in rows that are short enough to be added up in float32."""
+
+
+def _moments(values: Tensor, rows: Rows | None) -> tuple[Tensor, Tensor]:
+    """Σ values and Σ values², in float64."""
+    total, squares = _sum(values, rows), _squares(values, rows)
+    if rows is not None:
+        mean_square = total.item() ** 2 / values.numel()
+        if not mean_square <= SHARP * squares.item():
+            return values.sum(dtype=torch.float64), _exact_squares(values)
+    return total, squares
+
+
+def _squares(values: Tensor, rows: Rows | None) -> Tensor:
+    if rows is not None:
+        norms = (torch.linalg.vector_norm(row, dim=1).double() for row in rows)
+        total = _added(norm.dot(norm) for norm in norms)
+        if LEAST < total.item() < math.inf:
+            return total
+    return _exact_squares(values)
+
+
+def _negatives(values: Tensor, rows: Rows | None) -> Tensor:
+    if rows is not None:  # three vectorized passes are faster than one of comparisons
+        count = _added(row.clamp(max=0).sign_().sum(1).double().sum() for row in rows)
+        if math.isfinite(count.item()):
+            return count.abs()
+    return torch.count_nonzero(values < 0)
+
+
+def _sum(values: Tensor, rows: Rows | None) -> Tensor:
     """Σ values in float64."""
-    rows = _rows(values)
     if rows is None:
         return values.sum(dtype=torch.float64)
-    whole, rest = (part.sum(1).double().sum() for part in rows)
-    return whole + rest
+    return _added(row.sum(1).double().sum() for row in rows)
 
 
 def _exact_squares(values: Tensor) -> Tensor:
@@ -164,10 +173,17 @@ def _exact_squares(values: Tensor) -> Tensor:
     return norm.square()
 
 
-def _rows(values: Tensor) -> tuple[Tensor, Tensor] | None:
+def _rows(values: Tensor) -> Rows | None:
     """Numbers of up to 32 bits on the host in rows of :data:`ROW`, the rest as one; else None."""
     if values.dtype == torch.float64 or not values.is_contiguous() or not on_host(values):
         return None
     flat = values.detach().view(-1).float()
     whole = values.numel() // ROW * ROW
-    return flat[:whole].view(-1, ROW), flat[whole:].view(1, -1)
+    if whole in (0, values.numel()):
+        return [flat.view(-1, ROW if whole else max(values.numel(), 1))]
+    return [flat[:whole].view(-1, ROW), flat[whole:].view(1, -1)]
+
+
+def _added(parts: Iterable[Tensor]) -> Tensor:
+    first, *others = parts
+    return first + others[0] if others else first
