@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from sigprop import DeepMLP, kaiming_leaky_init, measure, plots
 from sigprop.activations import Activation, activation
-from sigprop.inputs import load_inputs
+from sigprop.data import load_inputs
 from sigprop.records import Row
 from sigprop.theory.moments import Moments
 from sigprop.validation.nets import find_device

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from sigprop import DeepMLP, kaiming_leaky_init, measure, plots, validate
 from sigprop.activations import Activation, activation
+from sigprop.data import load_inputs
 from sigprop.gaussian import pair_expectation
-from sigprop.inputs import load_inputs
 from sigprop.records import Row
 from sigprop.theory.moments import Moments
 from sigprop.theory.phased_relu import blind_deficit, settling_beta

@@ -152,7 +152,7 @@ def _network(options: argparse.Namespace) -> PiecewiseLinear:
 
 def _points(net: PiecewiseLinear, options: argparse.Namespace) -> tuple[str, Any]:
     """Where the inputs come from, and two or three of them, (inputs, input_dim)."""
-    from sigprop.inputs import load_inputs
+    from sigprop.data import load_inputs
 
     wanted, source = 2 if options.line else 3, options.input
     if source is None:

@@ -84,10 +84,10 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from sigprop.checks import real_number
-    from sigprop.compare import sidak
-    from sigprop.inputs import load_inputs
+    from sigprop.data import load_inputs
     from sigprop.nn.mlp import hidden_activation
     from sigprop.validation import validate_many
+    from sigprop.validation.judge import sidak
     from sigprop.validation.nets import forward_gain
 
     level = real_number("level", options.level, above=0, maximum=1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sigprop.graph import Graph, Moments, Node, Slopes
-from sigprop.init.aims import Aim
 from sigprop.init.behind import activations_behind, key_of
+from sigprop.init.gains import Aim
 from sigprop.init.means import Factors
 from sigprop.init.signals import Signal
 

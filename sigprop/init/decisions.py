@@ -25,10 +25,10 @@ from sigprop.init.jobs import (
 from sigprop.init.left import nothing_left, untouched
 from sigprop.init.levels import levels
 from sigprop.init.mirrored import Ends, check_mirrorable, feeding_slopes
+from sigprop.init.parameters import refuse_overlaps
 from sigprop.init.plan import InitPlan
 from sigprop.init.request import Request, must_match
 from sigprop.init.sites import Site, parameters_behind, sites_of_layers, sites_of_reading
-from sigprop.init.slots import refuse_overlaps
 from sigprop.init.warned import SignalWarning, warnings_of
 from sigprop.reading import Reading, read
 from sigprop.reading.calling import attributes_kept, some, unwrapped

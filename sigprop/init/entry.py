@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sigprop.graph import THROUGH, Graph, Node
-from sigprop.init.aims import Aim, exact_gain
 from sigprop.init.behind import LINEAR
+from sigprop.init.gains import Aim, exact_gain
 from sigprop.init.responses import critical_point
 from sigprop.reading.call_records import leaky
 from sigprop.theory.fixed_points import NoSolution

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from sigprop.graph import Slopes
 from sigprop.init.distributions import Law, Mirror, fill
 from sigprop.init.mirrored import BETWEEN, Ends, mirror_of
+from sigprop.init.parameters import Slot, layer_slot, parameter_slot, tensor_slot
 from sigprop.init.plan import LayerPlan
 from sigprop.init.request import Request
 from sigprop.init.sites import Site
-from sigprop.init.slots import Slot, layer_slot, parameter_slot, tensor_slot
 from sigprop.reading.layers import WEIGHT_LAYERS, fans
 
 PLAIN = Mirror()

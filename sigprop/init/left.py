@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from sigprop.init.parameters import Slot
 from sigprop.init.plan import Untouched
-from sigprop.init.slots import Slot
 from sigprop.reading.layers import LEAKY_MODULES, has_slopes
 
 _REASONS = {

@@ -14,10 +14,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from sigprop.graph import Graph, Moments, Node
-from sigprop.init.aims import Aim, exact_gain
 from sigprop.init.behind import LINEAR, in_words, slopes_behind
 from sigprop.init.decided import NOTHING, Decided, Held, Leaves, Levels, Stated
 from sigprop.init.entry import RAW_ENDS, entry, input_units
+from sigprop.init.gains import Aim, exact_gain
 from sigprop.init.means import Factors, Rules
 from sigprop.init.rules import apply
 from sigprop.init.signals import Signal, Trouble

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sigprop.graph import Graph, Moments, Node
-from sigprop.init.aims import Aim
+from sigprop.init.gains import Aim
 from sigprop.init.signals import Signal, Trouble, merged, shared_level
 
 Factors = tuple[float | None, ...]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from sigprop.activations import ACTIVATIONS, Activation, as_activation
 from sigprop.checks import one_of, real_array, real_number
 from sigprop.graph import Slopes
-from sigprop.init.aims import Aim, exact_gain, leaky_gain, shown
 from sigprop.init.decided import Stated
 from sigprop.init.distributions import DISTRIBUTIONS
+from sigprop.init.gains import Aim, exact_gain, leaky_gain, shown
 from sigprop.reading.call_records import slopes_of
 from sigprop.reading.calling import described, flatten, read_pattern, some
 from sigprop.reading.layers import RANDOM_MODULES, module_slopes, tensor_slopes

@@ -16,7 +16,7 @@ from sigprop.checks import FloatArray, one_of, real_array, real_number
 from sigprop.graph import Graph, Node
 from sigprop.init.entry import first_activation
 from sigprop.init.levels import levels
-from sigprop.init.slots import layer_slot
+from sigprop.init.parameters import layer_slot
 from sigprop.measurement.hooks import every_module_called
 from sigprop.reading import trace
 from sigprop.reading.calling import as_found, call, check_model, flatten, unwrapped

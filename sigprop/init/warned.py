@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from sigprop.graph import Graph
-from sigprop.init.aims import Aim
 from sigprop.init.backward import gradient_energies
 from sigprop.init.decided import Decided, Levels
+from sigprop.init.gains import Aim
 
 GROWTH = 4.0
 """A relative error of a second moment that became this many times larger is said."""

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray, count, real_array
-from sigprop.compare import judge
 from sigprop.theory.batch import backward_log_variance, forward_log_variance
 from sigprop.theory.finite_width import finite_width_law
 from sigprop.theory.leaky import g_star
+from sigprop.validation.judge import judge
 from sigprop.validation.nets import (
     Init,
     NetPlan,
@@ -26,7 +26,7 @@ from sigprop.validation.nets import (
     whole_runner,
 )
 from sigprop.validation.result import Curve, Validation
-from sigprop.validation.tally import Tally
+from sigprop.validation.scores import Tally
 
 
 def validate(

@@ -10,9 +10,9 @@ import pytest
 from sigprop.activations import activation
 from sigprop.gaussian import expectation
 from sigprop.graph import Graph, Moments, Node, Weight
-from sigprop.init.aims import Aim, leaky_gain
 from sigprop.init.backward import gradient_energies
 from sigprop.init.decided import Held, Levels, Stated
+from sigprop.init.gains import Aim, leaky_gain
 from sigprop.init.levels import levels
 from sigprop.init.responses import respond
 from sigprop.reading.call_records import slopes_of

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sigprop.init import kaiming_leaky_init
-from sigprop.init.slots import refuse_overlaps, tensor_slot
+from sigprop.init.parameters import refuse_overlaps, tensor_slot
 
 
 def mlp(between: nn.Module | None = None) -> nn.Sequential:

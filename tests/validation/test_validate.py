@@ -10,7 +10,7 @@ from scipy.special import ndtr
 from torch import nn
 
 from sigprop import finite_width_law, g_star, kaiming_leaky_init, validate, validate_many
-from sigprop.validation.tally import FAMILIES
+from sigprop.validation.scores import FAMILIES
 from tests import stat
 
 CPU = {"device": "cpu"}

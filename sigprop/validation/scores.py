@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
-from sigprop.compare import cumulant_score, sign_flip_score
 from sigprop.measurement.steps import NetSteps
+from sigprop.validation.judge import cumulant_score, sign_flip_score
 from sigprop.validation.nets import NetPlan
 
 FAMILIES = (
