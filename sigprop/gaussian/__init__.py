@@ -17,7 +17,7 @@ from sigprop.gaussian.mesh import (
     BODY,
     LOW_ORDER,
     Function,
-    Mesh,
+    Panels,
     call,
     kink_at_zero,
     refuse,
@@ -243,7 +243,7 @@ def _side(f: Function, q: FloatArray, breaks: FloatArray, name: str) -> Side:
     return Side(f, np.sqrt(q), mesh, at_zero)
 
 
-def _mesh(f: Function, breaks: FloatArray, q: FloatArray, name: str = "f") -> Mesh:
+def _mesh(f: Function, breaks: FloatArray, q: FloatArray, name: str = "f") -> Panels:
     """Panels of f, split at breakpoints that were not given too."""
     widest, narrowest = float(np.sqrt(q.max())), float(np.sqrt(q.min()))
     mesh = resolve(f, breaks, widest, narrowest, name=name)

@@ -24,7 +24,7 @@ _DEEP = 1e-3
 
 
 @dataclass(frozen=True)
-class Mesh:
+class Panels:
     """Panels of one function.
 
     Attributes:
@@ -97,7 +97,7 @@ def refuse(values: FloatArray, x: FloatArray, name: str = "f") -> None:
 
 def resolve(
     f: Function, breaks: FloatArray, widest: float, narrowest: float, *, name: str = "f"
-) -> Mesh:
+) -> Panels:
     """Panels on ±39·widest on which f is its interpolant at 16 Gauss points to 1e-11.
 
     The misfit is taken relative to the largest |f| up to 1.1 times the distance from 0, times the
@@ -141,7 +141,7 @@ def resolve(
         edges = [np.concatenate([edges[0], middle])]
         low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
     places, widths = np.concatenate(towers, axis=1)
-    return Mesh(np.sort(edges[0]), breaks, places, widths, resolved)
+    return Panels(np.sort(edges[0]), breaks, places, widths, resolved)
 
 
 def kink_at_zero(f: Function, narrowest: float) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sigprop.checks import FloatArray
 from sigprop.gaussian.line import line_integral, masked
-from sigprop.gaussian.mesh import LOW_ORDER, ORDER, Function, Mesh, call
+from sigprop.gaussian.mesh import LOW_ORDER, ORDER, Function, Panels, call
 from sigprop.gaussian.plane import (
     SERIES_UP_TO,
     Near,
@@ -39,7 +39,7 @@ class Side:
 
     f: Function
     sigma: FloatArray
-    mesh: Mesh | None
+    mesh: Panels | None
     at_zero: float
 
 
@@ -102,7 +102,7 @@ def _ends(
     return value, error
 
 
-def _merged(one: Mesh | None, two: Mesh | None, ratio: float) -> Mesh:
+def _merged(one: Panels | None, two: Panels | None, ratio: float) -> Panels:
     assert one is not None and two is not None
     edges = np.unique(np.concatenate([one.edges, two.edges / ratio]))
     return replace(one, edges=edges, resolved=one.resolved and two.resolved)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from sigprop.checks import FloatArray, count, real_array, real_number
 from sigprop.theory import fixed_points
-from sigprop.theory.fixed_points import MARGIN, NEUTRAL, Cells, FixedPoint
+from sigprop.theory.fixed_points import MARGIN, NEUTRAL, FixedPoint, NetGrid
 from sigprop.theory.log_kernel import kernel_of
 from sigprop.theory.path import Trajectory
 from sigprop.theory.propagation import first_layer, last_layer, layers
@@ -287,10 +287,10 @@ class MeanField:
         return depth, q0, None if c0 is None else real_number("c0", c0, minimum=-1, maximum=1)
 
     @cached_property
-    def _cells(self) -> Cells:
+    def _cells(self) -> NetGrid:
         gain, bias = np.broadcast_arrays(self.gain, self.bias_std)
         with np.errstate(divide="ignore"):
-            return Cells(self.kernel, 2 * np.log(gain.ravel()), 2 * np.log(bias.ravel()))
+            return NetGrid(self.kernel, 2 * np.log(gain.ravel()), 2 * np.log(bias.ravel()))
 
     def _q(self, q: ArrayLike | None, name: str = "q") -> FloatArray:
         if q is not None:

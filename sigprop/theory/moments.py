@@ -13,7 +13,7 @@ from sigprop.theory.roots import Array
 CLOSEST = 1e-160  # where the one-sided slopes at 0 are read
 
 
-class Moments:
+class GaussianMoments:
     """V, D, dV/dq, the covariance and the deficit of φ, for u = √q z; everything broadcasts.
 
     Args:

@@ -26,7 +26,7 @@ from sigprop.validation.nets import (
     whole_runner,
 )
 from sigprop.validation.result import Curve, Validation
-from sigprop.validation.scores import Tally
+from sigprop.validation.scores import ScoreSums
 
 
 def validate(
@@ -115,14 +115,14 @@ def validate(
     stream = needs_streaming(plan, sizes) if layerwise is None else layerwise
     entering, cotangent_scale = _scaled(plan, inputs, stream)
     runner = (layerwise_runner if stream else whole_runner)(plan, sizes)
-    tally = Tally(plan)
+    sums = ScoreSums(plan)
     for net in range(count("seeds", seeds)):
         weights, cotangents = _generators(seed, net, plan.device)
         drawn = torch.randn(len(inputs), sizes[-1], generator=cotangents) * cotangent_scale
-        tally.add(runner(entering, drawn.to(entering), weights))
+        sums.add(runner(entering, drawn.to(entering), weights))
         if progress is not None:
             progress()
-    return _result(plan, tally, sizes, inputs, level, stream)
+    return _result(plan, sums, sizes, inputs, level, stream)
 
 
 def _inputs(x: ArrayLike | Tensor | None, batch: int, features: int, seed: int) -> FloatArray:
@@ -174,21 +174,21 @@ def _generators(
 
 def _result(
     plan: NetPlan,
-    tally: Tally,
+    sums: ScoreSums,
     sizes: tuple[int, ...],
     inputs: FloatArray,
     level: float,
     stream: bool,
 ) -> Validation:
-    scores = tally.scores()
+    scores = sums.scores()
     layers = range(len(sizes))
     units = {"weights": np.sqrt([1.0, *sizes[1:]]), "activations": np.sqrt(sizes)}
     verdict = judge(
         {name: (layers, score, units[name.split()[1]]) for name, score in scores.items()},
         level=level,
     )
-    q, grad = _curves(plan, tally, sizes, inputs)
-    gain_forward, gain_backward = tally.gains()
+    q, grad = _curves(plan, sums, sizes, inputs)
+    gain_forward, gain_backward = sums.gains()
     slopes = plan.slopes
     alpha = plan.record.parameters.get("alpha") if slopes is None else slopes.tolist()
     return Validation(
@@ -198,7 +198,7 @@ def _result(
         gain=plan.gain,
         bias_std=plan.bias_std,
         widths=sizes,
-        seeds=tally.nets,
+        seeds=sums.nets,
         batch=len(inputs),
         dtype=str(plan.dtype).removeprefix("torch."),
         device=_device_name(plan.device),
@@ -213,7 +213,7 @@ def _result(
 
 
 def _curves(
-    plan: NetPlan, tally: Tally, sizes: tuple[int, ...], inputs: FloatArray
+    plan: NetPlan, sums: ScoreSums, sizes: tuple[int, ...], inputs: FloatArray
 ) -> tuple[Curve, Curve]:
     squares = np.mean(inputs**2, axis=1)
     log_q0 = float(np.log(squares).mean())
@@ -222,7 +222,7 @@ def _curves(
     path = plan.log_q_path(np.log(squares))
     mean_field = path.mean(axis=1)
     grad_mean_field = plan.log_grad_path(sizes, mean_field)
-    rise, back = tally.mean_logs()
+    rise, back = sums.mean_logs()
     if plan.homogeneous and plan.slopes is not None:
         law = partial(finite_width_law, plan.widths, plan.gain, plan.slopes)
         expected = log_q0 + law().mean_log_q
@@ -237,8 +237,8 @@ def _curves(
         expected, grad_expected = mean_field + shift, grad_mean_field
         grad_variance = np.full_like(variance, np.nan)
     return (
-        Curve(mean_field, expected, np.sqrt(variance), log_q0 + rise, tally.nets),
-        Curve(grad_mean_field, grad_expected, np.sqrt(grad_variance), back, tally.nets),
+        Curve(mean_field, expected, np.sqrt(variance), log_q0 + rise, sums.nets),
+        Curve(grad_mean_field, grad_expected, np.sqrt(grad_variance), back, sums.nets),
     )
 
 

@@ -53,7 +53,7 @@ class EnteringLaw:
         return cls(log_q, cosines, share, alive, np.maximum(alive.sum(axis=1), 1))
 
 
-class Tally:
+class ScoreSums:
     """Sums over nets of what the scores need; one net's statistics are held at a time."""
 
     def __init__(self, plan: NetPlan) -> None:
