@@ -135,7 +135,7 @@ def settle_q(cells: NetGrid, start: Array) -> tuple[Array, Any]:
 
 
 class _FirstZeros:
-    """The first zero of L for nets whose q moves one way; ``sign`` makes L positive at the start."""
+    """The first zero of L where q moves one way; ``sign`` makes L positive at the start."""
 
     def __init__(
         self, cells: NetGrid, part: Array, start: Array, sign: float, knots: Array

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sigprop.activations import Activation
-from sigprop.checks import FloatArray, count, real_array
+from sigprop.checks import FloatArray, Progress, count, real_array
 from sigprop.theory.batch import backward_log_variance, forward_log_variance
 from sigprop.theory.finite_width import finite_width_law
 from sigprop.theory.leaky import g_star
@@ -28,13 +28,16 @@ from sigprop.validation.nets import (
 from sigprop.validation.result import Curve, Validation
 from sigprop.validation.scores import ScoreSums
 
+SEEDS = 16
+"""Nets of one kind, if nothing else is asked for."""
+
 
 def validate(
     alpha: ArrayLike | None = None,
     depth: int | None = None,
     width: int | Sequence[int] = 512,
     *,
-    seeds: int = 16,
+    seeds: int = SEEDS,
     gain: float | None = None,
     bias_std: float = 0.0,
     x: ArrayLike | Tensor | None = None,
@@ -47,7 +50,7 @@ def validate(
     seed: int = 0,
     level: float = 0.01,
     layerwise: bool | None = None,
-    progress: Callable[[], object] | None = None,
+    progress: Progress | None = None,
 ) -> Validation:
     """Test whether real nets obey the theory, forward and backward, as a calibrated statement.
 
@@ -89,7 +92,7 @@ def validate(
         level: below this p-value the theory is rejected.
         layerwise: hold one layer in memory at a time (same numbers); None: when the weights take
             more than half of the memory.
-        progress: called after every net.
+        progress: called after every net with (nets done, nets in all).
 
     Returns:
         The curves, the scores and the verdict.
@@ -116,12 +119,13 @@ def validate(
     entering, cotangent_scale = _scaled(plan, inputs, stream)
     runner = (layerwise_runner if stream else whole_runner)(plan, sizes)
     sums = ScoreSums(plan)
-    for net in range(count("seeds", seeds)):
+    seeds = count("seeds", seeds)
+    for net in range(seeds):
         weights, cotangents = _generators(seed, net, plan.device)
         drawn = torch.randn(len(inputs), sizes[-1], generator=cotangents) * cotangent_scale
         sums.add(runner(entering, drawn.to(entering), weights))
         if progress is not None:
-            progress()
+            progress(net + 1, seeds)
     return _result(plan, sums, sizes, inputs, level, stream)
 
 
