@@ -187,7 +187,7 @@ def _near(
     radius = max(body_radius(one.f, np.unique(s1)), body_radius(two.f, np.unique(s2)))
     for k in range(gap.size):
         entry = slice(k, k + 1)
-        if _too_dear(one, two, s1[k], s2[k], gap[k], radius):
+        if _too_costly(one, two, s1[k], s2[k], gap[k], radius):
             found = _cut_series(one, two, s1[entry], s2[entry], gap[entry])
             value[entry], error[entry] = found
             continue
@@ -198,7 +198,7 @@ def _near(
     return value, error
 
 
-def _too_dear(one: Side, two: Side, s1: float, s2: float, gap: float, radius: float) -> bool:
+def _too_costly(one: Side, two: Side, s1: float, s2: float, gap: float, radius: float) -> bool:
     assert one.mesh is not None and two.mesh is not None
     s = float(np.sqrt(gap * (2 - gap)))
     return near_cost(one.mesh.edges / s1, two.mesh.edges / s2, s, radius) > _MOST_NODES
