@@ -359,8 +359,11 @@ def _same(one: Activation, other: Activation) -> bool:
     """Whether two records are one; a callable gets a new record at every call."""
     if one is other:
         return True
-    bare = one.kernels is None and other.kernels is None
-    return bare and one.f is other.f and one.breakpoints == other.breakpoints
+    if one.kernels is not None or other.kernels is not None or one.f is not other.f:
+        return False
+    # A numerical derivative is another function at every call; one that is given is not.
+    same_df = one.df is other.df or (one.df_error == other.df_error and one.df_error > 0)
+    return same_df and one.breakpoints == other.breakpoints
 
 
 def kernel_of(activation: Any) -> LogKernel:

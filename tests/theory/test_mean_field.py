@@ -59,6 +59,15 @@ def test_the_bound_on_the_error_holds(given):
         assert (bound <= (1e-13 + 5 * without.df_error) * np.abs(g2)).all()
 
 
+def test_the_bound_counts_the_error_of_a_numerical_derivative():
+    exact = replace(activation("erf"), kernels=None)
+    rough = replace(exact, df=lambda x: exact.df(x) * (1 + 1e-4 * np.cos(x)), df_error=1e-4)
+    for arguments in ((2.0,), (2.0, -0.3)):
+        value, bound = MeanField(rough, 1.5).chi(*arguments, error=True)
+        error = abs(value - MeanField(exact, 1.5).chi(*arguments))
+        assert 0 < error <= bound <= 1e-3
+
+
 def test_the_value_beside_its_bound_is_the_value():
     net = MeanField("gelu", 1.2, 0.1)
     assert net.variance_map(error=True)[0] == net.variance_map()
