@@ -1,4 +1,4 @@
-"""What every room asks of its arguments: real, finite, in range; else an error that helps."""
+"""Checks of arguments, worded alike everywhere: real, finite, in range."""
 
 from __future__ import annotations
 

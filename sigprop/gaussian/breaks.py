@@ -1,4 +1,4 @@
-"""Breakpoints of an unknown function: where bisection went deep, one-sided polynomials tell why."""
+"""Breakpoints of an unknown function, by one-sided polynomials where bisection went deep."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def find_breakpoints(f: Function, *, reach: float = 100.0) -> Breakpoints:
 
 
 def located(f: Function, mesh: Panels, reach: float, narrowest: float) -> Breakpoints:
-    """The breakpoints behind the towers of a mesh, and at 0."""
+    """The breakpoints at the deep places of a mesh, and at 0."""
     found: list[tuple[float, float, float]] = []
     for place, width in sorted(_candidates(f, mesh, narrowest)):
         point = _explained(f, place, width, narrowest)
@@ -95,8 +95,8 @@ def singular_points(f: Function, mesh: Panels, reach: float, narrowest: float) -
 def _candidates(f: Function, mesh: Panels, narrowest: float) -> list[tuple[float, float]]:
     """Per cluster of deep panels: the middle and width of the narrowest; and 0."""
     kept = [(0.0, 1e-12 * narrowest)] if kink_at_zero(f, narrowest) else []
-    order = np.argsort(mesh.tower_widths, kind="stable")
-    places, widths = mesh.towers[order], mesh.tower_widths[order]
+    order = np.argsort(mesh.deep_widths, kind="stable")
+    places, widths = mesh.deep_places[order], mesh.deep_widths[order]
     if kept:
         places, widths = _apart(places, widths, 0.0, narrowest)
     while places.size and len(kept) < _MOST:

@@ -30,15 +30,15 @@ class Panels:
     Attributes:
         edges: sorted panel ends.
         breaks: the breakpoints among them.
-        towers: where bisection went deep, as at a kink that was not given.
-        tower_widths: of the panels there.
+        deep_places: where bisection went deep, as at a kink that was not given.
+        deep_widths: of the panels there.
         resolved: whether every panel is fine enough.
     """
 
     edges: FloatArray
     breaks: FloatArray
-    towers: FloatArray
-    tower_widths: FloatArray
+    deep_places: FloatArray
+    deep_widths: FloatArray
     resolved: bool
 
 
@@ -117,7 +117,7 @@ def resolve(
     start = _start(f, breaks, dyadic, widest, name)
     low, high = start[:-1], start[1:]
     edges, scale, ends, resolved = [start], np.zeros(0), np.zeros(0), True
-    towers = [np.zeros((2, 0))]
+    found = [np.zeros((2, 0))]
     while low.size:
         wrong, peak = _misfit(f, low, high, widest, name)
         inner = np.minimum(np.abs(low), np.abs(high))
@@ -130,7 +130,7 @@ def resolve(
         bad = ~(wrong * weight <= _TOLERANCE * known)
         width = high - low
         deep = bad & (width < _DEEP * np.maximum(np.abs(low), 1e-6 * narrowest))
-        towers.append(np.stack([(low + high) / 2, width])[:, deep])
+        found.append(np.stack([(low + high) / 2, width])[:, deep])
         floor = width <= _NARROW * np.maximum(np.abs(low), 1e-2 * narrowest)
         bad &= ~floor
         if edges[0].size + bad.sum() > _MOST_PANELS:
@@ -140,7 +140,7 @@ def resolve(
         middle = (low + high) / 2
         edges = [np.concatenate([edges[0], middle])]
         low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
-    places, widths = np.concatenate(towers, axis=1)
+    places, widths = np.concatenate(found, axis=1)
     return Panels(np.sort(edges[0]), breaks, places, widths, resolved)
 
 

@@ -1,4 +1,4 @@
-"""Which rule for which correlation, and what each entry of an array costs: the bulk of the work."""
+"""E f(u) h(v) over arrays: the rule is chosen by the correlation and by what it costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that keep the signal alive: initialization from theory and the model's own graph."""
+"""Initialization from theory and the model's own graph: weights that keep the second moment."""
 
 from sigprop.init.general import initialize, plan
 from sigprop.init.leaky import kaiming_leaky_init

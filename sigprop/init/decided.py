@@ -1,4 +1,4 @@
-"""What the walk takes of a weight, and what it says of it."""
+"""What the walk over a graph takes and returns for each weight."""
 
 from __future__ import annotations
 

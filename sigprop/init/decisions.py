@@ -143,7 +143,7 @@ class _Decision:
         return jobs, plan
 
     def _settled(self, weights: list[ModelWeight]) -> tuple[list[ModelWeight], list[Job]]:
-        """Decide all layers; what cannot be set stays, and the others then reckon with it."""
+        """Decide all layers; those that cannot be set stay, and the others are decided anew."""
         while True:
             self.notes.clear()
             self._walk(weights)

@@ -2,7 +2,7 @@
 
 q^l = g² E φ(z^(l−1))² (He et al.) for any graph: what stands before a weight layer has a second
 moment m, made by activations, sums, products, constant factors and dropout; g² = (q − σ_b²)/m.
-``rules.py`` has the rule of each operation, ``backward.py`` the way back.
+``rules.py`` has the rule of each operation, ``backward.py`` the backward pass.
 
 Source: he2015; for sums and products independent signals of independent weights.
 """

@@ -184,7 +184,7 @@ def _recognized(act: Activation) -> Activation:
 
 
 class LogKernel:
-    """log V, log D and log R of one activation; see the module."""
+    """log V/q (``ratio``), log D (``d``) and log R of one activation; see the module."""
 
     def __init__(self, act: Activation) -> None:
         self.given = act
@@ -199,10 +199,6 @@ class LogKernel:
         self.d = LogSeries(self.moments.derivative_square)
         self.orders = ORDERS_AWAY if any(act.breakpoints) else ORDERS
         self._tiles: dict[int, Array] = {}
-
-    def log_v(self, x: Array) -> Array:
-        """Log E φ(√q z)² at x = log q; ``ratio`` is this less x."""
-        return self.ratio(x) + x
 
     def log_r(self, x: Array, deficit: Array) -> Array:
         """Log R at x = log q and 1 − c in (0, 2]."""

@@ -23,7 +23,7 @@ PHASES = ("ordered", "critical", "chaotic")
 
 @dataclass(frozen=True, eq=False)
 class DepthScales:
-    """How many layers a signal lives; inf at criticality, NaN where there is no such scale.
+    """Layers over which a signal changes; inf at criticality, NaN where there is no such scale.
 
     Attributes:
         depth_scale_q: ξ_q = −1/ln χ∥: layers in which the distance of q from q* falls by e.

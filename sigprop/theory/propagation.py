@@ -1,4 +1,4 @@
-"""Layer after layer for a grid of nets, and a million layers without walking them all.
+"""Layer after layer for a grid of nets; slow nets advance by many layers at once.
 
 State: x = log q and δ = 1 − c. One layer: x' = x + L(x), log δ' = log δ + log(g²·R·q/q').
 """

@@ -1,4 +1,4 @@
-"""Nets in, scores out: where the law of the theory meets the statistics of the measurement."""
+"""Normal scores of measured nets, from their statistics and the law of the theory."""
 
 from __future__ import annotations
 
