@@ -23,7 +23,10 @@ ORDER = (
     "graph", "theory", "arrangement", "nn", "reading", "slopes", "measurement", "init",
     "piecewise", "regions", "kinks", "validation", "monitoring", "plots", "cli",
 )  # fmt: skip
-"""Every room of the package: it imports only from those before it."""
+"""Every room of the package: it imports only from those before it.
+
+``kinks`` stands after ``regions`` because it imports it, and not the other way round.
+"""
 UPWARD_YET = {("piecewise", "regions")}
 """(room, room): imports against the order that are still to be mended."""
 CIRCLES_YET = {("piecewise", "regions")}

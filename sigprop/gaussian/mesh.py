@@ -14,7 +14,7 @@ from sigprop.checks import FloatArray
 Function = Callable[[FloatArray], FloatArray]
 
 ORDER = 16  # nodes per panel
-LOW_ORDER = 12  # of the rule that tells the error
+LOW_ORDER = 12  # of the rule that the error is estimated with
 REACH = 39.0  # in standard deviations: beyond, the density underflows
 BODY = 12.0  # a function that grows like a polynomial has nothing beyond
 _TOLERANCE = 1e-11  # of the interpolant; the quadrature, exact to twice its degree, is far better

@@ -110,7 +110,7 @@ class ScoreSums:
         ):
             forward = phi - self.square * z
             backward = grad_z - self.square * grad_phi
-            # Both share the signs of the units; off the forward part, the backward one adds news.
+            # Both share the signs of the units; only the rest of the backward part is independent.
             norm = (forward**2).sum()
             backward -= forward * ((forward * backward).sum() / norm if norm > 0 else 0.0)
             for direction, difference in enumerate((forward, backward)):
