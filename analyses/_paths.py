@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from sigprop import g_star, plots, validate
-from sigprop.inputs import load_inputs
+from sigprop.data import load_inputs
 from sigprop.records import Row
 
 FALSE_ALARM = 1e-7

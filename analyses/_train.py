@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from sigprop.inputs import digits, mnist
+from sigprop.data import digits, mnist
 from sigprop.validation.nets import find_device
 
 

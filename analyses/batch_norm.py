@@ -30,7 +30,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from sigprop import kaiming_leaky_init, plots
-from sigprop.inputs import digits
+from sigprop.data import digits
 from sigprop.records import Row
 from sigprop.theory import batch_norm_growth, output_std, variance_output
 from sigprop.validation.nets import find_device

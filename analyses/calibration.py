@@ -26,7 +26,7 @@ from scipy import stats
 from torch import nn
 
 from sigprop import g_star, kaiming_leaky_init, plots, validate
-from sigprop.inputs import load_inputs
+from sigprop.data import load_inputs
 from sigprop.records import Row
 from sigprop.validation import Validation
 

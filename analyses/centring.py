@@ -30,9 +30,9 @@ from torch import Tensor, nn
 
 from sigprop import DeepMLP, kaiming_leaky_init, measure, plots
 from sigprop.activations import Activation, activation
-from sigprop.inputs import load_inputs
+from sigprop.data import load_inputs
 from sigprop.records import Row
-from sigprop.theory.moments import Moments
+from sigprop.theory.moments import GaussianMoments
 from sigprop.validation.nets import find_device
 
 FALSE_ALARM = 1e-7
@@ -93,7 +93,7 @@ def compute(params: Params) -> list[Row]:
 
 def _law(phi: Activation) -> Row:
     """Mean over standard deviation at q = 1, and the growth of gradients with the mean removed."""
-    law, q = Moments(phi), np.float64(1.0)
+    law, q = GaussianMoments(phi), np.float64(1.0)
     mean, square = float(law.mean(q)), float(law.second_moment(q))
     slopes = float(law.derivative_square(q))
     return {

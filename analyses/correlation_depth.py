@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from sigprop import DeepMLP, g_star, kaiming_leaky_init, plots, trajectory
 from sigprop.checks import FloatArray
-from sigprop.inputs import digits
+from sigprop.data import digits
 from sigprop.records import Row
 from sigprop.theory import correlation_deficit_map
 from sigprop.validation.nets import find_device

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from scipy import optimize, stats
 
 from sigprop import DeepMLP, g_star, kaiming_leaky_init, measure, plots
-from sigprop.inputs import load_inputs
+from sigprop.data import load_inputs
 from sigprop.records import Row
 from sigprop.theory import excess, step_log_moments
 from sigprop.validation.nets import find_device

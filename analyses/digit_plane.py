@@ -26,7 +26,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from scipy import stats
 
 from sigprop import plots
-from sigprop.inputs import digits
+from sigprop.data import digits
 from sigprop.records import Row
 from sigprop.regions.expected import expected_in_plane
 from sigprop.regions.network import PiecewiseLinear

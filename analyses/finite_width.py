@@ -31,7 +31,7 @@ from sigprop import (
     sample_trajectories,
 )
 from sigprop.checks import FloatArray
-from sigprop.inputs import load_inputs
+from sigprop.data import load_inputs
 from sigprop.records import Row
 from sigprop.theory import lognormal_law
 from sigprop.validation.nets import find_device

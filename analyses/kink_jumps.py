@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from sigprop import kaiming_leaky_init, kinks, plots
 from sigprop.checks import FloatArray
-from sigprop.inputs import digits
+from sigprop.data import digits
 from sigprop.records import Row
 
 BESIDE = 1e-12

@@ -32,7 +32,7 @@ from scipy import stats
 from torch import nn
 
 from sigprop import g_star, kaiming_leaky_init, kinks, plots
-from sigprop.inputs import digits
+from sigprop.data import digits
 from sigprop.records import Row
 
 FALSE_ALARM = 1e-7

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import sigprop
 from sigprop import plots
-from sigprop.inputs import digits
+from sigprop.data import digits
 from sigprop.records import Row
 
 DEAD, IDLE, UNMOVED, LARGE = "fc1", "fc3", "fc5", "fc6"

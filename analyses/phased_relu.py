@@ -29,10 +29,10 @@ from torch import Tensor, nn
 
 from sigprop import DeepMLP, kaiming_leaky_init, measure, plots, validate
 from sigprop.activations import Activation, activation
+from sigprop.data import load_inputs
 from sigprop.gaussian import pair_expectation
-from sigprop.inputs import load_inputs
 from sigprop.records import Row
-from sigprop.theory.moments import Moments
+from sigprop.theory.moments import GaussianMoments
 from sigprop.theory.phased_relu import blind_deficit, settling_beta
 from sigprop.validation.nets import find_device
 
@@ -87,7 +87,8 @@ def compute(params: Params) -> list[Row]:
 def _laws(params: Params, phi: Activation) -> list[Row]:
     """The curves: gains against size, growth of a difference against the difference."""
     alpha, beta = phi.parameters["alpha"], phi.parameters["beta"]
-    law, head = Moments(phi), {"kind": "law", "alpha": alpha, "beta": beta, "gain": params.gain}
+    law = GaussianMoments(phi)
+    head = {"kind": "law", "alpha": alpha, "beta": beta, "gain": params.gain}
     sizes, deltas = np.geomspace(0.02, 30, 121), np.geomspace(1e-7, 1, 57)
     q = (sizes * beta / alpha) ** 2
     forward, backward = np.sqrt(q / law.second_moment(q)), 1 / np.sqrt(law.derivative_square(q))
@@ -138,7 +139,7 @@ def _gains(params: Params, phi: Activation, q: float, seed: int) -> list[Row]:
         first, last = seen["layers.0"], seen["layers.1"]
         squares.append(seen["activations.0"].second_moment)
         slopes.append(units / outputs * first.grad_second_moment / last.grad_second_moment)
-    law, alpha = Moments(phi), phi.parameters["alpha"]
+    law, alpha = GaussianMoments(phi), phi.parameters["alpha"]
     v, d = float(law.second_moment(np.float64(q))), float(law.derivative_square(np.float64(q)))
     fourth = float(phi.kernels.fourth_moment(q)) / v**2 - 1
     d4 = (1 + alpha**2 * (2 * d - 1)) / 2  # E φ′⁴
@@ -176,7 +177,7 @@ def _parting(params: Params, phi: Activation, delta: float, seed: int) -> Row:
             model(pair)
     handle.remove()
     parted = float(torch.stack(seen).mean())
-    expected = float(Moments(phi).deficit(np.float64(1.0), np.float64(delta)))
+    expected = float(GaussianMoments(phi).deficit(np.float64(1.0), np.float64(delta)))
     powers = {n: (lambda x, n=n: phi.f(x) ** n) for n in (1, 2, 3, 4)}
     moment = {
         (n, 4 - n): float(

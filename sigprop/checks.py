@@ -1,15 +1,18 @@
-"""What every room asks of its arguments: real, finite, in range; else an error that helps."""
+"""Checks of arguments, worded alike everywhere: real, finite, in range."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Progress = Callable[[int, int | None], object]
+"""What an argument ``progress`` is: called with what is done and the total (None: not known)."""
 
 
 def real_array(
@@ -99,6 +102,27 @@ def count(name: str, value: Any, *, minimum: int = 1) -> int:
     if number < minimum:
         raise ValueError(f"{name} must be >= {minimum}; got {number}.")
     return number
+
+
+def counts(name: str, value: ArrayLike) -> IntArray:
+    """Return ``value`` as an int64 array of whole numbers of at least 1, of any shape.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: empty, or an entry below 1.
+
+    Example:
+        >>> counts("width", [3, 5])
+        array([3, 5])
+    """
+    numbers = np.asarray(value)
+    if numbers.size == 0:
+        raise ValueError(f"{name} is empty; give at least one integer.")
+    if numbers.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers >= 1; got {value!r} ({numbers.dtype}).")
+    if (numbers < 1).any():
+        raise ValueError(f"{name} must be >= 1; got {numbers.min()}.")
+    return numbers.astype(np.int64)
 
 
 def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sigprop.checks import count, one_of, real_array, real_number
+from sigprop.checks import count, counts, one_of, real_array, real_number
 
 
 def test_what_passes_comes_back_as_float64():
@@ -96,3 +96,15 @@ def test_words():
 def test_long_values_are_cut_short():
     with pytest.raises(TypeError, match=r"got 'x{56}\.\.\. \(<U500\)"):
         real_array("q", "x" * 500)
+
+
+def test_counts_are_whole_numbers_of_at_least_one():
+    found = counts("width", [[3], [5]])
+    assert found.dtype == np.int64 and found.tolist() == [[3], [5]]
+    for value, error, message in (
+        ([1.0], TypeError, "width must be integers >= 1"),
+        ([], ValueError, "width is empty"),
+        ([2, 0], ValueError, "width must be >= 1; got 0"),
+    ):
+        with pytest.raises(error, match=message):
+            counts("width", value)

@@ -118,7 +118,7 @@ def test_a_plane_is_counted_drawn_and_written(here, capsys):
 
 
 def test_a_line_is_that_of_the_library(here, capsys):
-    from sigprop.inputs import load_inputs
+    from sigprop.data import load_inputs
     from sigprop.regions.slices import on_line
 
     record = found(capsys, "pack.inside:mlp", "--line", "--seed", 3)
@@ -131,7 +131,7 @@ def test_a_line_is_that_of_the_library(here, capsys):
 
 
 def test_a_plane_is_that_of_the_library(here, capsys):
-    from sigprop.inputs import load_inputs
+    from sigprop.data import load_inputs
     from sigprop.regions.slices import in_plane
 
     record = found(capsys, "models:mlp", "--plane", "--seed", 2, "--box", 0, 1, 0, 2)

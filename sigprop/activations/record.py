@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,14 +76,6 @@ class Activation:
         for name in ("parameters", "torch_arguments"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self.row:  # the functions inside do not pickle; the row and its parameters do
-            return _from_table, (self.row, dict(self.parameters))
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("parameters", "torch_arguments"):
-            values[name] = dict(values[name])
-        return _rebuilt, (values,)
-
     def __call__(self, x: ArrayLike) -> FloatArray:
         """φ(x) for real numbers of any shape: the numpy twin of the torch module.
 
@@ -110,13 +102,3 @@ class Activation:
             with torch.no_grad():
                 weight.copy_(torch.tensor(alpha, dtype=torch.float64))
         return made
-
-
-def _from_table(row: str, parameters: dict[str, Any]) -> Activation:
-    from sigprop.activations.table import activation
-
-    return activation(row, **parameters)
-
-
-def _rebuilt(values: dict[str, Any]) -> Activation:
-    return Activation(**values)

@@ -7,9 +7,10 @@ Everything else (the contract tests, ``sigprop activations``, the figures) reads
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -64,3 +65,24 @@ def _plain(name: str, value: Any) -> Parameter:
     if array.ndim > 1:
         raise ValueError(f"{name} must be a number or one per channel; got shape {array.shape}.")
     return float(array) if array.ndim == 0 else tuple(array.tolist())
+
+
+def _reduced(record: Activation) -> tuple[Any, ...]:
+    """How a record pickles: a row by name and parameters, since its functions do not pickle."""
+    if record.row:
+        return _from_row, (record.row, dict(record.parameters))
+    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    for name in ("parameters", "torch_arguments"):
+        values[name] = dict(values[name])
+    return _rebuilt, (values,)
+
+
+def _from_row(name: str, parameters: dict[str, Any]) -> Activation:
+    return activation(name, **parameters)
+
+
+def _rebuilt(values: dict[str, Any]) -> Activation:
+    return Activation(**values)
+
+
+copyreg.pickle(Activation, _reduced)

@@ -1,4 +1,4 @@
-"""A user's model by what makes it: ``package.module:function`` or ``file.py:function``."""
+"""A user's model, by what makes it: ``package.module:function`` or ``file.py:function``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ def made(name: str) -> Any:
     The present folder is on the path while it runs (and the folder of a file).
 
     Raises:
-        ValueError: a name that leads nowhere, or whatever goes wrong in the user's code, with the
-            place in it.
+        ValueError: nothing of that name, or whatever goes wrong in the user's code, with its place.
 
     Example:
         >>> made("collections:OrderedDict")

@@ -7,10 +7,11 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sigprop.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from sigprop.regions.network import PiecewiseLinear
@@ -95,8 +96,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.model} takes one number; a plane needs two: give --line.")
     source, points = _points(net, options)
     start = time.perf_counter()
-    with _progress() as told:
-        limits: dict[str, Any] = {"max_cells": options.max_cells, "progress": told}
+    with progress_bar(unit=" hyperplanes", disable=None, delay=0.3) as progress:
+        limits: dict[str, Any] = {"max_cells": options.max_cells, "progress": progress}
         if options.line:
             result: Any = on_line(net, points[0], points[1], **limits)
         else:
@@ -152,7 +153,7 @@ def _network(options: argparse.Namespace) -> PiecewiseLinear:
 
 def _points(net: PiecewiseLinear, options: argparse.Namespace) -> tuple[str, Any]:
     """Where the inputs come from, and two or three of them, (inputs, input_dim)."""
-    from sigprop.inputs import load_inputs
+    from sigprop.data import load_inputs
 
     wanted, source = 2 if options.line else 3, options.input
     if source is None:
@@ -266,21 +267,3 @@ def _write(result: Any, found: dict[str, Any], folder: Path) -> list[Path]:
     figure.savefig(folder / "regions.png", dpi=150)
     plt.close(figure)
     return [folder / "regions.png", *written]
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], object] | None]:
-    """A bar of hyperplanes on standard error, for people and longer work, if tqdm is there."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        print("(pip install 'sigprop[progress]' for a progress bar)", file=sys.stderr)
-        yield None
-        return
-    with tqdm(unit=" hyperplanes", file=sys.stderr, leave=False, disable=None, delay=0.3) as bar:
-
-        def told(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield told

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from sigprop.cli.progress import progress_bar
 
 ALPHAS = (0.0, 0.01, 0.2, 0.5)
 GAINS = (0.9, 1.0, 1.1)
@@ -84,10 +83,10 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from sigprop.checks import real_number
-    from sigprop.compare import sidak
-    from sigprop.inputs import load_inputs
+    from sigprop.data import load_inputs
     from sigprop.nn.mlp import hidden_activation
     from sigprop.validation import validate_many
+    from sigprop.validation.judge import sidak
     from sigprop.validation.nets import forward_gain
 
     level = real_number("level", options.level, above=0, maximum=1)
@@ -109,8 +108,8 @@ def run(options: argparse.Namespace) -> int:
         }
         for index, cell in enumerate(cells)
     ]  # fmt: skip
-    with _progress(len(cases) * options.seeds) as advance:
-        results = validate_many(cases, progress=advance)
+    with progress_bar(unit="net", dots=True) as progress:
+        results = validate_many(cases, progress=progress)
     p_value = sidak([result.p_value for result in results])
     verdict = {"p_value": p_value, "level": level, "holds": p_value >= level}
     paths = _write(results, verdict | {"input": options.input}, options.out)
@@ -184,17 +183,3 @@ def _write(results: list[Any], verdict: dict[str, Any], folder: Path) -> list[Pa
     figure.savefig(folder / "validate.png", dpi=150)
     plt.close(figure)
     return [folder / "validate.png", *written]
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], object]]:
-    """A bar on standard error if tqdm is there, else a dot a net."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        print("(pip install 'sigprop[progress]' for a progress bar)", file=sys.stderr)
-        yield lambda: print(".", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
-        return
-    with tqdm(total=total, unit="net", file=sys.stderr, leave=False) as bar:
-        yield bar.update

@@ -17,7 +17,7 @@ from sigprop.gaussian.mesh import (
     BODY,
     LOW_ORDER,
     Function,
-    Mesh,
+    Panels,
     call,
     kink_at_zero,
     refuse,
@@ -243,11 +243,13 @@ def _side(f: Function, q: FloatArray, breaks: FloatArray, name: str) -> Side:
     return Side(f, np.sqrt(q), mesh, at_zero)
 
 
-def _mesh(f: Function, breaks: FloatArray, q: FloatArray, name: str = "f") -> Mesh:
+def _mesh(f: Function, breaks: FloatArray, q: FloatArray, name: str = "f") -> Panels:
     """Panels of f, split at breakpoints that were not given too."""
     widest, narrowest = float(np.sqrt(q.max())), float(np.sqrt(q.min()))
     mesh = resolve(f, breaks, widest, narrowest, name=name)
-    if mesh.resolved and (mesh.towers.size or (0 not in breaks and kink_at_zero(f, narrowest))):
+    if mesh.resolved and (
+        mesh.deep_places.size or (0 not in breaks and kink_at_zero(f, narrowest))
+    ):
         found = singular_points(f, mesh, BODY * widest, narrowest)
         mesh = resolve(f, np.union1d(breaks, found), widest, narrowest)
     if not mesh.resolved:

@@ -1,4 +1,4 @@
-"""Breakpoints of an unknown function: where bisection went deep, one-sided polynomials tell why."""
+"""Breakpoints of an unknown function, by one-sided polynomials where bisection went deep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.polynomial import Legendre, legendre
 
 from sigprop.checks import FloatArray, real_number
-from sigprop.gaussian.mesh import Function, Mesh, call, gauss, kink_at_zero, resolve
+from sigprop.gaussian.mesh import Function, Panels, call, gauss, kink_at_zero, resolve
 
 _DEGREE = 7
 _NODES = 24
@@ -65,8 +65,8 @@ def find_breakpoints(f: Function, *, reach: float = 100.0) -> Breakpoints:
     return located(f, mesh, reach, min(1.0, widest))
 
 
-def located(f: Function, mesh: Mesh, reach: float, narrowest: float) -> Breakpoints:
-    """The breakpoints behind the towers of a mesh, and at 0."""
+def located(f: Function, mesh: Panels, reach: float, narrowest: float) -> Breakpoints:
+    """The breakpoints at the deep places of a mesh, and at 0."""
     found: list[tuple[float, float, float]] = []
     for place, width in sorted(_candidates(f, mesh, narrowest)):
         point = _explained(f, place, width, narrowest)
@@ -81,7 +81,7 @@ def located(f: Function, mesh: Mesh, reach: float, narrowest: float) -> Breakpoi
     return Breakpoints(columns[:, 0], columns[:, 1], columns[:, 2])
 
 
-def singular_points(f: Function, mesh: Mesh, reach: float, narrowest: float) -> FloatArray:
+def singular_points(f: Function, mesh: Panels, reach: float, narrowest: float) -> FloatArray:
     """Breakpoints, and places where f is no polynomial however close, such as 0 in √|x|."""
     known = located(f, mesh, reach, narrowest).points
     raw = []
@@ -92,11 +92,11 @@ def singular_points(f: Function, mesh: Mesh, reach: float, narrowest: float) -> 
     return np.union1d(known, raw)
 
 
-def _candidates(f: Function, mesh: Mesh, narrowest: float) -> list[tuple[float, float]]:
+def _candidates(f: Function, mesh: Panels, narrowest: float) -> list[tuple[float, float]]:
     """Per cluster of deep panels: the middle and width of the narrowest; and 0."""
     kept = [(0.0, 1e-12 * narrowest)] if kink_at_zero(f, narrowest) else []
-    order = np.argsort(mesh.tower_widths, kind="stable")
-    places, widths = mesh.towers[order], mesh.tower_widths[order]
+    order = np.argsort(mesh.deep_widths, kind="stable")
+    places, widths = mesh.deep_places[order], mesh.deep_widths[order]
     if kept:
         places, widths = _apart(places, widths, 0.0, narrowest)
     while places.size and len(kept) < _MOST:

@@ -1,4 +1,4 @@
-"""E (f(u) − f(v))²/2 at full relative precision: what lets 1 − c be carried through any depth."""
+"""E (f(u) − f(v))²/2 at full relative precision, however close u and v are."""
 
 from __future__ import annotations
 

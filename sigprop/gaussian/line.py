@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.gaussian.mesh import BODY, ORDER, REACH, Function, Mesh, call, gauss, refuse
+from sigprop.gaussian.mesh import BODY, ORDER, REACH, Function, Panels, call, gauss, refuse
 
 _CHUNK = 4_000_000  # entries of one temporary array: 32 MB
 
 
 def line_integral(
-    f: Function, q: FloatArray, mesh: Mesh, *, order: int = ORDER
+    f: Function, q: FloatArray, mesh: Panels, *, order: int = ORDER
 ) -> tuple[FloatArray, FloatArray]:
     """E f and E|f| for every q > 0 (1-D), on a mesh that spans them all."""
     edges = _graded(mesh, np.sqrt(q.max()), np.sqrt(q.min()))
@@ -48,7 +48,7 @@ def masked(f: Function, x: FloatArray, sigma: float) -> FloatArray:
     return values
 
 
-def _graded(mesh: Mesh, widest: float, narrowest: float) -> FloatArray:
+def _graded(mesh: Panels, widest: float, narrowest: float) -> FloatArray:
     """The mesh with edges that halve towards 0, so that every Gaussian between is resolved."""
     top = REACH * widest
     steps = 2 * int(np.ceil(np.log2(top / narrowest))) + 6

@@ -14,7 +14,7 @@ from sigprop.checks import FloatArray
 Function = Callable[[FloatArray], FloatArray]
 
 ORDER = 16  # nodes per panel
-LOW_ORDER = 12  # of the rule that tells the error
+LOW_ORDER = 12  # of the rule that the error is estimated with
 REACH = 39.0  # in standard deviations: beyond, the density underflows
 BODY = 12.0  # a function that grows like a polynomial has nothing beyond
 _TOLERANCE = 1e-11  # of the interpolant; the quadrature, exact to twice its degree, is far better
@@ -24,21 +24,21 @@ _DEEP = 1e-3
 
 
 @dataclass(frozen=True)
-class Mesh:
+class Panels:
     """Panels of one function.
 
     Attributes:
         edges: sorted panel ends.
         breaks: the breakpoints among them.
-        towers: where bisection went deep, as at a kink that was not given.
-        tower_widths: of the panels there.
+        deep_places: where bisection went deep, as at a kink that was not given.
+        deep_widths: of the panels there.
         resolved: whether every panel is fine enough.
     """
 
     edges: FloatArray
     breaks: FloatArray
-    towers: FloatArray
-    tower_widths: FloatArray
+    deep_places: FloatArray
+    deep_widths: FloatArray
     resolved: bool
 
 
@@ -97,7 +97,7 @@ def refuse(values: FloatArray, x: FloatArray, name: str = "f") -> None:
 
 def resolve(
     f: Function, breaks: FloatArray, widest: float, narrowest: float, *, name: str = "f"
-) -> Mesh:
+) -> Panels:
     """Panels on ±39·widest on which f is its interpolant at 16 Gauss points to 1e-11.
 
     The misfit is taken relative to the largest |f| up to 1.1 times the distance from 0, times the
@@ -117,7 +117,7 @@ def resolve(
     start = _start(f, breaks, dyadic, widest, name)
     low, high = start[:-1], start[1:]
     edges, scale, ends, resolved = [start], np.zeros(0), np.zeros(0), True
-    towers = [np.zeros((2, 0))]
+    found = [np.zeros((2, 0))]
     while low.size:
         wrong, peak = _misfit(f, low, high, widest, name)
         inner = np.minimum(np.abs(low), np.abs(high))
@@ -130,7 +130,7 @@ def resolve(
         bad = ~(wrong * weight <= _TOLERANCE * known)
         width = high - low
         deep = bad & (width < _DEEP * np.maximum(np.abs(low), 1e-6 * narrowest))
-        towers.append(np.stack([(low + high) / 2, width])[:, deep])
+        found.append(np.stack([(low + high) / 2, width])[:, deep])
         floor = width <= _NARROW * np.maximum(np.abs(low), 1e-2 * narrowest)
         bad &= ~floor
         if edges[0].size + bad.sum() > _MOST_PANELS:
@@ -140,8 +140,8 @@ def resolve(
         middle = (low + high) / 2
         edges = [np.concatenate([edges[0], middle])]
         low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
-    places, widths = np.concatenate(towers, axis=1)
-    return Mesh(np.sort(edges[0]), breaks, places, widths, resolved)
+    places, widths = np.concatenate(found, axis=1)
+    return Panels(np.sort(edges[0]), breaks, places, widths, resolved)
 
 
 def kink_at_zero(f: Function, narrowest: float) -> bool:

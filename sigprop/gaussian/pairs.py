@@ -1,4 +1,4 @@
-"""Which rule for which correlation, and what each entry of an array costs: the bulk of the work."""
+"""E f(u) h(v) over arrays: the rule is chosen by the correlation and by what it costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from sigprop.checks import FloatArray
 from sigprop.gaussian.line import line_integral, masked
-from sigprop.gaussian.mesh import LOW_ORDER, ORDER, Function, Mesh, call
+from sigprop.gaussian.mesh import LOW_ORDER, ORDER, Function, Panels, call
 from sigprop.gaussian.plane import (
     SERIES_UP_TO,
     Near,
@@ -39,7 +39,7 @@ class Side:
 
     f: Function
     sigma: FloatArray
-    mesh: Mesh | None
+    mesh: Panels | None
     at_zero: float
 
 
@@ -102,7 +102,7 @@ def _ends(
     return value, error
 
 
-def _merged(one: Mesh | None, two: Mesh | None, ratio: float) -> Mesh:
+def _merged(one: Panels | None, two: Panels | None, ratio: float) -> Panels:
     assert one is not None and two is not None
     edges = np.unique(np.concatenate([one.edges, two.edges / ratio]))
     return replace(one, edges=edges, resolved=one.resolved and two.resolved)
@@ -187,7 +187,7 @@ def _near(
     radius = max(body_radius(one.f, np.unique(s1)), body_radius(two.f, np.unique(s2)))
     for k in range(gap.size):
         entry = slice(k, k + 1)
-        if _too_dear(one, two, s1[k], s2[k], gap[k], radius):
+        if _too_costly(one, two, s1[k], s2[k], gap[k], radius):
             found = _cut_series(one, two, s1[entry], s2[entry], gap[entry])
             value[entry], error[entry] = found
             continue
@@ -198,7 +198,7 @@ def _near(
     return value, error
 
 
-def _too_dear(one: Side, two: Side, s1: float, s2: float, gap: float, radius: float) -> bool:
+def _too_costly(one: Side, two: Side, s1: float, s2: float, gap: float, radius: float) -> bool:
     assert one.mesh is not None and two.mesh is not None
     s = float(np.sqrt(gap * (2 - gap)))
     return near_cost(one.mesh.edges / s1, two.mesh.edges / s2, s, radius) > _MOST_NODES

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
 from sigprop.gaussian.line import masked
-from sigprop.gaussian.mesh import LOW_ORDER, ORDER, REACH, Function, Mesh, call, gauss
+from sigprop.gaussian.mesh import LOW_ORDER, ORDER, REACH, Function, Panels, call, gauss
 
 SERIES_UP_TO = 0.9  # |c|: beyond, the Hermite series needs more than 400 terms
 _CHUNK = 1_000_000  # nodes at a time: some 60 MB of temporary arrays
@@ -42,7 +42,7 @@ def body_radius(f: Function, sigma: FloatArray) -> float:
 def hermite_coefficients(
     f: Function,
     sigma: FloatArray,
-    mesh: Mesh,
+    mesh: Panels,
     terms: int,
     radius: float,
     order: int = ORDER,

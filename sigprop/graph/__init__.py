@@ -1,4 +1,4 @@
-"""A network as plain data, without torch: nodes and edges, and the words for what they do.
+"""A network as plain data, without torch: nodes and edges, and the vocabulary of operations.
 
 ``vocabulary.py``: the kinds of operations. ``network.py``: nodes and graphs.
 """

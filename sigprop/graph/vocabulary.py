@@ -1,4 +1,4 @@
-"""What an operation does to the signal: the words that every rule is keyed by. No torch here."""
+"""What an operation does to the signal: the kinds that every rule is keyed by. No torch here."""
 
 from __future__ import annotations
 

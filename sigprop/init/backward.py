@@ -1,4 +1,4 @@
-"""The way back: how much of the squared gradient of the output reaches each weight layer.
+"""The backward pass: how much of the squared gradient of the output reaches each weight layer.
 
 ‖gradient‖² over all entries is multiplied by g² on its way back through a weight of gain g, by
 E φ′² through an activation, handed on whole to each addend of a sum and to each part of a

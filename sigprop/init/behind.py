@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sigprop.graph import Node, Slopes
-from sigprop.init.aims import shown
+from sigprop.init.gains import shown
 
 LINEAR: Slopes = (1.0,)
 

@@ -1,4 +1,4 @@
-"""What the walk takes of a weight, and what it says of it."""
+"""What the walk over a graph takes and returns for each weight."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sigprop.graph import Graph, Moments, Node, Slopes
-from sigprop.init.aims import Aim
 from sigprop.init.behind import activations_behind, key_of
-from sigprop.init.means import Factors
-from sigprop.init.signals import Signal
+from sigprop.init.gains import Criterion
+from sigprop.init.rule_context import Factors
+from sigprop.init.signals import SignalMoments
 
 NOTHING = Moments(0.0, 0.0)
 
@@ -46,13 +46,13 @@ class Decided(NamedTuple):
         reason: what decides it, in words.
         makers: the nodes that do; of a layer at the input those that it feeds.
         alpha: the slope(s) behind it, None if unused.
-        words: of a stated gain: the activation in words.
+        given: of a stated gain: the activation in words.
         raw: whether raw input feeds it.
         void: whether a normalization undoes its scale.
         free: whether nothing decides: a normalization undoes it, or it is fed by zeros.
         change: of a held weight: what comes out, as a multiple of the level.
         growth: what a small relative error of a second moment has become behind it.
-        doubts: what was guessed on the way to it, in words.
+        guesses: what was guessed on the way to it, in words.
         trouble: why there is no gain: a sentence on the layer, and advice is to follow.
         outside: whether the trouble is an activation outside the leaky family.
         bracket: the interval searched, where a gain that does not exist is the trouble.
@@ -62,13 +62,13 @@ class Decided(NamedTuple):
     reason: str = ""
     makers: tuple[Node, ...] = ()
     alpha: Slopes | None = None
-    words: str = ""
+    given: str = ""
     raw: bool = False
     void: bool = False
     free: bool = False
     change: float = 1.0
     growth: float = 1.0
-    doubts: tuple[str, ...] = ()
+    guesses: tuple[str, ...] = ()
     trouble: str = ""
     outside: bool = False
     bracket: tuple[float, float] | None = None
@@ -76,7 +76,7 @@ class Decided(NamedTuple):
     @property
     def activation(self) -> str:
         """The activations behind it in words."""
-        return self.words or activations_behind(self.makers)
+        return self.given or activations_behind(self.makers)
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -84,7 +84,7 @@ class Decided(NamedTuple):
         return key_of(self.makers)
 
 
-class Leaves(NamedTuple):
+class WeightOutput(NamedTuple):
     """What leaves a weight."""
 
     q: float
@@ -99,7 +99,7 @@ class Levels:
     """The walk's result: by node, the signal that leaves it; by weight node, what was decided."""
 
     graph: Graph
-    aim: Aim
-    signals: Mapping[str, Signal]
+    criterion: Criterion
+    signals: Mapping[str, SignalMoments]
     weights: Mapping[str, Decided]
     factors: Mapping[str, Factors]

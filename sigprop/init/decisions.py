@@ -14,22 +14,27 @@ from sigprop.graph import Graph, same_slopes
 from sigprop.init.decided import Decided, Levels, Stated
 from sigprop.init.jobs import (
     Biases,
+    GainChoice,
     Job,
-    Place,
     job_of,
     merged,
     root_mean_square,
-    slots_of,
     tensor_job,
+    writables_of,
 )
-from sigprop.init.left import nothing_left, untouched
 from sigprop.init.levels import levels
 from sigprop.init.mirrored import Ends, check_mirrorable, feeding_slopes
+from sigprop.init.parameters import refuse_overlaps
 from sigprop.init.plan import InitPlan
 from sigprop.init.request import Request, must_match
-from sigprop.init.sites import Site, parameters_behind, sites_of_layers, sites_of_reading
-from sigprop.init.slots import refuse_overlaps
-from sigprop.init.warned import SignalWarning, warnings_of
+from sigprop.init.signal_warnings import SignalWarning, warnings_of
+from sigprop.init.untouched import nothing_left, untouched
+from sigprop.init.weights import (
+    ModelWeight,
+    parameters_behind,
+    weights_of_layers,
+    weights_of_reading,
+)
 from sigprop.reading import Reading, read
 from sigprop.reading.calling import attributes_kept, some, unwrapped
 from sigprop.reading.layers import WEIGHT_LAYERS
@@ -116,20 +121,20 @@ class _Decision:
         """Of parameters that could not be set (``strict=False``): why."""
 
     def jobs(self) -> tuple[list[Job], InitPlan]:
-        sites, jobs = self._settled(self._sites())
-        sites, jobs = self._measured_again(sites, merged(jobs, self.request.ways))
-        reasons = {name: site.left for site in sites if site.left for name in site.names}
+        weights, jobs = self._settled(self._weights())
+        weights, jobs = self._measured_again(weights, merged(jobs, self.request.ways))
+        reasons = {name: weight.left for weight in weights if weight.left for name in weight.names}
         reasons |= self.refused
         if not jobs:
             raise ValueError(nothing_left(self.model, list(reasons.values())))
-        slots = slots_of(jobs)
-        refuse_overlaps(slots)
+        writables = writables_of(jobs)
+        refuse_overlaps(writables)
         plan = InitPlan(
             tuple(job.layer for job in jobs),
-            untouched(self.modules, self.parameters, slots, reasons),
+            untouched(self.modules, self.parameters, writables, reasons),
             (
-                *self._warnings(sites),
-                *self._far(sites),
+                *self._warnings(weights),
+                *self._far(weights),
                 *self.notes,
                 *self._left_out(),
                 *self._cut(),
@@ -137,43 +142,49 @@ class _Decision:
         )
         return jobs, plan
 
-    def _settled(self, sites: list[Site]) -> tuple[list[Site], list[Job]]:
-        """Decide all layers; what cannot be set stays, and the others then reckon with it."""
+    def _settled(self, weights: list[ModelWeight]) -> tuple[list[ModelWeight], list[Job]]:
+        """Decide all layers; those that cannot be set stay, and the others are decided anew."""
         while True:
             self.notes.clear()
-            self._walk(sites)
+            self._walk(weights)
             jobs: list[Job] = []
             biases = Biases(self.modules, self.parameters)
-            failed: dict[Site, str] = {}
-            for site in sites:
-                if not site.left:
-                    why = self._attempt(site, biases, jobs)
-                    failed |= {site: why} if why else {}
+            failed: dict[ModelWeight, str] = {}
+            for weight in weights:
+                if not weight.left:
+                    why = self._attempt(weight, biases, jobs)
+                    failed |= {weight: why} if why else {}
             if not failed:
-                return sites, jobs
-            sites = [replace(site, left=failed.get(site, site.left)) for site in sites]
+                return weights, jobs
+            weights = [replace(weight, left=failed.get(weight, weight.left)) for weight in weights]
 
-    def _measured_again(self, sites: list[Site], jobs: list[Job]) -> tuple[list[Site], list[Job]]:
+    def _measured_again(
+        self, weights: list[ModelWeight], jobs: list[Job]
+    ) -> tuple[list[ModelWeight], list[Job]]:
         """What pooling and attention leave depends on the weights: measure it on those drawn."""
         reading = self.reading
-        if reading is None or self.request.example is None or self.request.aim.kind == "critical":
-            return sites, jobs
+        if (
+            reading is None
+            or self.request.example is None
+            or self.request.criterion.kind == "critical"
+        ):
+            return weights, jobs
         rounds = ROUNDS if any(n.kind in _MEASURED for n in reading.graph.nodes) else 1
         for _ in range(rounds):
             graph = self.after = self._graph_after(jobs)
             self.reading = replace(reading, graph=graph)
             gains = {job.layer.name: job.layer.gain for job in jobs}
-            sites, jobs = self._settled(sites)
+            weights, jobs = self._settled(weights)
             jobs = merged(jobs, self.request.ways)
             moved = [abs(math.log(job.layer.gain / gains[job.layer.name])) for job in jobs]
             if max(moved, default=0.0) < SETTLED:
                 break
-        return sites, jobs
+        return weights, jobs
 
     def _graph_after(self, jobs: Sequence[Job]) -> Graph:
         """The graph as measured on weights drawn by these jobs, which are put back."""
-        slots = [slot for job in jobs for slot in (job.weight, *job.biases)]
-        kept = {id(t): (t, t.detach().clone()) for slot in slots for t in slot.held}
+        writables = [writable for job in jobs for writable in (job.weight, *job.biases)]
+        kept = {id(t): (t, t.detach().clone()) for writable in writables for t in writable.held}
         source = _same_draws(self.generator)
         with attributes_kept(self.model):
             try:
@@ -186,19 +197,19 @@ class _Decision:
                     for tensor, value in kept.values():
                         tensor.copy_(value)
 
-    def _far(self, sites: Sequence[Site]) -> list[str]:
+    def _far(self, weights: Sequence[ModelWeight]) -> list[str]:
         """Say which layers do not come out as planned on the example, whatever the cause."""
         if self.after is None or self.levels is None or self.request.mirrored:
             return []
         far: dict[str, float] = {}
-        for site in sites:
-            for node in () if site.left else site.uses:
+        for weight in weights:
+            for node in () if weight.left else weight.uses:
                 seen, planned = self.after.by_name[node.name].measured, self.levels.signals
                 few = node.weight is None or (node.weight.channels or 0) < FEW
                 wanted = planned[node.name].q if planned[node.name].known and not few else 0.0
                 if seen is not None and seen.q > 0 and wanted > 0:
                     off = seen.q / wanted
-                    far |= {site.name: off} if not 1 / FAR <= off <= FAR else {}
+                    far |= {weight.name: off} if not 1 / FAR <= off <= FAR else {}
         if not far:
             return []
         words = [f"{name!r} ({off:.2g} times)" for name, off in far.items()]
@@ -228,7 +239,7 @@ class _Decision:
 
     # What there is
 
-    def _sites(self) -> list[Site]:
+    def _weights(self) -> list[ModelWeight]:
         request, model = self.request, self.model
         layers = {n: m for n, m in self.modules.items() if isinstance(m, WEIGHT_LAYERS)}
         lone = "" in layers and request.example is None
@@ -240,20 +251,20 @@ class _Decision:
             )
         unread = request.all_given and request.example is None
         if lone or (unread and not request.mirrored):
-            sites = sites_of_layers(model, frozen=request.frozen)
+            weights = weights_of_layers(model, frozen=request.frozen)
         else:
             if not layers and not self.parameters:
                 raise ValueError(self._no_weights())
             self.reading = read(model, request.example)
             if request.mirrored:
                 check_mirrorable(self.reading.graph)
-            sites = sites_of_reading(
+            weights = weights_of_reading(
                 self.modules, list(self.parameters), self.reading, frozen=request.frozen
             )
-            self._check_called(sites, layers)
-        if not sites:
+            self._check_called(weights, layers)
+        if not weights:
             raise ValueError(self._no_weights())
-        return self._chosen(sites)
+        return self._chosen(weights)
 
     def _no_weights(self) -> str:
         return (
@@ -262,28 +273,30 @@ class _Decision:
             "that are used as weights of linear maps."
         )
 
-    def _chosen(self, sites: list[Site]) -> list[Site]:
-        """The sites, those left alone that the user's patterns name."""
-        request, names = self.request, [site.name for site in sites]
+    def _chosen(self, weights: list[ModelWeight]) -> list[ModelWeight]:
+        """The weights, those left alone that the user's patterns name."""
+        request, names = self.request, [weight.name for weight in weights]
         for given in request.named:
             given.check(names, request.included)
         must_match("include", request.include, names)
         must_match("skip", request.skip, names)
         chosen = []
-        for site in sites:
-            left = site.left
-            if request.include is not None and not request.include.search(site.name):
+        for weight in weights:
+            left = weight.left
+            if request.include is not None and not request.include.search(weight.name):
                 left = left or "not included"
-            elif request.skip is not None and request.skip.search(site.name):
+            elif request.skip is not None and request.skip.search(weight.name):
                 left = left or "skipped"
-            chosen.append(site if left == site.left else replace(site, left=left))
+            chosen.append(weight if left == weight.left else replace(weight, left=left))
         return chosen
 
-    def _check_called(self, sites: Sequence[Site], layers: Mapping[str, nn.Module]) -> None:
+    def _check_called(
+        self, weights: Sequence[ModelWeight], layers: Mapping[str, nn.Module]
+    ) -> None:
         """Refuse (or list) the weight layers that forward does not call."""
         assert self.reading is not None
-        modules = {id(site.module) for site in sites if site.module is not None}
-        used = {id(p) for site in sites for p in site.parameters.values()}
+        modules = {id(weight.module) for weight in weights if weight.module is not None}
+        used = {id(p) for weight in weights for p in weight.parameters.values()}
         inside_of = {name: node for node in self.reading.graph.nodes for name in node.parameters}
         skipped = self.request.skip
         for name, module in layers.items():
@@ -316,112 +329,116 @@ class _Decision:
 
     # The gains
 
-    def _walk(self, sites: Sequence[Site]) -> None:
+    def _walk(self, weights: Sequence[ModelWeight]) -> None:
         if self.reading is None:
             return
         held, stated = {}, {}
-        centred = [node.name for site in sites if site.centred for node in site.uses]
-        for site in sites:
-            present = site.held if site.left else None
-            given = None if site.left else self.request.stated(site.name)
-            for node in site.uses:
+        centred = [node.name for weight in weights if weight.centred for node in weight.uses]
+        for weight in weights:
+            present = weight.held if weight.left else None
+            given = None if weight.left else self.request.stated(weight.name)
+            for node in weight.uses:
                 if present is not None:
                     held[node.name] = present
                 elif given is not None:
                     stated[node.name] = given
-        labels = {n.name: f"{site.name!r} ({site.kind})" for site in sites for n in site.uses}
+        labels = {
+            n.name: f"{weight.name!r} ({weight.kind})" for weight in weights for n in weight.uses
+        }
         self.levels = levels(
-            self.reading.graph, self.request.aim, held, stated, centred=centred, labels=labels
+            self.reading.graph, self.request.criterion, held, stated, centred=centred, labels=labels
         )
 
-    def _warnings(self, sites: Sequence[Site]) -> tuple[str, ...]:
+    def _warnings(self, weights: Sequence[ModelWeight]) -> tuple[str, ...]:
         if self.levels is None or self.request.mirrored:
             return ()
-        chosen = [site for site in sites if site.left not in ("skipped", "not included")]
-        names = {node.name: site.name for site in chosen for node in site.uses}
+        chosen = [weight for weight in weights if weight.left not in ("skipped", "not included")]
+        names = {node.name: weight.name for weight in chosen for node in weight.uses}
         set_nodes = [
             node.name
-            for site in chosen
-            if not site.left and self.request.stated(site.name) is None
-            for node in site.uses
+            for weight in chosen
+            if not weight.left and self.request.stated(weight.name) is None
+            for node in weight.uses
         ]
         return warnings_of(self.levels, names, set_nodes)
 
-    def _attempt(self, site: Site, biases: Biases, jobs: list[Job]) -> str:
-        """Add the job of a site; returns why it has none."""
+    def _attempt(self, weight: ModelWeight, biases: Biases, jobs: list[Job]) -> str:
+        """Add the job of a weight; returns why it has none."""
         try:
-            if site.trouble:
-                raise ValueError(f"{site.trouble}, or pass strict=False.")
-            jobs.append(job_of(site, self._place(site), self.request, biases))
+            if weight.trouble:
+                raise ValueError(f"{weight.trouble}, or pass strict=False.")
+            jobs.append(job_of(weight, self._choice(weight), self.request, biases))
         except (ValueError, TypeError) as error:
-            self._refuse(error, site.names)
-            return self.refused[site.names[0]]
+            self._refuse(error, weight.names)
+            return self.refused[weight.names[0]]
         return ""
 
-    def _place(self, site: Site) -> Place:
+    def _choice(self, weight: ModelWeight) -> GainChoice:
         request = self.request
-        given = request.stated(site.name)
+        given = request.stated(weight.name)
         if self.levels is None:
             assert given is not None
-            return Place(given.gain, given.alpha, given.reason, given.activation)
-        found = [self.levels.weights[node.name] for node in site.uses]
+            return GainChoice(given.gain, given.alpha, given.reason, given.activation)
+        found = [self.levels.weights[node.name] for node in weight.uses]
         if request.mirrored:
-            return self._mirrored_place(site, given, found[0])
+            return self._mirrored_choice(weight, given, found[0])
         for decided in found:
             if decided.trouble:
                 _raise(decided, request)
         first = next((decided for decided in found if not decided.free), found[0])
-        gain = first.gain if len(found) == 1 else self._one_gain(site, found)
+        gain = first.gain if len(found) == 1 else self._one_gain(weight, found)
         words = "" if request.leaky else first.activation
-        return Place(gain, first.alpha, first.reason, words)
+        return GainChoice(gain, first.alpha, first.reason, words)
 
-    def _mirrored_place(self, site: Site, given: Stated | None, decided: Decided) -> Place:
+    def _mirrored_choice(
+        self, weight: ModelWeight, given: Stated | None, decided: Decided
+    ) -> GainChoice:
         """Mirrored weights ask for the slopes alone, not for second moments."""
         assert self.levels is not None
-        ends, *others = {Ends.of(self.levels.graph, node.name) for node in site.uses}
+        ends, *others = {Ends.of(self.levels.graph, node.name) for node in weight.uses}
         if others:
             raise ValueError(
-                f"weight layer {site.name!r} is called several times, at an end of the network "
+                f"weight layer {weight.name!r} is called several times, at an end of the network "
                 "and inside; distribution 'mirrored' needs two different weights there. Use "
                 "another distribution."
             )
         if given is not None:
-            return Place(given.gain, given.alpha, given.reason, given.activation, ends)
+            return GainChoice(given.gain, given.alpha, given.reason, given.activation, ends)
         graph = self.levels.graph
-        alpha, reason = feeding_slopes(graph, site.uses[0])
-        for node in site.uses[1:]:
+        alpha, reason = feeding_slopes(graph, weight.uses[0])
+        for node in weight.uses[1:]:
             if alpha is None:
                 break
             other, again = feeding_slopes(graph, node)
             if other is None:
                 alpha, reason = other, again
             elif not same_slopes(alpha, other):
-                raise ValueError(_several(site, "slopes", (reason, again), self.request.ways))
+                raise ValueError(_several(weight, "slopes", (reason, again), self.request.ways))
         if alpha is None:
             raise ValueError(
                 "distribution 'mirrored' is linear for the leaky ReLU family alone, but weight "
-                f"layer {site.name!r} is {reason}. Use another distribution."
+                f"layer {weight.name!r} is {reason}. Use another distribution."
             )
         words = "" if self.request.leaky else decided.activation
-        return Place(math.nan, alpha, reason, words, ends)
+        return GainChoice(math.nan, alpha, reason, words, ends)
 
-    def _one_gain(self, site: Site, found: Sequence[Decided]) -> float:
+    def _one_gain(self, weight: ModelWeight, found: Sequence[Decided]) -> float:
         """The gain of all uses of one weight: the same, or the mean over calls of one kind."""
         found = [decided for decided in found if not decided.free] or found[:1]
         gains = [decided.gain for decided in found]
         if max(gains) <= min(gains) * (1 + 1e-6):
             return gains[0]
-        tied = len({node.module for node in site.uses}) > 1
+        tied = len({node.module for node in weight.uses}) > 1
         if len({decided.key for decided in found}) > 1 or tied:
             other = max(found, key=lambda d: abs(math.log(d.gain / gains[0])))
             if tied:
-                raise ValueError(self._untie(site, found[0], other))
+                raise ValueError(self._untie(weight, found[0], other))
             word = "slopes" if self.request.leaky else "gains"
             said = tuple(self._decided(decided) for decided in (found[0], other))
-            raise ValueError(_several(site, word, said, self.request.ways))
+            raise ValueError(_several(weight, word, said, self.request.ways))
         if max(gains) > UNEVEN * min(gains):
             self.notes.append(
-                f"weight layer {site.name!r} is called {len(gains)} times and would need gains "
+                f"weight layer {weight.name!r} is called {len(gains)} times and would need gains "
                 f"from {min(gains):.4g} to {max(gains):.4g}; it gets their geometric mean."
             )
         return math.exp(sum(map(math.log, gains)) / len(gains))
@@ -432,8 +449,8 @@ class _Decision:
             return f"{decided.reason} (alpha {alpha})"
         return f"{decided.reason} (gain {decided.gain:.6g})"
 
-    def _untie(self, site: Site, first: Decided, other: Decided) -> str:
-        a, b, *_ = dict.fromkeys(node.module for node in site.uses)
+    def _untie(self, weight: ModelWeight, first: Decided, other: Decided) -> str:
+        a, b, *_ = dict.fromkeys(node.module for node in weight.uses)
         return (
             f"weight layers {a!r} and {b!r} share one weight but need different ones: {a!r} has "
             f"gain {first.gain:.6g} ({first.reason}), {b!r} {other.gain:.6g} ({other.reason}). "
@@ -459,8 +476,8 @@ def _raise(decided: Decided, request: Request) -> None:
     raise ValueError(message)
 
 
-def _several(site: Site, word: str, said: Sequence[str], ways: str) -> str:
+def _several(weight: ModelWeight, word: str, said: Sequence[str], ways: str) -> str:
     return (
-        f"weight layer {site.name!r} is called several times with different {word}: once "
+        f"weight layer {weight.name!r} is called several times with different {word}: once "
         f"{said[0]}, once {said[1]}. One weight cannot have two gains; pass {ways}."
     )

@@ -30,7 +30,7 @@ class Mirror:
     scale: tuple[float, ...] = (1.0,)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The same in words."""
         names = {(True, True): "both ways", (True, False): "rows", (False, True): "columns"}
         return names.get((self.rows, self.columns), "not")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sigprop.graph import THROUGH, Graph, Node
-from sigprop.init.aims import Aim, exact_gain
 from sigprop.init.behind import LINEAR
+from sigprop.init.gains import Criterion, exact_gain
 from sigprop.init.responses import critical_point
 from sigprop.reading.call_records import leaky
 from sigprop.theory.fixed_points import NoSolution
@@ -35,31 +35,33 @@ class Entry:
     bracket: tuple[float, float] | None = None
 
 
-def entry(graph: Graph, node: Node, aim: Aim) -> Entry:
+def entry(graph: Graph, node: Node, criterion: Criterion) -> Entry:
     """The gain of the first activation that a weight layer feeds; of the identity if of none."""
     met = first_activation(graph, node)
     if met is None:
-        return Entry(exact_gain(LINEAR, aim))
-    if met.alpha is not None and aim.kind != "unit_variance":
-        return Entry(exact_gain(met.alpha, aim), met)
+        return Entry(exact_gain(LINEAR, criterion))
+    if met.alpha is not None and criterion.kind != "unit_variance":
+        return Entry(exact_gain(met.alpha, criterion), met)
     record = met.activation
     if record is None and met.alpha is not None:
         record = leaky(met.alpha)
-    if aim.kind == "leaky":
+    if criterion.kind == "leaky":
         return Entry(math.nan, met, "which is outside the leaky ReLU family and has no slope")
     if record is None:
         why = "which is not known to be a function of one number, entry by entry"
         return Entry(math.nan, met, why)
-    if aim.kind == "critical":
-        point = critical_point(record, aim.bias_std)
+    if criterion.kind == "critical":
+        point = critical_point(record, criterion.bias_std)
         if math.isnan(point.gain):
-            why = f"which has no critical gain at bias_std={aim.bias_std:g}: {point.reason}"
+            why = f"which has no critical gain at bias_std={criterion.bias_std:g}: {point.reason}"
             return Entry(math.nan, met, why, point.bracket)
         return Entry(point.gain, met)
     try:
-        return Entry(theory_gain(record, aim.kind, q=aim.q, bias_std=aim.bias_std), met)
+        return Entry(
+            theory_gain(record, criterion.kind, q=criterion.q, bias_std=criterion.bias_std), met
+        )
     except NoSolution as error:
-        why = f"which has no {aim.kind} gain: {str(error).rstrip('.')}"
+        why = f"which has no {criterion.kind} gain: {str(error).rstrip('.')}"
         return Entry(math.nan, met, why, error.bracket)
 
 
@@ -77,13 +79,13 @@ def first_activation(graph: Graph, node: Node) -> Node | None:
 
 
 def input_units(
-    graph: Graph, aim: Aim, nominal: float, gains: Mapping[str, float]
+    graph: Graph, criterion: Criterion, nominal: float, gains: Mapping[str, float]
 ) -> dict[str, float]:
     """The second moment of each input, in units in which the first layer it feeds is at its level.
 
     Args:
         graph: of the model.
-        aim: what is to hold.
+        criterion: what is to hold.
         nominal: that level.
         gains: of the weight nodes whose gain is not to be decided.
     """
@@ -97,7 +99,7 @@ def input_units(
         elif node.kind == "weight":
             fresh = {name for before in node.inputs for name in raw[before]} - units.keys()
             if fresh:
-                gain = gains.get(node.name) or entry(graph, node, aim).gain
+                gain = gains.get(node.name) or entry(graph, node, criterion).gain
                 if gain > 0 and math.isfinite(gain):
                     units.update(dict.fromkeys(fresh, nominal / gain**2))
         elif node.kind not in RAW_ENDS:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sigprop.init.decisions import jobs_for
 from sigprop.init.leaky import draw
 from sigprop.init.plan import InitPlan
-from sigprop.init.request import aimed_request, slopes_request
+from sigprop.init.request import criterion_request, slopes_request
 
 Target = TypeVar("Target", bound="nn.Module | Tensor")
 
@@ -115,7 +115,7 @@ def initialize(
         [1.0, 1.5]
     """
     activation, example = _told_apart(activation, example)
-    request = aimed_request(
+    request = criterion_request(
         activation,
         gain,
         kind,
@@ -197,9 +197,16 @@ def plan(
             "the two. To run the model on an input pass example=."
         )
     else:
-        aim = "forward" if kind is None else kind
-        request = aimed_request(
-            activation, gain, aim, q, q0, mode, distribution, bias_std, **options
+        request = criterion_request(
+            activation,
+            gain,
+            "forward" if kind is None else kind,
+            q,
+            q0,
+            mode,
+            distribution,
+            bias_std,
+            **options,
         )
     return jobs_for(module_or_tensor, request)[1]
 

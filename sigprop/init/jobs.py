@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from sigprop.graph import Slopes
 from sigprop.init.distributions import Law, Mirror, fill
 from sigprop.init.mirrored import BETWEEN, Ends, mirror_of
+from sigprop.init.parameters import Writable, writable_computed, writable_layer, writable_tensor
 from sigprop.init.plan import LayerPlan
 from sigprop.init.request import Request
-from sigprop.init.sites import Site
-from sigprop.init.slots import Slot, layer_slot, parameter_slot, tensor_slot
+from sigprop.init.weights import ModelWeight
 from sigprop.reading.layers import WEIGHT_LAYERS, fans
 
 PLAIN = Mirror()
@@ -28,8 +28,8 @@ class Job(NamedTuple):
 
     layer: LayerPlan
     law: Law
-    weight: Slot
-    biases: tuple[Slot, ...] = ()
+    weight: Writable
+    biases: tuple[Writable, ...] = ()
 
     def write(self, bias_std: float, generator: torch.Generator | None) -> None:
         """Draw the weight, then its biases (zero if ``bias_std`` is); autograd must be off."""
@@ -39,8 +39,8 @@ class Job(NamedTuple):
             bias.write(lambda tensor: fill(tensor, law, generator) if bias_std else tensor.zero_())
 
 
-class Place(NamedTuple):
-    """How a weight stands in its model, as far as it is known."""
+class GainChoice(NamedTuple):
+    """The gain of one weight and where it comes from."""
 
     gain: float
     alpha: Slopes | None
@@ -61,26 +61,26 @@ class Biases:
     modules: Mapping[str, nn.Module]
     parameters: Mapping[str, nn.Parameter]
 
-    def of(self, site: Site, request: Request) -> tuple[Slot, ...]:
-        """Those of the layers of a site; where no layer holds one, those of its uses."""
+    def of(self, weight: ModelWeight, request: Request) -> tuple[Writable, ...]:
+        """Those of the layers of a weight; where no layer holds one, those of its uses."""
         found: dict[nn.Module, str] = {}
-        if isinstance(site.module, WEIGHT_LAYERS):
-            found[site.module] = site.name.split(" = ")[0]
-        for node in site.uses[1:]:  # of layers that share the weight
+        if isinstance(weight.module, WEIGHT_LAYERS):
+            found[weight.module] = weight.name.split(" = ")[0]
+        for node in weight.uses[1:]:  # of layers that share the weight
             module = self.modules.get(node.module)
             if isinstance(module, WEIGHT_LAYERS):
                 found.setdefault(module, node.module)
-        slots = []
+        writables = []
         for module, name in found.items():
             if _is_set(_bias_of(module), request):
-                label = f"the bias of {name!r}" if name else f"the bias of the {site.kind}"
-                slots.append(layer_slot(module, "bias", label))
-        held = {id(tensor) for slot in slots for tensor in slot.held}
-        for name in site.biases:  # those that no layer holds
+                label = f"the bias of {name!r}" if name else f"the bias of the {weight.kind}"
+                writables.append(writable_layer(module, "bias", label))
+        held = {id(tensor) for writable in writables for tensor in writable.held}
+        for name in weight.biases:  # those that no layer holds
             bias = self.parameters.get(name)
             if bias is not None and id(bias) not in held and _is_set(bias, request):
-                slots.append(tensor_slot(bias, f"the bias {name!r}"))
-        return tuple(slots)
+                writables.append(writable_tensor(bias, f"the bias {name!r}"))
+        return tuple(writables)
 
 
 def _bias_of(module: nn.Module) -> object:
@@ -94,7 +94,7 @@ def _is_set(bias: object, request: Request) -> bool:
     return isinstance(bias, Tensor) and (bias.requires_grad or request.frozen)
 
 
-def job_of(site: Site, place: Place, request: Request, biases: Biases) -> Job:
+def job_of(weight: ModelWeight, choice: GainChoice, request: Request, biases: Biases) -> Job:
     """The job of one weight.
 
     Raises:
@@ -102,59 +102,61 @@ def job_of(site: Site, place: Place, request: Request, biases: Biases) -> Job:
     """
 
     def decided(shape: tuple[int, ...]) -> tuple[LayerPlan, Law]:
-        fan = site_fans(site, shape, request)
-        return _law(site.name, site.kind, shape, fan, site.module, place, request)
+        fan = fans_of_uses(weight, shape, request)
+        return _law(weight.name, weight.kind, shape, fan, weight.module, choice, request)
 
     def trial(tensor: Tensor) -> None:
         fill(tensor, decided(tuple(tensor.shape))[1], torch.Generator().manual_seed(0))
 
-    if site.attribute:
-        assert site.module is not None
-        weight = layer_slot(site.module, site.attribute, site.label, trial)
-        layer, law = decided(weight.shape)
+    if weight.attribute:
+        assert weight.module is not None
+        writable = writable_layer(weight.module, weight.attribute, weight.label, trial)
+        layer, law = decided(writable.shape)
     else:
-        assert site.used is not None
-        layer, law = decided(tuple(site.used.value.shape))
-        weight = _parameter_slot(site, law, request)
-    return Job(layer, law, weight, biases.of(site, request))
+        assert weight.used is not None
+        layer, law = decided(tuple(weight.used.value.shape))
+        writable = _writable_parameter(weight, law, request)
+    return Job(layer, law, writable, biases.of(weight, request))
 
 
-def _parameter_slot(site: Site, law: Law, request: Request) -> Slot:
-    used = site.used
+def _writable_parameter(weight: ModelWeight, law: Law, request: Request) -> Writable:
+    used = weight.used
     assert used is not None
-    parameter = site.parameters[site.target]
-    if site.direct:
-        return tensor_slot(parameter, site.label)
+    parameter = weight.parameters[weight.target]
+    if weight.direct:
+        return writable_tensor(parameter, weight.label)
     if request.mirrored:
         raise ValueError(
-            f"{site.label} is computed from {', '.join(site.parameters)}; distribution "
+            f"{weight.label} is computed from {', '.join(weight.parameters)}; distribution "
             "'mirrored' needs a weight that is used as it is. Use another distribution."
         )
-    return parameter_slot(
-        parameter, site.label, lambda: used.compute({}), law.std, drawn=not site.direction
+    return writable_computed(
+        parameter, weight.label, lambda: used.compute({}), law.std, drawn=not weight.direction
     )
 
 
-def site_fans(site: Site, shape: tuple[int, ...], request: Request) -> tuple[float, float]:
+def fans_of_uses(
+    weight: ModelWeight, shape: tuple[int, ...], request: Request
+) -> tuple[float, float]:
     """The fans of all uses, if they agree on the one that enters.
 
     Raises:
         ValueError: they do not.
     """
-    if site.fans is not None and len(site.uses) == 1:
-        return site.fans
-    found = [n.weight.fans for n in site.uses if n.weight is not None and n.weight.fans]
-    if not found and isinstance(site.module, WEIGHT_LAYERS):
-        return fans(site.module, shape=shape)
+    if weight.fans is not None and len(weight.uses) == 1:
+        return weight.fans
+    found = [n.weight.fans for n in weight.uses if n.weight is not None and n.weight.fans]
+    if not found and isinstance(weight.module, WEIGHT_LAYERS):
+        return fans(weight.module, shape=shape)
     if not found:
-        raise ValueError(f"{site.label} has no shape yet; run one batch through the model first.")
+        raise ValueError(f"{weight.label} has no shape yet; run one batch through the model first.")
     entering = {fan[request.mode == "fan_out"] for fan in found}
     if len(entering) > 1:
-        a, b = (list(dict.fromkeys(n.module or n.name for n in site.uses)) * 2)[:2]
+        a, b = (list(dict.fromkeys(n.module or n.name for n in weight.uses)) * 2)[:2]
         raise ValueError(
             f"weight layers {a!r} and {b!r} share one weight but need different ones: their "
             f"fans are {', '.join(f'{fan:g}' for fan in sorted(entering))}. Untie them, or "
-            f"initialize {site.name!r} by itself."
+            f"initialize {weight.name!r} by itself."
         )
     return found[0]
 
@@ -170,10 +172,10 @@ def tensor_job(tensor: Tensor, request: Request) -> Job:
         raise ValueError(f"a tensor has no activation to read from; pass {request.ways}.")
     if request.bias_std:
         raise ValueError("a tensor has no bias; give bias_std only with a layer or a model.")
-    slot = tensor_slot(tensor, "the tensor")
-    place = Place(given.gain, given.alpha, given.reason, given.activation)
-    layer, law = _law("", "tensor", slot.shape, fans(tensor), None, place, request)
-    return Job(layer, law, slot)
+    writable = writable_tensor(tensor, "the tensor")
+    choice = GainChoice(given.gain, given.alpha, given.reason, given.activation)
+    layer, law = _law("", "tensor", writable.shape, fans(tensor), None, choice, request)
+    return Job(layer, law, writable)
 
 
 def _law(
@@ -182,23 +184,23 @@ def _law(
     shape: tuple[int, ...],
     fan: tuple[float, float],
     module: nn.Module | None,
-    place: Place,
+    choice: GainChoice,
     request: Request,
 ) -> tuple[LayerPlan, Law]:
-    mirror, reason, gain = PLAIN, place.reason, place.gain
+    mirror, reason, gain = PLAIN, choice.reason, choice.gain
     if request.mirrored:
-        if not request.leaky and place.alpha is None:
+        if not request.leaky and choice.alpha is None:
             raise ValueError(
                 "distribution 'mirrored' is linear for the leaky ReLU family alone, but weight "
                 f"layer {name!r} is {reason}. Use another distribution."
             )
         stated = request.gain.at(name)
-        mirror, gain = mirror_of(name, shape, module, place.alpha, place.ends)
+        mirror, gain = mirror_of(name, shape, module, choice.alpha, choice.ends)
         gain = gain if stated is None else stated
-        reason = f"{reason}; mirrored {mirror.words}"
+        reason = f"{reason}; mirrored {mirror.description}"
     std = gain / math.sqrt(fan[request.mode == "fan_out"])
-    alpha = root_mean_square(place.alpha)
-    layer = LayerPlan(name, kind, shape, alpha, gain, *fan, std, reason, place.activation)
+    alpha = root_mean_square(choice.alpha)
+    layer = LayerPlan(name, kind, shape, alpha, gain, *fan, std, reason, choice.activation)
     groups = 1 if module is None else int(vars(module).get("groups", 1))
     return layer, Law(request.distribution, std, groups, mirror)
 
@@ -229,9 +231,9 @@ def merged(jobs: Sequence[Job], ways: str) -> list[Job]:
     return list(first.values())
 
 
-def slots_of(jobs: Iterable[Job]) -> list[Slot]:
+def writables_of(jobs: Iterable[Job]) -> list[Writable]:
     """Everything that is written."""
-    return [slot for job in jobs for slot in (job.weight, *job.biases)]
+    return [writable for job in jobs for writable in (job.weight, *job.biases)]
 
 
 def root_mean_square(alpha: Slopes | None) -> float | None:

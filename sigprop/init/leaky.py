@@ -1,4 +1,4 @@
-"""Kaiming's initialization for leaky ReLU nets with the slope that the data really meets."""
+"""Kaiming's initialization for leaky ReLU nets, with the slope that feeds each layer."""
 
 from __future__ import annotations
 

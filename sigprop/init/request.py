@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from sigprop.activations import ACTIVATIONS, Activation, as_activation
 from sigprop.checks import one_of, real_array, real_number
 from sigprop.graph import Slopes
-from sigprop.init.aims import Aim, exact_gain, leaky_gain, shown
 from sigprop.init.decided import Stated
 from sigprop.init.distributions import DISTRIBUTIONS
+from sigprop.init.gains import Criterion, exact_gain, leaky_gain, shown
 from sigprop.reading.call_records import slopes_of
 from sigprop.reading.calling import described, flatten, read_pattern, some
 from sigprop.reading.layers import RANDOM_MODULES, module_slopes, tensor_slopes
@@ -124,7 +124,7 @@ class Request:
     """The arguments of an initialization, read and checked.
 
     Attributes:
-        aim: what the gains are to hold.
+        criterion: what the gains are to hold.
         alpha: slopes that are given.
         gain: gains that are given.
         activation: activations that are given.
@@ -138,7 +138,7 @@ class Request:
         skip: pattern of those that are not.
     """
 
-    aim: Aim
+    criterion: Criterion
     alpha: ByName[Slopes]
     gain: ByName[float]
     activation: ByName[Activation]
@@ -154,7 +154,7 @@ class Request:
     @property
     def leaky(self) -> bool:
         """Whether it is ``kaiming_leaky_init``."""
-        return self.aim.kind == "leaky"
+        return self.criterion.kind == "leaky"
 
     @property
     def all_given(self) -> bool:
@@ -200,11 +200,11 @@ class Request:
         if record is None:
             return None
         slopes = slopes_of(record)
-        if slopes is not None and self.aim.kind != "unit_variance":
-            number = exact_gain(slopes, self.aim)
+        if slopes is not None and self.criterion.kind != "unit_variance":
+            number = exact_gain(slopes, self.criterion)
         else:
-            aim = self.aim
-            number = theory_gain(record, aim.kind, q=aim.q, bias_std=aim.bias_std)
+            criterion = self.criterion
+            number = theory_gain(record, criterion.kind, q=criterion.q, bias_std=criterion.bias_std)
         return Stated(number, slopes, shown(record), "activation given")
 
 
@@ -225,7 +225,7 @@ def slopes_request(
             )
     bias_std = real_number("bias_std", bias_std, minimum=0)
     return Request(
-        Aim(bias_std=bias_std),
+        Criterion(bias_std=bias_std),
         ByName.of("alpha", alpha, _given_slopes),
         ByName.of("gain", gain, _given_gain),
         ByName("activation"),
@@ -236,7 +236,7 @@ def slopes_request(
     )
 
 
-def aimed_request(
+def criterion_request(
     activation: Any,
     gain: Any,
     kind: str,
@@ -275,10 +275,10 @@ def aimed_request(
                 "sense with kind 'critical' (it has its own q*), one activation= or gain= for all "
                 "layers, or 'mirrored'."
             )
-    aim = Aim(kind, real_number("q", q, above=0), bias_std, q0)
-    _ = aim.without_bias  # refused here, in words, if the bias alone exceeds q
+    criterion = Criterion(kind, real_number("q", q, above=0), bias_std, q0)
+    _ = criterion.without_bias  # refused here, in words, if the bias alone exceeds q
     return Request(
-        aim,
+        criterion,
         ByName("alpha"),
         ByName.of("gain", gain, _given_gain),
         ByName.of("activation", activation, _given_activation),

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from sigprop.graph import Kind, Node
-from sigprop.init import bends, several, single
-from sigprop.init.means import Result, Rules
-from sigprop.init.signals import Signal, merged
+from sigprop.init import activation_rules, several, single
+from sigprop.init.rule_context import Result, Rules
+from sigprop.init.signals import SignalMoments, merged
 
-RULES: Mapping[Kind, Callable[[Rules, Node, Sequence[Signal]], Result]] = {
+RULES: Mapping[Kind, Callable[[Rules, Node, Sequence[SignalMoments]], Result]] = {
     "passage": single.passage,
     "scale": single.scale,
     "shift": single.shift,
@@ -24,7 +24,7 @@ RULES: Mapping[Kind, Callable[[Rules, Node, Sequence[Signal]], Result]] = {
     "sum": several.add,
     "concatenation": several.concatenation,
     "product": several.product,
-    "activation": bends.activation,
+    "activation": activation_rules.activation,
     "softmax": single.absolute,
     "recurrent": single.absolute,
     "comparison": single.absolute,
@@ -35,7 +35,7 @@ RULES: Mapping[Kind, Callable[[Rules, Node, Sequence[Signal]], Result]] = {
 }
 
 
-def apply(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def apply(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """The rule of a node's kind; a signal whose second moment is not known stays so."""
     rule = RULES.get(node.kind)
     if rule is None:

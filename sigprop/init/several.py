@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from sigprop.activations import activation
 from sigprop.graph import Node
-from sigprop.init.means import UNKNOWN
 from sigprop.init.responses import respond
-from sigprop.init.signals import Signal, merged, shared_level
+from sigprop.init.rule_context import UNKNOWN
+from sigprop.init.signals import SignalMoments, merged, shared_level
 
 if TYPE_CHECKING:
-    from sigprop.init.means import Result, Rules
+    from sigprop.init.rule_context import Result, Rules
 
 
-def add(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def add(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """Second moments add, and twice the product of the means."""
     if len(signals) == 1:
         return signals[0], (1.0,)
@@ -31,7 +31,9 @@ def add(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
             return found[0], (1.0,) * len(signals)
     means = [s.mean for s in signals]
     means[1:] = [sign * mean for mean in means[1:]]
-    crossed = 0.0 if rules.aim.kind == "critical" else sum(means) ** 2 - sum(m * m for m in means)
+    crossed = (
+        0.0 if rules.criterion.kind == "critical" else sum(means) ** 2 - sum(m * m for m in means)
+    )
     q = sum(s.q for s in signals) + crossed
     growth = sum(s.q * s.growth for s in signals) / q if q > 0 else 0.0
     whole = merged(signals, q=q, mean=sum(means), growth=growth)
@@ -41,7 +43,7 @@ def add(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     return whole, (1.0,) * len(signals)
 
 
-def concatenation(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def concatenation(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """The mean of the second moments by shares; a part may be constant."""
     if len(signals) == 1 and not (node.shares and node.constant):
         return signals[0], (1.0,)
@@ -89,10 +91,10 @@ def concatenation(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result
     ), tuple(back)
 
 
-def product(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def product(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """The product of the second moments, where their units are known."""
     what = "a product of two signals, "
-    if rules.aim.kind == "critical":
+    if rules.criterion.kind == "critical":
         return rules.unknown(node, signals, "which has no critical gain", what)
     if node.operation == "glu" and len(signals) == 1:
         return _gated(rules, node, signals[0])
@@ -117,11 +119,11 @@ def product(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
         factors = tuple(q / s.q if s.q > 0 else None for s in signals)
     levels = [s.level for s in signals if s.level is not None]
     level = math.prod(levels) ** (1 / len(levels)) if levels else None
-    doubts = whole.doubts | whole.basis  # a product needs the very level
-    return whole._replace(level=level, makers=(node.name,), outside=None, doubts=doubts), factors
+    guesses = whole.guesses | whole.basis  # a product needs the very level
+    return whole._replace(level=level, makers=(node.name,), outside=None, guesses=guesses), factors
 
 
-def _gated(rules: Rules, node: Node, signal: Signal) -> Result:
+def _gated(rules: Rules, node: Node, signal: SignalMoments) -> Result:
     """One half times the sigmoid of the other."""
     what = "a product of two signals, "
     if not signal.known:
@@ -137,13 +139,13 @@ def _gated(rules: Rules, node: Node, signal: Signal) -> Result:
         growth=signal.growth * (1 + gate.growth),
     )
     factor = (gate.q + signal.q * gate.slope) / 2
-    doubts = out.doubts | out.basis
-    return out._replace(level=signal.level, makers=(node.name,), outside=None, doubts=doubts), (
+    guesses = out.guesses | out.basis
+    return out._replace(level=signal.level, makers=(node.name,), outside=None, guesses=guesses), (
         factor,
     )
 
 
-def _two_points(signals: Sequence[Signal]) -> str | None:
+def _two_points(signals: Sequence[SignalMoments]) -> str | None:
     """Why no one critical gain fits signals, if none does."""
     points = [s.point for s in signals if s.point is not None]
     keys = {(p.row, tuple(sorted(p.parameters.items()))) if p.row else id(p) for p in points}
@@ -153,7 +155,7 @@ def _two_points(signals: Sequence[Signal]) -> str | None:
     return f"where branches with different critical gains meet: {names}"
 
 
-def _tied(signals: Sequence[Signal]) -> bool:
+def _tied(signals: Sequence[SignalMoments]) -> bool:
     """Whether any two are functions of one input, or of what one weight puts out."""
     return len(frozenset().union(*(s.origins for s in signals))) < sum(
         len(s.origins) for s in signals

@@ -50,7 +50,7 @@ class Bent(NamedTuple):
     shift: float = 0.0
 
 
-class Signal(NamedTuple):
+class SignalMoments(NamedTuple):
     """What is known of the signal at one place.
 
     Attributes:
@@ -71,7 +71,7 @@ class Signal(NamedTuple):
         uneven: whether its units have been multiplied by different constants.
         outside: an activation outside the leaky family that it goes through.
         point: of ``kind="critical"``: the activation whose fixed point it needs.
-        doubts: names of the nodes on the way, no weight between, whose effect was guessed.
+        guesses: names of the nodes on the way, no weight between, whose effect was guessed.
         basis: those on whose guess the level rests, weights between or not.
         units: entries along the axis of units, None if not known.
         trouble: why q is not known; None: it is.
@@ -91,13 +91,13 @@ class Signal(NamedTuple):
     uneven: bool = False
     outside: Node | None = None
     point: Activation | None = None
-    doubts: frozenset[str] = frozenset()
+    guesses: frozenset[str] = frozenset()
     basis: frozenset[str] = frozenset()
     units: int | None = None
     trouble: Trouble | None = None
 
 
-def scaled(signal: Signal, square: float, mean: float) -> Signal:
+def scaled(signal: SignalMoments, square: float, mean: float) -> SignalMoments:
     """Multiplied by something constant of that mean square and mean."""
     if square == 1 and mean == 1:
         return signal
@@ -118,7 +118,7 @@ def scaled(signal: Signal, square: float, mean: float) -> Signal:
     )
 
 
-def shifted(signal: Signal, mean: float, square: float) -> Signal:
+def shifted(signal: SignalMoments, mean: float, square: float) -> SignalMoments:
     """Plus something constant of that mean and mean square."""
     if square == 0:
         return signal
@@ -131,11 +131,13 @@ def shifted(signal: Signal, mean: float, square: float) -> Signal:
     return signal._replace(q=q, mean=signal.mean + mean, slopes=None, bent=bent, growth=growth)
 
 
-def merged(signals: Sequence[Signal], *, q: float, mean: float, growth: float) -> Signal:
+def merged(
+    signals: Sequence[SignalMoments], *, q: float, mean: float, growth: float
+) -> SignalMoments:
     """What several signals together have, with moments computed elsewhere."""
     origins: frozenset[str] = frozenset().union(*(s.origins for s in signals))
     makers = tuple(dict.fromkeys(name for s in signals for name in s.makers))
-    return Signal(
+    return SignalMoments(
         q,
         mean,
         level=None,
@@ -147,14 +149,14 @@ def merged(signals: Sequence[Signal], *, q: float, mean: float, growth: float) -
         makers=makers,
         outside=next((s.outside for s in signals if s.outside is not None), None),
         point=next((s.point for s in signals if s.point is not None), None),
-        doubts=frozenset().union(*(s.doubts for s in signals)),
+        guesses=frozenset().union(*(s.guesses for s in signals)),
         basis=frozenset().union(*(s.basis for s in signals)),
         units=next((s.units for s in signals if s.units is not None), None),
         trouble=next((s.trouble for s in signals if s.trouble is not None), None),
     )
 
 
-def shared_level(signals: Sequence[Signal], weights: Sequence[float]) -> float | None:
+def shared_level(signals: Sequence[SignalMoments], weights: Sequence[float]) -> float | None:
     """The level of a mixture: each part stands to it as it stands to its own, on the whole.
 
     1/level is the mean of the parts' 1/level, weighted by the second moment that each brings; parts

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sigprop.graph import Node
-from sigprop.init.means import usable
-from sigprop.init.signals import Signal, scaled, shifted
+from sigprop.init.rule_context import usable
+from sigprop.init.signals import SignalMoments, scaled, shifted
 
 if TYPE_CHECKING:
-    from sigprop.init.means import Result, Rules
+    from sigprop.init.rule_context import Result, Rules
 
 _UNCENTRED = ("rms_norm", "normalize")
 _KEEP_UNITS = frozenset(
@@ -29,7 +29,7 @@ _PARTS = frozenset(
 """Passages that hand on a part of the entries."""
 
 
-def passage(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def passage(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """The entries as they are."""
     if len(signals) != 1:
         return rules.unknown(node, signals)
@@ -45,7 +45,7 @@ def passage(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     return signal, (1.0,)
 
 
-def scale(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def scale(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """Times a constant."""
     constant = node.constant
     if constant is None:
@@ -54,13 +54,13 @@ def scale(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     return scaled(signals[0], constant.q, constant.mean), (constant.q,)
 
 
-def shift(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def shift(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """Plus a constant."""
     (signal,) = signals
     constant = node.constant
     if constant is None:
         return rules.guessed(node, signal, "adds something whose value is not known"), (1.0,)
-    if rules.aim.kind == "critical":
+    if rules.criterion.kind == "critical":
         if constant.q == 0:
             return signal, (1.0,)
         why = "adds a constant, which the critical point does not count"
@@ -68,7 +68,7 @@ def shift(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     return shifted(signal, constant.mean, constant.q), (1.0,)
 
 
-def dropout(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def dropout(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """Second moment over 1 − p, mean as it is."""
     (signal,) = signals
     if node.rate == 0:
@@ -80,7 +80,7 @@ def dropout(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     return signal._replace(q=signal.q * square, slopes=None, bent=bent), (square,)
 
 
-def pooling(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def pooling(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """As measured on the example; else the second moment is taken to stay, and that is noted."""
     found = rules.by_example(node, signals)
     if found is not None:
@@ -94,20 +94,20 @@ def pooling(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     return rules.guessed(node, signal, why), (1.0, *(None for _ in signals[1:]))
 
 
-def normalization(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def normalization(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """The second moment that it returns, whatever entered."""
     (signal, *rest) = signals
     constant = node.constant or node.measured
     if constant is not None and constant.q == 0:  # a branch that starts at zero
-        nothing = Signal(0.0, level=signal.level, known=True, makers=(node.name,))
+        nothing = SignalMoments(0.0, level=signal.level, known=True, makers=(node.name,))
         return nothing._replace(units=signal.units), (0.0,) * len(signals)
     if constant is None or not usable(constant):
         return rules.unknown(node, signals, "whose own scale is not known")
-    relative = rules.aim.kind == "critical"
+    relative = rules.criterion.kind == "critical"
     q, mean = (1.0, 0.0) if relative else (constant.q, constant.mean)
     level = rules.level(q)
     at_level = (1.0,) if mean == 0 and q == level else None
-    out = Signal(
+    out = SignalMoments(
         q, mean, level=level, known=True, origins=signal.origins, makers=(node.name,),
         slopes=at_level, units=signal.units,
     )  # fmt: skip
@@ -117,24 +117,24 @@ def normalization(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result
     return out, (constant.q / inside if inside > 0 else None, *(None for _ in rest))
 
 
-def embedding(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def embedding(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """Data of known second moment: that of the table, or of what was looked up."""
     table = node.measured or node.constant
-    out = Signal(1.0, raw=True, origins=frozenset((node.name,)), makers=(node.name,))
+    out = SignalMoments(1.0, raw=True, origins=frozenset((node.name,)), makers=(node.name,))
     zeros = table is not None and table.q == 0
-    if table is None or not (zeros or usable(table)) or rules.aim.kind == "critical":
+    if table is None or not (zeros or usable(table)) or rules.criterion.kind == "critical":
         return out, (None,) * len(signals)
     known = out._replace(q=table.q, mean=table.mean, known=True, stated=node.measured is not None)
     return known, (None,) * len(signals)
 
 
-def absolute(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def absolute(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """As measured on the example, whatever entered."""
     found = rules.by_example(node, signals, absolute=True)
     return found or rules.unknown(node, signals)
 
 
-def relative(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def relative(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """As measured on the example, in proportion to what enters."""
     found = rules.by_example(node, signals)
     if found is None:
@@ -143,7 +143,7 @@ def relative(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     return out, (None,) * len(signals)
 
 
-def attention(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def attention(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """As measured on the example, in proportion to the values."""
     place = 2 if len(signals) > 2 else len(signals) - 1
     powers = [0.0] * len(signals)
@@ -157,6 +157,6 @@ def attention(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     return out, tuple(factors)
 
 
-def output(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def output(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """The end: each output has squared gradient 1."""
-    return Signal(1.0), (1.0,) * len(signals)
+    return SignalMoments(1.0), (1.0,) * len(signals)

@@ -16,7 +16,7 @@ from sigprop.checks import FloatArray, one_of, real_array, real_number
 from sigprop.graph import Graph, Node
 from sigprop.init.entry import first_activation
 from sigprop.init.levels import levels
-from sigprop.init.slots import layer_slot
+from sigprop.init.parameters import writable_layer
 from sigprop.measurement.hooks import every_module_called
 from sigprop.reading import trace
 from sigprop.reading.calling import as_found, call, check_model, flatten, unwrapped
@@ -206,12 +206,12 @@ class _Gains:
     def _multiply(self, name: str, attribute: str, factor: float) -> None:
         """Multiply a tensor once, even if several layers share it."""
         module = self.modules[name]
-        slot = layer_slot(module, attribute, f"the {attribute} of {name!r}")
-        before = self.done.get(slot.memory)
+        writable = writable_layer(module, attribute, f"the {attribute} of {name!r}")
+        before = self.done.get(writable.memory)
         if before is None:
-            self.done[slot.memory] = factor
+            self.done[writable.memory] = factor
             scaled = getattr(module, attribute).detach() * factor
-            slot.write(lambda tensor: _copy(tensor, scaled))
+            writable.write(lambda tensor: _copy(tensor, scaled))
         elif not math.isclose(before, factor, rel_tol=1e-6):
             raise ValueError(
                 f"the {attribute} of {name!r} is shared with a layer whose gain changes by another "

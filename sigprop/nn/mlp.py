@@ -1,4 +1,4 @@
-"""A deep fully connected net: the plain ``nn.Module`` on which theory and measurement meet."""
+"""A deep fully connected net: the plain ``nn.Module`` that theory is compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, axes, words."""
+"""What all pictures share: colours, axes, text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def column(rows: Sequence[Row], name: str) -> np.ndarray:
 
 
 def p_text(p: float) -> str:
-    """A p-value as a reader wants it.
+    """A p-value as text.
 
     Example:
         >>> p_text(0.1234), p_text(3e-5), p_text(1e-60)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         finite_width_law,
         lognormal_law,
         sample_trajectories,
-        step_log_moments,
     )
     from sigprop.theory.fixed_points import FixedPoint, NoSolution
     from sigprop.theory.gains import gain, tailored_slope
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     )
     from sigprop.theory.mean_field import DepthScales, MeanField, Phase
     from sigprop.theory.path import Trajectory
+    from sigprop.theory.step import step_log_moments
 
 _NAMES = {
     "batch_norm": (
@@ -64,8 +64,7 @@ _NAMES = {
     ),
     "explain": "GainReport explain_gain",
     "finite_width": (
-        "FiniteWidthLaw born_dead_probability finite_width_law lognormal_law "
-        "sample_trajectories step_log_moments"
+        "FiniteWidthLaw born_dead_probability finite_width_law lognormal_law sample_trajectories"
     ),
     "fixed_points": "FixedPoint NoSolution",
     "gains": "gain tailored_slope",
@@ -76,6 +75,7 @@ _NAMES = {
     ),
     "mean_field": "DepthScales MeanField Phase",
     "path": "Trajectory",
+    "step": "step_log_moments",
 }
 _HOME = {name: f"sigprop.theory.{home}" for home, names in _NAMES.items() for name in names.split()}
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.checks import FloatArray, real_array
-from sigprop.theory.finite_width import step_log_moments
 from sigprop.theory.leaky import correlation_map
+from sigprop.theory.step import step_log_moments
 
 
 def square_covariance(c: ArrayLike, alpha: ArrayLike) -> FloatArray:

@@ -17,67 +17,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from sigprop.checks import FloatArray, count, one_of, real_number
+from sigprop.checks import FloatArray, IntArray, count, counts, one_of, real_number
 from sigprop.theory.leaky import excess, second_moment
-from sigprop.theory.slopes import check_shapes, one_layer_slopes, read_slopes
-from sigprop.theory.step import log_moments
+from sigprop.theory.slopes import check_shapes, one_layer_slopes
+from sigprop.theory.step import step_log_moments
 
 if TYPE_CHECKING:
     from sigprop.records import Row
 
-IntArray = NDArray[np.int64]
 _DRAWS_AT_ONCE = 1_000_000
 _LINE = np.ones(1)  # slope 1: S becomes χ²(n)/n
 _POWERS = np.array([[1.0], [2.0], [1.0], [0.0]])  # a factor's share in the four moments
-
-
-def step_log_moments(
-    width: ArrayLike, alpha: ArrayLike, *, channel_axis: int | None = None
-) -> tuple[FloatArray, FloatArray]:
-    """Mean and variance of log S, S = (1/n) Σ φ(ζ_i)², exact at any width.
-
-    E log S = log A2 + ∫ (e^−t − M(t)) dt/t with M(t) = E e^(−tS/A2), by the trapezoid rule in
-    log t. For large n the mean is log A2 − κ4/(2n) and the variance κ4/n, to first order. At α = 0
-    both are given that the layer lives (S > 0).
-
-    Args:
-        width: number(s) of units n ≥ 1, broadcast against ``alpha``.
-        alpha: negative slope(s).
-        channel_axis: the axis of ``alpha`` that holds one layer's channels (as many as ``width``).
-
-    Raises:
-        TypeError: ``alpha`` not real numbers, ``width`` not integers.
-        ValueError: out of range, shapes that do not broadcast, or a width that is not the number
-            of channels.
-
-    Source: hanin2020.
-
-    Example:
-        >>> mean, variance = step_log_moments(100, 0.2)
-        >>> round(float(mean), 8), round(float(variance), 8)
-        (-0.6769773, 0.04691663)
-    """
-    widths, slopes = _counts("width", width), read_slopes(alpha, channel_axis)
-    if channel_axis is None:
-        check_shapes(width=widths, alpha=slopes)
-        widths, slopes = np.broadcast_arrays(widths, slopes)
-        channels = slopes.reshape(-1, 1)
-    else:
-        slopes = np.moveaxis(slopes, channel_axis, -1)
-        if not np.all(widths == slopes.shape[-1]):
-            raise ValueError(
-                f"width must be the number of channels; got width {width!r} and "
-                f"{slopes.shape[-1]} slopes along channel_axis."
-            )
-        batch = np.empty(slopes.shape[:-1])
-        check_shapes(width=widths, alpha=batch)
-        widths = np.broadcast_arrays(widths, batch)[0]
-        channels = np.broadcast_to(slopes, (*widths.shape, slopes.shape[-1]))
-        channels = channels.reshape(-1, slopes.shape[-1])
-    mean, variance = log_moments(widths.reshape(-1).astype(np.float64), channels)
-    return mean.reshape(widths.shape)[()], variance.reshape(widths.shape)[()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +186,7 @@ def born_dead_probability(width: ArrayLike, depth: ArrayLike) -> FloatArray:
         >>> float(born_dead_probability(1, 2)), float(born_dead_probability(100, 10))
         (0.75, 7.888609052210118e-30)
     """
-    widths, depths = _counts("width", width), _counts("depth", depth)
+    widths, depths = counts("width", width), counts("depth", depth)
     check_shapes(width=widths, depth=depths)
     return (-np.expm1(depths * np.log1p(-np.exp2(-widths.astype(np.float64)))))[()]
 
@@ -334,20 +286,8 @@ def _log_sums(
     return np.log(squares), np.log(outputs)
 
 
-def _counts(name: str, value: ArrayLike) -> IntArray:
-    """Return whole numbers of at least 1, of any shape."""
-    numbers = np.asarray(value)
-    if numbers.size == 0:
-        raise ValueError(f"{name} is empty; give at least one integer.")
-    if numbers.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers >= 1; got {value!r} ({numbers.dtype}).")
-    if (numbers < 1).any():
-        raise ValueError(f"{name} must be >= 1; got {numbers.min()}.")
-    return numbers.astype(np.int64)
-
-
 def _widths(widths: Sequence[int] | IntArray) -> IntArray:
-    sizes = _counts("widths", widths)
+    sizes = counts("widths", widths)
     if sizes.ndim != 1:
         raise ValueError(
             f"widths must list the units of each weight layer, as [100, 100, 10]; got {widths!r}."

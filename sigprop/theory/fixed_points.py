@@ -85,7 +85,7 @@ class FixedPoint:
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class NetGrid:
     """A flat grid of nets of one activation: log g² and log σ_b² (−inf without bias)."""
 
     kernel: LogKernel
@@ -114,7 +114,7 @@ class Cells:
             return np.asarray(np.exp(self.log_weight + self.kernel.d(x)))
 
 
-def settle_q(cells: Cells, start: Array) -> tuple[Array, Any]:
+def settle_q(cells: NetGrid, start: Array) -> tuple[Array, Any]:
     """X = log q* of every cell and the key of its reason, from the starts log q."""
     x, why = start.copy(), np.full(len(cells), "pulled", dtype=object)
     for first in range(0, len(cells), 4000):
@@ -129,15 +129,17 @@ def settle_q(cells: Cells, start: Array) -> tuple[Array, Any]:
         for sign in (1.0, -1.0):
             way = np.flatnonzero(sign * level > LEVEL)
             if way.size:
-                walk = _Walk(cells, part[way], start[part[way]], sign, sign * knots[way])
-                x[part[way]], why[part[way]] = walk.end()
+                search = _FirstZeros(cells, part[way], start[part[way]], sign, sign * knots[way])
+                x[part[way]], why[part[way]] = search.end()
     return x, why
 
 
-class _Walk:
-    """Cells whose q moves one way from the start; ``sign`` makes L positive there."""
+class _FirstZeros:
+    """The first zero of L where q moves one way; ``sign`` makes L positive at the start."""
 
-    def __init__(self, cells: Cells, part: Array, start: Array, sign: float, knots: Array) -> None:
+    def __init__(
+        self, cells: NetGrid, part: Array, start: Array, sign: float, knots: Array
+    ) -> None:
         self.cells, self.part, self.start, self.sign, self.knots = cells, part, start, sign, knots
         self.ahead = (sign * (KNOTS - start[:, None])) > 0
         self.x, self.why = np.empty(len(part)), np.full(len(part), "pulled", dtype=object)
@@ -268,7 +270,7 @@ def _golden(function: Any, rows: Array, left: Array, right: Array) -> tuple[Arra
     return np.where(fc < fd, c, d), np.minimum(fc, fd)
 
 
-def settle_c(cells: Cells, x: Array) -> Array:
+def settle_c(cells: NetGrid, x: Array) -> Array:
     """The deficit 1 − c* that c ≥ 0 settles at, for q at rest at log q = x; NaN: any."""
     pull, start = _pull(cells, x)
     deficit = np.zeros(len(cells))
@@ -291,7 +293,7 @@ def settle_c(cells: Cells, x: Array) -> Array:
     return deficit
 
 
-def _pull(cells: Cells, x: Array) -> tuple[Any, Array]:
+def _pull(cells: NetGrid, x: Array) -> tuple[Any, Array]:
     """Log of (1 − c')/(1 − c) as a function of (log(1 − c), cells), and its limit at c = 1."""
     kernel = cells.kernel
     end = REACH if kernel.closed or kernel.tail is not None else 12.0
@@ -308,7 +310,7 @@ def _pull(cells: Cells, x: Array) -> tuple[Any, Array]:
     return pull, offset + kernel.d(ends)
 
 
-def fixed_point(cells: Cells, q0: float = 1.0) -> FixedPoint:
+def fixed_point(cells: NetGrid, q0: float = 1.0) -> FixedPoint:
     """Where nets with inputs of mean square q0 settle; flat arrays, one entry per cell.
 
     Args:
@@ -348,7 +350,7 @@ _STABILITY = {
 }
 
 
-def _slope_at_c(cells: Cells, x: Array, deficit: Array) -> Array:
+def _slope_at_c(cells: NetGrid, x: Array, deficit: Array) -> Array:
     """dc'/dc at c*: from R by differences, exact at c* = 1."""
     pull, start = _pull(cells, x)
     slope = np.exp(start)

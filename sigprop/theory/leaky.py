@@ -26,6 +26,7 @@ from sigprop.theory.slopes import (
     read_slopes,
     relative_bend,
 )
+from sigprop.theory.step import step_log_moments
 
 if TYPE_CHECKING:
     from sigprop.theory.path import Trajectory
@@ -225,8 +226,6 @@ def g_star(
         if channel_axis is None:
             return (math.sqrt(2) / np.hypot(1.0, slopes))[()]
         return (1 / np.sqrt(channel_mean((1 + slopes**2) / 2, channel_axis)))[()]
-    from sigprop.theory.finite_width import step_log_moments
-
     return np.exp(-step_log_moments(width, alpha, channel_axis=channel_axis)[0] / 2)[()]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from sigprop.activations import Activation, as_activation
 from sigprop.closed_form import Kernels, leaky_kernels
-from sigprop.theory.moments import Moments
+from sigprop.theory.moments import GaussianMoments
 from sigprop.theory.pair_rule import fast_deficit
 from sigprop.theory.roots import Array
 
@@ -57,7 +57,7 @@ def _polynomials(z: Array, order: int) -> Array:
     return values
 
 
-class Curve:
+class LogSeries:
     """log of a positive function of q as a piecewise Chebyshev series in x = log q.
 
     Panels are made when first needed. Beyond the table the curve goes on as a power of q; where the
@@ -184,29 +184,21 @@ def _recognized(act: Activation) -> Activation:
 
 
 class LogKernel:
-    """log V, log D and log R of one activation; see the module."""
+    """log V/q (``ratio``), log D (``d``) and log R of one activation; see the module."""
 
     def __init__(self, act: Activation) -> None:
         self.given = act
         act = _recognized(act)
-        self.moments = Moments(act)
+        self.moments = GaussianMoments(act)
         self.activation = act
         self.closed = act.kernels is not None and (
             act.kernels.second_moment is not None and act.kernels.deficit is not None
         )
         self.jumps = any(act.jumps)
-        self.ratio = Curve(lambda q: self.moments.second_moment(q) / q)
-        self.d = Curve(self.moments.derivative_square)
+        self.ratio = LogSeries(lambda q: self.moments.second_moment(q) / q)
+        self.d = LogSeries(self.moments.derivative_square)
         self.orders = ORDERS_AWAY if any(act.breakpoints) else ORDERS
         self._tiles: dict[int, Array] = {}
-
-    def log_v(self, x: Array) -> Array:
-        """Log E φ(√q z)² at x = log q; ``ratio`` is this less x."""
-        return self.ratio(x) + x
-
-    def log_d(self, x: Array) -> Array:
-        """Log E φ′(√q z)² at x = log q."""
-        return self.d(x)
 
     def log_r(self, x: Array, deficit: Array) -> Array:
         """Log R at x = log q and 1 − c in (0, 2]."""
@@ -363,8 +355,11 @@ def _same(one: Activation, other: Activation) -> bool:
     """Whether two records are one; a callable gets a new record at every call."""
     if one is other:
         return True
-    bare = one.kernels is None and other.kernels is None
-    return bare and one.f is other.f and one.breakpoints == other.breakpoints
+    if one.kernels is not None or other.kernels is not None or one.f is not other.f:
+        return False
+    # A numerical derivative is another function at every call; one that is given is not.
+    same_df = one.df is other.df or (one.df_error == other.df_error and one.df_error > 0)
+    return same_df and one.breakpoints == other.breakpoints
 
 
 def kernel_of(activation: Any) -> LogKernel:

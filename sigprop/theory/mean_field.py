@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.checks import FloatArray, count, real_array, real_number
 from sigprop.theory import fixed_points
-from sigprop.theory.fixed_points import MARGIN, NEUTRAL, Cells, FixedPoint
+from sigprop.theory.fixed_points import MARGIN, NEUTRAL, FixedPoint, NetGrid
 from sigprop.theory.log_kernel import kernel_of
 from sigprop.theory.path import Trajectory
 from sigprop.theory.propagation import first_layer, last_layer, layers
@@ -23,7 +23,7 @@ PHASES = ("ordered", "critical", "chaotic")
 
 @dataclass(frozen=True, eq=False)
 class DepthScales:
-    """How many layers a signal lives; inf at criticality, NaN where there is no such scale.
+    """Layers over which a signal changes; inf at criticality, NaN where there is no such scale.
 
     Attributes:
         depth_scale_q: ξ_q = −1/ln χ∥: layers in which the distance of q from q* falls by e.
@@ -100,30 +100,53 @@ class MeanField:
 
     # Maps
 
-    def variance_map(self, q: ArrayLike | None = None) -> FloatArray:
+    @overload
+    def variance_map(
+        self, q: ArrayLike | None = ..., *, error: Literal[False] = ...
+    ) -> FloatArray: ...
+    @overload
+    def variance_map(
+        self, q: ArrayLike | None = ..., *, error: Literal[True]
+    ) -> tuple[FloatArray, FloatArray]: ...
+    def variance_map(
+        self, q: ArrayLike | None = None, *, error: bool = False
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """Q' = g²·E φ(√q z)² + σ_b².
 
         Args:
             q: second moment(s) ≥ 0; None: q*.
-        """
-        q = self._q(q)
-        return np.asarray(self.gain**2 * self.kernel.moments.second_moment(q) + self.bias_std**2)[
-            ()
-        ]
+            error: whether to return (value, bound on the error of the quadrature). Where a closed
+                form is used the bound is 0.
 
-    def covariance_map(self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
+        Example:
+            >>> value, bound = MeanField("tanh", gain=2.0).variance_map(1.0, error=True)
+            >>> round(float(value), 6), bool(bound < 1e-13)
+            (1.577178, True)
+        """
+        return self._integral("second_moment", self._q(q), offset=self.bias_std**2, error=error)
+
+    @overload
+    def covariance_map(
+        self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike, *, error: Literal[False] = ...
+    ) -> FloatArray: ...
+    @overload
+    def covariance_map(
+        self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike, *, error: Literal[True]
+    ) -> tuple[FloatArray, FloatArray]: ...
+    def covariance_map(
+        self, q1: ArrayLike, q2: ArrayLike, c: ArrayLike, *, error: bool = False
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """g²·E φ(u)φ(v) + σ_b² for u, v of second moments q1, q2 and correlation c.
 
         Args:
             q1: second moment(s) of u, ≥ 0.
             q2: second moment(s) of v, ≥ 0.
             c: correlation(s) in [−1, 1].
+            error: as in :meth:`variance_map`.
         """
         q1, q2 = self._q(q1, "q1"), self._q(q2, "q2")
         c = self._c(c, q1=q1, q2=q2)
-        return np.asarray(
-            self.gain**2 * self.kernel.moments.covariance(q1, q2, c) + self.bias_std**2
-        )[()]
+        return self._integral("covariance", q1, q2, c, offset=self.bias_std**2, error=error)
 
     def correlation_map(self, c: ArrayLike, q: ArrayLike | None = None) -> FloatArray:
         """The correlation of the next layer for two inputs of equal second moment q.
@@ -138,20 +161,31 @@ class MeanField:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(np.clip(1 - lost / self.variance_map(q), -1.0, 1.0))[()]
 
-    def chi(self, q: ArrayLike | None = None, c: ArrayLike = 1.0) -> FloatArray:
+    @overload
+    def chi(
+        self, q: ArrayLike | None = ..., c: ArrayLike = ..., *, error: Literal[False] = ...
+    ) -> FloatArray: ...
+    @overload
+    def chi(
+        self, q: ArrayLike | None = ..., c: ArrayLike = ..., *, error: Literal[True]
+    ) -> tuple[FloatArray, FloatArray]: ...
+    def chi(
+        self, q: ArrayLike | None = None, c: ArrayLike = 1.0, *, error: bool = False
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """χ = g²·E φ′(u)φ′(v) at correlation c; at c = 1 the growth of the squared gradient.
 
         Args:
             q: second moment(s) ≥ 0; None: q*, also where that is a limit (0 or inf).
             c: correlation(s) in [−1, 1].
+            error: as in :meth:`variance_map`; it needs a q* in (0, inf), or q.
         """
-        if q is None and np.all(np.asarray(c) == 1):
+        if q is None and not error and np.all(np.asarray(c) == 1):
             return np.asarray(self.fixed_point().chi + 0 * real_array("c", c))[()]
         q = self._q(q)
         c = self._c(c, q=q)
         if np.all(c == 1):
-            return np.asarray(self.gain**2 * self.kernel.moments.derivative_square(q) + 0 * c)[()]
-        return np.asarray(self.gain**2 * self.kernel.moments.derivative_covariance(q, q, c))[()]
+            return self._integral("derivative_square", q, offset=0 * c, error=error)
+        return self._integral("derivative_covariance", q, q, c, error=error)
 
     def chi_parallel(self, q: ArrayLike | None = None) -> FloatArray:
         """χ∥ = dq'/dq, the slope of the variance map.
@@ -163,7 +197,7 @@ class MeanField:
             return np.asarray(self.fixed_point().chi_parallel)[()]
         return np.asarray(self.gain**2 * self.kernel.moments.slope(self._q(q)))[()]
 
-    # Rest points
+    # Fixed points
 
     def fixed_point(self, q0: float = 1.0) -> FixedPoint:
         """Where q and c settle for inputs of mean square q0, and why.
@@ -287,10 +321,22 @@ class MeanField:
         return depth, q0, None if c0 is None else real_number("c0", c0, minimum=-1, maximum=1)
 
     @cached_property
-    def _cells(self) -> Cells:
+    def _cells(self) -> NetGrid:
         gain, bias = np.broadcast_arrays(self.gain, self.bias_std)
         with np.errstate(divide="ignore"):
-            return Cells(self.kernel, 2 * np.log(gain.ravel()), 2 * np.log(bias.ravel()))
+            return NetGrid(self.kernel, 2 * np.log(gain.ravel()), 2 * np.log(bias.ravel()))
+
+    def _integral(
+        self, name: str, *arguments: FloatArray, offset: Any = 0.0, error: bool
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
+        """g² times an integral of ``GaussianMoments`` plus an offset, with its error if wanted."""
+        square = self.gain**2
+        if not error:
+            value = getattr(self.kernel.moments, name)(*arguments)
+            return np.asarray(square * value + offset)[()]
+        value, bound = self.kernel.moments.with_error(name, *arguments)
+        value = np.asarray(square * value + offset)
+        return value[()], np.broadcast_to(square * bound, value.shape)[()]
 
     def _q(self, q: ArrayLike | None, name: str = "q") -> FloatArray:
         if q is not None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.activations import Activation
+from sigprop.activations import Activation, Function
 from sigprop.gaussian import deficit_expectation, expectation, pair_expectation
 from sigprop.theory.roots import Array
 
 CLOSEST = 1e-160  # where the one-sided slopes at 0 are read
 
 
-class Moments:
+class GaussianMoments:
     """V, D, dV/dq, the covariance and the deficit of φ, for u = √q z; everything broadcasts.
 
     Args:
@@ -73,17 +73,14 @@ class Moments:
         known = self._closed("covariance", q1, q2, c)
         if known is not None:
             return known
-        act = self.activation
-        return _array(pair_expectation(act.f, act.f, q1, q2, c, breakpoints=act.breakpoints))
+        return self._pair(self.activation.f, q1, q2, c)
 
     def deficit(self, q: Array, delta: Array) -> Array:
         """V(q) − K(q, q, 1 − delta), without cancellation."""
         known = self._closed("deficit", q, delta)
         if known is not None:
             return known
-        act = self.activation
-        df = None if act.df_error else act.df
-        return _array(deficit_expectation(act.f, q, delta, df=df, breakpoints=act.breakpoints))
+        return self._difference(q, delta)
 
     def derivative_covariance(self, q1: Array, q2: Array, c: Array) -> Array:
         """E φ′(u)φ′(v): χ over g² at correlation c."""
@@ -92,15 +89,65 @@ class Moments:
             return known
         if np.all(np.asarray(c) == 1) and np.all(np.asarray(q1) == q2):
             return self.derivative_square(q1 + 0 * np.asarray(c))
-        act = self.activation
-        return _array(pair_expectation(act.df, act.df, q1, q2, c, breakpoints=act.breakpoints))
+        return self._pair(self.activation.df, q1, q2, c)
 
     def _closed(self, name: str, *arguments: Array) -> Array | None:
         known: Any = getattr(self.activation.kernels, name, None)
         return None if known is None else _array(known(*arguments))
 
-    def _integral(self, f: Any, q: Array) -> Array:
+    def with_error(self, name: str, *arguments: Array) -> tuple[Array, Array]:
+        """An integral and a bound on its error; 0 where a closed form is used.
+
+        The bound is that of the quadrature, and of φ′ where that is a numerical derivative.
+
+        Args:
+            name: "second_moment", "derivative_square", "covariance", "derivative_covariance" or
+                "deficit".
+            arguments: of the method of that name.
+        """
+        bounded = _Bounded(self.activation)
+        value = getattr(bounded, name)(*arguments)
+        error = np.broadcast_to(bounded.error, np.shape(value))
+        if name.startswith("derivative") and self.activation.df_error:
+            sizes = [self.derivative_square(q) for q in arguments[:2]]
+            error = error + 2 * self.activation.df_error * np.sqrt(sizes[0] * sizes[-1])
+        return value, error[()]
+
+    def _integral(self, f: Function, q: Array) -> Array:
         return _array(expectation(f, q, breakpoints=self.activation.breakpoints))
+
+    def _pair(self, f: Function, q1: Array, q2: Array, c: Array) -> Array:
+        breaks = self.activation.breakpoints
+        return _array(pair_expectation(f, f, q1, q2, c, breakpoints=breaks))
+
+    def _difference(self, q: Array, delta: Array) -> Array:
+        act = self.activation
+        df = None if act.df_error else act.df
+        return _array(deficit_expectation(act.f, q, delta, df=df, breakpoints=act.breakpoints))
+
+
+class _Bounded(GaussianMoments):
+    """The same integrals; ``error`` is the bound of the one that was computed last."""
+
+    error: Array = np.zeros(())
+
+    def _integral(self, f: Function, q: Array) -> Array:
+        breaks = self.activation.breakpoints
+        value, self.error = expectation(f, q, breakpoints=breaks, with_error=True)
+        return _array(value)
+
+    def _pair(self, f: Function, q1: Array, q2: Array, c: Array) -> Array:
+        breaks = self.activation.breakpoints
+        value, self.error = pair_expectation(f, f, q1, q2, c, breakpoints=breaks, with_error=True)
+        return _array(value)
+
+    def _difference(self, q: Array, delta: Array) -> Array:
+        act = self.activation
+        df = None if act.df_error else act.df
+        value, self.error = deficit_expectation(
+            act.f, q, delta, df=df, breakpoints=act.breakpoints, with_error=True
+        )
+        return _array(value)
 
 
 def _array(value: Any) -> Array:

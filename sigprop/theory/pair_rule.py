@@ -2,7 +2,7 @@
 
 With u, v = a·x ± b·y and x, y independent N(0, 1), half the mean square difference is an integral
 over y > 0 of I(s = b·y) = E_x (φ(a·x + s) − φ(a·x − s))². Nothing cancels as b → 0. Panels end
-where φ(a·x ± s) bends or lives, so that ten Gauss–Legendre points each are enough. Single values
+where φ(a·x ± s) bends or varies, so that ten Gauss–Legendre points each are enough. Single values
 at full precision are ``sigprop.gaussian``'s; this rule is for thousands.
 """
 
@@ -19,7 +19,7 @@ from sigprop.checks import FloatArray
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(10)
 REACH = 8.5  # standard deviations
 GAUSSIAN = REACH * np.arange(-4, 5) / 4
-AWAY = 2.4  # panels grow by this factor away from where φ lives
+AWAY = 2.4  # panels grow by this factor away from the scale of φ
 
 
 def fast_deficit(

@@ -1,4 +1,4 @@
-"""Layer after layer for a grid of nets, and a million layers without walking them all.
+"""Layer after layer for a grid of nets; slow nets advance by many layers at once.
 
 State: x = log q and δ = 1 − c. One layer: x' = x + L(x), log δ' = log δ + log(g²·R·q/q').
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.theory.fixed_points import Cells
+from sigprop.theory.fixed_points import NetGrid
 from sigprop.theory.leaky import trajectory as leaky_trajectory
 from sigprop.theory.path import Trajectory
 from sigprop.theory.roots import Array
@@ -22,7 +22,7 @@ LEAP = 0.01  # a leap changes a rate of change by this share
 REST = 3e-15  # a change of log q or of log(1 − c) below this is rounding
 
 
-def first_layer(cells: Cells, q0: float, c0: float | None) -> tuple[Array, Array | None]:
+def first_layer(cells: NetGrid, q0: float, c0: float | None) -> tuple[Array, Array | None]:
     """Log q and 1 − c of layer 1, which no activation precedes."""
     through = cells.log_weight + math.log(q0)
     x = np.logaddexp(through, cells.log_bias)
@@ -30,7 +30,7 @@ def first_layer(cells: Cells, q0: float, c0: float | None) -> tuple[Array, Array
 
 
 def one_layer(
-    cells: Cells, part: Array | slice, x: Array, deficit: Array | None
+    cells: NetGrid, part: Array | slice, x: Array, deficit: Array | None
 ) -> tuple[Array, Array | None]:
     """Log q and 1 − c of the next layer."""
     lift = cells.lift(x, part)
@@ -43,7 +43,7 @@ def one_layer(
     return after, np.minimum(deficit * factor, 2.0)
 
 
-def _factor(cells: Cells, part: Array | slice, x: Array, lift: Array, deficit: Array) -> Array:
+def _factor(cells: NetGrid, part: Array | slice, x: Array, lift: Array, deficit: Array) -> Array:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         log_r = cells.kernel.log_r(x, np.maximum(deficit, 1e-300))
         factor = np.exp(cells.log_weight[part] + log_r - lift)
@@ -51,7 +51,7 @@ def _factor(cells: Cells, part: Array | slice, x: Array, lift: Array, deficit: A
 
 
 def layers(
-    cells: Cells, shape: tuple[int, ...], depth: int, q0: float, c0: float | None
+    cells: NetGrid, shape: tuple[int, ...], depth: int, q0: float, c0: float | None
 ) -> Trajectory:
     """Every layer of every net."""
     known = _straight(cells, shape, depth, q0, c0)
@@ -94,7 +94,7 @@ def layers(
 
 
 def _straight(
-    cells: Cells, shape: tuple[int, ...], depth: int, q0: float, c0: float | None
+    cells: NetGrid, shape: tuple[int, ...], depth: int, q0: float, c0: float | None
 ) -> Trajectory | None:
     """One net of two straight pieces: the closed forms of ``theory.leaky``."""
     alpha = cells.kernel.activation.parameters.get("alpha")
@@ -113,7 +113,7 @@ def _at_rest(x: Array, after: Array) -> Array:
     return np.asarray((x == after) | small)
 
 
-def last_layer(cells: Cells, depth: int, x: Array, deficit: Array | None) -> tuple[Array, Any]:
+def last_layer(cells: NetGrid, depth: int, x: Array, deficit: Array | None) -> tuple[Array, Any]:
     """Log q and 1 − c at layer ``depth``, from those of layer 1."""
     moving, layer = np.arange(len(cells)), 1
     x, delta = x.copy(), np.zeros_like(x) if deficit is None else deficit.copy()
@@ -132,7 +132,7 @@ def last_layer(cells: Cells, depth: int, x: Array, deficit: Array | None) -> tup
     return x, delta
 
 
-def _leap(cells: Cells, moving: Array, left: int, x: Array, delta: Array, two: bool) -> None:
+def _leap(cells: NetGrid, moving: Array, left: int, x: Array, delta: Array, two: bool) -> None:
     """Advance slow nets by H layers at once, H as large as the rate of change allows.
 
     Three stages match the H-fold composition of a map to third order in H times its change, in any

@@ -8,14 +8,63 @@ ends, so the trapezoid rule with step h errs by about e^(−π²/h).
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from sigprop.checks import FloatArray
+from sigprop.checks import FloatArray, counts
+from sigprop.theory.slopes import check_shapes, read_slopes
 
 _STEP = 0.2
 _CELLS = 1_000_000
 
 
-def log_moments(width: FloatArray, slopes: FloatArray) -> tuple[FloatArray, FloatArray]:
+def step_log_moments(
+    width: ArrayLike, alpha: ArrayLike, *, channel_axis: int | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and variance of log S, S = (1/n) Σ φ(ζ_i)², exact at any width.
+
+    E log S = log A2 + ∫ (e^−t − M(t)) dt/t with M(t) = E e^(−tS/A2), by the trapezoid rule in
+    log t. For large n the mean is log A2 − κ4/(2n) and the variance κ4/n, to first order. At α = 0
+    both are given that the layer lives (S > 0).
+
+    Args:
+        width: number(s) of units n ≥ 1, broadcast against ``alpha``.
+        alpha: negative slope(s).
+        channel_axis: the axis of ``alpha`` that holds one layer's channels (as many as ``width``).
+
+    Raises:
+        TypeError: ``alpha`` not real numbers, ``width`` not integers.
+        ValueError: out of range, shapes that do not broadcast, or a width that is not the number
+            of channels.
+
+    Source: hanin2020.
+
+    Example:
+        >>> mean, variance = step_log_moments(100, 0.2)
+        >>> round(float(mean), 8), round(float(variance), 8)
+        (-0.6769773, 0.04691663)
+    """
+    widths, slopes = counts("width", width), read_slopes(alpha, channel_axis)
+    if channel_axis is None:
+        check_shapes(width=widths, alpha=slopes)
+        widths, slopes = np.broadcast_arrays(widths, slopes)
+        channels = slopes.reshape(-1, 1)
+    else:
+        slopes = np.moveaxis(slopes, channel_axis, -1)
+        if not np.all(widths == slopes.shape[-1]):
+            raise ValueError(
+                f"width must be the number of channels; got width {width!r} and "
+                f"{slopes.shape[-1]} slopes along channel_axis."
+            )
+        batch = np.empty(slopes.shape[:-1])
+        check_shapes(width=widths, alpha=batch)
+        widths = np.broadcast_arrays(widths, batch)[0]
+        channels = np.broadcast_to(slopes, (*widths.shape, slopes.shape[-1]))
+        channels = channels.reshape(-1, slopes.shape[-1])
+    mean, variance = _log_moments(widths.reshape(-1).astype(np.float64), channels)
+    return mean.reshape(widths.shape)[()], variance.reshape(widths.shape)[()]
+
+
+def _log_moments(width: FloatArray, slopes: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean and variance of log S, S = (1/n) Σ φ(ζ_i)², given S > 0.
 
     Args:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
 import torch
 
-from sigprop.checks import count
+from sigprop.checks import Progress, count
 from sigprop.validation.nets import find_device
 from sigprop.validation.result import Validation
-from sigprop.validation.run import validate
+from sigprop.validation.run import SEEDS, validate
 
 SMALL = 2**26
 """Weights of a net below which several nets run side by side, one thread each."""
@@ -23,7 +24,7 @@ def validate_many(
     cases: Sequence[Mapping[str, Any]],
     *,
     workers: int | None = None,
-    progress: Callable[[], object] | None = None,
+    progress: Progress | None = None,
 ) -> list[Validation]:
     """Run :func:`validate` for every case, in parallel where that is faster; results in order.
 
@@ -33,7 +34,8 @@ def validate_many(
     Args:
         cases: keyword arguments of :func:`validate`.
         workers: cases at a time; None: the number of cores for small nets on a CPU, else 1.
-        progress: called after every net.
+        progress: called after every net with (nets done, nets in all), over all cases; by one
+            thread at a time.
 
     Example:
         >>> cases = [{"alpha": alpha, "depth": 4, "width": 32, "seeds": 1} for alpha in (0.1, 0.2)]
@@ -44,15 +46,30 @@ def validate_many(
     if workers is None:
         workers = (os.cpu_count() or 1) if all(map(_is_small, cases)) else 1
     workers = min(count("workers", workers), max(len(cases), 1))
+    each = None if progress is None else _counted(progress, cases)
     if workers == 1:
-        return [validate(**case, progress=progress) for case in cases]
+        return [validate(**case, progress=each) for case in cases]
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(lambda case: validate(**case, progress=progress), cases))
+            return list(pool.map(lambda case: validate(**case, progress=each), cases))
     finally:
         torch.set_num_threads(threads)
+
+
+def _counted(progress: Progress, cases: Sequence[Mapping[str, Any]]) -> Progress:
+    """Counts the nets of all cases together."""
+    total = sum(count("seeds", case.get("seeds", SEEDS)) for case in cases)
+    lock, done = threading.Lock(), 0
+
+    def one_more(_done: int, _total: int | None) -> None:
+        nonlocal done
+        with lock:
+            done += 1
+            progress(done, total)
+
+    return one_more
 
 
 def _is_small(case: Mapping[str, Any]) -> bool:

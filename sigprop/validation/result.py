@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 
 from sigprop.checks import FloatArray
-from sigprop.compare import Family, Verdict
 from sigprop.records import Row, table
+from sigprop.validation.judge import Family, Verdict
 
 TENS = math.log(10)
 NAMED = 8

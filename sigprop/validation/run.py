@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sigprop.activations import Activation
-from sigprop.checks import FloatArray, count, real_array
-from sigprop.compare import judge
+from sigprop.checks import FloatArray, Progress, count, real_array
 from sigprop.theory.batch import backward_log_variance, forward_log_variance
 from sigprop.theory.finite_width import finite_width_law
 from sigprop.theory.leaky import g_star
+from sigprop.validation.judge import judge
 from sigprop.validation.nets import (
     Init,
     NetPlan,
@@ -26,7 +26,10 @@ from sigprop.validation.nets import (
     whole_runner,
 )
 from sigprop.validation.result import Curve, Validation
-from sigprop.validation.tally import Tally
+from sigprop.validation.scores import ScoreSums
+
+SEEDS = 16
+"""Nets of one kind, if nothing else is asked for."""
 
 
 def validate(
@@ -34,7 +37,7 @@ def validate(
     depth: int | None = None,
     width: int | Sequence[int] = 512,
     *,
-    seeds: int = 16,
+    seeds: int = SEEDS,
     gain: float | None = None,
     bias_std: float = 0.0,
     x: ArrayLike | Tensor | None = None,
@@ -47,7 +50,7 @@ def validate(
     seed: int = 0,
     level: float = 0.01,
     layerwise: bool | None = None,
-    progress: Callable[[], object] | None = None,
+    progress: Progress | None = None,
 ) -> Validation:
     """Test whether real nets obey the theory, forward and backward, as a calibrated statement.
 
@@ -89,7 +92,7 @@ def validate(
         level: below this p-value the theory is rejected.
         layerwise: hold one layer in memory at a time (same numbers); None: when the weights take
             more than half of the memory.
-        progress: called after every net.
+        progress: called after every net with (nets done, nets in all).
 
     Returns:
         The curves, the scores and the verdict.
@@ -115,14 +118,15 @@ def validate(
     stream = needs_streaming(plan, sizes) if layerwise is None else layerwise
     entering, cotangent_scale = _scaled(plan, inputs, stream)
     runner = (layerwise_runner if stream else whole_runner)(plan, sizes)
-    tally = Tally(plan)
-    for net in range(count("seeds", seeds)):
+    sums = ScoreSums(plan)
+    seeds = count("seeds", seeds)
+    for net in range(seeds):
         weights, cotangents = _generators(seed, net, plan.device)
         drawn = torch.randn(len(inputs), sizes[-1], generator=cotangents) * cotangent_scale
-        tally.add(runner(entering, drawn.to(entering), weights))
+        sums.add(runner(entering, drawn.to(entering), weights))
         if progress is not None:
-            progress()
-    return _result(plan, tally, sizes, inputs, level, stream)
+            progress(net + 1, seeds)
+    return _result(plan, sums, sizes, inputs, level, stream)
 
 
 def _inputs(x: ArrayLike | Tensor | None, batch: int, features: int, seed: int) -> FloatArray:
@@ -174,21 +178,21 @@ def _generators(
 
 def _result(
     plan: NetPlan,
-    tally: Tally,
+    sums: ScoreSums,
     sizes: tuple[int, ...],
     inputs: FloatArray,
     level: float,
     stream: bool,
 ) -> Validation:
-    scores = tally.scores()
+    scores = sums.scores()
     layers = range(len(sizes))
     units = {"weights": np.sqrt([1.0, *sizes[1:]]), "activations": np.sqrt(sizes)}
     verdict = judge(
         {name: (layers, score, units[name.split()[1]]) for name, score in scores.items()},
         level=level,
     )
-    q, grad = _curves(plan, tally, sizes, inputs)
-    gain_forward, gain_backward = tally.gains()
+    q, grad = _curves(plan, sums, sizes, inputs)
+    gain_forward, gain_backward = sums.gains()
     slopes = plan.slopes
     alpha = plan.record.parameters.get("alpha") if slopes is None else slopes.tolist()
     return Validation(
@@ -198,7 +202,7 @@ def _result(
         gain=plan.gain,
         bias_std=plan.bias_std,
         widths=sizes,
-        seeds=tally.nets,
+        seeds=sums.nets,
         batch=len(inputs),
         dtype=str(plan.dtype).removeprefix("torch."),
         device=_device_name(plan.device),
@@ -213,7 +217,7 @@ def _result(
 
 
 def _curves(
-    plan: NetPlan, tally: Tally, sizes: tuple[int, ...], inputs: FloatArray
+    plan: NetPlan, sums: ScoreSums, sizes: tuple[int, ...], inputs: FloatArray
 ) -> tuple[Curve, Curve]:
     squares = np.mean(inputs**2, axis=1)
     log_q0 = float(np.log(squares).mean())
@@ -222,7 +226,7 @@ def _curves(
     path = plan.log_q_path(np.log(squares))
     mean_field = path.mean(axis=1)
     grad_mean_field = plan.log_grad_path(sizes, mean_field)
-    rise, back = tally.mean_logs()
+    rise, back = sums.mean_logs()
     if plan.homogeneous and plan.slopes is not None:
         law = partial(finite_width_law, plan.widths, plan.gain, plan.slopes)
         expected = log_q0 + law().mean_log_q
@@ -237,8 +241,8 @@ def _curves(
         expected, grad_expected = mean_field + shift, grad_mean_field
         grad_variance = np.full_like(variance, np.nan)
     return (
-        Curve(mean_field, expected, np.sqrt(variance), log_q0 + rise, tally.nets),
-        Curve(grad_mean_field, grad_expected, np.sqrt(grad_variance), back, tally.nets),
+        Curve(mean_field, expected, np.sqrt(variance), log_q0 + rise, sums.nets),
+        Curve(grad_mean_field, grad_expected, np.sqrt(grad_variance), back, sums.nets),
     )
 
 

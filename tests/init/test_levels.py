@@ -10,9 +10,9 @@ import pytest
 from sigprop.activations import activation
 from sigprop.gaussian import expectation
 from sigprop.graph import Graph, Moments, Node, Weight
-from sigprop.init.aims import Aim, leaky_gain
 from sigprop.init.backward import gradient_energies
 from sigprop.init.decided import Held, Levels, Stated
+from sigprop.init.gains import Criterion, leaky_gain
 from sigprop.init.levels import levels
 from sigprop.init.responses import respond
 from sigprop.reading.call_records import slopes_of
@@ -43,17 +43,17 @@ def node(name: str, kind: str, *before: str, operation: str = "", **more) -> Nod
     return Node(name, kind, operation or kind, before, **more)
 
 
-FORWARD = Aim("forward")
+FORWARD = Criterion("forward")
 ROOT = leaky_gain((0.0,))
 """√2, to the last bit as the theory has it."""
 
 
-def walked(*nodes: Node, aim: Aim | None = None, **more) -> Levels:
-    return levels(Graph(nodes), aim, **more)
+def walked(*nodes: Node, criterion: Criterion | None = None, **more) -> Levels:
+    return levels(Graph(nodes), criterion, **more)
 
 
-def gains(*nodes: Node, aim: Aim | None = None, **more) -> dict[str, float]:
-    return {name: d.gain for name, d in walked(*nodes, aim=aim, **more).weights.items()}
+def gains(*nodes: Node, criterion: Criterion | None = None, **more) -> dict[str, float]:
+    return {name: d.gain for name, d in walked(*nodes, criterion=criterion, **more).weights.items()}
 
 
 def squares(name: str, mean: float = 0.0, variance: float = 1.0) -> tuple[float, float]:
@@ -74,8 +74,8 @@ def test_a_leaky_chain_has_g_star_to_the_last_bit(alpha):
     a = {"alpha": alpha}
     nodes = (x(), w("a", "x"), act("p", "a", "leaky_relu", **a), w("b", "p"),
              act("r", "b", "leaky_relu", **a), w("c", "r"))  # fmt: skip
-    for aim in (None, FORWARD, Aim("forward", q=3.7), Aim("critical")):
-        assert gains(*nodes, aim=aim) == dict.fromkeys("abc", leaky_gain((alpha,)))
+    for criterion in (None, FORWARD, Criterion("forward", q=3.7), Criterion("critical")):
+        assert gains(*nodes, criterion=criterion) == dict.fromkeys("abc", leaky_gain((alpha,)))
 
 
 def test_no_activation_between_is_slope_one_and_the_input_takes_what_it_feeds():
@@ -91,12 +91,12 @@ def test_no_activation_between_is_slope_one_and_the_input_takes_what_it_feeds():
 def test_one_activation_is_the_theory_of_gains(name, kind):
     for q, bias in ((1.0, 0.0), (0.3, 0.2)):
         found = gains(x(), w("a", "x"), act("p", "a", name), w("b", "p"),
-                      aim=Aim(kind, q, bias))  # fmt: skip
+                      criterion=Criterion(kind, q, bias))  # fmt: skip
         expected = gain(name, kind, q=q, bias_std=bias)
         assert found["b"] == pytest.approx(expected, rel=1e-12)
         assert found["a"] == pytest.approx(expected, rel=1e-12)
     critical = gains(x(), w("a", "x"), act("p", "a", "tanh"), w("b", "p"),
-                     aim=Aim("critical", bias_std=0.2))  # fmt: skip
+                     criterion=Criterion("critical", bias_std=0.2))  # fmt: skip
     assert critical["b"] == pytest.approx(gain("tanh", "critical", bias_std=0.2), rel=1e-12)
 
 
@@ -135,7 +135,9 @@ def test_constant_factors_and_dropout_enter():
     minus = node("s", "scale", "r", constant=Moments(-1.0, 1.0))
     assert gains(x(), w("a", "x"), relu("r", "a"), minus, w("b", "s"))["b"] == ROOT
     for kind in ("forward", "critical"):
-        found = gains(x(), w("a", "x"), relu("r", "a"), half, drop, w("b", "d"), aim=Aim(kind))
+        found = gains(
+            x(), w("a", "x"), relu("r", "a"), half, drop, w("b", "d"), criterion=Criterion(kind)
+        )
         assert found["b"] == pytest.approx((2 * 4 * 0.8) ** 0.5)
 
 
@@ -157,8 +159,8 @@ def test_a_residual_stream_grows_by_one_level_a_block():
         nodes += [w(f"a{i}", last), relu(f"r{i}", f"a{i}"), w(f"b{i}", f"r{i}")]
         nodes += [node(f"s{i}", "sum", last, f"b{i}")]
         last = f"s{i}"
-    for aim in (None, FORWARD, Aim("critical")):
-        walk = walked(*nodes, aim=aim)
+    for criterion in (None, FORWARD, Criterion("critical")):
+        walk = walked(*nodes, criterion=criterion)
         # x stands at half a level, as a0 has gain² 2; each block adds one
         assert [walk.weights[f"a{i}"].gain for i in range(1, 50)] == pytest.approx(
             [(i + 0.5) ** -0.5 for i in range(1, 50)]
@@ -174,7 +176,7 @@ def test_means_add_in_sums_of_activations():
     assert gains(*nodes)["c"] == pytest.approx(expected**-0.5)  # without means: 1
     minus = (*nodes[:5], node("s", "sum", "r", "t", operation="sub"), w("c", "s"))
     assert gains(*minus)["c"] == pytest.approx((1 - 2 / (2 * math.pi)) ** -0.5)
-    centred = gains(*nodes, aim=Aim("unit_variance"))["c"]
+    centred = gains(*nodes, criterion=Criterion("unit_variance"))["c"]
     assert centred == pytest.approx((1 - 1 / math.pi) ** -0.5)
 
 
@@ -194,8 +196,10 @@ def test_parts_beside_each_other_enter_by_their_shares(alpha, expected):
     second = act("t", "b", "leaky_relu", alpha=1.0 if alpha is None else alpha)
     nodes = (x(), w("h", "x"), w("a", "h"), w("b", "h"), first, second)
     cat = node("c", "concatenation", "r", "t", shares=(0.5, 0.5))
-    for aim in (None, FORWARD):
-        assert gains(*nodes, cat, w("d", "c"), aim=aim)["d"] == pytest.approx(expected, rel=1e-6)
+    for criterion in (None, FORWARD):
+        assert gains(*nodes, cat, w("d", "c"), criterion=criterion)["d"] == pytest.approx(
+            expected, rel=1e-6
+        )
     by_channels = node("c", "concatenation", "r", "t")
     assert gains(*nodes, by_channels, w("d", "c"))["d"] == pytest.approx(expected, rel=1e-6)
 
@@ -220,11 +224,11 @@ NORM = {"constant": Moments(0.0, 1.0), "operation": "layer_norm"}
 
 def test_the_norm_decides_not_the_activation_before_it():
     nodes = (x(), w("a", "x"), relu("r", "a"), node("n", "normalization", "r", **NORM), w("b", "n"))
-    for aim in (None, FORWARD, Aim("critical")):
-        assert gains(*nodes, aim=aim)["b"] == 1.0  # the ReLU: 2**0.5
+    for criterion in (None, FORWARD, Criterion("critical")):
+        assert gains(*nodes, criterion=criterion)["b"] == 1.0  # the ReLU: 2**0.5
     small = node("n", "normalization", "r", constant=Moments(0.1, 0.05), operation="layer_norm")
     assert gains(*nodes[:3], small, w("b", "n"))["b"] == 1.0  # the level is that of the norm
-    assert gains(*nodes[:3], small, w("b", "n"), aim=FORWARD)["b"] == pytest.approx(20**0.5)
+    assert gains(*nodes[:3], small, w("b", "n"), criterion=FORWARD)["b"] == pytest.approx(20**0.5)
 
 
 def test_a_weight_before_a_norm_is_void():
@@ -243,18 +247,20 @@ def test_a_weight_before_a_norm_is_void():
 def test_products_enter_where_the_level_is_known_and_are_refused_else():
     gate = (act("g", "b", "sigmoid"), node("m", "product", "r", "g", operation="mul"))
     unknown = (x(), w("a", "x"), w("b", "x"), relu("r", "a"), *gate, w("c", "m"))
-    for aim in (None, FORWARD):
-        trouble = walked(*unknown, aim=aim).weights["c"].trouble
+    for criterion in (None, FORWARD):
+        trouble = walked(*unknown, criterion=criterion).weights["c"].trouble
         assert "fed by a product of two signals, 'm'" in trouble
     known = (x(), node("n", "normalization", "x", **NORM), w("a", "n"), w("b", "n"),
              relu("r", "a"), *gate, w("c", "m"))  # fmt: skip
     expected = (0.5 * squares("sigmoid")[0]) ** -0.5
-    for aim in (None, FORWARD):
-        assert gains(*known, aim=aim)["c"] == pytest.approx(expected)  # never one branch: 1.414
-    by_q0 = Aim("forward", q=2.0, q0=0.3)
+    for criterion in (None, FORWARD):
+        assert gains(*known, criterion=criterion)["c"] == pytest.approx(
+            expected
+        )  # never one branch: 1.414
+    by_q0 = Criterion("forward", q=2.0, q0=0.3)
     plain = (x(), w("a", "x"), w("b", "x"), node("m", "product", "a", "b", operation="mul"),
              w("c", "m"))  # fmt: skip
-    assert gains(*plain, aim=by_q0)["c"] == pytest.approx(2**-0.5)
+    assert gains(*plain, criterion=by_q0)["c"] == pytest.approx(2**-0.5)
     tied = (x(), node("n", "normalization", "x", **NORM), w("a", "n"), relu("r", "a"),
             node("m", "product", "a", "r", operation="mul"), w("c", "m"))  # fmt: skip
     assert "depends on more than theirs" in walked(*tied).weights["c"].trouble
@@ -275,7 +281,7 @@ def test_an_embedding_is_known_by_its_table():
     # r has q 0.04, b 0.04; c is to stand at the mean of their levels
     expected = math.sqrt(0.08 * 0.04) / (0.04 * 0.04)
     assert walk.weights["c"].gain == pytest.approx(expected**0.5)
-    assert walked(*nodes, aim=FORWARD).signals["b"].q == pytest.approx(0.04)
+    assert walked(*nodes, criterion=FORWARD).signals["b"].q == pytest.approx(0.04)
 
 
 def test_what_was_measured_enters_by_its_ratio():
@@ -284,22 +290,22 @@ def test_what_was_measured_enters_by_its_ratio():
     nodes = (x(**seen), w("a", "x"), act("r", "a", "relu"), pool, w("b", "p"))
     measured = (*nodes[:2], Node("r", "activation", "relu", ("a",), alpha=(0.0,),
                 activation=activation("relu"), measured=Moments(1.0, 2.0)), *nodes[3:])  # fmt: skip
-    assert gains(*measured, aim=FORWARD)["a"] == pytest.approx(3**-0.5)
-    assert gains(*measured, aim=FORWARD)["b"] == pytest.approx((0.5 * 0.3) ** -0.5)
+    assert gains(*measured, criterion=FORWARD)["a"] == pytest.approx(3**-0.5)
+    assert gains(*measured, criterion=FORWARD)["b"] == pytest.approx((0.5 * 0.3) ** -0.5)
     assert gains(*measured)["a"] == ROOT  # the leaky rule keeps what comes
     blind = walked(x(), w("a", "x"), relu("r", "a"), node("p", "pooling", "r"), w("b", "p"))
     assert blind.weights["b"].gain == ROOT
-    assert "'p' (pooling) pools" in blind.weights["b"].doubts[0]
+    assert "'p' (pooling) pools" in blind.weights["b"].guesses[0]
     soft = node("p", "softmax", "r", measured=Moments(0.1, 0.02))
-    found = gains(x(), w("a", "x"), relu("r", "a"), soft, w("b", "p"), aim=FORWARD)
+    found = gains(x(), w("a", "x"), relu("r", "a"), soft, w("b", "p"), criterion=FORWARD)
     assert found["b"] == pytest.approx(50**0.5)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "recurrent", "opaque", "attention", "selection"])
 def test_what_is_not_known_is_refused_by_name(kind):
     nodes = (x(), w("a", "x"), node("u", kind, "a"), relu("r", "u"), w("b", "r"), w("c", "b"))
-    for aim in (None, FORWARD, Aim("critical")):
-        walk = walked(*nodes, aim=aim)
+    for criterion in (None, FORWARD, Criterion("critical")):
+        walk = walked(*nodes, criterion=criterion)
         assert f"is fed by 'u' ({kind}), whose effect" in walk.weights["b"].trouble
         assert walk.weights["c"].gain == 1.0
 
@@ -307,8 +313,8 @@ def test_what_is_not_known_is_refused_by_name(kind):
 def test_data_alone_is_data_whatever_is_done_to_it():
     nodes = (x(), act("s", "x", "sin"), node("c", "concatenation", "x", "s"), w("a", "c"),
              relu("r", "a"), w("b", "r"))  # fmt: skip
-    for aim in (None, FORWARD):
-        assert gains(*nodes, aim=aim) == {"a": ROOT, "b": ROOT}
+    for criterion in (None, FORWARD):
+        assert gains(*nodes, criterion=criterion) == {"a": ROOT, "b": ROOT}
     beside = (x(), w("a", "x"), relu("r", "a"), node("c", "concatenation", "r", "x"), w("b", "c"))
     assert gains(*beside)["b"] == ROOT  # of unknown size: left out
 
@@ -316,11 +322,11 @@ def test_data_alone_is_data_whatever_is_done_to_it():
 def test_two_activations_in_a_row_are_one_function():
     nodes = (x(), w("a", "x"), relu("r", "a"), act("t", "r", "tanh"), w("b", "t"))
     expected = float(expectation(lambda z: np.tanh(np.maximum(z, 0)) ** 2, 1.0, breakpoints=(0.0,)))
-    assert gains(*nodes, aim=FORWARD)["b"] == pytest.approx(expected**-0.5, rel=1e-9)
+    assert gains(*nodes, criterion=FORWARD)["b"] == pytest.approx(expected**-0.5, rel=1e-9)
     twice = (x(), w("a", "x"), relu("r", "a"), relu("t", "r"), w("b", "t"))
     assert gains(*twice)["b"] == pytest.approx(2**0.5)  # not 2
     dropped = (*nodes[:3], node("d", "dropout", "r", rate=0.5), act("t", "d", "tanh"), w("b", "t"))
-    assert "not Gaussian" in walked(*dropped, aim=FORWARD).weights["b"].trouble
+    assert "not Gaussian" in walked(*dropped, criterion=FORWARD).weights["b"].trouble
 
 
 def test_outside_the_leaky_family_kaiming_says_so():
@@ -334,9 +340,10 @@ def test_branches_of_different_critical_points_are_refused():
     nodes = (x(), w("a", "x"), w("b", "x"), act("g", "a", "gelu"), act("t", "b", "tanh"),
              node("s", "sum", "g", "t"), w("c", "s"))  # fmt: skip
     assert (
-        "different critical gains meet" in walked(*nodes, aim=Aim("critical")).weights["c"].trouble
+        "different critical gains meet"
+        in walked(*nodes, criterion=Criterion("critical")).weights["c"].trouble
     )
-    assert walked(*nodes, aim=FORWARD).weights["c"].gain > 0
+    assert walked(*nodes, criterion=FORWARD).weights["c"].gain > 0
 
 
 # Weights that are not set
@@ -346,11 +353,11 @@ def test_a_held_weight_enters_as_it_is():
     nodes = (x(), w("a", "x"), relu("r", "a"), w("b", "r"), relu("t", "b"), w("c", "t"))
     held = {"b": Held(0.5, Moments(0.0, 0.1))}
     q = 0.5 * 0.5 + 0.1
-    assert gains(*nodes, aim=FORWARD, held=held)["c"] == pytest.approx((2 / q) ** 0.5)
+    assert gains(*nodes, criterion=FORWARD, held=held)["c"] == pytest.approx((2 / q) ** 0.5)
     assert gains(*nodes, held=held)["c"] == pytest.approx(2**0.5)  # the level is what it leaves
     stated = {"b": Stated(3.0)}
-    assert gains(*nodes, aim=FORWARD, stated=stated)["c"] == pytest.approx((2 / 4.5) ** 0.5)
-    centred = gains(*nodes, aim=FORWARD, centred=("b",))["b"]
+    assert gains(*nodes, criterion=FORWARD, stated=stated)["c"] == pytest.approx((2 / 4.5) ** 0.5)
+    centred = gains(*nodes, criterion=FORWARD, centred=("b",))["b"]
     assert centred == pytest.approx((0.5 - 0.5 / math.pi) ** -0.5)
 
 
@@ -368,12 +375,12 @@ def deep(name: str, depth: int, **parameters) -> list[Node]:
 def test_errors_grow_by_the_slope_of_the_variance_map():
     one = respond(activation("gelu"), 1.0).growth
     assert one > 1
-    walk = walked(*deep("gelu", 12), aim=FORWARD)
+    walk = walked(*deep("gelu", 12), criterion=FORWARD)
     assert walk.weights["w11"].growth == pytest.approx(one**11)
-    assert walked(*deep("tanh", 12), aim=FORWARD).weights["w11"].growth == 1.0
-    assert walked(*deep("leaky_relu", 99), aim=FORWARD).weights["w98"].growth == 1.0
+    assert walked(*deep("tanh", 12), criterion=FORWARD).weights["w11"].growth == 1.0
+    assert walked(*deep("leaky_relu", 99), criterion=FORWARD).weights["w98"].growth == 1.0
     with_norm = [*deep("gelu", 12)[:-1], node("n", "normalization", "f11", **NORM), w("b", "n")]
-    assert walked(*with_norm, aim=FORWARD).weights["b"].growth == 1.0
+    assert walked(*with_norm, criterion=FORWARD).weights["b"].growth == 1.0
     product = (x(), node("n", "normalization", "x", **NORM), w("a", "n"), w("b", "n"),
                node("m", "product", "a", "b", operation="mul"), w("c", "m"), w("d", "m"),
                node("k", "product", "c", "d", operation="mul"), w("e", "k"))  # fmt: skip
@@ -384,7 +391,7 @@ def test_errors_grow_by_the_slope_of_the_variance_map():
 def test_the_gradient_goes_back_through_each_operation():
     energies = gradient_energies(walked(*deep("leaky_relu", 30, alpha=0.3)))
     assert all(abs(e - energies["w29"]) < 1e-9 for e in energies.values())
-    energies = gradient_energies(walked(*deep("tanh", 50), aim=FORWARD))
+    energies = gradient_energies(walked(*deep("tanh", 50), criterion=FORWARD))
     chi = gain("tanh") ** 2 * respond(activation("tanh"), 1.0).slope
     assert energies["w0"] - energies["w49"] == pytest.approx(49 * math.log10(chi))
     assert 49 * math.log10(chi) > 3

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sigprop.init import kaiming_leaky_init
-from sigprop.init.slots import refuse_overlaps, tensor_slot
+from sigprop.init.parameters import refuse_overlaps, writable_tensor
 
 
 def mlp(between: nn.Module | None = None) -> nn.Sequential:
@@ -178,6 +178,6 @@ def test_tensors_of_the_wrong_kind():
 
 def test_parts_of_one_flat_buffer_are_no_overlap():
     flat = torch.zeros(4, 10)
-    refuse_overlaps([tensor_slot(flat[:, :5], "a"), tensor_slot(flat[:, 5:], "b")])
+    refuse_overlaps([writable_tensor(flat[:, :5], "a"), writable_tensor(flat[:, 5:], "b")])
     with pytest.raises(ValueError, match="a and b share memory"):
-        refuse_overlaps([tensor_slot(flat[:, :6], "a"), tensor_slot(flat[:, 5:], "b")])
+        refuse_overlaps([writable_tensor(flat[:, :6], "a"), writable_tensor(flat[:, 5:], "b")])

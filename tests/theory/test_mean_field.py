@@ -1,10 +1,13 @@
 """MeanField: closed form = quadrature, exact identities, paths against plain recursion."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import erf
 
+from sigprop.activations import activation, as_activation
 from sigprop.theory import leaky
 from sigprop.theory.log_kernel import LogKernel, kernel_of
 from sigprop.theory.mean_field import MeanField
@@ -30,6 +33,49 @@ def test_the_founding_theory_and_the_general_one_agree(alpha):
     )
     assert free.chi(q=2.0) == pytest.approx(leaky.chi(1.3, alpha), rel=1e-13)
     assert free.chi_parallel(q=2.0) == pytest.approx(leaky.chi(1.3, alpha), rel=1e-13)
+
+
+@pytest.mark.parametrize("given", [erf, activation("erf")])
+def test_the_bound_on_the_error_holds(given):
+    """Against arcsine laws; the callable's derivative is numerical."""
+    without = replace(as_activation(given), kernels=None)
+    net = MeanField(without, gain=[1.5, 3.0], bias_std=0.3)
+    q1, q2, c = 2.0, 0.5, np.array([[-0.99], [-0.2], [0.0], [0.7], [0.999999]])
+    sine = 2 * c * math.sqrt(q1 * q2 / ((1 + 2 * q1) * (1 + 2 * q2)))
+    q = np.array([[1e-3], [1.0], [50.0]])
+    g2 = np.array([1.5, 3.0]) ** 2
+    for found, exact in (
+        (net.variance_map(q, error=True), g2 * 2 / np.pi * np.arcsin(2 * q / (1 + 2 * q)) + 0.09),
+        (net.covariance_map(q1, q2, c, error=True), g2 * 2 / np.pi * np.arcsin(sine) + 0.09),
+        (net.chi(q, error=True), g2 * 4 / np.pi / np.sqrt(1 + 4 * q)),
+        (
+            net.chi(q1, c, error=True),
+            g2 * 4 / np.pi / np.sqrt((1 + 2 * q1) ** 2 - (2 * c * q1) ** 2),
+        ),
+    ):
+        value, bound = found
+        assert value.shape == bound.shape == exact.shape
+        assert (np.abs(value - exact) <= bound + 4e-16 * exact).all()
+        assert (bound <= (1e-13 + 5 * without.df_error) * np.abs(g2)).all()
+
+
+def test_the_bound_counts_the_error_of_a_numerical_derivative():
+    exact = replace(activation("erf"), kernels=None)
+    rough = replace(exact, df=lambda x: exact.df(x) * (1 + 1e-4 * np.cos(x)), df_error=1e-4)
+    for arguments in ((2.0,), (2.0, -0.3)):
+        value, bound = MeanField(rough, 1.5).chi(*arguments, error=True)
+        error = abs(value - MeanField(exact, 1.5).chi(*arguments))
+        assert 0 < error <= bound <= 1e-3
+
+
+def test_the_value_beside_its_bound_is_the_value():
+    net = MeanField("gelu", 1.2, 0.1)
+    assert net.variance_map(error=True)[0] == net.variance_map()
+    assert net.chi(error=True)[0] == pytest.approx(net.chi(), rel=1e-10)
+    assert net.covariance_map(1.0, 2.0, 0.3, error=True)[0] == net.covariance_map(1.0, 2.0, 0.3)
+    value, bound = MeanField("relu", 1.2).variance_map([1.0, 2.0], error=True)
+    assert value.tolist() == MeanField("relu", 1.2).variance_map([1.0, 2.0]).tolist()
+    assert bound.tolist() == [0.0, 0.0]  # a closed form
 
 
 @pytest.mark.parametrize("alpha", SLOPES)
@@ -132,7 +178,7 @@ def test_tables_are_the_closed_forms(name):
     table = LogKernel(_without_kernels(closed.activation))
     x = np.linspace(-8, 4, 40)
     deficit = np.geomspace(1e-9, 2.0, 40)
-    np.testing.assert_allclose(table.log_v(x), closed.log_v(x), atol=1e-12)
+    np.testing.assert_allclose(table.ratio(x), closed.ratio(x), atol=1e-12)
     np.testing.assert_allclose(table.log_r(x, deficit), closed.log_r(x, deficit), atol=2e-10)
 
 

@@ -15,7 +15,7 @@ from sigprop.activations import activation
 from sigprop.measurement.steps import NetSteps
 from sigprop.validation.function_law import FunctionLaw
 from sigprop.validation.nets import plan_nets
-from sigprop.validation.tally import EnteringLaw
+from sigprop.validation.scores import EnteringLaw
 from tests import stat
 
 CPU = {"device": "cpu"}

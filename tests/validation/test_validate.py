@@ -10,7 +10,7 @@ from scipy.special import ndtr
 from torch import nn
 
 from sigprop import finite_width_law, g_star, kaiming_leaky_init, validate, validate_many
-from sigprop.validation.tally import FAMILIES
+from sigprop.validation.scores import FAMILIES
 from tests import stat
 
 CPU = {"device": "cpu"}
@@ -356,9 +356,12 @@ def test_on_cuda_the_same_verdict():
 def test_many_validations_at_once_are_the_same_as_one_by_one():
     cases = [{"alpha": a, "depth": 5, "width": 32, "seeds": 2, **CPU} for a in (0.0, 0.2, 0.5)]
     ticks = []
-    together = validate_many(cases, workers=3, progress=lambda: ticks.append(1))
+    together = validate_many(cases, workers=3, progress=lambda *now: ticks.append(now))
     assert [r.p_value for r in together] == [validate(**case).p_value for case in cases]
-    assert len(ticks) == 6
+    assert ticks == [(done, 6) for done in range(1, 7)]
+    ticks.clear()
+    validate(**cases[0], progress=lambda *now: ticks.append(now))
+    assert ticks == [(1, 2), (2, 2)]
     assert torch.get_num_threads() == 1
     with pytest.raises(ValueError, match="gain must be > 0"):
         validate_many([cases[0] | {"gain": -1}])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from sigprop.graph import Graph
-from sigprop.init.aims import Aim
 from sigprop.init.backward import gradient_energies
 from sigprop.init.decided import Decided, Levels
+from sigprop.init.gains import Criterion
 
 GROWTH = 4.0
 """A relative error of a second moment that became this many times larger is said."""
@@ -44,14 +44,14 @@ def warnings_of(
 def _guessed(levels: Levels, names: Mapping[str, str], set_nodes: Collection[str]) -> Sequence[str]:
     layers: dict[str, dict[str, None]] = {}
     for name in set_nodes:
-        for doubt in levels.weights[name].doubts:
-            layers.setdefault(doubt, {})[names[name]] = None
+        for guess in levels.weights[name].guesses:
+            layers.setdefault(guess, {})[names[name]] = None
     if not layers:
         return ()
     by_layers: dict[str, list[str]] = {}
-    for doubt, of in layers.items():
-        by_layers.setdefault(_some(list(of)), []).append(doubt)
-    parts = [f"{_some(doubts, quoted=False)} (before {of})" for of, doubts in by_layers.items()]
+    for guess, of in layers.items():
+        by_layers.setdefault(_some(list(of)), []).append(guess)
+    parts = [f"{_some(guesses, quoted=False)} (before {of})" for of, guesses in by_layers.items()]
     return (
         f"not known, and left out of the gain: {_some(parts, quoted=False)}. "
         "Give an example of the input (example=), on which it is measured.",
@@ -86,7 +86,7 @@ def _unstable(
         f"q is not stable: an error of 1 % in the second moment (finite width makes larger ones) "
         f"becomes {_percent(growth)} at layer {names[name]!r}"
         f"{_fed(decided)}, as its variance map is steeper than 1 (χ∥ > 1). "
-        f"{_what_instead(levels.graph, levels.aim, decided)}",
+        f"{_what_instead(levels.graph, levels.criterion, decided)}",
     )
 
 
@@ -98,17 +98,17 @@ def _percent(growth: float) -> str:
     return f"{growth:.3g} %" if growth < 1000 else f"{growth:.1e} %"
 
 
-def _what_instead(graph: Graph, aim: Aim, decided: Decided) -> str:
+def _what_instead(graph: Graph, criterion: Criterion, decided: Decided) -> str:
     if any(node.kind == "product" for node in graph.nodes):
         return "Use normalization before the products, or fewer of them in a row."
-    if aim.kind == "critical":
+    if criterion.kind == "critical":
         return (
             "Its critical point holds no net. Use kind='forward' with a small q (0.01, at which "
             "the activation is nearly straight and χ∥ near 1), normalization, or a leaky ReLU."
         )
     return (
-        f"Use a smaller q than {aim.q:g} (q=0.01: there the activation is nearly straight and "
-        "χ∥ near 1), normalization, or a leaky ReLU."
+        f"Use a smaller q than {criterion.q:g} (q=0.01: there the activation is nearly straight "
+        "and χ∥ near 1), normalization, or a leaky ReLU."
     )
 
 
@@ -125,7 +125,7 @@ def _gradients(
     place = levels.graph.place
     word = "grows" if place[high] < place[low] else "vanishes"
     advice = "Use residual connections or normalization."
-    if levels.aim.kind in ("forward", "unit_variance") and not normalized:
+    if levels.criterion.kind in ("forward", "unit_variance") and not normalized:
         advice = (
             "Use kind='critical' (χ = 1) or a smaller q, or residual connections, normalization, "
             "a leaky ReLU."

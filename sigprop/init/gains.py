@@ -15,7 +15,7 @@ from sigprop.theory.leaky import g_star
 
 
 @dataclass(frozen=True)
-class Aim:
+class Criterion:
     """What the gains are to hold; see :func:`sigprop.initialize`.
 
     Attributes:
@@ -73,7 +73,7 @@ def leaky_gain(alpha: Slopes) -> float:
     return float(g_star(np.array(alpha), channel_axis=0))
 
 
-def exact_gain(alpha: Slopes, aim: Aim) -> float:
+def exact_gain(alpha: Slopes, criterion: Criterion) -> float:
     """The gain after slopes that meet a signal as a weight layer leaves it: g*, less the bias."""
     gain = leaky_gain(alpha)
-    return gain if aim.bias == 0 else gain * math.sqrt(aim.without_bias / aim.q)
+    return gain if criterion.bias == 0 else gain * math.sqrt(criterion.without_bias / criterion.q)

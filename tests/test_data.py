@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sigprop.inputs import digits, load_inputs, mnist, read_idx
+from sigprop.data import digits, load_inputs, mnist, read_idx
 
 
 def test_digits_are_the_real_ones():

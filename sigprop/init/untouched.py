@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from sigprop.init.parameters import Writable
 from sigprop.init.plan import Untouched
-from sigprop.init.slots import Slot
 from sigprop.reading.layers import LEAKY_MODULES, has_slopes
 
 _REASONS = {
@@ -22,11 +22,11 @@ _REASONS = {
 def untouched(
     modules: Mapping[str, nn.Module],
     parameters: Mapping[str, nn.Parameter],
-    slots: Iterable[Slot],
+    writables: Iterable[Writable],
     reasons: Mapping[str, str],
 ) -> tuple[Untouched, ...]:
-    """Every parameter that no slot holds, with the reason given or that of its module."""
-    held = {id(tensor) for slot in slots for tensor in slot.held}
+    """Every parameter that is not written, with the reason given or that of its module."""
+    held = {id(tensor) for writable in writables for tensor in writable.held}
     return tuple(
         Untouched(name, tuple(p.shape), reasons.get(name) or _why(modules, name))
         for name, p in parameters.items()

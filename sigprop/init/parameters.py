@@ -1,4 +1,4 @@
-"""A slot: the one weight (or bias) of a layer, however it is held, checked before it is written."""
+"""The tensors that are written: a weight or bias, however it is held, checked before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Writer = Callable[[Fill], None]
 Memory = tuple[torch.device, int, int, torch.Size, tuple[int, ...]]
 
 
-class Slot(NamedTuple):
+class Writable(NamedTuple):
     """A tensor to be written.
 
     Attributes:
@@ -38,16 +38,16 @@ class Slot(NamedTuple):
     memory: Memory
 
 
-def slot_of(label: str, shape: torch.Size, held: Sequence[Tensor], write: Writer) -> Slot:
-    """A slot over some parameters."""
+def writable_of(label: str, shape: torch.Size, held: Sequence[Tensor], write: Writer) -> Writable:
+    """A tensor to be written, held by some parameters."""
     first = held[0]
     address, offset = first.untyped_storage().data_ptr(), int(first.storage_offset())
     memory = first.device, address, offset, first.shape, first.stride()
-    return Slot(label, tuple(shape), tuple(held), write, memory)
+    return Writable(label, tuple(shape), tuple(held), write, memory)
 
 
-def tensor_slot(tensor: Tensor, label: str) -> Slot:
-    """The slot of a bare tensor.
+def writable_tensor(tensor: Tensor, label: str) -> Writable:
+    """A bare tensor to be written.
 
     Raises:
         TypeError: integers, complex numbers, quantized or another dtype that cannot be drawn.
@@ -58,11 +58,13 @@ def tensor_slot(tensor: Tensor, label: str) -> Slot:
     def write(fill: Fill) -> None:
         fill(tensor)
 
-    return slot_of(label, tensor.shape, (tensor,), write)
+    return writable_of(label, tensor.shape, (tensor,), write)
 
 
-def layer_slot(module: nn.Module, attribute: str, label: str, trial: Fill | None = None) -> Slot:
-    """The slot of a layer's ``weight`` or ``bias``: a parameter, parametrized or weight-normed.
+def writable_layer(
+    module: nn.Module, attribute: str, label: str, trial: Fill | None = None
+) -> Writable:
+    """A layer's ``weight`` or ``bias`` to be written: a parameter, parametrized or weight-normed.
 
     Args:
         module: the layer.
@@ -76,9 +78,9 @@ def layer_slot(module: nn.Module, attribute: str, label: str, trial: Fill | None
     """
     parameter = module._parameters.get(attribute)
     if parameter is not None:
-        return tensor_slot(parameter, label)
+        return writable_tensor(parameter, label)
     if parametrize.is_parametrized(module, attribute):
-        return _parametrized_slot(module, attribute, label, trial or _no_fill)
+        return _writable_parametrized(module, attribute, label, trial or _no_fill)
     hook = next(
         (
             hook
@@ -88,7 +90,7 @@ def layer_slot(module: nn.Module, attribute: str, label: str, trial: Fill | None
         None,
     )
     if hook is not None:
-        return _weight_norm_slot(module, hook, label)
+        return _writable_weight_norm(module, hook, label)
     others = ", ".join(name for name in (*module._parameters, *module._buffers) if "_" in name)
     raise ValueError(
         f"{label} is not a parameter of its layer"
@@ -98,10 +100,10 @@ def layer_slot(module: nn.Module, attribute: str, label: str, trial: Fill | None
     )
 
 
-def parameter_slot(
+def writable_computed(
     parameter: Tensor, label: str, compute: Callable[[], Tensor], std: float, *, drawn: bool
-) -> Slot:
-    """The slot of a weight that is computed from a parameter, proportional to it.
+) -> Writable:
+    """A weight to be written that is computed from a parameter, proportional to it.
 
     Args:
         parameter: what is written.
@@ -121,28 +123,28 @@ def parameter_slot(
         if size > 0:
             parameter.mul_(std / size)
 
-    return slot_of(label, parameter.shape, (parameter,), write)
+    return writable_of(label, parameter.shape, (parameter,), write)
 
 
-def refuse_overlaps(slots: Iterable[Slot]) -> None:
+def refuse_overlaps(writables: Iterable[Writable]) -> None:
     """Refuse different tensors that share memory: drawing the later would spoil the earlier.
 
     Raises:
         ValueError: naming both.
     """
-    spans = sorted({s.memory: s for s in slots}.values(), key=lambda s: s.memory[1:3])
-    for place, slot in enumerate(spans):
-        _, address, start, *_ = slot.memory
+    spans = sorted({s.memory: s for s in writables}.values(), key=lambda s: s.memory[1:3])
+    for place, writable in enumerate(spans):
+        _, address, start, *_ = writable.memory
         for after in range(place + 1, len(spans)):
             other = spans[after]
             device, other_address, other_start, *_ = other.memory
-            if other_address != address or other_start >= start + _reach(slot.held[0]):
+            if other_address != address or other_start >= start + _reach(writable.held[0]):
                 break
-            if slot.memory[0] == device and _meet(slot.held[0], other.held[0]):
+            if writable.memory[0] == device and _meet(writable.held[0], other.held[0]):
                 raise ValueError(
-                    f"{slot.label} and {other.label} share memory but are not the same tensor (one "
-                    "is a view into the other); drawing the second would spoil the first. Give "
-                    "each its own memory with .clone(), or initialize one by itself."
+                    f"{writable.label} and {other.label} share memory but are not the same "
+                    "tensor (one is a view into the other); drawing the second would spoil the "
+                    "first. Give each its own memory with .clone(), or initialize one by itself."
                 )
 
 
@@ -159,7 +161,7 @@ def _reach(tensor: Tensor) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def _parametrized_slot(module: nn.Module, attribute: str, label: str, trial: Fill) -> Slot:
+def _writable_parametrized(module: nn.Module, attribute: str, label: str, trial: Fill) -> Writable:
     parts = cast(nn.ModuleDict, module.parametrizations)[attribute]
     names = " and ".join(type(part).__name__.lstrip("_") for part in parts.children())
     originals = tuple(parts.parameters())
@@ -189,10 +191,10 @@ def _parametrized_slot(module: nn.Module, attribute: str, label: str, trial: Fil
         fill(new)
         setattr(module, attribute, new)
 
-    return slot_of(label, wanted.shape, originals, write)
+    return writable_of(label, wanted.shape, originals, write)
 
 
-def _weight_norm_slot(module: nn.Module, hook: WeightNorm, label: str) -> Slot:
+def _writable_weight_norm(module: nn.Module, hook: WeightNorm, label: str) -> Writable:
     direction = module._parameters[hook.name + "_v"]
     length = module._parameters[hook.name + "_g"]
     assert direction is not None and length is not None
@@ -203,7 +205,7 @@ def _weight_norm_slot(module: nn.Module, hook: WeightNorm, label: str) -> Slot:
         length.copy_(torch.norm_except_dim(direction, 2, hook.dim))
         setattr(module, hook.name, hook.compute_weight(module))
 
-    return slot_of(label, direction.shape, (direction, length), write)
+    return writable_of(label, direction.shape, (direction, length), write)
 
 
 def _check(tensor: Tensor, label: str) -> None:

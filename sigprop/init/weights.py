@@ -21,7 +21,7 @@ VOID = "its scale is void: the weight in use is made from its direction alone"
 
 
 @dataclass(eq=False, slots=True)
-class Site:
+class ModelWeight:
     """One weight that may be set.
 
     Attributes:
@@ -98,20 +98,20 @@ class Site:
         return Moments(float(values.mean()), float(values.square().mean()))
 
 
-def sites_of_layers(model: nn.Module, *, frozen: bool) -> list[Site]:
+def weights_of_layers(model: nn.Module, *, frozen: bool) -> list[ModelWeight]:
     """The weight layers among a model's modules, whether they are called or not."""
     return [
-        _layer_site(name, module, frozen)
+        _layer_weight(name, module, frozen)
         for name, module in model.named_modules()
         if isinstance(module, WEIGHT_LAYERS)
     ]
 
 
-def _layer_site(name: str, module: nn.Module, frozen: bool) -> Site:
+def _layer_weight(name: str, module: nn.Module, frozen: bool) -> ModelWeight:
     held = parameters_behind(name, module)
     biases = (f"{name}.bias".lstrip("."),) if module.bias is not None else ()
     label = label_of(name, module)
-    found = Site(name, kind_of(module), module, label=label, parameters=held, biases=biases)
+    found = ModelWeight(name, kind_of(module), module, label=label, parameters=held, biases=biases)
     if held and not frozen and not any(p.requires_grad for p in held.values()):
         return replace(found, left=FROZEN)
     return found
@@ -139,13 +139,13 @@ def parameters_behind(name: str, module: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def sites_of_reading(
+def weights_of_reading(
     modules: Mapping[str, nn.Module],
     parameters: Iterable[str],
     reading: Reading,
     *,
     frozen: bool,
-) -> list[Site]:
+) -> list[ModelWeight]:
     """The weights that a model uses, in the order of its modules and parameters, by name."""
     groups: dict[tuple[str, ...], list[Node]] = {}
     for node in reading.graph.of_kind("weight"):
@@ -154,41 +154,41 @@ def sites_of_reading(
     tables = reading.graph.of_kind("embedding")
     embedded = frozenset(name for node in tables for name in node.parameters)
     layers = _Layers(modules, reading)
-    found = [_site(nodes, reading, layers, embedded, frozen) for nodes in groups.values()]
+    found = [_model_weight(nodes, reading, layers, embedded, frozen) for nodes in groups.values()]
     places = {name: place for place, name in enumerate(modules)}
     order = {name: place for place, name in enumerate(parameters)}
 
-    def place(site: Site) -> tuple[int, int]:
-        first = min((order[name] for name in site.parameters), default=0)
-        home = site.name.split(" = ")[0]
+    def place(weight: ModelWeight) -> tuple[int, int]:
+        first = min((order[name] for name in weight.parameters), default=0)
+        home = weight.name.split(" = ")[0]
         if home not in places:
-            home = next(iter(site.parameters), "").rpartition(".")[0]
+            home = next(iter(weight.parameters), "").rpartition(".")[0]
         return places.get(home, 0), first
 
     return sorted(found, key=place)
 
 
-def _site(
+def _model_weight(
     nodes: list[Node],
     reading: Reading,
     layers: _Layers,
     embedded: frozenset[str],
     frozen: bool,
-) -> Site:
-    weights = [reading.weights[node.name] for node in nodes]
-    used = next((w for w in weights if w.owner is not None), weights[0])
+) -> ModelWeight:
+    in_use = [reading.weights[node.name] for node in nodes]
+    used = next((w for w in in_use if w.owner is not None), in_use[0])
     parameters = used.parameters
     names: dict[str, None] = {}
     layer: nn.Module | None = None
-    for node, weight in zip(nodes, weights, strict=True):
-        path = layers.of(node, weight)
-        names[next(iter(weight.parameters), node.name) if path is None else path] = None
+    for node, use in zip(nodes, in_use, strict=True):
+        path = layers.of(node, use)
+        names[next(iter(use.parameters), node.name) if path is None else path] = None
         if layer is None and path is not None:
             layer = layers.modules[path]
     name = " = ".join(names)
     module, attribute = used.owner or (layer, "")
     left = _left(used, attribute, embedded, frozen)
-    found = Site(
+    found = ModelWeight(
         name,
         nodes[0].operation if layer is None else kind_of(layer),
         module,
@@ -197,7 +197,7 @@ def _site(
         tuple(nodes),
         used,
         parameters,
-        biases=tuple(dict.fromkeys(weight.bias for weight in weights if weight.bias)),
+        biases=tuple(dict.fromkeys(use.bias for use in in_use if use.bias)),
         fans=nodes[0].weight.fans if nodes[0].weight is not None else None,
         left=left,
     )
@@ -258,42 +258,42 @@ def _is_void(used: UsedWeight, attribute: str) -> bool:
     return all(used.degree(name) == 0 for name in used.parameters)
 
 
-def _constant(site: Site) -> Site:
+def _constant(weight: ModelWeight) -> ModelWeight:
     """A weight without parameters: a buffer, or what a hook computes into the layer."""
-    module = site.module
+    module = weight.module
     if not isinstance(module, WEIGHT_LAYERS) or "weight" in module._buffers:
-        return replace(site, left="constant")
-    return replace(site, attribute="weight", label=label_of(site.name, module))
+        return replace(weight, left="constant")
+    return replace(weight, attribute="weight", label=label_of(weight.name, module))
 
 
-def _through_parameter(site: Site) -> Site:
+def _through_parameter(weight: ModelWeight) -> ModelWeight:
     """Choose the parameter through which a computed weight is set, by how it grows with each."""
-    used = site.used
+    used = weight.used
     assert used is not None
-    if site.direct:
-        return replace(site, target=next(iter(site.parameters)))
-    degrees = {name: used.degree(name) for name in site.parameters}
-    large = {name for name, p in site.parameters.items() if p.dim() > 1 and not _is_column(p)}
+    if weight.direct:
+        return replace(weight, target=next(iter(weight.parameters)))
+    degrees = {name: used.degree(name) for name in weight.parameters}
+    large = {name for name, p in weight.parameters.items() if p.dim() > 1 and not _is_column(p)}
     grown = [name for name in large if degrees[name] == 1]
     if len(grown) == 1 and all(degrees[name] == 0 for name in large - set(grown)):
         if _depends(used, grown[0]):
             why = (
-                f"{site.label} is computed from {grown[0]} so that its entries have one sign or "
+                f"{weight.label} is computed from {grown[0]} so that its entries have one sign or "
                 "depend on each other: no gain keeps the signal. Initialize it by itself"
             )
-            return replace(site, trouble=why)
-        return replace(site, target=grown[0])
+            return replace(weight, trouble=why)
+        return replace(weight, target=grown[0])
     if not grown and all(degrees[name] == 0 for name in large):
         scales = [name for name, degree in degrees.items() if degree == 1]
         if not scales:
-            return replace(site, left=VOID)
-        return replace(site, target=scales[0], direction=True)
-    names = ", ".join(site.parameters)
+            return replace(weight, left=VOID)
+        return replace(weight, target=scales[0], direction=True)
+    names = ", ".join(weight.parameters)
     why = (
-        f"{site.label} is computed from {names} in a way that is not proportional to one of them: "
-        "it cannot be set to a wanted size. Initialize it by itself"
+        f"{weight.label} is computed from {names} in a way that is not proportional to one of "
+        "them: it cannot be set to a wanted size. Initialize it by itself"
     )
-    return replace(site, trouble=why)
+    return replace(weight, trouble=why)
 
 
 def _depends(used: UsedWeight, name: str) -> bool:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from sigprop.activations import Activation
 from sigprop.graph import Node
 from sigprop.init.responses import Response, composed, critical_point, respond
-from sigprop.init.signals import Bent, Signal, Trouble, merged
+from sigprop.init.signals import Bent, SignalMoments, Trouble, merged
 from sigprop.reading.call_records import leaky
 
 if TYPE_CHECKING:
-    from sigprop.init.means import Result, Rules
+    from sigprop.init.rule_context import Result, Rules
 
 
-def activation(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
+def activation(rules: Rules, node: Node, signals: Sequence[SignalMoments]) -> Result:
     """φ of a Gaussian signal, of a function of one, or what was measured."""
     if len(signals) != 1:
         return rules.unknown(node, signals)
@@ -27,7 +27,7 @@ def activation(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     outside = node if node.alpha is None else signal.outside
     if record is None:
         found = rules.by_example(node, signals)
-        if found is not None and rules.aim.kind != "critical":
+        if found is not None and rules.criterion.kind != "critical":
             return found[0]._replace(makers=(node.name,), outside=outside), found[1]
         return rules.unknown(
             node, signals, "which is not known to be a function of one number, entry by entry"
@@ -47,14 +47,14 @@ def activation(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
     elif signal.uneven and alpha is None:
         why = "which acts on units multiplied by different constants: its input is not Gaussian"
         return rules.unknown(node, signals, why)
-    if rules.aim.kind == "critical":
+    if rules.criterion.kind == "critical":
         return _critical(rules, node, signal, record)
     response = respond(record, q, mean)
     if response is None or not math.isfinite(response.q) or response.q < 0:
         return rules.unknown(node, signals, f"of which second moment {q:.4g} is out of range")
     at_level = signal.slopes == (1.0,) and alpha is not None
     kept = None if signal.uneven else record
-    return Signal(
+    return SignalMoments(
         response.q,
         response.mean,
         signal.level,
@@ -67,13 +67,13 @@ def activation(rules: Rules, node: Node, signals: Sequence[Signal]) -> Result:
         slopes=alpha if at_level else None,
         bent=None if signal.raw else Bent(node, kept, q, mean, growth),
         outside=outside,
-        doubts=signal.doubts,
+        guesses=signal.guesses,
         basis=signal.basis,
         units=signal.units,
     ), (_slope(response, signal, q),)
 
 
-def _slope(response: Response, signal: Signal, q: float) -> float | None:
+def _slope(response: Response, signal: SignalMoments, q: float) -> float | None:
     """E φ′² of the last step alone: of a composition, what is not in the first."""
     if signal.bent is None or signal.bent.record is None:
         return response.slope
@@ -83,7 +83,7 @@ def _slope(response: Response, signal: Signal, q: float) -> float | None:
     return response.slope / (inner.slope * signal.bent.factor**2)
 
 
-def _critical(rules: Rules, node: Node, signal: Signal, record: Activation) -> Result:
+def _critical(rules: Rules, node: Node, signal: SignalMoments, record: Activation) -> Result:
     """The share of q that χ = 1 leaves, 1/g²: in units of the fixed point."""
     alpha = node.alpha if signal.bent is None else None
     at_level = signal.slopes == (1.0,)
@@ -91,9 +91,10 @@ def _critical(rules: Rules, node: Node, signal: Signal, record: Activation) -> R
         square = (1 + sum(a * a for a in alpha) / len(alpha)) / 2
         growth, point = 1.0, signal.point
     else:
-        found = critical_point(record, rules.aim.bias_std)
+        found = critical_point(record, rules.criterion.bias_std)
         if math.isnan(found.gain):
-            why = f"which has no critical gain at bias_std={rules.aim.bias_std:g}: {found.reason}"
+            at = f"bias_std={rules.criterion.bias_std:g}"
+            why = f"which has no critical gain at {at}: {found.reason}"
             whole = merged([signal], q=1.0, mean=0.0, growth=0.0)
             trouble = Trouble(node, why, bracket=found.bracket)
             return whole._replace(trouble=trouble, makers=(node.name,)), (None,)

@@ -7,25 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sigprop.graph import Graph, Moments, Node
-from sigprop.init.aims import Aim
-from sigprop.init.signals import Signal, Trouble, merged, shared_level
+from sigprop.init.gains import Criterion
+from sigprop.init.signals import SignalMoments, Trouble, merged, shared_level
 
 Factors = tuple[float | None, ...]
-Result = tuple[Signal, Factors]
+Result = tuple[SignalMoments, Factors]
 UNKNOWN = "whose effect on the signal is not known"
 
 
 @dataclass
 class Rules:
-    """The rules of one network for one aim."""
+    """The rules of one network for one criterion."""
 
     graph: Graph
-    aim: Aim
-    doubts: dict[str, str] = field(default_factory=dict)
+    criterion: Criterion
+    guesses: dict[str, str] = field(default_factory=dict)
     """What was guessed at a node, by its name: a clause."""
 
     def unknown(
-        self, node: Node, signals: Sequence[Signal], why: str = UNKNOWN, what: str = ""
+        self, node: Node, signals: Sequence[SignalMoments], why: str = UNKNOWN, what: str = ""
     ) -> Result:
         """The second moment that leaves a node is not known."""
         whole = merged(signals, q=1.0, mean=0.0, growth=0.0)
@@ -34,16 +34,16 @@ class Rules:
             signals
         )
 
-    def guessed(self, node: Node, signal: Signal, why: str) -> Signal:
+    def guessed(self, node: Node, signal: SignalMoments, why: str) -> SignalMoments:
         """The signal, with a note that the effect of a node on it was guessed."""
-        self.doubts[node.name] = f"{node} {why}"
+        self.guesses[node.name] = f"{node} {why}"
         guess = frozenset((node.name,))
-        return signal._replace(doubts=signal.doubts | guess, basis=signal.basis | guess)
+        return signal._replace(guesses=signal.guesses | guess, basis=signal.basis | guess)
 
     def by_example(
         self,
         node: Node,
-        signals: Sequence[Signal],
+        signals: Sequence[SignalMoments],
         *,
         absolute: bool = False,
         powers: Sequence[float] = (),
@@ -58,19 +58,19 @@ class Rules:
                 sum.
 
         Returns:
-            None: not measured, or zero, or the aim has no second moments of its own.
+            None: not measured, or zero, or the criterion has no second moments of its own.
         """
         out = node.measured
         if out is None or not usable(out):
             return None
         if absolute:
-            if self.aim.kind == "critical":
+            if self.criterion.kind == "critical":
                 return None
             whole = merged(signals, q=out.q, mean=out.mean, growth=0.0)
             whole = whole._replace(
                 makers=(node.name,),
                 known=True,
-                doubts=frozenset(),
+                guesses=frozenset(),
                 basis=frozenset(),
                 trouble=None,
                 level=self.level(out.q),
@@ -95,8 +95,8 @@ class Rules:
         return whole, tuple(whole.q / s.q if s.q > 0 else None for s in signals)
 
     def level(self, q: float) -> float:
-        """The level behind a signal of stated size: the aim's own, or that of what comes."""
-        return q if self.aim.kind == "leaky" else self.aim.q
+        """The level behind a signal of stated size: q of the criterion, or the size itself."""
+        return q if self.criterion.kind == "leaky" else self.criterion.q
 
 
 def usable(moments: Moments) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from sigprop.compare import cumulant_score, judge, sidak, sign_flip_score, two_sided
+from sigprop.validation.judge import cumulant_score, judge, sidak, sign_flip_score, two_sided
 from tests import stat
 
 

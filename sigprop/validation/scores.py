@@ -1,4 +1,4 @@
-"""Nets in, scores out: where the law of the theory meets the statistics of the measurement."""
+"""Normal scores of measured nets, from their statistics and the law of the theory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
-from sigprop.compare import cumulant_score, sign_flip_score
 from sigprop.measurement.steps import NetSteps
+from sigprop.validation.judge import cumulant_score, sign_flip_score
 from sigprop.validation.nets import NetPlan
 
 FAMILIES = (
@@ -53,7 +53,7 @@ class EnteringLaw:
         return cls(log_q, cosines, share, alive, np.maximum(alive.sum(axis=1), 1))
 
 
-class Tally:
+class ScoreSums:
     """Sums over nets of what the scores need; one net's statistics are held at a time."""
 
     def __init__(self, plan: NetPlan) -> None:
@@ -110,7 +110,7 @@ class Tally:
         ):
             forward = phi - self.square * z
             backward = grad_z - self.square * grad_phi
-            # Both share the signs of the units; off the forward part, the backward one adds news.
+            # Both share the signs of the units; only the rest of the backward part is independent.
             norm = (forward**2).sum()
             backward -= forward * ((forward * backward).sum() / norm if norm > 0 else 0.0)
             for direction, difference in enumerate((forward, backward)):
