@@ -58,7 +58,7 @@ class NetSteps:
 
 
 @dataclass(frozen=True)
-class Step:
+class WeightStep:
     """One weight step: z = Wh + b and grad_h = Wᵀ grad_z, of shapes (B, n_out) and (B, n_in).
 
     The net's own z is z·2^−log2_z and its own gradient is grad_z·2^−log2_grad.
@@ -99,7 +99,7 @@ def steps_of_net(model: DeepMLP, x: Tensor, cotangent: Tensor) -> NetSteps:
     gradients = torch.autograd.grad(output, [*entering, *leaving], cotangent)
     depth = len(leaving)
     steps = [
-        Step(h.detach(), z.detach(), grad_h, grad_z)
+        WeightStep(h.detach(), z.detach(), grad_h, grad_z)
         for h, z, grad_h, grad_z in zip(
             entering, leaving, gradients[:depth], gradients[depth:], strict=True
         )
@@ -139,7 +139,7 @@ def _streamed(
     x: Tensor,
     cotangent: Tensor,
     homogeneous: bool,
-) -> Iterator[Step]:
+) -> Iterator[WeightStep]:
     depth = len(activations) + 1
     leaving: list[Tensor] = []
     powers, log2_z, log2_grad = [0], [0], 0
@@ -159,7 +159,7 @@ def _streamed(
             phi = activations[index - 1](z) if index else z
             h = _times_power(phi.detach(), powers[index]).requires_grad_()
             (grad_h,) = torch.autograd.grad(make_layer(index)(h), h, grad_z)
-        yield Step(h.detach(), leaving.pop(), grad_h, grad_z, log2_z[index], log2_grad)
+        yield WeightStep(h.detach(), leaving.pop(), grad_h, grad_z, log2_z[index], log2_grad)
         if index:
             (grad_z,) = torch.autograd.grad(phi, z, grad_h)
             leaving[-1] = z.detach()
@@ -180,7 +180,7 @@ def _times_power(values: Tensor, power: int) -> Tensor:
     return values * 2.0**power if power else values
 
 
-def _collect(steps: Iterable[Step], chunk: int) -> NetSteps:
+def _collect(steps: Iterable[WeightStep], chunk: int) -> NetSteps:
     """Reduce steps, given from the last to the first, on their device; bring all home at once."""
     parts: list[Tensor] = []
     units: list[Tensor] = []
@@ -209,9 +209,9 @@ def _collect(steps: Iterable[Step], chunk: int) -> NetSteps:
     return _at_home(parts, units, ends, scales)
 
 
-def _groups(steps: Iterable[Step], chunk: int) -> Iterator[list[Step]]:
+def _groups(steps: Iterable[WeightStep], chunk: int) -> Iterator[list[WeightStep]]:
     """Runs of steps of equal shapes, no longer than ``chunk``."""
-    group: list[Step] = []
+    group: list[WeightStep] = []
     for step in steps:
         if group and (
             len(group) == chunk
@@ -256,7 +256,7 @@ class _Sized:
     grad_z: _Signal
 
     @classmethod
-    def of(cls, group: list[Step]) -> _Sized:
+    def of(cls, group: list[WeightStep]) -> _Sized:
         names = ("h", "z", "grad_h", "grad_z")
         return cls(*(_Signal.of([getattr(step, name) for step in group]) for name in names))
 

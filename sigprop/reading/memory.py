@@ -18,7 +18,7 @@ Write = Callable[[Tensor, int], Any]
 
 
 @dataclass(slots=True, eq=False)
-class Storage:
+class StorageOwners:
     """One storage: who made it, and, once parts were written, a map of who made each entry.
 
     Attributes:

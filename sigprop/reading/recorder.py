@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from sigprop.graph import Moments
 from sigprop.reading.layers import layer_of
-from sigprop.reading.memory import Owner, Storage, storage_id
+from sigprop.reading.memory import Owner, StorageOwners, storage_id
 from sigprop.reading.steps import Step, call, data_of, steps_in, tensors_in
 from sigprop.reading.writing import Traits, left_by, traits, writes
 
@@ -21,7 +21,7 @@ _ITEM = operator.getitem
 
 
 @dataclass(slots=True, eq=False)
-class Value:
+class KnownTensor:
     """A tensor that was met: who made it, when, and how autograd knew it then."""
 
     tensor: Tensor
@@ -55,8 +55,8 @@ class Recorder(TorchFunctionMode):
         self.made: list[tuple[Step, Any]] = []
         self.read_again: list[tuple[Step, Any, Step | None, list[Owner]]] = []
         self.replaced: set[Step] = set()
-        self.values: dict[int, Value] = {}
-        self.memory: dict[int, Storage] = {}
+        self.values: dict[int, KnownTensor] = {}
+        self.memory: dict[int, StorageOwners] = {}
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
         self.stack: list[tuple[str, nn.Module | None]] = [("", None)]
         self.constants: dict[int, Tensor] = {}
@@ -66,12 +66,12 @@ class Recorder(TorchFunctionMode):
         self.exposed: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.clock = 0
         self.blind = 0
-        self.own: dict[int, Storage] = {}
+        self.own: dict[int, StorageOwners] = {}
         self._homes: dict[int | None, Tensor] = {}
         for parameter in parameters:
             key = storage_id(parameter)
             self._homes[key] = parameter
-            storage = Storage(parameter, parameter, whole=parameter)
+            storage = StorageOwners(parameter, parameter, whole=parameter)
             if key is not None:
                 storage = self.memory.setdefault(key, storage)
             self.own[id(parameter)] = storage
@@ -208,7 +208,7 @@ class Recorder(TorchFunctionMode):
         if held and id(target) not in self.own:
             read[id(target)] = target.detach().clone()
 
-    def _partly_written(self, tensor: Tensor) -> Storage | None:
+    def _partly_written(self, tensor: Tensor) -> StorageOwners | None:
         """The storage of a tensor, if parts of it were made by others."""
         storage = self.memory.get(storage_id(tensor) or 0)
         return storage if storage is not None and storage.map is not None else None
@@ -307,7 +307,7 @@ class Recorder(TorchFunctionMode):
             base = tensor._base if tensor._is_view() else None
             if base is not None and base.grad_fn is not None and id(base) not in self.values:
                 self.functions.setdefault(base.grad_fn, owner)
-        self.values[id(tensor)] = Value(
+        self.values[id(tensor)] = KnownTensor(
             tensor, owner, place, self.clock, function, _version(tensor) or 0
         )
         self._stored(tensor, owner)
@@ -321,7 +321,7 @@ class Recorder(TorchFunctionMode):
         storage = self.memory.get(key) if key is not None else None
         return tensor if storage is None else storage.base
 
-    def _of(self, value: Value) -> Owner:
+    def _of(self, value: KnownTensor) -> Owner:
         if value.place is None or not isinstance(value.step, Step):
             return value.step
         item = call(_ITEM, (value.step, value.place), {}, path=value.step.path)
@@ -332,9 +332,9 @@ class Recorder(TorchFunctionMode):
     def _stored(self, tensor: Tensor, owner: Owner) -> None:
         key = storage_id(tensor)
         if key is not None and key not in self.memory:
-            self.memory[key] = Storage(tensor, owner, whole=tensor)
+            self.memory[key] = StorageOwners(tensor, owner, whole=tensor)
 
-    def _painted(self, tensor: Tensor, storage: Storage) -> Owner:
+    def _painted(self, tensor: Tensor, storage: StorageOwners) -> Owner:
         """A tensor read after parts of its storage were written, or a view made unseen."""
         parts = storage.parts(tensor)
         owner = parts[0][0]

@@ -120,7 +120,7 @@ def lose_writes(patch):
 
 
 def lose_regions(patch):
-    patch.setattr(memory.Storage, "paint", lambda self, *_: None)
+    patch.setattr(memory.StorageOwners, "paint", lambda self, *_: None)
 
 
 def lose_older_views(patch):
