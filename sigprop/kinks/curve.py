@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.arrangement.network import Maximum
 from sigprop.checks import FloatArray
 from sigprop.kinks import bernstein
 from sigprop.kinks.line import MovingPiecewise, NetworkLine
 from sigprop.kinks.losses import Loss
 from sigprop.kinks.march import March, march
-from sigprop.regions.network import Maximum
 
 Side = Literal["left", "right"]
 Integers = NDArray[np.intp]

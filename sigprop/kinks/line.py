@@ -9,8 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from scipy import sparse
 
-from sigprop.checks import FloatArray
-from sigprop.regions.network import (
+from sigprop.arrangement.network import (
     Add,
     Affine,
     Matrix,
@@ -19,6 +18,7 @@ from sigprop.regions.network import (
     PiecewiseLinear,
     Step,
 )
+from sigprop.checks import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class MovingPiecewise:
     """Units on the line: slopes and offsets of the pieces move, thresholds stay.
 
     Attributes:
-        thresholds: (pieces − 1, units), as in :class:`sigprop.regions.network.Piecewise`.
+        thresholds: (pieces − 1, units), as in :class:`sigprop.arrangement.network.Piecewise`.
         slopes: (pieces, units) at t = 0.
         slope_steps: their change per t, or None where no slope of the layer moves.
         offsets: (pieces, units) at t = 0.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.arrangement.network import Add, Matrix, Maximum
 from sigprop.checks import FloatArray
 from sigprop.kinks import bernstein
 from sigprop.kinks.line import MovingAffine, MovingPiecewise, NetworkLine, sources
-from sigprop.regions.network import Add, Matrix, Maximum
 
 EPS = bernstein.EPS
 SAFETY = 32.0

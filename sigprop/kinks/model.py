@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.arrangement.network import Maximum
 from sigprop.checks import FloatArray, count
 from sigprop.kinks.backward import Pass
 from sigprop.kinks.line import MovingPiecewise, NetworkLine
 from sigprop.kinks.parameters import Parameters
 from sigprop.kinks.problem import read_problem
 from sigprop.records import Row, plain
-from sigprop.regions.network import Maximum
 
 ON_KINK = 1e-9
 """A unit is on its kink if its pre-activation is this close to it, next to its layer's largest."""

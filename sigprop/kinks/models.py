@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from sigprop.arrangement.network import Affine, Matrix, PiecewiseLinear, Step
 from sigprop.checks import FloatArray
 from sigprop.kinks.line import NetworkLine
 from sigprop.kinks.parameters import (
@@ -20,7 +21,7 @@ from sigprop.kinks.parameters import (
     places,
     step_arrays,
 )
-from sigprop.regions.network import Affine, Matrix, PiecewiseLinear, Step
+from sigprop.piecewise import as_network
 
 
 class NetworkModel:
@@ -80,8 +81,6 @@ class ModuleModel:
         return [parameter for _, parameter in self._module.named_parameters()]
 
     def _network(self, arrays: Iterable[FloatArray]) -> PiecewiseLinear:
-        from sigprop.regions.door import as_network
-
         for parameter, array in zip(self._parameters(), arrays, strict=True):
             parameter.data.copy_(parameter.data.new_tensor(array))
         net: PiecewiseLinear = as_network(self._module, self._example)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sigprop.arrangement.network import Affine, Matrix, Piecewise, PiecewiseLinear, Step
 from sigprop.checks import FloatArray, real_array
 from sigprop.kinks.backward import Pass
-from sigprop.regions.network import Affine, Matrix, Piecewise, PiecewiseLinear, Step
 
 Integers = NDArray[np.intp]
 

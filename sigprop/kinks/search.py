@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.arrangement.network import Maximum, PiecewiseLinear
 from sigprop.checks import FloatArray, count, one_of, real_array, real_number
 from sigprop.kinks.curve import Curve, Integers, follow
 from sigprop.kinks.full import Gradients
@@ -16,7 +17,6 @@ from sigprop.kinks.line import MovingPiecewise, NetworkLine
 from sigprop.kinks.parameters import Parameters
 from sigprop.kinks.problem import read_problem
 from sigprop.records import Row, plain
-from sigprop.regions.network import Maximum, PiecewiseLinear
 
 SPACES = ("weights", "inputs")
 

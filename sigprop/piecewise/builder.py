@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from torch import Tensor
 
-from sigprop.regions.network import (
+from sigprop.arrangement.network import (
     Add,
     Affine,
     Array,

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, fx, nn
 
+from sigprop.arrangement.network import PiecewiseLinear
 from sigprop.piecewise import layers, maxima, units  # noqa: F401  (they fill the table)
 from sigprop.piecewise.arithmetic import linear_in_one
 from sigprop.piecewise.builder import Builder, RefusalError, Signal, Storage
@@ -22,7 +23,6 @@ from sigprop.piecewise.table import OPERATIONS, leaves
 from sigprop.piecewise.trial import check_values, find_shape, try_out
 from sigprop.reading.calling import attributes_kept, unwrapped
 from sigprop.reading.tracer import Tracer
-from sigprop.regions.network import PiecewiseLinear
 
 
 def _words(text: str) -> frozenset[str]:

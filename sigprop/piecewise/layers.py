@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor
 
+from sigprop.arrangement.network import Array
 from sigprop.piecewise import matrices
 from sigprop.piecewise.arithmetic import linear_in_one
 from sigprop.piecewise.builder import Builder, Index, RefusalError, Signal
@@ -27,7 +28,6 @@ from sigprop.piecewise.table import (
     reduced,
     spatial,
 )
-from sigprop.regions.network import Array
 
 
 @named("linear")

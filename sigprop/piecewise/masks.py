@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.arrangement.network import Array
 from sigprop.piecewise.builder import Builder, RefusalError, Signal
 from sigprop.piecewise.table import named, numbers
-from sigprop.regions.network import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
+from sigprop.arrangement.network import Array
 from sigprop.checks import real_array
 from sigprop.piecewise.builder import Builder, Index, RefusalError, Signal
-from sigprop.regions.network import Array
 
 Operation = Callable[..., Any]
 F = TypeVar("F", bound=Operation)

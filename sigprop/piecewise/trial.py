@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from sigprop.arrangement.network import PiecewiseLinear, apply
 from sigprop.checks import count, real_array
 from sigprop.reading.layers import WEIGHT_LAYERS
-from sigprop.regions.network import PiecewiseLinear, apply
 
 
 def check_values(model: nn.Module) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln, logsumexp
 
+from sigprop.arrangement import polytopes
+from sigprop.arrangement.counting import Lines, Plane, Polytopes, Progress
+from sigprop.arrangement.exact import Dyadic, dyadic, minus
+from sigprop.arrangement.network import Array, PiecewiseLinear
+from sigprop.arrangement.results import BoxRegions, LineRegions, PlaneRegions
 from sigprop.checks import count, real_array
-from sigprop.regions import polytopes
-from sigprop.regions.counting import Lines, Plane, Polytopes, Progress
-from sigprop.regions.door import as_network, as_network_of_points
-from sigprop.regions.exact import Dyadic, dyadic, minus
-from sigprop.regions.network import Array, PiecewiseLinear
-from sigprop.regions.results import BoxRegions, LineRegions, PlaneRegions
+from sigprop.piecewise import as_network, as_network_of_points
 
 MOST_DIMENSIONS = 5
 LINES_TIMES_KINKS = 8192

@@ -7,8 +7,8 @@ import pytest
 from scipy.linalg import block_diag
 
 from sigprop import regions
-from sigprop.regions import points
-from sigprop.regions.network import Affine, PiecewiseLinear
+from sigprop.arrangement import points
+from sigprop.arrangement.network import Affine, PiecewiseLinear
 from tests.regions.nets import degenerate, random_net
 from tests.regions.twin import count
 
@@ -182,9 +182,9 @@ def test_a_box_that_is_split(dim):
 
 def test_the_two_ways_of_cutting_a_plane_agree():
     """Cells of a layer together against hyperplane by hyperplane, on nets of many cells."""
-    from sigprop.regions import polytopes
-    from sigprop.regions.counting import Polytopes
-    from sigprop.regions.exact import dyadic
+    from sigprop.arrangement import polytopes
+    from sigprop.arrangement.counting import Polytopes
+    from sigprop.arrangement.exact import dyadic
 
     for widths, slope in (((2, 24, 24, 24), 0.0), ((2, 40, 40), 0.1), ((2, 12, 12, 12, 12), -0.7)):
         weights, biases = random_net(widths, 7, bias=1.0)

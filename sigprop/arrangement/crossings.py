@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.errors import EPS
-from sigprop.regions.network import Array
+from sigprop.arrangement.errors import EPS
+from sigprop.arrangement.network import Array
 
 Indices = NDArray[np.intp]
 

@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from sigprop.regions.crossings import Crossings, Indices, crossing_position
-from sigprop.regions.errors import EPS
-from sigprop.regions.network import Array
-from sigprop.regions.order import certain_order, share
-from sigprop.regions.pieces import Pattern, pieces_inside
-from sigprop.regions.points import Points
+from sigprop.arrangement.crossings import Crossings, Indices, crossing_position
+from sigprop.arrangement.errors import EPS
+from sigprop.arrangement.network import Array
+from sigprop.arrangement.order import certain_order, share
+from sigprop.arrangement.pieces import Pattern, pieces_inside
+from sigprop.arrangement.points import Points
 
 
 @dataclass

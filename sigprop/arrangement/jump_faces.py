@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sigprop.regions.crossings import Indices
-from sigprop.regions.exact import Point
-from sigprop.regions.points import Points
-from sigprop.regions.polytopes import Cells, Facets
+from sigprop.arrangement.crossings import Indices
+from sigprop.arrangement.exact import Point
+from sigprop.arrangement.points import Points
+from sigprop.arrangement.polytopes import Cells, Facets
 
 Line: TypeAlias = tuple[int, int, int]
 Place: TypeAlias = tuple[int, Fraction]

@@ -9,7 +9,7 @@ is known beforehand (one per chord, one per crossing), so a clash of keys cannot
 
 All this is for general position. Where it does not hold exactly (a hyperplane through a point,
 three through one point), :class:`NotGeneric` is raised and
-:mod:`sigprop.regions.polytopes` takes over.
+:mod:`sigprop.arrangement.polytopes` takes over.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.crossings import Crossings, Indices, crossing_position
-from sigprop.regions.errors import EPS
-from sigprop.regions.network import Array
-from sigprop.regions.order import certain_order, share, share_between
-from sigprop.regions.pieces import Pattern, pieces_inside
-from sigprop.regions.points import Points
+from sigprop.arrangement.crossings import Crossings, Indices, crossing_position
+from sigprop.arrangement.errors import EPS
+from sigprop.arrangement.network import Array
+from sigprop.arrangement.order import certain_order, share, share_between
+from sigprop.arrangement.pieces import Pattern, pieces_inside
+from sigprop.arrangement.points import Points
 
 Int = NDArray[np.int64]
 

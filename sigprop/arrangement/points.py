@@ -15,8 +15,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.crossings import Crossings, Indices
-from sigprop.regions.errors import (
+from sigprop.arrangement.crossings import Crossings, Indices
+from sigprop.arrangement.errors import (
     EPS,
     SLACK,
     Bound,
@@ -27,9 +27,9 @@ from sigprop.regions.errors import (
     largest_entries,
     of_frames,
 )
-from sigprop.regions.exact import Context, Dyadic, ExactNetwork, Point, point
-from sigprop.regions.network import Affine, Array, PiecewiseLinear
-from sigprop.regions.primitive import Cut, Primitive, primitive_steps
+from sigprop.arrangement.exact import Context, Dyadic, ExactNetwork, Point, point
+from sigprop.arrangement.hyperplanes import Cut, Primitive, primitive_steps
+from sigprop.arrangement.network import Affine, Array, PiecewiseLinear
 
 SECONDS = 0.1
 """Exact arithmetic worth spending on guaranteed bounds, besides about as much as floats take; then

@@ -5,11 +5,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from sigprop.regions import points as points_module
-from sigprop.regions.exact import dyadic
-from sigprop.regions.network import PiecewiseLinear
-from sigprop.regions.plane import square
-from sigprop.regions.points import Points
+from sigprop.arrangement import points as points_module
+from sigprop.arrangement.exact import dyadic
+from sigprop.arrangement.network import PiecewiseLinear
+from sigprop.arrangement.plane import square
+from sigprop.arrangement.points import Points
 
 
 def exact_sign(row, bias, place):

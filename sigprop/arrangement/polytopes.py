@@ -4,7 +4,7 @@ A cell is the list of its vertices, and each vertex knows which of the cell's fa
 bits. A hyperplane with vertices on both sides cuts the cell: a vertex on one side and a vertex on
 the other are joined by an edge if and only if no third vertex lies on all the facets that they
 share, and the hyperplane crosses that edge at a new vertex. Signs are exact
-(:mod:`sigprop.regions.points`), zero included, so parallel, concurrent and repeated hyperplanes
+(:mod:`sigprop.arrangement.points`), zero included, so parallel, concurrent and repeated hyperplanes
 need no special case.
 
 All of the input space is a fan of simplices round a point, with vertices at infinity.
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.crossings import Crossings, Indices, crossing_position
-from sigprop.regions.errors import EPS, Growing
-from sigprop.regions.network import Array
-from sigprop.regions.pieces import pieces_inside
-from sigprop.regions.points import Points
+from sigprop.arrangement.crossings import Crossings, Indices, crossing_position
+from sigprop.arrangement.errors import EPS, Growing
+from sigprop.arrangement.network import Array
+from sigprop.arrangement.pieces import pieces_inside
+from sigprop.arrangement.points import Points
 
 Bits = NDArray[np.uint64]
 Signs = NDArray[np.int8]

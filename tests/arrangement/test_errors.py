@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sigprop.regions.errors import EPS, Bound, Sizes, of_frames
-from sigprop.regions.exact import Context, dyadic, point
-from sigprop.regions.network import Add, Affine, Maximum, Piecewise, PiecewiseLinear, leaky
-from sigprop.regions.points import Points
+from sigprop.arrangement.errors import EPS, Bound, Sizes, of_frames
+from sigprop.arrangement.exact import Context, dyadic, point
+from sigprop.arrangement.network import Add, Affine, Maximum, Piecewise, PiecewiseLinear, leaky
+from sigprop.arrangement.points import Points
 from tests.regions.nets import random_net
 
 SHAPES = [(5, 5), (3, 200), (200, 3), (300, 150), (1, 1)]

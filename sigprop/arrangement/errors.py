@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sigprop.regions.network import Add, Affine, Array, Matrix, Piecewise
-from sigprop.regions.primitive import Indices, PairMaximum, Primitive, apply
+from sigprop.arrangement.hyperplanes import Indices, PairMaximum, Primitive, apply
+from sigprop.arrangement.network import Add, Affine, Array, Matrix, Piecewise
 
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)

@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from sigprop.regions.crossings import Indices
-from sigprop.regions.exact import Context, Point
-from sigprop.regions.network import Array
-from sigprop.regions.points import Points
+from sigprop.arrangement.crossings import Indices
+from sigprop.arrangement.exact import Context, Point
+from sigprop.arrangement.network import Array
+from sigprop.arrangement.points import Points
 
 
 def certain_order(

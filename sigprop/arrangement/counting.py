@@ -9,16 +9,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from sigprop.regions import line, plane, polytopes
-from sigprop.regions.crossings import Indices
-from sigprop.regions.exact import Dyadic
-from sigprop.regions.merging import map_labels
-from sigprop.regions.network import Array, PiecewiseLinear
-from sigprop.regions.pieces import part_at_jumps
-from sigprop.regions.points import Points, TooDoubtful
-from sigprop.regions.primitive import PairMaximum
-from sigprop.regions.results import BoxRegions, Complex, LineRegions, PlaneRegions
-from sigprop.regions.walls import laid_over
+from sigprop.arrangement import line, plane, polytopes
+from sigprop.arrangement.crossings import Indices
+from sigprop.arrangement.exact import Dyadic
+from sigprop.arrangement.hyperplanes import PairMaximum
+from sigprop.arrangement.jump_faces import laid_over
+from sigprop.arrangement.merging import map_labels
+from sigprop.arrangement.network import Array, PiecewiseLinear
+from sigprop.arrangement.pieces import part_at_jumps
+from sigprop.arrangement.points import Points, TooDoubtful
+from sigprop.arrangement.results import BoxRegions, Complex, LineRegions, PlaneRegions
 
 Progress: TypeAlias = Callable[[int, int], None]
 QUIET = np.errstate(over="ignore", under="ignore", invalid="ignore")
@@ -31,7 +31,7 @@ class Task:
 
     Attributes:
         net: the network.
-        frames: see :class:`sigprop.regions.points.Points`.
+        frames: see :class:`sigprop.arrangement.points.Points`.
         most: the most cells there may be, None for no limit.
         progress: called with (hyperplanes done, hyperplanes in all) while the first count runs.
     """
