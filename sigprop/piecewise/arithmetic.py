@@ -11,48 +11,36 @@ from torch import Tensor
 
 from sigprop.piecewise import matrices
 from sigprop.piecewise.builder import Builder, RefusalError, Signal
+from sigprop.piecewise.constants import Numbers
 from sigprop.piecewise.masks import Mask, gated
 from sigprop.piecewise.table import (
-    Operation,
+    Handler,
+    handles,
     leaves,
-    named,
-    numbers,
     replaced,
     widened,
 )
 
 
-@named("add")
+@handles("add")
 def add(build: Builder, x: Any, y: Any, *, alpha: float = 1) -> Signal:
     """Return x + αy."""
     return _combined(build, x, y, 1.0, float(alpha))
 
 
-@named("sub", "subtract")
+@handles("sub")
 def sub(build: Builder, x: Any, y: Any, *, alpha: float = 1) -> Signal:
     """Return x − αy."""
     return _combined(build, x, y, 1.0, -float(alpha))
 
 
-@named("rsub")
-def rsub(build: Builder, x: Any, y: Any, *, alpha: float = 1) -> Signal:
-    """Return y − αx."""
-    return _combined(build, y, x, 1.0, -float(alpha))
-
-
-@named("neg", "negative")
+@handles("neg")
 def neg(build: Builder, x: Signal) -> Signal:
     """−x."""
     return build.scaled(x, -1.0, 0.0)
 
 
-@named("pos", "positive")
-def pos(build: Builder, x: Signal) -> Signal:
-    """+x."""
-    return x
-
-
-@named("mul", "multiply")
+@handles("mul")
 def mul(build: Builder, x: Any, y: Any) -> Signal:
     """A signal times a constant."""
     for gate, signal in ((x, y), (y, x)):
@@ -61,22 +49,21 @@ def mul(build: Builder, x: Any, y: Any) -> Signal:
     if isinstance(x, Signal) and isinstance(y, Signal):
         raise RefusalError("multiplies two signals, which is not piecewise linear")
     signal, factor = (x, y) if isinstance(x, Signal) else (y, x)
-    values = numbers("a factor", factor)
-    signal = widened(build, signal, values)
-    return build.scaled(signal, values, 0.0)
+    given = build.constant("a factor", factor)
+    return build.scaled(widened(build, signal, given.values), given, 0.0)
 
 
-@named("div", "divide", "true_divide", "truediv")
+@handles("div")
 def div(build: Builder, x: Any, y: Any, *, rounding_mode: str | None = None) -> Signal:
     """A signal times the reciprocal of a constant, each reciprocal rounded to float64."""
     if isinstance(y, Signal):
         raise RefusalError("divides by a signal, which is not piecewise linear")
     if rounding_mode is not None:
         raise RefusalError("rounds, which has no end of pieces")
-    divisor = numbers("a divisor", y)
-    if not divisor.all():
+    divisor = build.constant("a divisor", y)
+    if not divisor.values.all():
         raise RefusalError("divides by zero")
-    return mul(build, x, torch.from_numpy(np.asarray(1.0 / divisor)))
+    return mul(build, x, Numbers(np.asarray(1.0 / divisor.values), divisor.origin.bent()))
 
 
 def _combined(build: Builder, x: Any, y: Any, a: float, b: float) -> Signal:
@@ -87,12 +74,12 @@ def _combined(build: Builder, x: Any, y: Any, a: float, b: float) -> Signal:
             [build.scaled(part, c, 0.0) for part, c in zip(pair, (a, b), strict=True)]
         )
     signal, constant, c, d = (x, y, a, b) if isinstance(x, Signal) else (y, x, b, a)
-    shift = d * numbers("a constant", constant)
-    signal = widened(build, signal, shift)
+    shift = build.constant("a constant", constant) * Numbers(np.asarray(d))
+    signal = widened(build, signal, shift.values)
     return build.scaled(signal, c, shift)
 
 
-def linear_in_one(build: Builder, function: Operation, *args: Any, **kwargs: Any) -> Signal:
+def linear_in_one(build: Builder, function: Handler, *args: Any, **kwargs: Any) -> Signal:
     """A function that is linear in its one signal, asked for its columns."""
     signals = [x for x in leaves([args, kwargs]) if isinstance(x, Signal)]
     if len(signals) != 1:
@@ -106,5 +93,6 @@ def linear_in_one(build: Builder, function: Operation, *args: Any, **kwargs: Any
             raise RefusalError(f"makes {type(made).__name__}, not one tensor")
         return made
 
+    build.touch(leaves([args, kwargs]))
     matrix, shape = matrices.probed(of, x.shape)
-    return build.affine(x, matrix, np.zeros(matrix.shape[0]), shape)
+    return build.affine(x, Numbers(matrix), None, shape)

@@ -15,15 +15,16 @@ from sigprop.piecewise import matrices
 from sigprop.piecewise.arithmetic import neg
 from sigprop.piecewise.builder import Builder, Index, RefusalError, Signal
 from sigprop.piecewise.table import (
-    OPERATIONS,
+    HANDLERS,
     adaptive_sizes,
+    handles,
     many,
-    named,
     no_indices,
     reduced,
     spatial,
 )
 from sigprop.piecewise.units import clamp
+from sigprop.reading.operations import ROWS
 
 
 def max_pool(
@@ -71,20 +72,20 @@ def _largest_of_windows(
     return build.maximum(x, groups.reshape(-1, places.shape[1]), shape)
 
 
-@named("amax")
+@handles("amax")
 def amax(build: Builder, x: Signal, dim: Any = (), keepdim: bool = False) -> Signal:
     """The largest over axes."""
     groups, shape = reduced(build, x, None if dim in ((), []) else dim, keepdim)
     return build.maximum(x, groups, shape)
 
 
-@named("amin")
+@handles("amin")
 def amin(build: Builder, x: Signal, dim: Any = (), keepdim: bool = False) -> Signal:
     """The smallest over axes."""
     return neg(build, amax(build, neg(build, x), dim, keepdim))
 
 
-@named("maximum", "fmax")
+@handles("maximum")
 def maximum(build: Builder, x: Any, y: Any) -> Signal:
     """The larger of two, entry by entry."""
     if not (isinstance(x, Signal) and isinstance(y, Signal)):
@@ -100,7 +101,7 @@ def _stacked(x: Any, y: Any) -> Any:
     return torch.stack([x.expand(shape), y.expand(shape)])
 
 
-@named("minimum", "fmin")
+@handles("minimum")
 def minimum(build: Builder, x: Any, y: Any) -> Signal:
     """The smaller of two, entry by entry."""
     if not (isinstance(x, Signal) and isinstance(y, Signal)):
@@ -109,7 +110,7 @@ def minimum(build: Builder, x: Any, y: Any) -> Signal:
     return neg(build, maximum(build, neg(build, x), neg(build, y)))
 
 
-@named("max")
+@handles("max")
 def largest(build: Builder, x: Any, dim: Any = None, keepdim: bool = False, **words: Any) -> Any:
     """torch.max in its three forms: over all, over one axis (values and places), of two."""
     dim = words.get("other", dim)
@@ -120,7 +121,7 @@ def largest(build: Builder, x: Any, dim: Any = None, keepdim: bool = False, **wo
     return maximum(build, x, dim)
 
 
-@named("min")
+@handles("min")
 def smallest(build: Builder, x: Any, dim: Any = None, keepdim: bool = False, **words: Any) -> Any:
     """torch.min in its three forms."""
     dim = words.get("other", dim)
@@ -154,5 +155,5 @@ def maxout(build: Builder, x: Signal, k: int, dim: int) -> Signal:
 
 
 for _axes in (1, 2, 3):
-    OPERATIONS[f"max_pool{_axes}d"] = partial(max_pool, axes=_axes)
-    OPERATIONS[f"adaptive_max_pool{_axes}d"] = partial(adaptive_max_pool, axes=_axes)
+    HANDLERS[ROWS[f"max_pool{_axes}d"]] = partial(max_pool, axes=_axes)
+    HANDLERS[ROWS[f"adaptive_max_pool{_axes}d"]] = partial(adaptive_max_pool, axes=_axes)
