@@ -192,7 +192,7 @@ def jumps(
     problem = read_problem(model, loss, inputs, targets)
     opened, x, measure, rows = problem.model, problem.x, problem.loss, problem.targets
     sample = _index("sample", sample, len(x))
-    line = NetworkLine(opened.net)
+    line = opened.still()
     i = _activation(line, layer)
     unit = _index("unit", unit, line.widths[i + 1])
     outputs = line.widths[-1]
@@ -245,9 +245,11 @@ def _sides(line: NetworkLine, i: int, unit: int, seen: Pass) -> tuple[float, flo
     assert isinstance(step, MovingPiecewise)
     z = float(seen.values[step.source][0, unit])
     thresholds = step.thresholds[:, unit]
-    if not np.isfinite(thresholds).any():
+    slopes, offsets = step.slopes[:, unit], step.offsets[:, unit]
+    bends = np.isfinite(thresholds) & ((np.diff(slopes) != 0) | (np.diff(offsets) != 0))
+    if not bends.any():
         raise ValueError(f"unit {unit} is linear: it has no kink.")
-    row = int(np.argmin(np.abs(thresholds - z)))
+    row = int(np.argmin(np.where(bends, np.abs(thresholds - z), np.inf)))
     threshold = float(thresholds[row])
     scale = max(float(np.abs(seen.values[step.source]).max()), abs(threshold))
     if abs(z - threshold) > ON_KINK * scale:
@@ -255,9 +257,9 @@ def _sides(line: NetworkLine, i: int, unit: int, seen: Pass) -> tuple[float, flo
             f"unit {unit} has the pre-activation {z:g}, not on its kink at {threshold:g}. Find "
             "kinks with kinks.along and pass the network there: along(...).network(t)."
         )
-    below, above = step.slopes[row, unit], step.slopes[row + 1, unit]
-    gap = (above - below) * threshold + step.offsets[row + 1, unit] - step.offsets[row, unit]
-    if abs(gap) > 1e-12 * max(abs(threshold), float(np.abs(step.offsets[:, unit]).max())):
+    below, above = slopes[row], slopes[row + 1]
+    gap = (above - below) * threshold + offsets[row + 1] - offsets[row]
+    if abs(gap) > 1e-12 * max(abs(threshold), float(np.abs(offsets).max())):
         raise ValueError(
             f"unit {unit} jumps by {gap:g} at its threshold: there the loss is not continuous and "
             "has no closed form here. kinks.along reports such jumps."

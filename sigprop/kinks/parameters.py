@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sigprop.arrangement.network import Affine, Matrix, Piecewise, PiecewiseLinear, Step
+from sigprop.arrangement.network import Affine, Matrix, PiecewiseLinear
 from sigprop.checks import FloatArray, real_array
 from sigprop.kinks.backward import Pass
 
@@ -106,15 +106,6 @@ def _entries(part: Part, seen: Pass, sensitivity: Sequence[FloatArray]) -> Float
     active = seen.pieces[part.step][:, part.columns] == part.rows
     scale = source[:, part.columns] if part.kind == "slope" else 1.0
     return np.asarray(above[:, part.columns] * active * scale)
-
-
-def step_arrays(step: Step) -> dict[str, Matrix]:
-    """The arrays of a step that may move, by kind."""
-    if isinstance(step, Affine):
-        return {"weight": step.weight, "bias": step.bias}
-    if isinstance(step, Piecewise):
-        return {"slope": step.slopes, "offset": step.offsets}
-    return {}
 
 
 def of_network(net: PiecewiseLinear) -> Parameters:

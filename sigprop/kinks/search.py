@@ -246,9 +246,9 @@ def along(
     opened = problem.model
     step = None
     if space == "inputs":
-        line, step = NetworkLine(opened.net), _input_direction(direction, problem.points)
+        line, step = NetworkLine.still(opened.net), _input_direction(direction, problem.points)
     else:
-        line = opened.line(direction)
+        line = opened.line(direction, gradients=gradients)
     curve = follow(line, problem.x, step, (low, high), problem.loss, problem.targets)
     parameters = opened.parameters if gradients and step is None else None
     return _result(curve, space, np.linspace(low, high, nodes), gradients, parameters)

@@ -32,9 +32,10 @@ from sigprop.checks import real_array
 from sigprop.piecewise.constants import NOWHERE, Numbers, Origin, as_numbers
 
 Index = NDArray[np.intp]
-Sources: TypeAlias = Mapping[str, Origin]
-"""By kind of number of a step (``"weight"``, ``"bias"``; ``"slope"``, ``"offset"``,
-``"threshold"``; ``"other"``) where it comes from; what is left out depends on no parameter."""
+Sources: TypeAlias = Mapping[str, Numbers]
+"""The numbers of a step by kind, with their origins: ``"weight"`` and ``"bias"``; ``"slope"``,
+``"offset"`` and ``"threshold"`` as they were written down, before thresholds that change nothing
+are taken out; ``"other"``: parameters that enter unfollowed."""
 
 
 Entries: TypeAlias = ArrayLike | Numbers
@@ -137,12 +138,11 @@ class Builder:
 
     # The network
 
-    def network(self, output: Signal) -> tuple[PiecewiseLinear, list[Step], list[Sources]]:
+    def network(self, output: Signal) -> tuple[PiecewiseLinear, list[Sources]]:
         """The network that ends in a signal, without the steps that do not lead there.
 
         Returns:
-            The network, its steps as they were written down (with the thresholds that change
-            nothing now), and where the numbers of each come from.
+            The network, and the numbers of each of its steps with their origins.
         """
         last = self.flat(output)
         if last == 0:  # nothing was computed: the identity
@@ -159,7 +159,7 @@ class Builder:
             if i in needed
         ]
         sources = [known for i, known in enumerate(self._sources, 1) if i in needed]
-        return PiecewiseLinear.from_steps(self._widths[0], steps), steps, sources
+        return PiecewiseLinear.from_steps(self._widths[0], steps), sources
 
     def flat(self, x: Signal) -> int:
         """The value whose entries are those of x in order; one is made if there is none."""
@@ -330,9 +330,8 @@ class Builder:
         return Signal(value, np.arange(self._widths[value]).reshape(tuple(shape)))
 
     def _put(self, step: Step, width: int, numbers: Mapping[str, Numbers] | None = None) -> int:
-        known = {kind: each.origin for kind, each in (numbers or {}).items()}
-        known["other"] = Origin((), frozenset(self._touched))
-        self._sources.append({kind: origin for kind, origin in known.items() if origin.parameters})
+        other = Numbers(np.zeros(0), Origin((), frozenset(self._touched)))
+        self._sources.append({**(numbers or {}), "other": other})
         self._steps.append(step)
         self._widths.append(width)
         return len(self._steps)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 from torch import Tensor, fx, nn
 
-from sigprop.arrangement.network import PiecewiseLinear, Step
+from sigprop.arrangement.network import PiecewiseLinear
 from sigprop.piecewise.builder import Builder, Sources
 from sigprop.piecewise.trial import check_values, find_shape, try_out
 from sigprop.piecewise.walk import Walk, WalkTracer, is_torchs
@@ -29,15 +29,25 @@ class Conversion:
 
     Attributes:
         network: the network.
-        steps: its steps as they were written down: thresholds that change nothing now are there.
-        sources: for each step, by kind of number, the parameters that it is made from.
+        sources: for each step its numbers by kind, with the entries of the parameters they are.
         lost: names of parameters that became numbers of Python, which may be anywhere.
     """
 
     network: PiecewiseLinear
-    steps: tuple[Step, ...]
     sources: tuple[Sources, ...]
     lost: frozenset[str] = frozenset()
+
+    @property
+    def parameters(self) -> tuple[dict[str, tuple[str, ...]], ...]:
+        """For each step, by kind of number, the names of the parameters that it comes from."""
+        return tuple(
+            {
+                kind: each.origin.parameters
+                for kind, each in numbers.items()
+                if each.origin.parameters
+            }
+            for numbers in self.sources
+        )
 
 
 def to_network(
@@ -81,10 +91,10 @@ def to_network(
         >>> to_network(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), input_shape=(1, 8, 8))
         PiecewiseLinear(64-72, 72 kinked units)
     """
-    return convert(model, example_input, input_shape=input_shape).network
+    return convert_model(model, example_input, input_shape=input_shape).network
 
 
-def convert(
+def convert_model(
     model: nn.Module,
     example_input: ArrayLike | Tensor | None = None,
     *,
@@ -99,10 +109,9 @@ def convert(
         ValueError: as there.
 
     Example:
-        >>> found = convert(nn.Sequential(nn.Linear(3, 8), nn.PReLU(), nn.Linear(8, 2)))
-        >>> [{kind: origin.parameters for kind, origin in step.items()} for step in found.sources]
-        [{'weight': ('0.weight',), 'bias': ('0.bias',)}, {'slope': ('1.weight',)},
-        {'weight': ('2.weight',), 'bias': ('2.bias',)}]
+        >>> convert_model(nn.Sequential(nn.Linear(3, 8), nn.PReLU(), nn.Linear(8, 2))).parameters
+        ({'weight': ('0.weight',), 'bias': ('0.bias',)}, {'slope': ('1.weight',)},
+        {'weight': ('2.weight',), 'bias': ('2.bias',)})
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"to_network takes a torch.nn.Module; got {type(model).__name__}.")
@@ -114,9 +123,9 @@ def convert(
         shape = find_shape(example_input, input_shape, whole, graph)
         build = Builder((1, *shape))
         output = Walk(build, whole, graph, names, ADVICE).output()
-        network, steps, sources = build.network(output)
+        network, sources = build.network(output)
     try_out(network, model, shape, output.shape, ADVICE)
-    return Conversion(network, tuple(steps), tuple(sources), frozenset(build.lost))
+    return Conversion(network, tuple(sources), frozenset(build.lost))
 
 
 @contextmanager

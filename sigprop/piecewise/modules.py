@@ -16,7 +16,7 @@ from sigprop.nn.rectifiers import MaxoutActivation, PhasedReLU, RandomLeakyReLU
 from sigprop.piecewise import maxima, units
 from sigprop.piecewise.builder import Builder, Signal
 from sigprop.piecewise.constants import NOWHERE, Origin, entries_of, joined
-from sigprop.piecewise.table import HANDLERS
+from sigprop.piecewise.table import HANDLERS, leaves
 from sigprop.reading.layers import has_slopes
 from sigprop.reading.operations import ROWS, of_module
 
@@ -74,10 +74,11 @@ class Holdings:
 
     def computed(self, module: nn.Module, args: Any, words: Any) -> Any:
         """What a module makes of constants."""
-        made = in_float64(module)(*args, **words)
-        if isinstance(made, Tensor):
-            self.build.note(made.detach(), self._of_all(module))
-            return made.detach()
+        with torch.no_grad():
+            made = in_float64(module)(*args, **words)
+        for leaf in leaves(made):
+            if isinstance(leaf, Tensor):
+                self.build.note(leaf, self._of_all(module))
         return made
 
     def _double(self, module: nn.Module, name: str) -> Tensor:
