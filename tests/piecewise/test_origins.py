@@ -123,6 +123,8 @@ FOLLOWED = {
     "both": lambda self, x: F.linear(x, torch.cat([self.w, torch.ones(1, 5), 2 * self.w[:2]])),
     "lower": lambda self, x: F.linear(x, self.w.tril()),
     "row": lambda self, x: torch.where(x > 0, x, self.w[0] * x),
+    "above": lambda self, x: torch.where(x > 0, self.w[0] * x, x),
+    "offset above": lambda self, x: torch.where(x > 0, x - 2 * self.w[0], -x),
     "product of a row": lambda self, x: x * self.w[1] - self.w[2],
     "appended": lambda self, x: torch.cat([x, self.w[:1]], 1),
     "in double": lambda self, x: F.linear(x, self.w.double().detach()),
