@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
+Progress: TypeAlias = Callable[[int, int | None], object]
+"""Told of something long while it runs: how much is done, and of how much (None: not known)."""
 
 
 def real_array(

@@ -62,8 +62,8 @@ def cut(
     signs = np.sign(margins).astype(np.int8)
     interval, hyper = np.nonzero(signs[a] * signs[b] < 0)
     left, right = a[interval], b[interval]
-    t, doubt = crossing_position(margins[left, hyper], margins[right, hyper], error[hyper])
-    waver = np.zeros(len(t))
+    t, position_error = crossing_position(margins[left, hyper], margins[right, hyper], error[hyper])
+    off_line = np.zeros(len(t))
     order = np.lexsort((t, interval))
     tied = np.zeros(len(t), bool)
 
@@ -74,12 +74,14 @@ def cut(
             tied[at[after]] = shares[before] == shares[after]
         return at[np.array(ranked, np.intp)]
 
-    order = certain_order(order, interval, t, doubt, exactly)
+    order = certain_order(order, interval, t, position_error, exactly)
     kept = order[~tied[order]]
     on_line = np.concatenate([intervals.line, intervals.line[interval[kept]]])
     if not room(int(np.bincount(on_line).max())):
         return None
-    crossings = Crossings(left[kept], right[kept], hyper[kept], t[kept], doubt[kept], waver[kept])
+    crossings = Crossings(
+        left[kept], right[kept], hyper[kept], t[kept], position_error[kept], off_line[kept]
+    )
     first = points.add(crossings)
     points.loosen(1)
 

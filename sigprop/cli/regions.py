@@ -7,13 +7,14 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sigprop.arrangement.network import PiecewiseLinear
+    from sigprop.checks import Progress
 
 DIGIT = (1, 8, 8)
 """The shape of the digits as images."""
@@ -268,7 +269,7 @@ def _write(result: Any, found: dict[str, Any], folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], object] | None]:
+def _progress() -> Iterator[Progress | None]:
     """A bar of hyperplanes on standard error, for people and longer work, if tqdm is there."""
     try:
         from tqdm import tqdm
@@ -278,7 +279,7 @@ def _progress() -> Iterator[Callable[[int, int], object] | None]:
         return
     with tqdm(unit=" hyperplanes", file=sys.stderr, leave=False, disable=None, delay=0.3) as bar:
 
-        def told(done: int, total: int) -> None:
+        def told(done: int, total: int | None) -> None:
             bar.total = total
             bar.update(done - bar.n)
 

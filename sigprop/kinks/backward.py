@@ -17,7 +17,7 @@ from sigprop.kinks.line import MovingAffine, MovingPiecewise, NetworkLine
 Pieces = Mapping[int, NDArray[np.int16]]
 
 
-class Pass:
+class PiecesPass:
     """The networks of a line at t, one a point, evaluated on given pieces.
 
     Args:

@@ -23,7 +23,7 @@ BUDGET = 2e7
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class LossCurve:
     """Everything known along the line.
 
     Attributes:
@@ -108,7 +108,7 @@ def follow(
     interval: tuple[float, float],
     loss: Loss,
     targets: Any,
-) -> Curve:
+) -> LossCurve:
     """March all samples along the line, as many at a time as memory allows."""
     units = sum(
         width
@@ -126,7 +126,7 @@ def follow(
         done = march(line, x[chosen], step, interval)
         undecided += done.undecided
         parts += _by_sample(done, len(x[chosen]), len(line.steps))
-    return Curve(line, x, x_step, interval, loss, targets, tuple(parts), undecided)
+    return LossCurve(line, x, x_step, interval, loss, targets, tuple(parts), undecided)
 
 
 def _by_sample(done: March, samples: int, output: int) -> list[March]:

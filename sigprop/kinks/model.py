@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sigprop.arrangement.network import Maximum
 from sigprop.checks import FloatArray, count
-from sigprop.kinks.backward import Pass
+from sigprop.kinks.backward import PiecesPass
 from sigprop.kinks.line import MovingPiecewise, NetworkLine
 from sigprop.kinks.parameters import Parameters
 from sigprop.kinks.problem import read_problem
@@ -182,7 +182,7 @@ def jumps(
 
     Example:
         >>> from sigprop.regions import PiecewiseLinear
-        >>> net = PiecewiseLinear([[[1.0, -1.0]], [[2.0]]], slopes=[0.1, 1.0])   # 2 φ(x₁ − x₂)
+        >>> net = PiecewiseLinear([[[1.0, -1.0]], [[2.0]]], alpha=[0.1, 1.0])   # 2 φ(x₁ − x₂)
         >>> found = jumps(net, "mse", 1, 0, inputs=[[3.0, 3.0]], targets=[-1.0])
         >>> found.gradient["weights.0"]                     # (1 − α) ℓ' v x
         array([[10.8, 10.8]])
@@ -196,11 +196,11 @@ def jumps(
     i = _activation(line, layer)
     unit = _index("unit", unit, line.widths[i + 1])
     outputs = line.widths[-1]
-    seen = Pass(line, np.zeros(1), x[sample : sample + 1])
+    seen = PiecesPass(line, np.zeros(1), x[sample : sample + 1])
     below, above = _sides(line, i, unit, seen)
     y = None if rows is None else rows[sample : sample + 1]
     f = seen.outputs
-    many = Pass(line, np.zeros(outputs), np.repeat(x[sample : sample + 1], outputs, axis=0))
+    many = PiecesPass(line, np.zeros(outputs), np.repeat(x[sample : sample + 1], outputs, axis=0))
     through = many.backward(np.eye(outputs), cut=(i, unit))
     step = line.steps[i]
     assert isinstance(step, MovingPiecewise)
@@ -239,7 +239,7 @@ def _activation(line: NetworkLine, layer: int) -> int:
     return active[number - 1]
 
 
-def _sides(line: NetworkLine, i: int, unit: int, seen: Pass) -> tuple[float, float]:
+def _sides(line: NetworkLine, i: int, unit: int, seen: PiecesPass) -> tuple[float, float]:
     """The slopes on either side of the threshold that the unit sits on."""
     step = line.steps[i]
     assert isinstance(step, MovingPiecewise)

@@ -1,7 +1,7 @@
 """Puts together the steps of a network while the data is followed through a model.
 
-A :class:`Signal` is a tensor of the model: which entry of which value of the network each of its
-entries is. Reshaping and moving entries therefore costs no step and no rounding.
+A :class:`SignalTensor` is a tensor of the model: which entry of which value of the network each of
+its entries is. Reshaping and moving entries therefore costs no step and no rounding.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RefusalError(ValueError):
     """Why a step of a model has no exact form; the message is completed with the step's name."""
 
 
-class Storage:
+class SharedMemory:
     """The memory of a tensor: views share it, so writing in place spoils them."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Storage:
 
 
 @dataclass(frozen=True, eq=False)
-class Signal:
+class SignalTensor:
     """A tensor that depends on the input.
 
     Attributes:
@@ -65,8 +65,8 @@ class Signal:
 
     value: int
     index: Index
-    storage: Storage = field(default_factory=Storage)
-    scaled_from: tuple[Signal, Numbers, Numbers] | None = None
+    storage: SharedMemory = field(default_factory=SharedMemory)
+    scaled_from: tuple[SignalTensor, Numbers, Numbers] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,7 +82,7 @@ class Builder:
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.input = Signal(0, np.arange(math.prod(shape)).reshape(shape))
+        self.input = SignalTensor(0, np.arange(math.prod(shape)).reshape(shape))
         self._widths = [self.input.index.size]
         self._steps: list[Step] = []
         self._sources: list[Sources] = []
@@ -121,7 +121,7 @@ class Builder:
         """A constant in float64 with its origin; refused where it is not finite and real."""
         if isinstance(value, Numbers):
             return value
-        if isinstance(value, Signal):
+        if isinstance(value, SignalTensor):
             raise RefusalError(f"takes {name} from a signal, which is not piecewise linear")
         if isinstance(value, Tensor) and value.numel() == 0:
             return Numbers(np.zeros(tuple(value.shape)))
@@ -138,7 +138,7 @@ class Builder:
 
     # The network
 
-    def network(self, output: Signal) -> tuple[PiecewiseLinear, list[Sources]]:
+    def network(self, output: SignalTensor) -> tuple[PiecewiseLinear, list[Sources]]:
         """The network that ends in a signal, without the steps that do not lead there.
 
         Returns:
@@ -161,7 +161,7 @@ class Builder:
         sources = [known for i, known in enumerate(self._sources, 1) if i in needed]
         return PiecewiseLinear.from_steps(self._widths[0], steps), sources
 
-    def flat(self, x: Signal) -> int:
+    def flat(self, x: SignalTensor) -> int:
         """The value whose entries are those of x in order; one is made if there is none."""
         index, width = x.index.ravel(), self._widths[x.value]
         if len(index) == width and np.array_equal(index, np.arange(width)):
@@ -169,8 +169,8 @@ class Builder:
         return self._affine(_selected(index, width), x.value)
 
     def affine(
-        self, x: Signal, weight: Numbers, bias: Numbers | None, shape: Sequence[int]
-    ) -> Signal:
+        self, x: SignalTensor, weight: Numbers, bias: Numbers | None, shape: Sequence[int]
+    ) -> SignalTensor:
         """W x + b in the given shape; the entries of W are kept as they are."""
         index, width = x.index.ravel(), self._widths[x.value]
         kept = index[index >= 0]
@@ -180,7 +180,7 @@ class Builder:
             weight = weight.arranged(partial(_onto, index=index, width=width))
         return self._made(self._affine(weight, x.value, bias), shape)
 
-    def scaled(self, x: Signal, factor: Entries, shift: Entries) -> Signal:
+    def scaled(self, x: SignalTensor, factor: Entries, shift: Entries) -> SignalTensor:
         """c·x + d, entry by entry; c and d have the shape of x or broadcast to it."""
         c, d = (
             as_numbers(each).arranged(lambda values: np.broadcast_to(values, x.shape))
@@ -192,7 +192,7 @@ class Builder:
         made = self.affine(x, c.arranged(_diagonal), d.arranged(np.ravel), x.shape)
         return replace(made, scaled_from=(x, c, d))
 
-    def total(self, signals: Sequence[Signal]) -> Signal:
+    def total(self, signals: Sequence[SignalTensor]) -> SignalTensor:
         """The sum of signals of one shape."""
         if len(signals) == 1:
             return signals[0]
@@ -201,12 +201,12 @@ class Builder:
 
     def piecewise(
         self,
-        x: Signal,
+        x: SignalTensor,
         thresholds: Sequence[Entries],
         slopes: Sequence[Entries],
         offsets: Sequence[Entries] | None = None,
         closed: Sequence[bool] | None = None,
-    ) -> Signal:
+    ) -> SignalTensor:
         """An activation by its pieces, from below; every entry broadcasts to the shape of x.
 
         ``closed`` says of each threshold whether the piece above holds on it; only jumps need it.
@@ -231,7 +231,7 @@ class Builder:
         sources = {"slope": gradients, "offset": shifts, "threshold": edges}
         return self._made(self._put(step, x.index.size, sources), x.shape)
 
-    def maximum(self, x: Signal, groups: Index, shape: Sequence[int]) -> Signal:
+    def maximum(self, x: SignalTensor, groups: Index, shape: Sequence[int]) -> SignalTensor:
         """The largest entry of each group of entries of x (indices into it, −1: none)."""
         index = x.index.ravel()
         _, first, place = np.unique(index, return_index=True, return_inverse=True)
@@ -249,10 +249,10 @@ class Builder:
         groups = np.ascontiguousarray(groups, np.intp)
         return self._made(self._put(Maximum(groups, source), len(groups)), shape)
 
-    def moved(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Signal:
+    def moved(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> SignalTensor:
         """The one signal that a function as :meth:`rearranged` takes it makes."""
         made = self.rearranged(function, *args, **kwargs)
-        if not isinstance(made, Signal):
+        if not isinstance(made, SignalTensor):
             raise RefusalError("makes something else than one tensor that depends on the input")
         return made
 
@@ -262,7 +262,7 @@ class Builder:
         It is run on tensors of entry numbers (from 1, in float64) in place of every signal and
         every floating-point constant; what comes out says where each entry came from.
         """
-        sources: list[Signal | Tensor] = []
+        sources: list[SignalTensor | Tensor] = []
         starts = [1]
 
         def numbered(thing: Any) -> Any:
@@ -270,7 +270,7 @@ class Builder:
                 return type(thing)([numbered(entry) for entry in thing])
             if isinstance(thing, Tensor) and not thing.is_floating_point():
                 self.touch([thing])  # entries that are chosen by it
-            signal = isinstance(thing, Signal)
+            signal = isinstance(thing, SignalTensor)
             if not signal and not (isinstance(thing, Tensor) and thing.is_floating_point()):
                 return thing
             size = math.prod(thing.shape)
@@ -282,7 +282,7 @@ class Builder:
         result = function(*numbered(args), **{key: numbered(v) for key, v in kwargs.items()})
         return self._renumbered(result, sources, np.array(starts))
 
-    def _renumbered(self, result: Any, sources: list[Signal | Tensor], starts: Index) -> Any:
+    def _renumbered(self, result: Any, sources: list[SignalTensor | Tensor], starts: Index) -> Any:
         if isinstance(result, list | tuple):
             return tuple(self._renumbered(entry, sources, starts) for entry in result)
         if not isinstance(result, Tensor):
@@ -293,15 +293,15 @@ class Builder:
         if not np.array_equal(numbers, found) or numbers.min(initial=0) < 0:
             raise RefusalError("does not only move entries")
         whose = np.searchsorted(starts, numbers, side="right") - 1  # −1: zeros
-        parts: list[Signal] = []
+        parts: list[SignalTensor] = []
         constant = Numbers(np.zeros(len(numbers)))
         met = [i for i in range(len(sources)) if np.any(whose == i)]
         for i in met:
             source = sources[i]
             place = np.where(whose == i, numbers - starts[i], 0)
-            if isinstance(source, Signal):
+            if isinstance(source, SignalTensor):
                 taken = np.where(whose == i, source.index.ravel()[place], -1)
-                parts.append(Signal(source.value, taken.reshape(shape)))
+                parts.append(SignalTensor(source.value, taken.reshape(shape)))
             else:
                 taken_here = partial(_taken, place=place, kept=whose == i)
                 own = Numbers(source.numpy(), self.origin(source))
@@ -314,9 +314,9 @@ class Builder:
         return self.scaled(self.total(parts), 1.0, constant)
 
     @staticmethod
-    def _shared(sources: list[Signal | Tensor]) -> Storage:
-        signals = [source for source in sources if isinstance(source, Signal)]
-        return signals[0].storage if len(signals) == 1 else Storage()
+    def _shared(sources: list[SignalTensor | Tensor]) -> SharedMemory:
+        signals = [source for source in sources if isinstance(source, SignalTensor)]
+        return signals[0].storage if len(signals) == 1 else SharedMemory()
 
     def _affine(self, weight: Numbers, source: int, bias: Numbers | None = None) -> int:
         matrix = weight.values
@@ -326,8 +326,8 @@ class Builder:
         step = Affine(matrix, np.array(shift.values), source)
         return self._put(step, matrix.shape[0], {"weight": weight, "bias": shift})
 
-    def _made(self, value: int, shape: Sequence[int]) -> Signal:
-        return Signal(value, np.arange(self._widths[value]).reshape(tuple(shape)))
+    def _made(self, value: int, shape: Sequence[int]) -> SignalTensor:
+        return SignalTensor(value, np.arange(self._widths[value]).reshape(tuple(shape)))
 
     def _put(self, step: Step, width: int, numbers: Mapping[str, Numbers] | None = None) -> int:
         other = Numbers(np.zeros(0), Origin((), frozenset(self._touched)))

@@ -21,7 +21,7 @@ Arrangement: TypeAlias = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Term:
     """factor · parameter[index], entry by entry; the arrays are made when they are asked for.
 
     Attributes:
@@ -34,16 +34,16 @@ class Part:
     index: Callable[[], Matrix]
     factor: Callable[[], Matrix]
 
-    def arranged(self, arrangement: Arrangement) -> Part:
+    def arranged(self, arrangement: Arrangement) -> Term:
         """The same after its entries were moved."""
-        return Part(
+        return Term(
             self.parameter, lambda: arrangement(self.index()), lambda: arrangement(self.factor())
         )
 
-    def times(self, factor: Array) -> Part:
+    def times(self, factor: Array) -> Term:
         """The same times constants, which broadcast."""
         here, widened = self.factor, partial(_widened, other=factor.shape)
-        return Part(
+        return Term(
             self.parameter, self.arranged(widened).index, lambda: np.asarray(here() * factor)
         )
 
@@ -57,7 +57,7 @@ class Origin:
         otherwise: names of the parameters that enter in any other way.
     """
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Term, ...] = ()
     otherwise: frozenset[str] = frozenset()
 
     @property
@@ -86,7 +86,7 @@ def entries_of(name: str, shape: tuple[int, ...]) -> Origin:
     def index() -> Array:
         return np.arange(1, int(np.prod(shape)) + 1, dtype=np.float64).reshape(shape)
 
-    return Origin((Part(name, index, lambda: np.ones(shape)),))
+    return Origin((Term(name, index, lambda: np.ones(shape)),))
 
 
 def joined(origins: Iterable[Origin]) -> Origin:

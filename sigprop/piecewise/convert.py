@@ -19,7 +19,7 @@ from sigprop.reading.layers import is_whole
 ADVICE = (
     "Linear regions belong to networks of affine layers, ReLU-like units and maxima, in evaluation "
     "mode; give another model, or the weights as arrays: regions.PiecewiseLinear(weights, biases, "
-    "slopes)."
+    "alpha)."
 )
 
 

@@ -34,7 +34,7 @@ def as_network(net: Any, example: Any = None) -> PiecewiseLinear:
 
         return to_network(net, example)
     raise TypeError(
-        "a network is a regions.PiecewiseLinear(weights, biases, slopes) or a torch.nn.Module; got "
+        "a network is a regions.PiecewiseLinear(weights, biases, alpha) or a torch.nn.Module; got "
         f"{f'the class {net.__name__}' if isinstance(net, type) else type(net).__name__}."
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from sigprop.arrangement.network import Array, Matrix
 from sigprop.piecewise import matrices
 from sigprop.piecewise.arithmetic import linear_in_one
-from sigprop.piecewise.builder import Builder, Index, RefusalError, Signal
+from sigprop.piecewise.builder import Builder, Index, RefusalError, SignalTensor
 from sigprop.piecewise.constants import Numbers
 from sigprop.piecewise.table import (
     HANDLERS,
@@ -32,7 +32,7 @@ from sigprop.reading.operations import ROWS
 
 
 @handles("linear")
-def linear(build: Builder, x: Signal, weight: Any, bias: Any = None) -> Signal:
+def linear(build: Builder, x: SignalTensor, weight: Any, bias: Any = None) -> SignalTensor:
     """W x + b along the last axis."""
     matrix = build.constant("weight", weight)
     size = matrix.values.shape
@@ -48,7 +48,7 @@ def linear(build: Builder, x: Signal, weight: Any, bias: Any = None) -> Signal:
 
 def convolve(
     build: Builder,
-    x: Signal,
+    x: SignalTensor,
     weight: Any,
     bias: Any = None,
     stride: Any = 1,
@@ -57,7 +57,7 @@ def convolve(
     groups: int = 1,
     *,
     axes: int,
-) -> Signal:
+) -> SignalTensor:
     """A convolution padded with zeros; other paddings are moves before it."""
     kernel = build.constant("weight", weight)
     channels, per_group, *sizes = kernel.values.shape
@@ -83,7 +83,7 @@ def convolve(
 
 def convolve_transposed(
     build: Builder,
-    x: Signal,
+    x: SignalTensor,
     weight: Any,
     bias: Any = None,
     stride: Any = 1,
@@ -93,7 +93,7 @@ def convolve_transposed(
     dilation: Any = 1,
     *,
     axes: int,
-) -> Signal:
+) -> SignalTensor:
     """The transposed matrix of a convolution from the output to the input."""
     kernel = build.constant("weight", weight)
     channels, per_group, *sizes = kernel.values.shape
@@ -118,7 +118,7 @@ def convolve_transposed(
 @handles("batch_norm")
 def batch_norm(
     build: Builder,
-    x: Signal,
+    x: SignalTensor,
     running_mean: Any,
     running_var: Any,
     weight: Any = None,
@@ -127,7 +127,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
-) -> Signal:
+) -> SignalTensor:
     """γ(x − μ)/√(σ² + ε) + β with fixed statistics: scale and shift, each rounded to float64."""
     if training or running_mean is None or running_var is None:
         raise RefusalError(
@@ -146,7 +146,7 @@ def batch_norm(
 @handles("instance_norm")
 def instance_norm(
     build: Builder,
-    x: Signal,
+    x: SignalTensor,
     running_mean: Any = None,
     running_var: Any = None,
     weight: Any = None,
@@ -155,7 +155,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
-) -> Signal:
+) -> SignalTensor:
     """With fixed statistics it is batch normalization."""
     return batch_norm(
         build, x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
@@ -164,7 +164,7 @@ def instance_norm(
 
 def average_pool(
     build: Builder,
-    x: Signal,
+    x: SignalTensor,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
@@ -173,7 +173,7 @@ def average_pool(
     divisor_override: int | None = None,
     *,
     axes: int,
-) -> Signal:
+) -> SignalTensor:
     """The mean over windows."""
     inside = spatial(x, axes)
     kernel, before = many(kernel_size, axes), many(padding, axes)
@@ -192,7 +192,9 @@ def average_pool(
     return _averaged(build, x, places, divisor, outside, math.prod(inside))
 
 
-def adaptive_average_pool(build: Builder, x: Signal, output_size: Any, *, axes: int) -> Signal:
+def adaptive_average_pool(
+    build: Builder, x: SignalTensor, output_size: Any, *, axes: int
+) -> SignalTensor:
     """The mean over as many windows as are asked for."""
     inside = spatial(x, axes)
     outside = adaptive_sizes(output_size, inside)
@@ -202,8 +204,13 @@ def adaptive_average_pool(build: Builder, x: Signal, output_size: Any, *, axes: 
 
 
 def _averaged(
-    build: Builder, x: Signal, places: Index, divisor: Array, outside: Sequence[int], size: int
-) -> Signal:
+    build: Builder,
+    x: SignalTensor,
+    places: Index,
+    divisor: Array,
+    outside: Sequence[int],
+    size: int,
+) -> SignalTensor:
     channels = math.prod(x.shape) // size
     shape = (*x.shape[: len(x.shape) - len(outside)], *outside)
     matrix = matrices.averages(places, divisor, size, channels)
@@ -212,8 +219,8 @@ def _averaged(
 
 @handles("mean")
 def mean(
-    build: Builder, x: Signal, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> Signal:
+    build: Builder, x: SignalTensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> SignalTensor:
     """The mean over axes."""
     groups, shape = reduced(build, x, dim, keepdim)
     divisor = np.full(len(groups), float(groups.shape[1]))
@@ -223,8 +230,8 @@ def mean(
 
 @handles("sum")
 def total(
-    build: Builder, x: Signal, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> Signal:
+    build: Builder, x: SignalTensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> SignalTensor:
     """The sum over axes."""
     groups, shape = reduced(build, x, dim, keepdim)
     matrix = matrices.averages(groups, np.ones(len(groups)), math.prod(x.shape), 1)
@@ -233,8 +240,8 @@ def total(
 
 @handles("pad")
 def pad(
-    build: Builder, x: Signal, pad: Sequence[int], mode: str = "constant", value: Any = 0.0
-) -> Signal:
+    build: Builder, x: SignalTensor, pad: Sequence[int], mode: str = "constant", value: Any = 0.0
+) -> SignalTensor:
     """Padding: entries moved, or a constant filled in."""
     if mode != "constant" or not value:
         return build.moved(F.pad, x, list(pad), mode)
@@ -246,14 +253,14 @@ def pad(
 @handles("interpolate")
 def interpolate(
     build: Builder,
-    x: Signal,
+    x: SignalTensor,
     size: Any = None,
     scale_factor: Any = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
-) -> Signal:
+) -> SignalTensor:
     """Nearest neighbours are moved; every other mode is linear in the signal."""
     function = partial(
         F.interpolate, size=size, scale_factor=scale_factor, mode=mode, align_corners=align_corners,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.piecewise.builder import Builder, RefusalError, Signal
+from sigprop.piecewise.builder import Builder, RefusalError, SignalTensor
 from sigprop.piecewise.constants import Numbers
 from sigprop.piecewise.table import handles
 
@@ -26,7 +26,7 @@ class Mask:
         closed: whether on the threshold the answer is that above it.
     """
 
-    of: Signal
+    of: SignalTensor
     threshold: Numbers
     above: bool
     closed: bool
@@ -63,7 +63,7 @@ def opposite(build: Builder, mask: Mask) -> Mask:
 
 
 @handles("where")
-def where(build: Builder, mask: Mask, x: Any, y: Any) -> Signal:
+def where(build: Builder, mask: Mask, x: Any, y: Any) -> SignalTensor:
     """One or the other of two affine functions of the signal that was compared."""
     if not isinstance(mask, Mask):  # z.where(z > 0, y)
         mask, x = x, mask
@@ -75,7 +75,7 @@ def where(build: Builder, mask: Mask, x: Any, y: Any) -> Signal:
 
 
 @handles("masked_fill")
-def masked_fill(build: Builder, x: Signal, mask: Any, value: Any) -> Signal:
+def masked_fill(build: Builder, x: SignalTensor, mask: Any, value: Any) -> SignalTensor:
     """The value where the mask is true, the signal elsewhere."""
     if not isinstance(mask, Mask):
         chosen = np.broadcast_to(np.asarray(mask.cpu(), bool), x.shape)
@@ -84,31 +84,31 @@ def masked_fill(build: Builder, x: Signal, mask: Any, value: Any) -> Signal:
     return where(build, mask, value, x)
 
 
-def gated(build: Builder, x: Any, mask: Mask) -> Signal:
+def gated(build: Builder, x: Any, mask: Mask) -> SignalTensor:
     """The signal where the mask is true, zero elsewhere."""
     return where(build, mask, x, 0.0)
 
 
 def _compared(build: Builder, x: Any, y: Any, *, equal: bool) -> Mask:
     """Where x > y, and where they are equal or not."""
-    if isinstance(x, Signal) and isinstance(y, Signal):
+    if isinstance(x, SignalTensor) and isinstance(y, SignalTensor):
         raise RefusalError("compares two signals; write it with maximum or minimum")
-    if isinstance(x, Signal):
+    if isinstance(x, SignalTensor):
         return Mask(x, _threshold(build, x, y), above=True, closed=equal)
     return Mask(y, _threshold(build, y, x), above=False, closed=not equal)
 
 
-def _threshold(build: Builder, x: Signal, value: Any) -> Numbers:
+def _threshold(build: Builder, x: SignalTensor, value: Any) -> Numbers:
     found = build.constant("a threshold", value)
     if np.broadcast_shapes(found.values.shape, x.shape) != x.shape:
         raise RefusalError(f"compares a signal of shape {x.shape[1:]} with {found.values.shape}")
     return found
 
 
-def _line(build: Builder, value: Any, of: Signal) -> tuple[Numbers, Numbers]:
+def _line(build: Builder, value: Any, of: SignalTensor) -> tuple[Numbers, Numbers]:
     """The slope and offset of a value as a function of a signal, entry by entry."""
     slope, offset = Numbers(np.ones(())), Numbers(np.zeros(()))
-    while isinstance(value, Signal):
+    while isinstance(value, SignalTensor):
         if value.value == of.value and np.array_equal(value.index, of.index):
             return slope, offset
         if value.scaled_from is None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from sigprop.piecewise import matrices
 from sigprop.piecewise.arithmetic import neg
-from sigprop.piecewise.builder import Builder, Index, RefusalError, Signal
+from sigprop.piecewise.builder import Builder, Index, RefusalError, SignalTensor
 from sigprop.piecewise.table import (
     HANDLERS,
     adaptive_sizes,
@@ -29,7 +29,7 @@ from sigprop.reading.operations import ROWS
 
 def max_pool(
     build: Builder,
-    x: Signal,
+    x: SignalTensor,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
@@ -38,7 +38,7 @@ def max_pool(
     return_indices: bool = False,
     *,
     axes: int,
-) -> Signal:
+) -> SignalTensor:
     """The largest of each window; padding never wins."""
     no_indices(return_indices)
     inside = spatial(x, axes)
@@ -52,8 +52,8 @@ def max_pool(
 
 
 def adaptive_max_pool(
-    build: Builder, x: Signal, output_size: Any, return_indices: bool = False, *, axes: int
-) -> Signal:
+    build: Builder, x: SignalTensor, output_size: Any, return_indices: bool = False, *, axes: int
+) -> SignalTensor:
     """The largest of as many windows as are asked for."""
     no_indices(return_indices)
     inside = spatial(x, axes)
@@ -63,8 +63,8 @@ def adaptive_max_pool(
 
 
 def _largest_of_windows(
-    build: Builder, x: Signal, places: Index, outside: Sequence[int], size: int
-) -> Signal:
+    build: Builder, x: SignalTensor, places: Index, outside: Sequence[int], size: int
+) -> SignalTensor:
     channels = math.prod(x.shape) // size
     start = np.arange(channels)[:, None, None] * size
     groups = np.where(places[None] >= 0, places[None] + start, -1)
@@ -73,23 +73,23 @@ def _largest_of_windows(
 
 
 @handles("amax")
-def amax(build: Builder, x: Signal, dim: Any = (), keepdim: bool = False) -> Signal:
+def amax(build: Builder, x: SignalTensor, dim: Any = (), keepdim: bool = False) -> SignalTensor:
     """The largest over axes."""
     groups, shape = reduced(build, x, None if dim in ((), []) else dim, keepdim)
     return build.maximum(x, groups, shape)
 
 
 @handles("amin")
-def amin(build: Builder, x: Signal, dim: Any = (), keepdim: bool = False) -> Signal:
+def amin(build: Builder, x: SignalTensor, dim: Any = (), keepdim: bool = False) -> SignalTensor:
     """The smallest over axes."""
     return neg(build, amax(build, neg(build, x), dim, keepdim))
 
 
 @handles("maximum")
-def maximum(build: Builder, x: Any, y: Any) -> Signal:
+def maximum(build: Builder, x: Any, y: Any) -> SignalTensor:
     """The larger of two, entry by entry."""
-    if not (isinstance(x, Signal) and isinstance(y, Signal)):
-        signal, bound = (x, y) if isinstance(x, Signal) else (y, x)
+    if not (isinstance(x, SignalTensor) and isinstance(y, SignalTensor)):
+        signal, bound = (x, y) if isinstance(x, SignalTensor) else (y, x)
         return clamp(build, signal, min=bound)
     pair = build.moved(_stacked, x, y)
     groups, shape = reduced(build, pair, 0, False)
@@ -102,10 +102,10 @@ def _stacked(x: Any, y: Any) -> Any:
 
 
 @handles("minimum")
-def minimum(build: Builder, x: Any, y: Any) -> Signal:
+def minimum(build: Builder, x: Any, y: Any) -> SignalTensor:
     """The smaller of two, entry by entry."""
-    if not (isinstance(x, Signal) and isinstance(y, Signal)):
-        signal, bound = (x, y) if isinstance(x, Signal) else (y, x)
+    if not (isinstance(x, SignalTensor) and isinstance(y, SignalTensor)):
+        signal, bound = (x, y) if isinstance(x, SignalTensor) else (y, x)
         return clamp(build, signal, max=bound)
     return neg(build, maximum(build, neg(build, x), neg(build, y)))
 
@@ -135,17 +135,17 @@ def smallest(build: Builder, x: Any, dim: Any = None, keepdim: bool = False, **w
 class Extremes:
     """What max and min over an axis return; only the values have a form."""
 
-    def __init__(self, values: Signal) -> None:
+    def __init__(self, values: SignalTensor) -> None:
         self.values = values
 
-    def take(self, which: Any) -> Signal:
+    def take(self, which: Any) -> SignalTensor:
         """The values; the places are refused."""
         if which in (0, "values"):
             return self.values
         raise RefusalError("gives places of maxima, which are whole numbers")
 
 
-def maxout(build: Builder, x: Signal, k: int, dim: int) -> Signal:
+def maxout(build: Builder, x: SignalTensor, k: int, dim: int) -> SignalTensor:
     """:class:`sigprop.nn.MaxoutActivation`."""
     at = dim if dim >= 0 else len(x.shape) + dim
     if x.shape[at] % k:

@@ -14,13 +14,13 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from sigprop.nn.rectifiers import MaxoutActivation, PhasedReLU, RandomLeakyReLU
 from sigprop.piecewise import maxima, units
-from sigprop.piecewise.builder import Builder, Signal
+from sigprop.piecewise.builder import Builder, SignalTensor
 from sigprop.piecewise.constants import NOWHERE, Origin, entries_of, joined
 from sigprop.piecewise.table import HANDLERS, leaves
 from sigprop.reading.layers import has_slopes
 from sigprop.reading.operations import ROWS, of_module
 
-Form = Callable[[Any, Signal], Any]
+Form = Callable[[Any, SignalTensor], Any]
 
 
 class Holdings:
@@ -94,7 +94,7 @@ class Holdings:
         names = [self.names[id(p)] for p in parameters if id(p) in self.names]
         return Origin((), frozenset(names))
 
-    def _sloped(self, m: Any, x: Signal) -> Signal:
+    def _sloped(self, m: Any, x: SignalTensor) -> SignalTensor:
         twin = in_float64(m)
         with torch.no_grad():
             slopes = torch.as_tensor(twin.slopes(), dtype=torch.float64)
@@ -105,7 +105,7 @@ class Holdings:
                 origin = NOWHERE if known is None else entries_of(known, tuple(own.shape))
         return units.prelu(self.build, x, self.build.note(slopes, origin))
 
-    def _normalized(self, m: Any, x: Signal) -> Any:
+    def _normalized(self, m: Any, x: SignalTensor) -> Any:
         row = of_module(m)
         assert row is not None
         given = {name: self.held(m, name) for name in row.arguments if hasattr(m, name)}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sigprop.arrangement.network import Array
-from sigprop.piecewise.builder import Builder, Index, RefusalError, Signal
+from sigprop.piecewise.builder import Builder, Index, RefusalError, SignalTensor
 from sigprop.piecewise.constants import Numbers
 from sigprop.reading.operations import ROWS, Operation, spellings
 
@@ -105,7 +105,7 @@ def many(value: Any, axes: int) -> list[int]:
     return found * axes if len(found) == 1 else found
 
 
-def spatial(x: Signal, axes: int, channels: int | None = None) -> list[int]:
+def spatial(x: SignalTensor, axes: int, channels: int | None = None) -> list[int]:
     """The sizes of the last axes, of a signal (1, channels, *sizes)."""
     if len(x.shape) != axes + 2 or (channels is not None and x.shape[1] != channels):
         wanted = "channels" if channels is None else f"{channels} channels"
@@ -116,7 +116,7 @@ def spatial(x: Signal, axes: int, channels: int | None = None) -> list[int]:
     return list(x.shape[2:])
 
 
-def per_channel(numbers: Numbers, x: Signal) -> Numbers:
+def per_channel(numbers: Numbers, x: SignalTensor) -> Numbers:
     """Numbers for each channel (axis 1), shaped to broadcast against a signal."""
     channels = len(numbers.values)
     if len(x.shape) < 2 or x.shape[1] != channels:
@@ -125,7 +125,7 @@ def per_channel(numbers: Numbers, x: Signal) -> Numbers:
     return numbers.arranged(lambda values: values.reshape(shape))
 
 
-def widened(build: Builder, x: Signal, *constants: Array) -> Signal:
+def widened(build: Builder, x: SignalTensor, *constants: Array) -> SignalTensor:
     """A signal broadcast to the shape that it has beside constants."""
     shape = np.broadcast_shapes(x.shape, *(c.shape for c in constants))
     if shape == x.shape:
@@ -133,7 +133,9 @@ def widened(build: Builder, x: Signal, *constants: Array) -> Signal:
     return build.moved(lambda t: t.expand(shape), x)
 
 
-def reduced(build: Builder, x: Signal, dim: Any, keepdim: bool) -> tuple[Index, tuple[int, ...]]:
+def reduced(
+    build: Builder, x: SignalTensor, dim: Any, keepdim: bool
+) -> tuple[Index, tuple[int, ...]]:
     """The entries that each entry of a reduction over axes takes, and its shape."""
     axes = len(x.shape)
     over = range(axes) if dim is None else [dim] if isinstance(dim, int) else dim
@@ -178,7 +180,7 @@ def leaves(value: Any) -> list[Any]:
     return [value]
 
 
-def replaced(value: Any, old: Signal | Tensor, new: Tensor) -> Any:
+def replaced(value: Any, old: SignalTensor | Tensor, new: Tensor) -> Any:
     """The same arguments with another tensor in place of a signal."""
     if isinstance(value, dict):
         return {key: replaced(entry, old, new) for key, entry in value.items()}

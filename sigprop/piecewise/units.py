@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.piecewise.builder import Builder, RefusalError, Signal
+from sigprop.piecewise.builder import Builder, RefusalError, SignalTensor
 from sigprop.piecewise.table import (
     handles,
     is_number,
@@ -17,21 +17,21 @@ from sigprop.piecewise.table import (
 
 
 @handles("relu")
-def relu(build: Builder, x: Signal, inplace: bool = False) -> Signal:
+def relu(build: Builder, x: SignalTensor, inplace: bool = False) -> SignalTensor:
     """max(x, 0)."""
     return build.piecewise(x, [0.0], [0.0, 1.0])
 
 
 @handles("leaky_relu")
 def leaky_relu(
-    build: Builder, x: Signal, negative_slope: Any = 0.01, inplace: bool = False
-) -> Signal:
+    build: Builder, x: SignalTensor, negative_slope: Any = 0.01, inplace: bool = False
+) -> SignalTensor:
     """The identity above zero, αx below."""
     return build.piecewise(x, [0.0], [build.constant("negative_slope", negative_slope), 1.0])
 
 
 @handles("prelu")
-def prelu(build: Builder, x: Signal, weight: Any) -> Signal:
+def prelu(build: Builder, x: SignalTensor, weight: Any) -> SignalTensor:
     """Leaky ReLU of one slope, or one per channel (axis 1)."""
     slopes = build.constant("the slopes", weight).arranged(np.ravel)
     if len(slopes.values) > 1:
@@ -42,12 +42,12 @@ def prelu(build: Builder, x: Signal, weight: Any) -> Signal:
 @handles("rrelu")
 def rrelu(
     build: Builder,
-    x: Signal,
+    x: SignalTensor,
     lower: float = 1 / 8,
     upper: float = 1 / 3,
     training: bool = False,
     inplace: bool = False,
-) -> Signal:
+) -> SignalTensor:
     """The mean slope, in evaluation."""
     if training:
         raise RefusalError("draws its slopes at random while training; call model.eval() first")
@@ -55,7 +55,7 @@ def rrelu(
 
 
 @handles("clamp")
-def clamp(build: Builder, x: Signal, min: Any = None, max: Any = None) -> Signal:
+def clamp(build: Builder, x: SignalTensor, min: Any = None, max: Any = None) -> SignalTensor:
     """Kept between two bounds; where they cross, the upper one, as in torch."""
     low = None if min is None or is_number(min, -math.inf) else build.numbers("min", min)
     high = None if max is None or is_number(max, math.inf) else build.numbers("max", max)
@@ -77,40 +77,40 @@ def clamp(build: Builder, x: Signal, min: Any = None, max: Any = None) -> Signal
 
 @handles("hardtanh")
 def hardtanh(
-    build: Builder, x: Signal, min_val: Any = -1.0, max_val: Any = 1.0, inplace: bool = False
-) -> Signal:
+    build: Builder, x: SignalTensor, min_val: Any = -1.0, max_val: Any = 1.0, inplace: bool = False
+) -> SignalTensor:
     """Kept between two bounds."""
     return clamp(build, x, min_val, max_val)
 
 
 @handles("relu6")
-def relu6(build: Builder, x: Signal, inplace: bool = False) -> Signal:
+def relu6(build: Builder, x: SignalTensor, inplace: bool = False) -> SignalTensor:
     """Kept between 0 and 6."""
     return clamp(build, x, 0.0, 6.0)
 
 
 @handles("hardsigmoid")
-def hardsigmoid(build: Builder, x: Signal, inplace: bool = False) -> Signal:
+def hardsigmoid(build: Builder, x: SignalTensor, inplace: bool = False) -> SignalTensor:
     """x/6 + 1/2 kept between 0 and 1."""
     return build.piecewise(x, [-3.0, 3.0], [0.0, 1 / 6, 0.0], [0.0, 0.5, 1.0])
 
 
 @handles("abs")
-def absolute(build: Builder, x: Signal) -> Signal:
+def absolute(build: Builder, x: SignalTensor) -> SignalTensor:
     """|x|."""
     return build.piecewise(x, [0.0], [-1.0, 1.0])
 
 
 @handles("threshold")
 def threshold(
-    build: Builder, x: Signal, threshold: float, value: float, inplace: bool = False
-) -> Signal:
+    build: Builder, x: SignalTensor, threshold: float, value: float, inplace: bool = False
+) -> SignalTensor:
     """The identity above the threshold, the value elsewhere; a jump unless they agree."""
     return build.piecewise(x, [threshold], [0.0, 1.0], [value, 0.0])
 
 
 @handles("hardshrink")
-def hardshrink(build: Builder, x: Signal, lambd: float = 0.5) -> Signal:
+def hardshrink(build: Builder, x: SignalTensor, lambd: float = 0.5) -> SignalTensor:
     """The identity outside [−λ, λ], zero inside: two jumps."""
     if not lambd > 0:
         return x
@@ -118,14 +118,14 @@ def hardshrink(build: Builder, x: Signal, lambd: float = 0.5) -> Signal:
 
 
 @handles("softshrink")
-def softshrink(build: Builder, x: Signal, lambd: float = 0.5) -> Signal:
+def softshrink(build: Builder, x: SignalTensor, lambd: float = 0.5) -> SignalTensor:
     """Moved by λ towards zero, zero within."""
     if lambd == 0:
         return x
     return build.piecewise(x, [-lambd, lambd], [1.0, 0.0, 1.0], [lambd, 0.0, -lambd])
 
 
-def phased(build: Builder, x: Signal, alpha: Any, beta: Any) -> Signal:
+def phased(build: Builder, x: SignalTensor, alpha: Any, beta: Any) -> SignalTensor:
     """:class:`sigprop.nn.PhasedReLU`: a jump of −β at −β/α."""
     slope, cut = float(build.numbers("alpha", alpha)), float(build.numbers("beta", beta))
     if slope == 0:
@@ -138,8 +138,8 @@ def phased(build: Builder, x: Signal, alpha: Any, beta: Any) -> Signal:
 
 @handles("dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout")
 def dropout(
-    build: Builder, x: Signal, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Signal:
+    build: Builder, x: SignalTensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> SignalTensor:
     """Nothing, in evaluation."""
     if training and p > 0:
         raise RefusalError("drops entries at random while training; call model.eval() first")
@@ -148,7 +148,7 @@ def dropout(
 
 @handles("stochastic_depth")
 def stochastic_depth(
-    build: Builder, x: Signal, p: float, mode: str, training: bool = True
-) -> Signal:
+    build: Builder, x: SignalTensor, p: float, mode: str, training: bool = True
+) -> SignalTensor:
     """Nothing, in evaluation."""
     return dropout(build, x, p, training)

@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from sigprop.arrangement.network import Array
-from sigprop.piecewise import layers, maxima, units  # noqa: F401  (they fill the table)
+from sigprop.piecewise import layers
 from sigprop.piecewise.arithmetic import add, linear_in_one
-from sigprop.piecewise.builder import Builder, RefusalError, Signal, Storage
+from sigprop.piecewise.builder import Builder, RefusalError, SharedMemory, SignalTensor
 from sigprop.piecewise.constants import NOWHERE, Numbers, Origin, joined
 from sigprop.piecewise.masks import Mask
 from sigprop.piecewise.maxima import Extremes
@@ -108,7 +108,7 @@ class Walk:
         self.made: dict[fx.Node, Any] = {}
         self.name = type(model).__name__
 
-    def output(self) -> Signal:
+    def output(self) -> SignalTensor:
         """The signal that the model returns."""
         inputs = []
         for step in self.graph.nodes:
@@ -127,9 +127,9 @@ class Walk:
                 self.made[step] = self._step(step)
         raise ValueError(f"{self.name} returns nothing.")
 
-    def _returned(self, step: fx.Node) -> Signal:
+    def _returned(self, step: fx.Node) -> SignalTensor:
         value = fx.map_arg(step.args[0], self._read)
-        if not isinstance(value, Signal):
+        if not isinstance(value, SignalTensor):
             found = "several outputs" if isinstance(value, tuple | list | dict) else "no signal"
             raise ValueError(
                 f"{self.name} returns {found}; a network has one output tensor that depends on "
@@ -140,7 +140,7 @@ class Walk:
     def _read(self, step: fx.Node) -> Any:
         value = self.made[step]
         for leaf in leaves(value):
-            if isinstance(leaf, Signal) and leaf.storage.written_by:
+            if isinstance(leaf, SignalTensor) and leaf.storage.written_by:
                 raise RefusalError(
                     f"reads {step.name}, whose memory {leaf.storage.written_by} has overwritten in "
                     "place; write it out of place"
@@ -160,7 +160,7 @@ class Walk:
             words: Any
             args, words = fx.map_arg((step.args, dict(step.kwargs)), self._read)
             given = leaves([args, words])
-            signals = [leaf for leaf in given if isinstance(leaf, Signal | Mask)]
+            signals = [leaf for leaf in given if isinstance(leaf, SignalTensor | Mask)]
             if any(isinstance(leaf, Extremes) for leaf in given):
                 return args[0].take(args[1])
             if step.op == "call_module":
@@ -185,18 +185,22 @@ class Walk:
             return path, kind_of(module)
         return step.name, function_name(*called(step)[:1])
 
-    def _module(self, step: fx.Node, args: Any, words: Any, signals: list[Signal | Mask]) -> Any:
+    def _module(
+        self, step: fx.Node, args: Any, words: Any, signals: list[SignalTensor | Mask]
+    ) -> Any:
         module = self.model.get_submodule(str(step.target))
         if not signals:
             return self.holdings.computed(module, args, words)
         form = self.holdings.form(module)
         if form is None:
             raise RefusalError(_reason(of_module(module)))
-        if len(args) != 1 or words or not isinstance(args[0], Signal):
+        if len(args) != 1 or words or not isinstance(args[0], SignalTensor):
             raise RefusalError("is called with other arguments than one signal")
         return form(module, args[0])
 
-    def _function(self, step: fx.Node, args: Any, words: Any, signals: list[Signal | Mask]) -> Any:
+    def _function(
+        self, step: fx.Node, args: Any, words: Any, signals: list[SignalTensor | Mask]
+    ) -> Any:
         function, _ = called(step)
         row = find(function)
         if row in _RANDOM:
@@ -243,8 +247,8 @@ class Walk:
             return self._multiplied(lambda *a, **k: _called(step, a, k), args, words)
         return linear_in_one(self.build, lambda *a, **k: _called(step, a, k), *args, **words)
 
-    def _multiplied(self, function: Any, args: Any, words: Any) -> Signal:
-        if isinstance(args[0], Signal) and len(args) == 2:
+    def _multiplied(self, function: Any, args: Any, words: Any) -> SignalTensor:
+        if isinstance(args[0], SignalTensor) and len(args) == 2:
             weight = args[1]
             if isinstance(weight, Tensor) and weight.dim() == 2:
                 turned = self.build.constant("weight", weight).arranged(np.transpose)
@@ -301,10 +305,10 @@ class Walk:
     def _written(self, step: fx.Node, result: Any) -> Any:
         """Give the name of what was overwritten in place its new content, and spoil its views."""
         target = step.args[0] if step.args else None
-        if not isinstance(target, fx.Node) or not isinstance(result, Signal):
+        if not isinstance(target, fx.Node) or not isinstance(result, SignalTensor):
             raise RefusalError("writes in place in a way that is not read here")
         before = self.made[target]
-        if not isinstance(before, Signal) or before.shape != result.shape:
+        if not isinstance(before, SignalTensor) or before.shape != result.shape:
             raise RefusalError("writes in place into a constant")
         if result.storage is before.storage:  # nothing changed
             return result
@@ -347,11 +351,13 @@ def _called(step: fx.Node, args: Any, words: Any) -> Any:
 
 
 def _blank(value: Any) -> Any:
-    return torch.zeros(value.shape, dtype=torch.float64) if isinstance(value, Signal) else value
+    return (
+        torch.zeros(value.shape, dtype=torch.float64) if isinstance(value, SignalTensor) else value
+    )
 
 
 def _in_fresh_memory(value: Any) -> Any:
-    return replace(value, storage=Storage()) if isinstance(value, Signal) else value
+    return replace(value, storage=SharedMemory()) if isinstance(value, SignalTensor) else value
 
 
 def _reason(row: Operation | None) -> str:

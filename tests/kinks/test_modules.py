@@ -188,7 +188,7 @@ def test_arrays_never_load_torch():
         "import sys, numpy as np\n"
         "from sigprop import kinks\n"
         "from sigprop.regions import PiecewiseLinear\n"
-        "net = PiecewiseLinear([np.eye(2), np.ones((1, 2))], slopes=[0.1, 1.0])\n"
+        "net = PiecewiseLinear([np.eye(2), np.ones((1, 2))], alpha=[0.1, 1.0])\n"
         "kinks.along(net, 'mse', np.ones(9), inputs=[[1.0, 2.0]], targets=[1.0], gradients=True)\n"
         "kinks.jump(0.1); kinks.subgradient(0.1)\n"
         "assert 'torch' not in sys.modules"
@@ -245,7 +245,7 @@ def test_losses_that_are_refused():
 
 
 def test_the_jump_of_a_loss_that_holds_its_data():
-    net = PiecewiseLinear([[[1.0, -1.0]], [[2.0]]], slopes=[0.1, 1.0])
+    net = PiecewiseLinear([[[1.0, -1.0]], [[2.0]]], alpha=[0.1, 1.0])
     held = kinks.jumps(net, kinks.on_data("mse", [[3.0, 3.0]], [-1.0]), 1, 0)
     apart = kinks.jumps(net, "mse", 1, 0, inputs=[[3.0, 3.0]], targets=[-1.0])
     assert np.array_equal(held.gradient["weights.0"], apart.gradient["weights.0"])

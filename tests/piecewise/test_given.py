@@ -24,9 +24,7 @@ def test_a_network_passes_and_a_module_is_read():
 
 @pytest.mark.parametrize("thing", [None, np.eye(2), [np.eye(2)], "net", nn.Linear, torch.eye(2)])
 def test_anything_else_is_refused_with_advice(thing):
-    with pytest.raises(
-        TypeError, match=r"regions\.PiecewiseLinear\(weights, biases, slopes\) or a"
-    ):
+    with pytest.raises(TypeError, match=r"regions\.PiecewiseLinear\(weights, biases, alpha\) or a"):
         as_network(thing)
 
 
