@@ -61,6 +61,8 @@ _RANDOM = rows(
 _MASKS = rows("bitwise_not invert logical_not masked_fill mul where")
 _COMPARED = rows("eq ne sign heaviside isnan")
 _WHOLE = rows("int long short bool floor round ceil trunc embedding")
+_TERMS = {"add": 2, "sub": 2, "mul": 2, "div": 2, "neg": 1}
+"""Rows whose results are followed in constants, and how many of these they take."""
 _STEPPED_INTO = ("weight", "activation", "passage", "dropout", "pooling")
 
 
@@ -266,14 +268,32 @@ class Walk:
             self.build.lose(given)
             return result
         for place, leaf in enumerate(made):
-            self.build.note(leaf, self._carried(step, row, args, words, place, given))
+            origin = self._carried(step, row, args, words, place, given, leaf)
+            self.build.note(leaf, origin)
         return result
 
     def _carried(
-        self, step: fx.Node, row: Operation | None, args: Any, words: Any, place: int, given: Any
+        self,
+        step: fx.Node,
+        row: Operation | None,
+        args: Any,
+        words: Any,
+        place: int,
+        given: list[Tensor],
+        made: Tensor,
     ) -> Origin:
+        """Where one of the tensors that a function made of constants comes from.
+
+        Args:
+            step: the call.
+            row: of its operation.
+            args: its arguments.
+            words: its keyword arguments.
+            place: which of the tensors it is.
+            given: the constants that depend on parameters.
+            made: the tensor.
+        """
         origins = [self.build.origin(each) for each in given]
-        made = leaves(_called(step, args, words))[place]
         if not made.is_floating_point():
             return joined(origins)
         if row in _SAME and len(given) == 1:
@@ -283,24 +303,18 @@ class Walk:
             for each, origin in zip(given, origins, strict=True):
                 found |= origin.arranged(_moving(step, args, words, place, each))
             return found
-        if row is not None and row.name in ("add", "sub", "mul", "div", "neg"):
-            return self._calculated(row.name, *ordered(called(step)[0], args, words))
+        if row is not None and row.name in _TERMS and not words.keys() - {"alpha"}:
+            found_args, found_words = ordered(called(step)[0], args, words)
+            terms = [self._term(each) for each in found_args]
+            if len(terms) == _TERMS[row.name]:
+                alpha = Numbers(np.asarray(float(found_words.get("alpha", 1.0))))
+                return _calculated(row.name, terms, alpha)
         return joined(origins)
 
-    def _calculated(self, name: str, args: Any, words: Any) -> Origin:
-        """The origin of a sum, a product or a quotient of constants."""
-        x, *others = (self.build.constant("a constant", each) for each in args)
-        if name == "neg":
-            return (-x).origin
-        (y,) = others
-        if name == "div":
-            if words:
-                return joined((x.origin, y.origin))
-            return (x * Numbers(1.0 / y.values, y.origin.bent())).origin
-        if name == "mul":
-            return (x * y).origin
-        factor = Numbers(np.asarray(float(words.get("alpha", 1)) * (-1 if name == "sub" else 1)))
-        return (x + factor * y).origin
+    def _term(self, value: Any) -> Numbers:
+        """A constant of a sum or a product, whatever it holds."""
+        values = torch.as_tensor(value).detach().double().numpy()
+        return Numbers(values, self.build.origin(value))
 
     def _written(self, step: fx.Node, result: Any) -> Any:
         """Give the name of what was overwritten in place its new content, and spoil its views."""
@@ -317,6 +331,19 @@ class Walk:
             if value is before:
                 self.made[other] = result
         return result
+
+
+def _calculated(name: str, terms: list[Numbers], alpha: Numbers) -> Origin:
+    """The origin of a sum, a product or a quotient of constants."""
+    x, y = terms[0], terms[-1]
+    if name == "neg":
+        return (-x).origin
+    if name == "div":
+        with np.errstate(all="ignore"):
+            return (x * Numbers(1.0 / y.values, y.origin.bent())).origin
+    if name == "mul":
+        return (x * y).origin
+    return (x + (alpha if name == "add" else -alpha) * y).origin
 
 
 def function_name(function: Any) -> str:

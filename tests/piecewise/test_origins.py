@@ -127,10 +127,14 @@ FOLLOWED = {
     "offset above": lambda self, x: torch.where(x > 0, x - 2 * self.w[0], -x),
     "product of a row": lambda self, x: x * self.w[1] - self.w[2],
     "appended": lambda self, x: torch.cat([x, self.w[:1]], 1),
+    "masked": lambda self, x: F.linear(x, self.w * (torch.arange(5) != 2)),
+    "by ones and zeros": lambda self, x: F.linear(x, self.w.mul(torch.eye(5, dtype=torch.int64))),
     "in double": lambda self, x: F.linear(x, self.w.double().detach()),
 }
 OTHERWISE = {
     "square": lambda self, x: F.linear(x, self.w * self.w),
+    "product by keyword": lambda self, x: F.linear(x, torch.mul(self.w, other=self.w)),
+    "infinite bound": lambda self, x: x.clamp(max=(self.w[0].abs() / torch.zeros(5)).clamp(max=1)),
     "exp": lambda self, x: F.linear(x, self.w.exp()),
     "norm": lambda self, x: F.linear(x, self.w / self.w.norm()),
     "bound": lambda self, x: x.clamp(min=self.w[0]),
