@@ -37,10 +37,10 @@ import torch
 from matplotlib.figure import Figure
 
 from sigprop import plots, regions
+from sigprop.arrangement import polytopes
+from sigprop.arrangement.counting import Polytopes
+from sigprop.arrangement.exact import dyadic
 from sigprop.records import Row
-from sigprop.regions import polytopes
-from sigprop.regions.counting import Polytopes
-from sigprop.regions.exact import dyadic
 
 MEMORY = """
 import sys

@@ -26,11 +26,11 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from scipy import stats
 
 from sigprop import plots
+from sigprop.arrangement.network import PiecewiseLinear
+from sigprop.arrangement.results import PlaneRegions
 from sigprop.data import digits
 from sigprop.records import Row
 from sigprop.regions.expected import expected_in_plane
-from sigprop.regions.network import PiecewiseLinear
-from sigprop.regions.results import PlaneRegions
 from sigprop.regions.slices import in_plane
 
 BOX = ((-0.75, 1.75), (-0.75, 1.75))

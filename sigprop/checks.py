@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-Progress = Callable[[int, int | None], object]
+Progress: TypeAlias = Callable[[int, int | None], object]
 """What an argument ``progress`` is: called with what is done and the total (None: not known)."""
 
 

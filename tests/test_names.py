@@ -9,9 +9,6 @@ import pytest
 
 from tests.test_walls import PACKAGE, modules
 
-TWICE_YET = {"Bound", "Curve", "Value"}
-"""Names of classes that stand twice and are still to be changed."""
-
 
 def class_homes(package: Path) -> dict[str, list[str]]:
     """Name of a class → the modules that define one of that name, nested and private ones too."""
@@ -60,8 +57,7 @@ def _needs_none(node: Documented) -> bool:
 
 def test_no_two_classes_share_a_name():
     twice = {name: homes for name, homes in class_homes(PACKAGE).items() if len(homes) > 1}
-    assert {name: homes for name, homes in twice.items() if name not in TWICE_YET} == {}
-    assert set(twice) == TWICE_YET, "renamed: take it out of TWICE_YET"
+    assert twice == {}
 
 
 def test_everything_public_is_documented():

@@ -48,6 +48,6 @@ def test_the_derivative_has_both_sides_of_every_jump(result):
 
 
 def test_a_line_without_kinks_is_drawn_too():
-    net = PiecewiseLinear([np.eye(2)], slopes=1.0)
+    net = PiecewiseLinear([np.eye(2)], alpha=1.0)
     found = kinks.along(net, "mse", np.ones(6), inputs=np.eye(2), targets=np.eye(2))
     assert plots.kinks(found).get_title().startswith("0 kinks, 2 samples")

@@ -7,7 +7,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
 
 from sigprop import plots
-from sigprop.regions.network import Piecewise, PiecewiseLinear
+from sigprop.arrangement.network import Piecewise, PiecewiseLinear
 from sigprop.regions.slices import in_box, in_plane, on_line
 
 pytestmark = pytest.mark.usefixtures("figures_closed")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sigprop.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from sigprop.regions.network import PiecewiseLinear
+    from sigprop.arrangement.network import PiecewiseLinear
 
 DIGIT = (1, 8, 8)
 """The shape of the digits as images."""
@@ -129,7 +129,7 @@ def _network(options: argparse.Namespace) -> PiecewiseLinear:
     import numpy as np
 
     from sigprop.cli.factory import made
-    from sigprop.regions.door import as_network
+    from sigprop.piecewise import as_network
 
     model = made(options.model)
     if hasattr(model, "eval") and hasattr(model, "modules"):
@@ -177,8 +177,7 @@ def _points(net: PiecewiseLinear, options: argparse.Namespace) -> tuple[str, Any
 def _theory(net: PiecewiseLinear, points: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Bounds, and what a random net of the same variances has, for plain fully connected nets."""
     from sigprop.regions.bounds import bounds
-    from sigprop.regions.expected import expected_in_plane, expected_on_line
-    from sigprop.regions.plain import plain_layers
+    from sigprop.regions.expected import expected_in_plane, expected_on_line, plain_layers
 
     plain = plain_layers(net)
     if plain is None:

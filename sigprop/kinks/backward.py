@@ -10,14 +10,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.arrangement.network import Maximum
 from sigprop.checks import FloatArray
 from sigprop.kinks.line import MovingAffine, MovingPiecewise, NetworkLine
-from sigprop.regions.network import Maximum
 
 Pieces = Mapping[int, NDArray[np.int16]]
 
 
-class Pass:
+class PiecesPass:
     """The networks of a line at t, one a point, evaluated on given pieces.
 
     Args:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.arrangement.network import Maximum
 from sigprop.checks import FloatArray
 from sigprop.kinks import bernstein
 from sigprop.kinks.line import MovingPiecewise, NetworkLine
 from sigprop.kinks.losses import Loss
 from sigprop.kinks.march import March, march
-from sigprop.regions.network import Maximum
 
 Side = Literal["left", "right"]
 Integers = NDArray[np.intp]
@@ -23,7 +23,7 @@ BUDGET = 2e7
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class LossCurve:
     """Everything known along the line.
 
     Attributes:
@@ -108,7 +108,7 @@ def follow(
     interval: tuple[float, float],
     loss: Loss,
     targets: Any,
-) -> Curve:
+) -> LossCurve:
     """March all samples along the line, as many at a time as memory allows."""
     units = sum(
         width
@@ -126,7 +126,7 @@ def follow(
         done = march(line, x[chosen], step, interval)
         undecided += done.undecided
         parts += _by_sample(done, len(x[chosen]), len(line.steps))
-    return Curve(line, x, x_step, interval, loss, targets, tuple(parts), undecided)
+    return LossCurve(line, x, x_step, interval, loss, targets, tuple(parts), undecided)
 
 
 def _by_sample(done: March, samples: int, output: int) -> list[March]:

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.kinks.backward import Pass
-from sigprop.kinks.curve import BUDGET, Curve, Integers, Side
+from sigprop.kinks.backward import PiecesPass
+from sigprop.kinks.curve import BUDGET, Integers, LossCurve, Side
 from sigprop.kinks.parameters import Parameters
 
 SIDES: tuple[Side, Side] = ("left", "right")
@@ -22,7 +22,7 @@ class Gradients:
         parameters: of the model; None: the gradient with respect to the inputs.
     """
 
-    def __init__(self, curve: Curve, parameters: Parameters | None) -> None:
+    def __init__(self, curve: LossCurve, parameters: Parameters | None) -> None:
         self.curve, self.parameters = curve, parameters
 
     @property
@@ -101,7 +101,9 @@ class Gradients:
             np.add.at(made, event - first, sides[1] - sides[0])
         return made
 
-    def _pass(self, sample: Integers, t: FloatArray, side: Side) -> tuple[Pass, list[FloatArray]]:
+    def _pass(
+        self, sample: Integers, t: FloatArray, side: Side
+    ) -> tuple[PiecesPass, list[FloatArray]]:
         """Forward and backward through the pieces on one side of each t; the loss is the mean."""
         curve = self.curve
         pieces: dict[int, list[FloatArray]] = {i: [] for i in curve.parts[0].pieces}
@@ -110,7 +112,7 @@ class Gradients:
             for i, table in curve.parts[one].pieces.items():
                 pieces[i].append(table[index])
         chosen = {i: np.stack(rows).astype(np.int16) for i, rows in pieces.items()}
-        seen = Pass(curve.line, t, curve.inputs(sample, t), chosen)
+        seen = PiecesPass(curve.line, t, curve.inputs(sample, t), chosen)
         y = None if curve.targets is None else curve.targets[sample]
         seed = curve.loss.gradient(seen.outputs, y) / len(curve.x)
         return seen, seen.backward(seed)

@@ -9,8 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from scipy import sparse
 
-from sigprop.checks import FloatArray
-from sigprop.regions.network import (
+from sigprop.arrangement.network import (
     Add,
     Affine,
     Matrix,
@@ -19,6 +18,7 @@ from sigprop.regions.network import (
     PiecewiseLinear,
     Step,
 )
+from sigprop.checks import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class MovingPiecewise:
     """Units on the line: slopes and offsets of the pieces move, thresholds stay.
 
     Attributes:
-        thresholds: (pieces − 1, units), as in :class:`sigprop.regions.network.Piecewise`.
+        thresholds: (pieces − 1, units), as in :class:`sigprop.arrangement.network.Piecewise`.
         slopes: (pieces, units) at t = 0.
         slope_steps: their change per t, or None where no slope of the layer moves.
         offsets: (pieces, units) at t = 0.
@@ -65,39 +65,39 @@ MovingStep: TypeAlias = MovingAffine | MovingPiecewise | Maximum | Add
 
 
 class NetworkLine:
-    """The networks base + t·(moved − base), step by step.
+    """Networks of one structure whose numbers move in proportion to t, step by step.
 
     Args:
-        base: the network at t = 0.
-        zero: a network of the same structure, or None.
-        moved: another; the step per unit of t is (moved − zero)·scale, or (moved − base)·scale
-            where ``zero`` is None. One of three networks that are all affine in the same
-            parameters: so a small direction keeps its digits.
-        scale: see above.
-
-    Raises:
-        ValueError: the networks have different structures, or a threshold moves.
+        input_dim: number of inputs.
+        widths: of the values, the inputs first.
+        steps: the steps.
     """
 
     def __init__(
-        self,
-        base: PiecewiseLinear,
-        moved: PiecewiseLinear | None = None,
-        zero: PiecewiseLinear | None = None,
-        scale: float = 1.0,
+        self, input_dim: int, widths: tuple[int, ...], steps: Sequence[MovingStep]
     ) -> None:
-        moved = base if moved is None else moved
-        zero = base if zero is None else zero
-        self.input_dim, self.widths = base.input_dim, base.widths
-        if {net.widths for net in (moved, zero)} != {base.widths}:
+        self.input_dim, self.widths, self.steps = input_dim, widths, tuple(steps)
+
+    @classmethod
+    def between(cls, base: PiecewiseLinear, moved: PiecewiseLinear) -> NetworkLine:
+        """The networks base + t·(moved − base).
+
+        Raises:
+            ValueError: the networks have different structures, or a threshold moves.
+        """
+        if moved.widths != base.widths:
             raise ValueError(
                 f"the ends of the line have widths {base.widths} and {moved.widths}; a line joins "
                 "networks of the same structure."
             )
-        self.steps: tuple[MovingStep, ...] = tuple(
-            _moving(i, *steps, scale)
-            for i, steps in enumerate(zip(base.steps, moved.steps, zero.steps, strict=True))
-        )
+        pairs = zip(base.steps, moved.steps, strict=True)
+        steps = [_moving(i, *pair) for i, pair in enumerate(pairs)]
+        return cls(base.input_dim, base.widths, steps)
+
+    @classmethod
+    def still(cls, net: PiecewiseLinear) -> NetworkLine:
+        """A network where nothing moves."""
+        return cls(net.input_dim, net.widths, [still(step) for step in net.steps])
 
     def last_use(self) -> list[int]:
         """For each value, the index of the last step that takes it (−1: none)."""
@@ -130,17 +130,35 @@ def _at(step: MovingStep, t: float) -> Step:
     return step
 
 
-def _moving(i: int, base: Step, moved: Step, zero: Step, scale: float) -> MovingStep:
-    same = all(type(s) is type(base) and s.sources == base.sources for s in (moved, zero))
-    if same and isinstance(base, Affine):
-        assert isinstance(moved, Affine) and isinstance(zero, Affine)
-        difference = _difference(moved.weight, zero.weight, scale)
-        return MovingAffine(
-            base.weight, difference, base.bias, scale * (moved.bias - zero.bias), base.source
+def still(step: Step) -> MovingStep:
+    """A step whose numbers stay."""
+    if isinstance(step, Affine):
+        return MovingAffine(step.weight, None, step.bias, np.zeros_like(step.bias), step.source)
+    if isinstance(step, Piecewise):
+        nothing = np.zeros_like(step.offsets)
+        return MovingPiecewise(
+            step.thresholds, step.slopes, None, step.offsets, nothing, step.source
         )
+    return step
+
+
+def moving_or_none(change: Matrix) -> Matrix | None:
+    """A change of weights, None where nothing moves."""
+    if isinstance(change, np.ndarray):
+        return change if change.any() else None
+    change.eliminate_zeros()
+    return change if change.nnz else None
+
+
+def _moving(i: int, base: Step, moved: Step) -> MovingStep:
+    same = type(moved) is type(base) and moved.sources == base.sources
+    if same and isinstance(base, Affine):
+        assert isinstance(moved, Affine)
+        change = moving_or_none(_difference(moved.weight, base.weight))
+        return MovingAffine(base.weight, change, base.bias, moved.bias - base.bias, base.source)
     if same and isinstance(base, Piecewise):
-        assert isinstance(moved, Piecewise) and isinstance(zero, Piecewise)
-        return _moving_piecewise(i, (base, moved, zero), scale)
+        assert isinstance(moved, Piecewise)
+        return _moving_piecewise(i, base, moved)
     if same and isinstance(base, Maximum):
         assert isinstance(moved, Maximum)
         same = np.array_equal(base.groups, moved.groups)
@@ -150,22 +168,19 @@ def _moving(i: int, base: Step, moved: Step, zero: Step, scale: float) -> Moving
             f"and {type(moved).__name__} of values {moved.sources} at the other; a line joins "
             "networks of the same structure."
         )
-    return base  # type: ignore[return-value]  # Maximum or Add: nothing moves
+    return still(base)
 
 
-def _difference(moved: Matrix, zero: Matrix, scale: float) -> Matrix | None:
-    if isinstance(moved, np.ndarray) and isinstance(zero, np.ndarray):
-        made = scale * (moved - zero)
-        return made if made.any() else None
-    found = sparse.csr_array(scale * (sparse.csr_array(moved) - sparse.csr_array(zero)))
-    found.eliminate_zeros()
-    return found if found.nnz else None
+def _difference(moved: Matrix, base: Matrix) -> Matrix:
+    if isinstance(moved, np.ndarray) and isinstance(base, np.ndarray):
+        return moved - base
+    return sparse.csr_array(sparse.csr_array(moved) - sparse.csr_array(base))
 
 
-def _moving_piecewise(i: int, ends: Sequence[Piecewise], scale: float) -> MovingPiecewise:
+def _moving_piecewise(i: int, base: Piecewise, moved: Piecewise) -> MovingPiecewise:
     """One layer of units; a kink that an end lacks (its slopes are equal there) is put back."""
-    most = max(len(end.thresholds) for end in ends)
-    padded = [_padded(end, most) for end in ends]
+    most = max(len(base.thresholds), len(moved.thresholds))
+    padded = [_padded(end, most) for end in (base, moved)]
     thresholds = np.min([part[0] for part in padded], axis=0) if most else padded[0][0]
     for found, _, _ in padded:
         wrong = np.isfinite(found) & (found != thresholds)
@@ -177,15 +192,10 @@ def _moving_piecewise(i: int, ends: Sequence[Piecewise], scale: float) -> Moving
                 "exactly where thresholds stay put. Leave the parameters of that activation out of "
                 "the direction."
             )
-    (_, slopes, offsets), (_, above, high), (_, below, low) = padded
-    steps = scale * (above - below)
+    (_, slopes, offsets), (_, above, high) = padded
+    steps = above - slopes
     return MovingPiecewise(
-        thresholds,
-        slopes,
-        steps if steps.any() else None,
-        offsets,
-        scale * (high - low),
-        ends[0].source,
+        thresholds, slopes, steps if steps.any() else None, offsets, high - offsets, base.source
     )
 
 

@@ -53,7 +53,7 @@ def on_data(loss: Any, inputs: Any, targets: Any = None) -> DataLoss:
     Example:
         >>> from sigprop.kinks import along
         >>> from sigprop.regions import PiecewiseLinear
-        >>> net = PiecewiseLinear([[[1.0]], [[1.0]]], slopes=[0.1, 1.0])
+        >>> net = PiecewiseLinear([[[1.0]], [[1.0]]], alpha=[0.1, 1.0])
         >>> loss = on_data("mse", [[2.0]], [1.0])
         >>> along(net, loss, {"weights.0": [[1.0]]}, t=(-3, 1)).t
         array([-1.])

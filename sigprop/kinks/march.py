@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.arrangement.network import Add, Matrix, Maximum
 from sigprop.checks import FloatArray
 from sigprop.kinks import bernstein
 from sigprop.kinks.line import MovingAffine, MovingPiecewise, NetworkLine, sources
-from sigprop.regions.network import Add, Matrix, Maximum
 
 EPS = bernstein.EPS
 SAFETY = 32.0
@@ -26,7 +26,7 @@ Integers = NDArray[np.intp]
 
 
 @dataclass(eq=False)
-class Value:
+class Polynomials:
     """A value of the network on every interval.
 
     Attributes:
@@ -38,13 +38,13 @@ class Value:
     c: FloatArray
     error: FloatArray
 
-    def cut(self, parent: Integers, start: FloatArray, end: FloatArray) -> Value:
+    def cut(self, parent: Integers, start: FloatArray, end: FloatArray) -> Polynomials:
         """The same on parts of the intervals."""
         whole = (start == 0) & (end == 1)
         c = self.c[parent]
         if c.shape[1] > 1 and not whole.all():
             c[~whole] = bernstein.restrict(c[~whole], start[~whole], end[~whole])
-        return Value(c, self.error[parent] + 0.0)
+        return Polynomials(c, self.error[parent] + 0.0)
 
 
 @dataclass(eq=False)
@@ -63,7 +63,7 @@ class March:
     sample: Integers
     low: FloatArray
     high: FloatArray
-    values: dict[int, Value]
+    values: dict[int, Polynomials]
     pieces: dict[int, NDArray[np.int16]]
     undecided: int = 0
 
@@ -120,7 +120,7 @@ def march(
         ends = np.stack([x + interval[0] * x_step, x + interval[1] * x_step], axis=1)
         c = np.stack([ends, np.stack([x_step, x_step], axis=1)], axis=2)
     error = EPS * np.abs(c[:, :, 0]).max(axis=1)
-    state = March(samples, low, high, {0: Value(c, error)}, {})
+    state = March(samples, low, high, {0: Polynomials(c, error)}, {})
     last = line.last_use()
     for i, step in enumerate(line.steps):
         if isinstance(step, MovingAffine):
@@ -144,7 +144,7 @@ def _times(c: FloatArray, weight: Matrix) -> FloatArray:
     return np.asarray(flat @ weight.T).reshape(*c.shape[:-1], weight.shape[0])
 
 
-def _affine(state: March, step: MovingAffine) -> Value:
+def _affine(state: March, step: MovingAffine) -> Polynomials:
     value = state.values[step.source]
     low, high = state.low, state.high
     at = _times(value.c, step.weight)
@@ -166,14 +166,14 @@ def _affine(state: March, step: MovingAffine) -> Value:
         t = low[:, None, None] + share * (high - low)[:, None, None]
         at[:, :, 0] += step.bias + t * step.bias_step
     error = np.sqrt(variance + (EPS * np.abs(at[:, :, 0]).max(axis=1)) ** 2)
-    return Value(at, error)
+    return Polynomials(at, error)
 
 
 def _square(weight: Matrix) -> Matrix:
     return weight**2 if isinstance(weight, np.ndarray) else weight.multiply(weight)
 
 
-def _add(state: March, step: Add) -> Value:
+def _add(state: March, step: Add) -> Polynomials:
     taken = [state.values[source] for source in step.sources]
     degree = max(value.c.shape[1] for value in taken)
     total = np.zeros((len(state.low), degree, *taken[0].c.shape[2:]))
@@ -183,7 +183,7 @@ def _add(state: March, step: Add) -> Value:
             c = bernstein.elevate(c)
         total += c
     variance = np.sum([value.error**2 for value in taken], axis=0)
-    return Value(total, np.sqrt(variance + (EPS * np.abs(total[:, :, 0]).max(axis=1)) ** 2))
+    return Polynomials(total, np.sqrt(variance + (EPS * np.abs(total[:, :, 0]).max(axis=1)) ** 2))
 
 
 def _bound(c: FloatArray, error: FloatArray) -> FloatArray:
@@ -191,7 +191,7 @@ def _bound(c: FloatArray, error: FloatArray) -> FloatArray:
     return np.asarray(SAFETY * (error + c.shape[-2] * EPS * np.abs(c).max(axis=-2)))
 
 
-def _piecewise(state: March, i: int, step: MovingPiecewise) -> Value:
+def _piecewise(state: March, i: int, step: MovingPiecewise) -> Polynomials:
     """Cut the intervals where a unit passes a threshold, and set its pieces."""
     found = []  # owner, unit, place, threshold
     starts = []  # above each threshold at the start of the interval
@@ -239,7 +239,7 @@ def _passed(parent: Integers, position: Integers, unit: Integers, units: int) ->
     return np.asarray((before + turns - before[first]) % 2 == 1)
 
 
-def _on_pieces(state: March, i: int, step: MovingPiecewise) -> Value:
+def _on_pieces(state: March, i: int, step: MovingPiecewise) -> Polynomials:
     value, piece = state.values[step.source], state.pieces[i].astype(np.intp)
 
     def active(table: FloatArray) -> FloatArray:
@@ -264,10 +264,10 @@ def _on_pieces(state: March, i: int, step: MovingPiecewise) -> Value:
         t = low[:, None] + share * (high - low)[:, None]
         c[:, :, 0] += offset[:, None] + t * drift[:, None]
     error = largest * value.error + EPS * np.abs(c[:, :, 0]).max(axis=1)
-    return Value(c, error)
+    return Polynomials(c, error)
 
 
-def _maximum(state: March, i: int, step: Maximum) -> Value:
+def _maximum(state: March, i: int, step: Maximum) -> Polynomials:
     """Cut the intervals where two members of a group cross, and choose the largest in between."""
     value = state.values[step.source]
     c = value.c[:, :, 0]
@@ -292,7 +292,7 @@ def _maximum(state: March, i: int, step: Maximum) -> Value:
     state.pieces[i] = winner.astype(np.int16)
     chosen = np.take_along_axis(np.broadcast_to(step.groups, members.shape), winner[..., None], -1)
     index = chosen[..., 0]
-    return Value(
+    return Polynomials(
         np.take_along_axis(value.c, index[:, None, None], -1),
         np.take_along_axis(value.error, index, -1),
     )

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.arrangement.network import Maximum
 from sigprop.checks import FloatArray, count
-from sigprop.kinks.backward import Pass
+from sigprop.kinks.backward import PiecesPass
 from sigprop.kinks.line import MovingPiecewise, NetworkLine
 from sigprop.kinks.parameters import Parameters
 from sigprop.kinks.problem import read_problem
 from sigprop.records import Row, plain
-from sigprop.regions.network import Maximum
 
 ON_KINK = 1e-9
 """A unit is on its kink if its pre-activation is this close to it, next to its layer's largest."""
@@ -182,7 +182,7 @@ def jumps(
 
     Example:
         >>> from sigprop.regions import PiecewiseLinear
-        >>> net = PiecewiseLinear([[[1.0, -1.0]], [[2.0]]], slopes=[0.1, 1.0])   # 2 φ(x₁ − x₂)
+        >>> net = PiecewiseLinear([[[1.0, -1.0]], [[2.0]]], alpha=[0.1, 1.0])   # 2 φ(x₁ − x₂)
         >>> found = jumps(net, "mse", 1, 0, inputs=[[3.0, 3.0]], targets=[-1.0])
         >>> found.gradient["weights.0"]                     # (1 − α) ℓ' v x
         array([[10.8, 10.8]])
@@ -192,15 +192,15 @@ def jumps(
     problem = read_problem(model, loss, inputs, targets)
     opened, x, measure, rows = problem.model, problem.x, problem.loss, problem.targets
     sample = _index("sample", sample, len(x))
-    line = NetworkLine(opened.net)
+    line = opened.still()
     i = _activation(line, layer)
     unit = _index("unit", unit, line.widths[i + 1])
     outputs = line.widths[-1]
-    seen = Pass(line, np.zeros(1), x[sample : sample + 1])
+    seen = PiecesPass(line, np.zeros(1), x[sample : sample + 1])
     below, above = _sides(line, i, unit, seen)
     y = None if rows is None else rows[sample : sample + 1]
     f = seen.outputs
-    many = Pass(line, np.zeros(outputs), np.repeat(x[sample : sample + 1], outputs, axis=0))
+    many = PiecesPass(line, np.zeros(outputs), np.repeat(x[sample : sample + 1], outputs, axis=0))
     through = many.backward(np.eye(outputs), cut=(i, unit))
     step = line.steps[i]
     assert isinstance(step, MovingPiecewise)
@@ -239,15 +239,17 @@ def _activation(line: NetworkLine, layer: int) -> int:
     return active[number - 1]
 
 
-def _sides(line: NetworkLine, i: int, unit: int, seen: Pass) -> tuple[float, float]:
+def _sides(line: NetworkLine, i: int, unit: int, seen: PiecesPass) -> tuple[float, float]:
     """The slopes on either side of the threshold that the unit sits on."""
     step = line.steps[i]
     assert isinstance(step, MovingPiecewise)
     z = float(seen.values[step.source][0, unit])
     thresholds = step.thresholds[:, unit]
-    if not np.isfinite(thresholds).any():
+    slopes, offsets = step.slopes[:, unit], step.offsets[:, unit]
+    bends = np.isfinite(thresholds) & ((np.diff(slopes) != 0) | (np.diff(offsets) != 0))
+    if not bends.any():
         raise ValueError(f"unit {unit} is linear: it has no kink.")
-    row = int(np.argmin(np.abs(thresholds - z)))
+    row = int(np.argmin(np.where(bends, np.abs(thresholds - z), np.inf)))
     threshold = float(thresholds[row])
     scale = max(float(np.abs(seen.values[step.source]).max()), abs(threshold))
     if abs(z - threshold) > ON_KINK * scale:
@@ -255,9 +257,9 @@ def _sides(line: NetworkLine, i: int, unit: int, seen: Pass) -> tuple[float, flo
             f"unit {unit} has the pre-activation {z:g}, not on its kink at {threshold:g}. Find "
             "kinks with kinks.along and pass the network there: along(...).network(t)."
         )
-    below, above = step.slopes[row, unit], step.slopes[row + 1, unit]
-    gap = (above - below) * threshold + step.offsets[row + 1, unit] - step.offsets[row, unit]
-    if abs(gap) > 1e-12 * max(abs(threshold), float(np.abs(step.offsets[:, unit]).max())):
+    below, above = slopes[row], slopes[row + 1]
+    gap = (above - below) * threshold + offsets[row + 1] - offsets[row]
+    if abs(gap) > 1e-12 * max(abs(threshold), float(np.abs(offsets).max())):
         raise ValueError(
             f"unit {unit} jumps by {gap:g} at its threshold: there the loss is not continuous and "
             "has no closed form here. kinks.along reports such jumps."

@@ -1,16 +1,27 @@
-"""Models that a line goes through: networks of arrays, and torch modules through the converter."""
+"""Models that a line goes through: networks of arrays, and torch modules through the converter.
+
+Which entry of which parameter each number of a module's network is, the conversion has written
+down (:class:`sigprop.piecewise.Conversion`): lines and gradients are read off that.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from sigprop.arrangement.network import Affine, Matrix, Piecewise, PiecewiseLinear, Step
 from sigprop.checks import FloatArray
-from sigprop.kinks.line import NetworkLine
+from sigprop.kinks.line import (
+    MovingAffine,
+    MovingPiecewise,
+    MovingStep,
+    NetworkLine,
+    moving_or_none,
+    still,
+)
 from sigprop.kinks.parameters import (
     Integers,
     Parameters,
@@ -18,9 +29,13 @@ from sigprop.kinks.parameters import (
     direction_arrays,
     of_network,
     places,
-    step_arrays,
 )
-from sigprop.regions.network import Affine, Matrix, PiecewiseLinear, Step
+
+if TYPE_CHECKING:
+    from sigprop.piecewise.builder import Sources
+    from sigprop.piecewise.constants import Numbers
+
+KINDS = ("weight", "bias", "slope", "offset")
 
 
 class NetworkModel:
@@ -30,31 +45,30 @@ class NetworkModel:
         self.net = net
         self.parameters = of_network(net)
 
-    def line(self, direction: Any) -> NetworkLine:
+    def line(self, direction: Any, *, gradients: bool = False) -> NetworkLine:
         """The line from this network at t = 0 along a direction, or to another network at t = 1."""
         if isinstance(direction, PiecewiseLinear):
-            line = NetworkLine(self.net, direction)
+            line = NetworkLine.between(self.net, direction)
             if not _moves(line):
                 raise ValueError("direction is the same network: nothing moves along the line.")
             return line
-        arrays = direction_arrays(direction, self.parameters.shapes)
-        return NetworkLine(
-            self.net, self._filled(arrays), self._filled([np.zeros_like(a) for a in arrays])
-        )
+        left = iter(direction_arrays(direction, self.parameters.shapes))
+        steps = [
+            _moved(step, next(left), next(left)) if isinstance(step, Affine) else still(step)
+            for step in self.net.steps
+        ]
+        return NetworkLine(self.net.input_dim, self.net.widths, steps)
 
-    def _filled(self, arrays: Sequence[FloatArray]) -> PiecewiseLinear:
-        left = iter(arrays)
-        steps: list[Step] = []
-        for step in self.net.steps:
-            if isinstance(step, Affine):
-                weight, bias = next(left), next(left)
-                if not isinstance(step.weight, np.ndarray):
-                    rows, columns = places(step.weight)
-                    weight = sparse.csr_array((weight, (rows, columns)), shape=step.weight.shape)
-                steps.append(Affine(weight, bias, step.source))
-            else:
-                steps.append(step)
-        return PiecewiseLinear.from_steps(self.net.input_dim, steps)
+    def still(self) -> NetworkLine:
+        """This network, where nothing moves."""
+        return NetworkLine.still(self.net)
+
+
+def _moved(step: Affine, weight: FloatArray, bias: FloatArray) -> MovingAffine:
+    change: Matrix = weight
+    if not isinstance(step.weight, np.ndarray):
+        change = sparse.csr_array((weight, places(step.weight)), shape=step.weight.shape)
+    return MovingAffine(step.weight, moving_or_none(change), step.bias, bias, step.source)
 
 
 def _moves(line: NetworkLine) -> bool:
@@ -66,181 +80,199 @@ def _moves(line: NetworkLine) -> bool:
     return False
 
 
+class _NoLineError(Exception):
+    """Why the networks do not move in proportion to t."""
+
+
 class ModuleModel:
     """A torch module, read through the converter; torch itself is not imported here."""
 
     def __init__(self, module: Any, example: FloatArray | None) -> None:
-        self._module, self._example = copy.deepcopy(module).double(), example
-        self._start = [_numbers(parameter) for parameter in self._parameters()]
-        self.shapes = {name: tuple(p.shape) for name, p in self._module.named_parameters()}
-        self.net = self._network(self._start)
+        from sigprop.piecewise import convert_model
+
+        self._start = _arrays(module)
+        self.shapes = {name: array.shape for name, array in self._start.items()}
+        self._read = convert_model(module, example)
+        self.net = self._read.network
         self._known: Parameters | None = None
 
-    def _parameters(self) -> list[Any]:
-        return [parameter for _, parameter in self._module.named_parameters()]
+    def line(self, direction: Any, *, gradients: bool = False) -> NetworkLine:
+        """The line from this module at t = 0 along a direction, or to another module at t = 1.
 
-    def _network(self, arrays: Iterable[FloatArray]) -> PiecewiseLinear:
-        from sigprop.regions.door import as_network
-
-        for parameter, array in zip(self._parameters(), arrays, strict=True):
-            parameter.data.copy_(parameter.data.new_tensor(array))
-        net: PiecewiseLinear = as_network(self._module, self._example)
-        return net
-
-    def line(self, direction: Any) -> NetworkLine:
-        """The line from this module at t = 0 along a direction, or to another module at t = 1."""
+        Args:
+            direction: as in :func:`sigprop.kinks.along`.
+            gradients: whether units whose slopes are equal keep their kink where a parameter sets
+                a slope: its gradient has one.
+        """
         if hasattr(direction, "named_parameters"):
-            ends = {name: _numbers(p) for name, p in direction.named_parameters()}
+            ends = _arrays(direction)
             shapes = {name: array.shape for name, array in ends.items()}
             if shapes != self.shapes:
                 raise ValueError(
                     f"the models at the ends of the line have different parameters: {self.shapes} "
                     f"and {shapes}."
                 )
-            direction = {
-                name: ends[name] - start
-                for name, start in zip(self.shapes, self._start, strict=True)
-            }
+            direction = {name: ends[name] - start for name, start in self._start.items()}
         arrays = direction_arrays(direction, self.shapes)
-        largest = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
-        scale = 2.0 ** np.ceil(np.log2(largest) + 1)  # no slope is 1 on the way: all kinks stay
+        moves = {name: a for name, a in zip(self.shapes, arrays, strict=True) if a.any()}
         try:
-            moves = [
-                (s, a) if a.any() else (s, None) for s, a in zip(self._start, arrays, strict=True)
-            ]
-            zero = self._network(s if a is None else 0 * a for s, a in moves)
-            moved = self._network(s if a is None else a / scale for s, a in moves)
-            line = NetworkLine(self.net, moved, zero, scale)
-            _check_affine(line, self._network(s if a is None else s + a for s, a in moves))
-        except ValueError as error:
+            return self._line(moves, gradients)
+        except _NoLineError as error:
             raise ValueError(
                 f"this direction is no straight line of piecewise linear networks: {error} Leave "
                 "the parameters of that part out of the direction."
             ) from error
-        return line
+
+    def still(self) -> NetworkLine:
+        """This module, where nothing moves; kinks as for gradients."""
+        return self._line({}, True)
+
+    def _line(self, moves: Mapping[str, FloatArray], gradients: bool) -> NetworkLine:
+        for name in self._read.lost & moves.keys():
+            raise _NoLineError(f"{name!r} becomes a number of Python, which cannot be followed.")
+        pairs = zip(self.net.steps, self._read.sources, strict=True)
+        steps = [_moving(i, *pair, moves, gradients) for i, pair in enumerate(pairs)]
+        return NetworkLine(self.net.input_dim, self.net.widths, steps)
 
     @property
     def parameters(self) -> Parameters:
         """How the numbers of the steps depend on the module's parameters.
 
         Raises:
-            ValueError: not linearly, or a number depends on two entries of one parameter.
+            ValueError: not as sums of entries times constants.
         """
         if self._known is None:
-            self._known = self._read()
+            self._known = self._of_sources()
         return self._known
 
-    def _read(self) -> Parameters:
-        """From three networks for each parameter: at 0, ½, and codes that name its entries."""
-        parts, rows, columns, values = [], [], [], []
-        first, entry = 0, 0
-        for which, start in enumerate(self._start):
-            bits = 2.0 ** np.ceil(np.log2(start.size + 2))
-            codes = (np.arange(start.size).reshape(start.shape) + 1) / bits
-            probes = (np.zeros_like(start), np.full_like(start, 0.5), codes)
-            nets = [self._with(which, probe).steps for probe in probes]
-            for i, steps in enumerate(zip(*nets, strict=True)):
-                for kind, (half, coded) in _differences(i, *steps).items():
-                    place, share, seen = _aligned(half, coded)
-                    index = np.rint(seen / share * 0.5 * bits - 1).astype(np.intp)
-                    if np.any((index < 0) | (index >= start.size)):
-                        raise ValueError(_mixed(i, kind))
-                    parts.append(Part(i, kind, *place, len(share)))
-                    rows.append(entry + np.arange(len(share)))
-                    columns.append(first + index)
-                    values.append(2 * share)
-                    entry += len(share)
-            first += start.size
-        places_ = (np.concatenate(rows), np.concatenate(columns))
-        matrix = sparse.csr_array((np.concatenate(values), places_), shape=(entry, first))
-        made = Parameters(self.shapes, parts, matrix)
-        self._check_read(made, matrix)
+    def _of_sources(self) -> Parameters:
+        parts, columns, values = [], [], []
+        sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
+        first = dict(zip(self.shapes, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+        for name in sorted(self._read.lost):
+            raise ValueError(_unread("a number", name))
+        for i, numbers in enumerate(self._read.sources):
+            for kind, each in numbers.items():
+                wrong = each.origin.parameters if kind == "threshold" else each.origin.otherwise
+                for name in sorted(wrong):
+                    raise ValueError(_unread(f"{_called(kind)} of step {i}", name))
+                for name, rows, cols, index, factor in _entries(each) if kind in KINDS else ():
+                    dense = kind == "weight" and isinstance(each.values, np.ndarray)
+                    whole = dense and len(index) == each.values.size
+                    parts.append(Part(i, kind, rows, cols, len(index), whole))
+                    columns.append(first[name] + index)
+                    values.append(factor)
+        if not parts:
+            raise ValueError("no parameter of the module enters its output; there is no gradient.")
+        entries = np.concatenate(columns)
+        place = (np.arange(len(entries)), entries)
+        shape = (len(entries), sum(sizes))
+        matrix = sparse.csr_array((np.concatenate(values), place), shape=shape)
+        return Parameters(self.shapes, parts, matrix)
+
+
+def _arrays(module: Any) -> dict[str, FloatArray]:
+    """The parameters of a module in float64."""
+    return {
+        name: np.array(parameter.detach().cpu().double().numpy())
+        for name, parameter in module.named_parameters()
+    }
+
+
+def _entries(
+    numbers: Numbers,
+) -> Iterator[tuple[str, Integers, Integers, Integers, FloatArray]]:
+    """By part of an array: the parameter; rows, columns, indices and factors of its entries."""
+    for part in numbers.origin.parts:
+        index, factor = part.index(), part.factor()
+        if isinstance(index, np.ndarray):
+            place = np.nonzero(index)
+            rows, columns = (place[0], place[-1])
+            yield part.parameter, rows, columns, index[place].astype(np.intp) - 1, factor[place]
+            continue
+        assert not isinstance(factor, np.ndarray)
+        rows, columns = places(index)
+        same = np.array_equal(index.indptr, factor.indptr)
+        same = same and np.array_equal(index.indices, factor.indices)
+        found = factor.data if same else np.asarray(factor[rows, columns]).ravel()
+        at = index.data.astype(np.intp) - 1
+        some = at >= 0
+        yield part.parameter, rows[some], columns[some], at[some], found[some]
+
+
+def _change(numbers: Numbers, moves: Mapping[str, FloatArray]) -> Matrix:
+    """By how much an array changes per t."""
+    shape = numbers.values.shape
+    if isinstance(numbers.values, np.ndarray):
+        made = np.zeros(shape)
+        for name, rows, columns, index, factor in _entries(numbers):
+            if name in moves:
+                place = (rows, columns) if len(shape) == 2 else rows
+                made[place] += factor * moves[name].ravel()[index]
         return made
-
-    def _with(self, which: int, probe: FloatArray) -> PiecewiseLinear:
-        """The network with one parameter replaced."""
-        try:
-            return self._network([*self._start[:which], probe, *self._start[which + 1 :]])
-        except ValueError as error:
-            name = list(self.shapes)[which]
-            raise ValueError(
-                f"the network is not affine in {name!r}; its gradient cannot be read off: {error} "
-                "Derivatives along a direction do not need it: leave gradients=False."
-            ) from error
-
-    def _check_read(self, made: Parameters, matrix: sparse.csr_array) -> None:
-        """The dependence found must say how the network changes between any two places."""
-        rng = np.random.default_rng(0)
-        ends = [
-            [start + rng.uniform(0.1, 0.3, start.shape) for start in self._start] for _ in range(2)
-        ]
-        flat = [np.concatenate([array.ravel() for array in arrays]) for arrays in ends]
-        change = matrix @ (flat[1] - flat[0])
-        pairs = zip(*(self._network(arrays).steps for arrays in ends), strict=True)
-        starts = np.cumsum([0, *(part.size for part in made.parts)])
-        for i, (one, two) in enumerate(pairs):
-            before, after = step_arrays(one), step_arrays(two)
-            for kind, array in before.items():
-                shape = array.shape if len(array.shape) == 2 else (1, *array.shape)
-                total = sparse.csr_array(shape)
-                for part, at in zip(made.parts, starts[:-1], strict=True):
-                    if (part.step, part.kind) == (i, kind):
-                        row = 0 * part.rows if kind == "bias" else part.rows
-                        place = (row, part.columns)
-                        entries = change[at : at + part.size]
-                        total = total + sparse.csr_array((entries, place), shape=total.shape)
-                wanted = after[kind] - array
-                if wanted.ndim == 1:
-                    wanted = wanted[None]
-                size = max(1e-3, float(abs(wanted).max()))
-                if abs(sparse.csr_array(total - sparse.csr_array(wanted))).max() > 1e-9 * size:
-                    raise ValueError(_mixed(i, kind))
+    total = sparse.csr_array(shape)
+    for name, rows, columns, index, factor in _entries(numbers):
+        if name in moves:
+            change = factor * moves[name].ravel()[index]
+            total = total + sparse.csr_array((change, (rows, columns)), shape=shape)
+    return total
 
 
-def _mixed(i: int, kind: str) -> str:
-    return (
-        f"a {kind} of step {i} is not a multiple of one entry of each parameter, so the gradient "
-        "with respect to the parameters cannot be read off the network. Derivatives along a "
-        "direction do not need it: leave gradients=False."
+def _moving(
+    i: int, step: Step, numbers: Sources, moves: Mapping[str, FloatArray], gradients: bool
+) -> MovingStep:
+    for kind, each in numbers.items():
+        wrong = each.origin.parameters if kind == "threshold" else each.origin.otherwise
+        for name in sorted(moves.keys() & set(wrong)):
+            raise _NoLineError(
+                f"{_called(kind)} of step {i} does not move in proportion to t "
+                f"(it is computed from {name!r})."
+                if kind != "threshold"
+                else f"a threshold of step {i} moves along this line (it depends on {name!r}); "
+                "kinks are located exactly where thresholds stay put."
+            )
+    if isinstance(step, Affine):
+        weight, bias = (_change(numbers[kind], moves) for kind in ("weight", "bias"))
+        assert isinstance(bias, np.ndarray)
+        return MovingAffine(step.weight, moving_or_none(weight), step.bias, bias, step.source)
+    if isinstance(step, Piecewise):
+        return _moving_units(step, numbers, moves, gradients)
+    return still(step)
+
+
+def _moving_units(
+    step: Piecewise, numbers: Sources, moves: Mapping[str, FloatArray], gradients: bool
+) -> MovingStep:
+    """Units as they were written down, wherever a kink that is not there now may matter."""
+    slopes, offsets = numbers["slope"], numbers["offset"]
+    if not (slopes.origin.parameters or offsets.origin.parameters):
+        return still(step)
+    thresholds = numbers["threshold"].values
+    rise, shift = _change(slopes, moves), _change(offsets, moves)
+    assert isinstance(rise, np.ndarray) and isinstance(shift, np.ndarray)
+    if len(thresholds) == 1:
+        kept = (np.diff(slopes.values, axis=0) != 0) | (np.diff(offsets.values, axis=0) != 0)
+        kept |= (np.diff(rise, axis=0) != 0) | (np.diff(shift, axis=0) != 0)
+        if gradients:
+            for each in (slopes, offsets):
+                for _, _, units, _, _ in _entries(each):
+                    kept[:, units] = True
+        thresholds = np.where(kept, thresholds, np.inf)
+    return MovingPiecewise(
+        thresholds, slopes.values, rise if rise.any() else None, offsets.values, shift, step.source
     )
 
 
-def _numbers(parameter: Any) -> FloatArray:
-    return np.array(parameter.detach().cpu().double().numpy())
+def _called(kind: str) -> str:
+    return {"other": "a number", "offset": "an offset"}.get(kind, f"a {kind}")
 
 
-def _differences(i: int, still: Step, half: Step, coded: Step) -> dict[str, tuple[Matrix, Matrix]]:
-    base, one, two = step_arrays(still), step_arrays(half), step_arrays(coded)
-    if any(part.shape != base[kind].shape for kind, part in [*one.items(), *two.items()]):
-        raise ValueError(_mixed(i, "threshold"))
-    return {kind: (one[kind] - base[kind], two[kind] - base[kind]) for kind in base}
-
-
-def _aligned(one: Matrix, two: Matrix) -> tuple[tuple[Integers, Integers], FloatArray, FloatArray]:
-    """Where the first is not zero, with both values there; a vector has its place in both."""
-    if one.ndim == 1:
-        (place,) = np.nonzero(one)
-        return (place, place), np.asarray(one)[place], np.asarray(two)[place]
-    first = sparse.csr_array(one)
-    first.eliminate_zeros()
-    rows, columns = places(first)
-    seen = sparse.csr_array(two)[rows, columns] if len(rows) else np.zeros(0)
-    return (rows, columns), first.tocoo().data, np.asarray(seen).ravel()
-
-
-def _check_affine(line: NetworkLine, end: PiecewiseLinear) -> None:
-    """Raise unless the networks between the ends are the module with its parameters in between."""
-    for i, (step, wanted) in enumerate(zip(line.network(1.0).steps, end.steps, strict=True)):
-        found, expected = step_arrays(step), step_arrays(wanted)
-        for kind, array in expected.items():
-            if array.shape != found[kind].shape:
-                continue  # a slope of exactly 1 at the end
-            gap, size = abs(array - found[kind]).max(), abs(array).max()
-            if gap > 1e-9 * max(size, float(np.finfo(np.float64).tiny)):
-                raise ValueError(
-                    f"a {kind} of step {i} does not move in proportion to t "
-                    f"(it is off by {gap:.2g})."
-                )
+def _unread(what: str, name: str) -> str:
+    return (
+        f"{what} is computed from {name!r} otherwise than as a sum of entries times constants, so "
+        "the gradient with respect to the parameters cannot be read off the network. Derivatives "
+        "along a direction do not need it: leave gradients=False."
+    )
 
 
 def open_model(model: Any, example: FloatArray | None = None) -> NetworkModel | ModuleModel:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sigprop.arrangement.network import Affine, Matrix, PiecewiseLinear
 from sigprop.checks import FloatArray, real_array
-from sigprop.kinks.backward import Pass
-from sigprop.regions.network import Affine, Matrix, Piecewise, PiecewiseLinear, Step
+from sigprop.kinks.backward import PiecesPass
 
 Integers = NDArray[np.intp]
 
@@ -66,13 +66,13 @@ class Parameters:
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
         }
 
-    def gradient(self, seen: Pass, sensitivity: Sequence[FloatArray]) -> FloatArray:
-        """The gradient at each point, (points, parameters), from :meth:`Pass.backward`."""
+    def gradient(self, seen: PiecesPass, sensitivity: Sequence[FloatArray]) -> FloatArray:
+        """The gradient at each point, (points, parameters), from :meth:`PiecesPass.backward`."""
         made = [_entries(part, seen, sensitivity) for part in self.parts]
         flat = np.concatenate(made, axis=1)
         return flat if self.matrix is None else np.asarray(flat @ self.matrix)
 
-    def total(self, seen: Pass, sensitivity: Sequence[FloatArray]) -> FloatArray:
+    def total(self, seen: PiecesPass, sensitivity: Sequence[FloatArray]) -> FloatArray:
         """The gradient summed over the points, (parameters,)."""
         made = []
         for part in self.parts:
@@ -85,13 +85,13 @@ class Parameters:
         return flat if self.matrix is None else np.asarray(flat @ self.matrix)
 
 
-def _source(seen: Pass, step: int) -> int:
+def _source(seen: PiecesPass, step: int) -> int:
     source = getattr(seen.line.steps[step], "source", None)
     assert isinstance(source, int)
     return source
 
 
-def _entries(part: Part, seen: Pass, sensitivity: Sequence[FloatArray]) -> FloatArray:
+def _entries(part: Part, seen: PiecesPass, sensitivity: Sequence[FloatArray]) -> FloatArray:
     above = sensitivity[part.step + 1] if part.step + 1 < len(sensitivity) else None
     points = len(seen.values[0])
     if above is None:
@@ -106,15 +106,6 @@ def _entries(part: Part, seen: Pass, sensitivity: Sequence[FloatArray]) -> Float
     active = seen.pieces[part.step][:, part.columns] == part.rows
     scale = source[:, part.columns] if part.kind == "slope" else 1.0
     return np.asarray(above[:, part.columns] * active * scale)
-
-
-def step_arrays(step: Step) -> dict[str, Matrix]:
-    """The arrays of a step that may move, by kind."""
-    if isinstance(step, Affine):
-        return {"weight": step.weight, "bias": step.bias}
-    if isinstance(step, Piecewise):
-        return {"slope": step.slopes, "offset": step.offsets}
-    return {}
 
 
 def of_network(net: PiecewiseLinear) -> Parameters:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.arrangement.network import Maximum, PiecewiseLinear
 from sigprop.checks import FloatArray, count, one_of, real_array, real_number
-from sigprop.kinks.curve import Curve, Integers, follow
+from sigprop.kinks.curve import Integers, LossCurve, follow
 from sigprop.kinks.full import Gradients
 from sigprop.kinks.line import MovingPiecewise, NetworkLine
 from sigprop.kinks.parameters import Parameters
 from sigprop.kinks.problem import read_problem
 from sigprop.records import Row, plain
-from sigprop.regions.network import Maximum, PiecewiseLinear
 
 SPACES = ("weights", "inputs")
 
@@ -105,7 +105,7 @@ class KinksAlongLine:
     interval: tuple[float, float]
     samples: int
     undecided: int
-    _curve: Curve = field(repr=False)
+    _curve: LossCurve = field(repr=False)
     _gradients: Gradients | None = field(repr=False)
 
     @property
@@ -233,7 +233,7 @@ def along(
     Example:
         >>> import numpy as np
         >>> from sigprop.regions import PiecewiseLinear
-        >>> net = PiecewiseLinear([[[1.0]], [[1.0]]], slopes=[0.1, 1.0])       # φ(w x)
+        >>> net = PiecewiseLinear([[[1.0]], [[1.0]]], alpha=[0.1, 1.0])       # φ(w x)
         >>> move = {"weights.0": [[1.0]]}
         >>> found = along(net, "mse", move, (-3, 1), inputs=[[2.0]], targets=[1.0])
         >>> found.t, found.layer, found.derivative_jump                    # z = (1 + t)·2
@@ -246,9 +246,9 @@ def along(
     opened = problem.model
     step = None
     if space == "inputs":
-        line, step = NetworkLine(opened.net), _input_direction(direction, problem.points)
+        line, step = NetworkLine.still(opened.net), _input_direction(direction, problem.points)
     else:
-        line = opened.line(direction)
+        line = opened.line(direction, gradients=gradients)
     curve = follow(line, problem.x, step, (low, high), problem.loss, problem.targets)
     parameters = opened.parameters if gradients and step is None else None
     return _result(curve, space, np.linspace(low, high, nodes), gradients, parameters)
@@ -274,7 +274,7 @@ def _input_direction(direction: Any, points: FloatArray) -> FloatArray:
 
 
 def _result(
-    curve: Curve,
+    curve: LossCurve,
     space: str,
     node_t: FloatArray,
     wanted: bool,
@@ -324,7 +324,7 @@ def _result(
 COLUMNS = ("sample", "layer", "unit", "piece_left", "piece_right", "discontinuous")
 
 
-def _kinks(curve: Curve) -> dict[str, Any]:
+def _kinks(curve: LossCurve) -> dict[str, Any]:
     """The table of kinks, ordered by t: where a piece differs from that of the interval before."""
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in ("t", *COLUMNS)}
     active = [i for i, s in enumerate(curve.line.steps) if isinstance(s, MovingPiecewise | Maximum)]

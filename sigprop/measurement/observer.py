@@ -66,7 +66,7 @@ class Watch(NamedTuple):
     gains: bool = True
 
 
-class Origin(NamedTuple):
+class SignalOrigin(NamedTuple):
     """Where a tensor comes from, and its axes of units, counted from the end; None: not known."""
 
     source: Source
@@ -78,7 +78,7 @@ class Origin(NamedTuple):
         return self.source.tokens
 
 
-_OF_A_CONSTANT = Origin(Source(_CONSTANT), None)
+_OF_A_CONSTANT = SignalOrigin(Source(_CONSTANT), None)
 
 
 class Observer(TorchFunctionMode):
@@ -89,7 +89,7 @@ class Observer(TorchFunctionMode):
         self.seen, self.watch = seen, watch
         self.stack: list[tuple[str, nn.Module]] = [("", root)]
         self.calls: Counter[str] = Counter()
-        self.origins: MutableMapping[Tensor, Origin] = WeakTensorKeyDictionary()
+        self.origins: MutableMapping[Tensor, SignalOrigin] = WeakTensorKeyDictionary()
         self.made: MutableMapping[Tensor, tuple[LayerStatistics, int]] = WeakTensorKeyDictionary()
         self.edges: list[GradientEdge] = []
         self.called: set[str] = set()
@@ -163,7 +163,7 @@ class Observer(TorchFunctionMode):
     def enter(self, inputs: Any) -> None:
         """Take these tensors for the model's input."""
         for tensor in flatten(inputs):
-            self.origins[tensor] = Origin(Source(_INPUT), None)
+            self.origins[tensor] = SignalOrigin(Source(_INPUT), None)
 
     def before_activation(
         self, z: Tensor, activation: ActivationCall, row: Operation | None = None
@@ -190,7 +190,7 @@ class Observer(TorchFunctionMode):
         def after(out: Any) -> None:
             if isinstance(out, Tensor):
                 source = Source(frozenset({("activation", name)}))
-                self.origins[out] = Origin(source, None if origin is None else origin.axes)
+                self.origins[out] = SignalOrigin(source, None if origin is None else origin.axes)
                 self.made.pop(out, None)  # in place: no longer what the layer made
                 if layer is not None and slopes is not None and slopes.vector is not None:
                     self._await_slope_gradient(layer, z, out, slopes.count)
@@ -231,7 +231,7 @@ class Observer(TorchFunctionMode):
         else:
             self.seen.feeds[name] = origin.source if origin.tokens else None
         axes = unit_axes.of_weight(weight.step, row.name, out)
-        self.origins[out] = Origin(Source(frozenset({("layer", name)})), axes)
+        self.origins[out] = SignalOrigin(Source(frozenset({("layer", name)})), axes)
         if self.watch.weights(name):
             layer = self.seen.layer(name, kind)
             if self.watch.gains:
@@ -286,9 +286,9 @@ class Observer(TorchFunctionMode):
         for tensor in [taken[0]] if written else _tensors((out,), {}):
             if row is None or row.kind != "weight":
                 axes = unit_axes.after(row, func, args, kwargs, leading, origin.axes, tensor)
-            self.origins[tensor] = Origin(source, axes)
+            self.origins[tensor] = SignalOrigin(source, axes)
 
-    def _origin(self, tensor: Tensor) -> Origin | None:
+    def _origin(self, tensor: Tensor) -> SignalOrigin | None:
         """Where a tensor comes from: no tokens: not known; None: from outside the model."""
         if isinstance(tensor, nn.Parameter) or id(tensor) in self._buffers:
             return _OF_A_CONSTANT

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
+from sigprop.arrangement.network import Array, Matrix
 from sigprop.piecewise.builder import Index
-from sigprop.regions.network import Array, Matrix
 
 CHUNK = 1 << 24
 """Numbers held at once while a linear function is asked for its columns."""

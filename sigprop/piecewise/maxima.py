@@ -13,22 +13,23 @@ import torch.nn.functional as F
 
 from sigprop.piecewise import matrices
 from sigprop.piecewise.arithmetic import neg
-from sigprop.piecewise.builder import Builder, Index, RefusalError, Signal
+from sigprop.piecewise.builder import Builder, Index, RefusalError, SignalTensor
 from sigprop.piecewise.table import (
-    OPERATIONS,
+    HANDLERS,
     adaptive_sizes,
+    handles,
     many,
-    named,
     no_indices,
     reduced,
     spatial,
 )
 from sigprop.piecewise.units import clamp
+from sigprop.reading.operations import ROWS
 
 
 def max_pool(
     build: Builder,
-    x: Signal,
+    x: SignalTensor,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
@@ -37,7 +38,7 @@ def max_pool(
     return_indices: bool = False,
     *,
     axes: int,
-) -> Signal:
+) -> SignalTensor:
     """The largest of each window; padding never wins."""
     no_indices(return_indices)
     inside = spatial(x, axes)
@@ -51,8 +52,8 @@ def max_pool(
 
 
 def adaptive_max_pool(
-    build: Builder, x: Signal, output_size: Any, return_indices: bool = False, *, axes: int
-) -> Signal:
+    build: Builder, x: SignalTensor, output_size: Any, return_indices: bool = False, *, axes: int
+) -> SignalTensor:
     """The largest of as many windows as are asked for."""
     no_indices(return_indices)
     inside = spatial(x, axes)
@@ -62,8 +63,8 @@ def adaptive_max_pool(
 
 
 def _largest_of_windows(
-    build: Builder, x: Signal, places: Index, outside: Sequence[int], size: int
-) -> Signal:
+    build: Builder, x: SignalTensor, places: Index, outside: Sequence[int], size: int
+) -> SignalTensor:
     channels = math.prod(x.shape) // size
     start = np.arange(channels)[:, None, None] * size
     groups = np.where(places[None] >= 0, places[None] + start, -1)
@@ -71,24 +72,24 @@ def _largest_of_windows(
     return build.maximum(x, groups.reshape(-1, places.shape[1]), shape)
 
 
-@named("amax")
-def amax(build: Builder, x: Signal, dim: Any = (), keepdim: bool = False) -> Signal:
+@handles("amax")
+def amax(build: Builder, x: SignalTensor, dim: Any = (), keepdim: bool = False) -> SignalTensor:
     """The largest over axes."""
     groups, shape = reduced(build, x, None if dim in ((), []) else dim, keepdim)
     return build.maximum(x, groups, shape)
 
 
-@named("amin")
-def amin(build: Builder, x: Signal, dim: Any = (), keepdim: bool = False) -> Signal:
+@handles("amin")
+def amin(build: Builder, x: SignalTensor, dim: Any = (), keepdim: bool = False) -> SignalTensor:
     """The smallest over axes."""
     return neg(build, amax(build, neg(build, x), dim, keepdim))
 
 
-@named("maximum", "fmax")
-def maximum(build: Builder, x: Any, y: Any) -> Signal:
+@handles("maximum")
+def maximum(build: Builder, x: Any, y: Any) -> SignalTensor:
     """The larger of two, entry by entry."""
-    if not (isinstance(x, Signal) and isinstance(y, Signal)):
-        signal, bound = (x, y) if isinstance(x, Signal) else (y, x)
+    if not (isinstance(x, SignalTensor) and isinstance(y, SignalTensor)):
+        signal, bound = (x, y) if isinstance(x, SignalTensor) else (y, x)
         return clamp(build, signal, min=bound)
     pair = build.moved(_stacked, x, y)
     groups, shape = reduced(build, pair, 0, False)
@@ -100,16 +101,16 @@ def _stacked(x: Any, y: Any) -> Any:
     return torch.stack([x.expand(shape), y.expand(shape)])
 
 
-@named("minimum", "fmin")
-def minimum(build: Builder, x: Any, y: Any) -> Signal:
+@handles("minimum")
+def minimum(build: Builder, x: Any, y: Any) -> SignalTensor:
     """The smaller of two, entry by entry."""
-    if not (isinstance(x, Signal) and isinstance(y, Signal)):
-        signal, bound = (x, y) if isinstance(x, Signal) else (y, x)
+    if not (isinstance(x, SignalTensor) and isinstance(y, SignalTensor)):
+        signal, bound = (x, y) if isinstance(x, SignalTensor) else (y, x)
         return clamp(build, signal, max=bound)
     return neg(build, maximum(build, neg(build, x), neg(build, y)))
 
 
-@named("max")
+@handles("max")
 def largest(build: Builder, x: Any, dim: Any = None, keepdim: bool = False, **words: Any) -> Any:
     """torch.max in its three forms: over all, over one axis (values and places), of two."""
     dim = words.get("other", dim)
@@ -120,7 +121,7 @@ def largest(build: Builder, x: Any, dim: Any = None, keepdim: bool = False, **wo
     return maximum(build, x, dim)
 
 
-@named("min")
+@handles("min")
 def smallest(build: Builder, x: Any, dim: Any = None, keepdim: bool = False, **words: Any) -> Any:
     """torch.min in its three forms."""
     dim = words.get("other", dim)
@@ -134,17 +135,17 @@ def smallest(build: Builder, x: Any, dim: Any = None, keepdim: bool = False, **w
 class Extremes:
     """What max and min over an axis return; only the values have a form."""
 
-    def __init__(self, values: Signal) -> None:
+    def __init__(self, values: SignalTensor) -> None:
         self.values = values
 
-    def take(self, which: Any) -> Signal:
+    def take(self, which: Any) -> SignalTensor:
         """The values; the places are refused."""
         if which in (0, "values"):
             return self.values
         raise RefusalError("gives places of maxima, which are whole numbers")
 
 
-def maxout(build: Builder, x: Signal, k: int, dim: int) -> Signal:
+def maxout(build: Builder, x: SignalTensor, k: int, dim: int) -> SignalTensor:
     """:class:`sigprop.nn.MaxoutActivation`."""
     at = dim if dim >= 0 else len(x.shape) + dim
     if x.shape[at] % k:
@@ -154,5 +155,5 @@ def maxout(build: Builder, x: Signal, k: int, dim: int) -> Signal:
 
 
 for _axes in (1, 2, 3):
-    OPERATIONS[f"max_pool{_axes}d"] = partial(max_pool, axes=_axes)
-    OPERATIONS[f"adaptive_max_pool{_axes}d"] = partial(adaptive_max_pool, axes=_axes)
+    HANDLERS[ROWS[f"max_pool{_axes}d"]] = partial(max_pool, axes=_axes)
+    HANDLERS[ROWS[f"adaptive_max_pool{_axes}d"]] = partial(adaptive_max_pool, axes=_axes)

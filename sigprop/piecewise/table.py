@@ -1,7 +1,8 @@
-"""The table of the operations of torch that have an exact form, and what its rows share.
+"""The table of the operations that have an exact form, and what its handlers share.
 
-A row is a function with the arguments of torch's function of that name, the builder before them.
-Functions that only move entries have no row: torch itself is asked where each entry goes.
+A handler is keyed by the row of :mod:`sigprop.reading.operations`, which is one for all spellings
+of an operation. It takes the builder and then the arguments of torch's function. Operations that
+only move entries need none: torch itself is asked where each entry goes.
 """
 
 from __future__ import annotations
@@ -9,44 +10,93 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from sigprop.checks import real_array
-from sigprop.piecewise.builder import Builder, Index, RefusalError, Signal
-from sigprop.regions.network import Array
+from sigprop.arrangement.network import Array
+from sigprop.piecewise.builder import Builder, Index, RefusalError, SignalTensor
+from sigprop.piecewise.constants import Numbers
+from sigprop.reading.operations import ROWS, Operation, spellings
 
-Operation = Callable[..., Any]
-F = TypeVar("F", bound=Operation)
+Handler = Callable[..., Any]
+F = TypeVar("F", bound=Handler)
+
+HANDLERS: dict[Operation, Handler] = {}
+"""Row → what it adds to the network."""
 
 
-OPERATIONS: dict[str, Operation] = {}
-"""Name of a function or method of torch → what it adds to the network."""
+def rows(names: str) -> frozenset[Operation]:
+    """Rows by name."""
+    return frozenset(ROWS[name] for name in names.split())
 
 
-def named(*names: str) -> Callable[[F], F]:
-    """Put an operation into the table under torch's names for it."""
+def handles(names: str) -> Callable[[F], F]:
+    """Put a handler into the table under the rows that it is for."""
 
-    def put(operation: F) -> F:
-        for name in names:
-            OPERATIONS[name] = operation
-        return operation
+    def put(handler: F) -> F:
+        HANDLERS.update(dict.fromkeys(rows(names), handler))
+        return handler
 
     return put
 
 
-def numbers(name: str, value: Any) -> Array:
-    """A constant as a float64 array, refused where it is not finite and real."""
-    if isinstance(value, Signal):
-        raise RefusalError(f"takes {name} from a signal, which is not piecewise linear")
-    if isinstance(value, Tensor) and value.numel() == 0:
-        return np.zeros(tuple(value.shape))
-    try:
-        return real_array(name, value)
-    except ValueError as error:
-        raise RefusalError(f"cannot be read: {error}".rstrip(".")) from None
+# Callables whose arguments stand otherwise than those of the first spelling of their row
+
+
+def _turned(args: Sequence[Any], words: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    return (*args[1::-1], *args[2:]), words
+
+
+def _upper(args: Sequence[Any], words: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+    return args[:1], {**dict(zip(("max",), args[1:], strict=True)), **words}
+
+
+def _statistics_last(
+    args: Sequence[Any], words: dict[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    x, weight, bias, mean, var, *others = args
+    return (x, mean, var, weight, bias, *others), words
+
+
+def _with_places(args: Sequence[Any], words: dict[str, Any]) -> Any:
+    raise RefusalError("gives places of maxima, which are whole numbers")
+
+
+def _several(args: Sequence[Any], words: dict[str, Any]) -> Any:
+    raise RefusalError("returns several tensors")
+
+
+_ORDERS: dict[Any, Callable[..., Any]] = {
+    torch.batch_norm: _statistics_last,
+    torch.instance_norm: _statistics_last,
+    **{
+        call: order
+        for names, order in (
+            ("rsub rdiv rtruediv", _turned),
+            ("clamp_max", _upper),
+            ("native_batch_norm miopen_batch_norm native_dropout", _several),
+            ("max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices",
+             _with_places),
+        )
+        for name in names.split()
+        for call in spellings(name)
+    },
+}  # fmt: skip
+
+
+def ordered(
+    function: Any, args: Sequence[Any], words: dict[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The arguments of a call as its handler takes them."""
+    order = _ORDERS.get(function)
+    if order is None:
+        return args, words
+    found: tuple[Sequence[Any], dict[str, Any]] = order(args, words)
+    return found
 
 
 def many(value: Any, axes: int) -> list[int]:
@@ -55,7 +105,7 @@ def many(value: Any, axes: int) -> list[int]:
     return found * axes if len(found) == 1 else found
 
 
-def spatial(x: Signal, axes: int, channels: int | None = None) -> list[int]:
+def spatial(x: SignalTensor, axes: int, channels: int | None = None) -> list[int]:
     """The sizes of the last axes, of a signal (1, channels, *sizes)."""
     if len(x.shape) != axes + 2 or (channels is not None and x.shape[1] != channels):
         wanted = "channels" if channels is None else f"{channels} channels"
@@ -66,14 +116,16 @@ def spatial(x: Signal, axes: int, channels: int | None = None) -> list[int]:
     return list(x.shape[2:])
 
 
-def per_channel(values: Array, x: Signal) -> Array:
+def per_channel(numbers: Numbers, x: SignalTensor) -> Numbers:
     """Numbers for each channel (axis 1), shaped to broadcast against a signal."""
-    if len(x.shape) < 2 or x.shape[1] != len(values):
-        raise RefusalError(f"has {len(values)} channels but gets an input of shape {x.shape[1:]}")
-    return values.reshape(-1, *[1] * (len(x.shape) - 2))
+    channels = len(numbers.values)
+    if len(x.shape) < 2 or x.shape[1] != channels:
+        raise RefusalError(f"has {channels} channels but gets an input of shape {x.shape[1:]}")
+    shape = (-1, *[1] * (len(x.shape) - 2))
+    return numbers.arranged(lambda values: values.reshape(shape))
 
 
-def widened(build: Builder, x: Signal, *constants: Array) -> Signal:
+def widened(build: Builder, x: SignalTensor, *constants: Array) -> SignalTensor:
     """A signal broadcast to the shape that it has beside constants."""
     shape = np.broadcast_shapes(x.shape, *(c.shape for c in constants))
     if shape == x.shape:
@@ -81,7 +133,9 @@ def widened(build: Builder, x: Signal, *constants: Array) -> Signal:
     return build.moved(lambda t: t.expand(shape), x)
 
 
-def reduced(build: Builder, x: Signal, dim: Any, keepdim: bool) -> tuple[Index, tuple[int, ...]]:
+def reduced(
+    build: Builder, x: SignalTensor, dim: Any, keepdim: bool
+) -> tuple[Index, tuple[int, ...]]:
     """The entries that each entry of a reduction over axes takes, and its shape."""
     axes = len(x.shape)
     over = range(axes) if dim is None else [dim] if isinstance(dim, int) else dim
@@ -92,10 +146,11 @@ def reduced(build: Builder, x: Signal, dim: Any, keepdim: bool) -> tuple[Index, 
     return places.reshape(math.prod(x.shape[a] for a in kept), -1), shape
 
 
-def by_channel(bias: Tensor | None, channels: int, places: Index) -> Array:
+def by_channel(build: Builder, bias: Any, positions: int) -> Numbers | None:
     """The bias at every position."""
-    shift = np.zeros(channels) if bias is None else numbers("bias", bias)
-    return np.repeat(shift, len(places))
+    if bias is None:
+        return None
+    return build.constant("bias", bias).arranged(partial(np.repeat, repeats=positions))
 
 
 def adaptive_sizes(output_size: Any, inside: Sequence[int]) -> list[int]:
@@ -125,7 +180,7 @@ def leaves(value: Any) -> list[Any]:
     return [value]
 
 
-def replaced(value: Any, old: Signal, new: Tensor) -> Any:
+def replaced(value: Any, old: SignalTensor | Tensor, new: Tensor) -> Any:
     """The same arguments with another tensor in place of a signal."""
     if isinstance(value, dict):
         return {key: replaced(entry, old, new) for key, entry in value.items()}

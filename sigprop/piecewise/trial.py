@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from sigprop.arrangement.network import PiecewiseLinear, apply
 from sigprop.checks import count, real_array
 from sigprop.reading.layers import WEIGHT_LAYERS
-from sigprop.regions.network import PiecewiseLinear, apply
+from sigprop.reading.tracer import path_of
 
 
 def check_values(model: nn.Module) -> None:
@@ -52,12 +53,12 @@ def find_shape(example: Any, given: Any, model: nn.Module, graph: fx.Graph) -> t
             return tuple(example.shape)
         return real_array("example_input", example).shape
     for step in graph.nodes:
-        if step.op == "call_module":
-            module = model.get_submodule(str(step.target))
-            if isinstance(module, nn.Linear):
-                return (module.in_features,)
-            if isinstance(module, WEIGHT_LAYERS):
-                break
+        path = str(step.target) if step.op == "call_module" else path_of(step)
+        module = model.get_submodule(path)
+        if isinstance(module, nn.Linear):
+            return (module.in_features,)
+        if isinstance(module, WEIGHT_LAYERS):
+            break
     raise ValueError(
         f"the shape of the inputs of {type(model).__name__} cannot be read from its first layer; "
         "give input_shape=(channels, height, width), or one input as example_input."

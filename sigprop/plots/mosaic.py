@@ -18,7 +18,7 @@ from sigprop.checks import one_of
 from sigprop.plots.style import ALARM, COLORS, INK, PALE, new_axes
 
 if TYPE_CHECKING:
-    from sigprop.regions.results import LineRegions, PlaneRegions
+    from sigprop.arrangement.results import LineRegions, PlaneRegions
 
 GOLDEN = 0.618033988749895
 

@@ -158,7 +158,7 @@ class _Follower:
         return value
 
     def _follow(self, node: fx.Node) -> Any:
-        path = _path_of(node)
+        path = path_of(node)
         if node.op == "placeholder":
             return self._add(Step("input", label=str(node.target)))
         if node.op == "get_attr":
@@ -168,13 +168,8 @@ class _Follower:
         if node.op == "call_module":
             home = str(node.target)
             return self.module(self.model.get_submodule(home), home, args, kwargs)
-        func = node.target
-        if node.op == "call_method":
-            func = getattr(torch.Tensor, str(node.target), node.target)
-        elif func is getattr:
-            func = _property(args[1])
-            args = args[:1]
-        return self._function(func, args, kwargs, path)
+        func, facts = called(node)
+        return self._function(func, args[:1] if facts else args, kwargs, path)
 
     def _function(self, func: Any, args: Any, kwargs: Any, path: str) -> Any:
         if isinstance(func, type):  # a named tuple or a dataclass of what is returned
@@ -184,7 +179,7 @@ class _Follower:
         if not _has_steps_or_parameters((args, kwargs)):
             return func(*args, **kwargs)  # constants alone
         step = self._add(call(func, self._from_source(func, args), kwargs, path=path))
-        if _writes(func, kwargs):
+        if writes(func, kwargs):
             self._written(kwargs.get("out", args[0] if args else None), step)
         return step
 
@@ -350,7 +345,17 @@ def _examples(module: nn.Module, args: Any) -> Tensor | None:
     return torch.randn(2, module.in_channels, *reach)
 
 
-def _path_of(node: fx.Node) -> str:
+def called(node: fx.Node) -> tuple[Any, bool]:
+    """The callable of a function or method node, and whether it is a property's getter."""
+    if node.op == "call_method":
+        return getattr(torch.Tensor, str(node.target), node.target), False
+    if node.target is getattr:
+        name = str(node.args[1])
+        return getattr(getattr(torch.Tensor, name, None), "__get__", name), True
+    return node.target, False
+
+
+def path_of(node: fx.Node) -> str:
     """The path of the innermost module that a node stands in."""
     stack = node.meta.get("nn_module_stack")
     if not stack:
@@ -368,16 +373,13 @@ def _computes(hook: Any, name: str) -> bool:
     return isinstance(hook, WeightNorm) and hook.name == name
 
 
-def _property(name: str) -> Any:
-    return getattr(getattr(torch.Tensor, name, None), "__get__", name)
-
-
 def _has_steps_or_parameters(value: Any) -> bool:
     known = any(True for _ in steps_in(value))
     return known or any(isinstance(t, nn.Parameter) for t in tensors_in(value))
 
 
-def _writes(func: Any, kwargs: Mapping[str, Any]) -> bool:
+def writes(func: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call writes in place, or into ``out``."""
     name = getattr(func, "__name__", "")
     if kwargs.get("inplace") or kwargs.get("out") is not None:
         return True
@@ -390,4 +392,4 @@ def _writes(func: Any, kwargs: Mapping[str, Any]) -> bool:
     return name.endswith("_") and not name.startswith("__")
 
 
-__all__ = ["Tracer", "data_arguments", "trace_steps"]
+__all__ = ["Tracer", "called", "data_arguments", "path_of", "trace_steps", "writes"]

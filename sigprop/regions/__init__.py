@@ -4,10 +4,10 @@ Two counts, never mixed. **Activation regions** are the cells cut by every unit 
 **linear regions** are these merged where the output does not bend.
 """
 
+from sigprop.arrangement.network import PiecewiseLinear
+from sigprop.arrangement.results import BoxRegions, LineRegions, PlaneRegions, Regions
 from sigprop.regions.bounds import bounds
 from sigprop.regions.expected import expected_in_plane, expected_on_line
-from sigprop.regions.network import PiecewiseLinear
-from sigprop.regions.results import BoxRegions, LineRegions, PlaneRegions, Regions
 from sigprop.regions.slices import in_box, in_plane, on_line
 
 __all__ = [

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln, logsumexp
 
-from sigprop.checks import count, real_array
-from sigprop.regions import polytopes
-from sigprop.regions.counting import Lines, Plane, Polytopes, Progress
-from sigprop.regions.door import as_network, as_network_of_points
-from sigprop.regions.exact import Dyadic, dyadic, minus
-from sigprop.regions.network import Array, PiecewiseLinear
-from sigprop.regions.results import BoxRegions, LineRegions, PlaneRegions
+from sigprop.arrangement import polytopes
+from sigprop.arrangement.counting import Lines, Plane, Polytopes
+from sigprop.arrangement.exact import Dyadic, dyadic, minus
+from sigprop.arrangement.network import Array, PiecewiseLinear
+from sigprop.arrangement.results import BoxRegions, LineRegions, PlaneRegions
+from sigprop.checks import Progress, count, real_array
+from sigprop.piecewise import as_network, as_network_of_points
 
 MOST_DIMENSIONS = 5
 LINES_TIMES_KINKS = 8192
@@ -39,7 +40,7 @@ def on_line(
         a: start, shape (input_dim,), or that of one input of the module; (lines, …) for a batch.
         b: end, the same shape.
         max_cells: stop before a line has more intervals than this; the result is marked as partial.
-        progress: called with (hyperplanes done, hyperplanes in all).
+        progress: called with (hyperplanes done, hyperplanes in all) while it runs.
 
     Returns:
         The intervals; for a batch a list, one for each line.
@@ -62,7 +63,10 @@ def on_line(
     together = max(1, LINES_TIMES_KINKS // max(net.kinks, 1))
     groups = [frames[k : k + together] for k in range(0, len(frames), together)]
     most = _most(max_cells)
-    results = [each for group in groups for each in Lines(net, group, most, progress).results()]
+    results = []
+    for k, group in enumerate(groups):
+        told = progress and partial(_told, progress, k, len(groups))
+        results += Lines(net, group, most, told).results()
     return results if batch else results[0]
 
 
@@ -85,7 +89,7 @@ def in_plane(
         v: second direction, not a multiple of u.
         box: ((s_low, s_high), (t_low, t_high)).
         max_cells: stop before there are more cells than this; the result is marked as partial.
-        progress: called with (hyperplanes done, hyperplanes in all).
+        progress: called with (hyperplanes done, hyperplanes in all) while it runs.
 
     Raises:
         TypeError: not a network.
@@ -121,7 +125,7 @@ def in_box(
         net: a :class:`PiecewiseLinear` or a torch module in evaluation mode, of at most 5 inputs.
         box: (low, high) for each input; None: the whole input space.
         max_cells: stop before there are more cells than this; the result is marked as partial.
-        progress: called with (hyperplanes done, hyperplanes in all).
+        progress: called with (hyperplanes done, hyperplanes in all) while it runs.
 
     Raises:
         TypeError: not a network.
@@ -155,6 +159,12 @@ def in_box(
         start = polytopes.box(*_box(box, dim).T)
     found: BoxRegions = Polytopes(net, [frame], most, progress, start, dim).results()
     return found
+
+
+def _told(progress: Progress, group: int, groups: int, done: int, total: int | None) -> None:
+    """Of one group of lines: report it as a part of all."""
+    whole = total or 0
+    progress(group * whole + done, groups * whole)
 
 
 def _log10_cells(hyperplanes: int, dim: int) -> float:

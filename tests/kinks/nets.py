@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from sigprop.regions.network import Add, Affine, Maximum, Piecewise, PiecewiseLinear, leaky
+from sigprop.arrangement.network import Add, Affine, Maximum, Piecewise, PiecewiseLinear, leaky
 
 SLOPES = (-1.0, 0.0, 0.01, 0.1, 0.25, 0.5, 0.9, 1.0, 2.0)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sigprop import kinks
-from sigprop.regions.network import Add, Affine, PiecewiseLinear, leaky
+from sigprop.arrangement.network import Add, Affine, PiecewiseLinear, leaky
 from tests.kinks.nets import active, conv_residual, mean_loss, mlp, numbers, pieces_net, run
 from tests.stat import rng_for
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sigprop import kinks
-from sigprop.regions.network import PiecewiseLinear, leaky
+from sigprop.arrangement.network import PiecewiseLinear, leaky
 from tests.kinks.nets import SLOPES, mean_loss, mlp, numbers, run
 from tests.stat import rng_for
 

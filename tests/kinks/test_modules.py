@@ -188,7 +188,7 @@ def test_arrays_never_load_torch():
         "import sys, numpy as np\n"
         "from sigprop import kinks\n"
         "from sigprop.regions import PiecewiseLinear\n"
-        "net = PiecewiseLinear([np.eye(2), np.ones((1, 2))], slopes=[0.1, 1.0])\n"
+        "net = PiecewiseLinear([np.eye(2), np.ones((1, 2))], alpha=[0.1, 1.0])\n"
         "kinks.along(net, 'mse', np.ones(9), inputs=[[1.0, 2.0]], targets=[1.0], gradients=True)\n"
         "kinks.jump(0.1); kinks.subgradient(0.1)\n"
         "assert 'torch' not in sys.modules"
@@ -245,9 +245,85 @@ def test_losses_that_are_refused():
 
 
 def test_the_jump_of_a_loss_that_holds_its_data():
-    net = PiecewiseLinear([[[1.0, -1.0]], [[2.0]]], slopes=[0.1, 1.0])
+    net = PiecewiseLinear([[[1.0, -1.0]], [[2.0]]], alpha=[0.1, 1.0])
     held = kinks.jumps(net, kinks.on_data("mse", [[3.0, 3.0]], [-1.0]), 1, 0)
     apart = kinks.jumps(net, "mse", 1, 0, inputs=[[3.0, 3.0]], targets=[-1.0])
     assert np.array_equal(held.gradient["weights.0"], apart.gradient["weights.0"])
     with pytest.raises(ValueError, match="on_data"):
         kinks.jumps(net, "mse", 1, 0)
+
+
+def test_gradients_of_slopes_that_are_exactly_one():
+    """There is no kink in the network there, but one in its gradient with respect to the slope."""
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 3), nn.PReLU(), nn.Linear(3, 2)
+    )
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([1.0, 0.2, 1.0, -0.5, 1.0, 0.3]))
+        model[3].weight.fill_(1.0)
+    model = model.double()
+    x, y = torch.randn(5, 4).double(), torch.randn(5, 2).double()
+    step = {"0.weight": torch.randn(6, 4).double(), "0.bias": torch.randn(6).double()}
+    found = kinks.along(model, "mse", step, inputs=x, targets=y, gradients=True)
+    assert len(found.t) > 5
+    for event in range(0, len(found.t), 3):
+        net = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, change in step.items():
+                net.get_parameter(name).add_((found.t[event] + 1e-11) * change)
+        nn.functional.mse_loss(net(x), y).backward()
+        for name, mine in found.gradient(event, "right").items():
+            np.testing.assert_allclose(mine, net.get_parameter(name).grad.numpy(), atol=1e-8)
+    plain = kinks.along(model, "mse", step, inputs=x, targets=y)
+    assert set() < {int(u) for u in plain.unit[plain.layer == 1]} <= {1, 3, 5}  # the others: none
+    with pytest.raises(ValueError, match="is linear: it has no kink"):
+        kinks.jumps(model, "mse", 1, 0, inputs=x, targets=y)
+
+
+class Shared(nn.Module):
+    """Gains of one, a bias of zeros, a weight used twice and once turned."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain, self.shift = nn.Parameter(torch.ones(4)), nn.Parameter(torch.zeros(4))
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        h = torch.relu(self.layer(x * self.gain + self.shift))
+        return torch.relu(self.layer(h)) @ (0.5 * self.layer.weight)
+
+
+def test_gradients_of_parameters_that_show_nothing_or_are_used_again():
+    torch.manual_seed(4)
+    model = Shared().double()
+    x, y = torch.randn(3, 4).double(), torch.randn(3, 4).double()
+    step = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    found = kinks.along(model, "mse", step, inputs=x, targets=y, gradients=True)
+    assert len(found.t) > 3
+    for event in range(len(found.t)):
+        net = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, change in step.items():
+                net.get_parameter(name).add_((found.t[event] + 1e-11) * change)
+        nn.functional.mse_loss(net(x), y).backward()
+        for name, mine in found.gradient(event, "right").items():
+            np.testing.assert_allclose(mine, net.get_parameter(name).grad.numpy(), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("forward", "says"),
+    [
+        (lambda self, x: x * self.w[0].item(), "becomes a number of Python"),
+        (lambda self, x: torch.relu(x) * self.w.exp(), "a weight of step 1 does not move in prop"),
+        (lambda self, x: x.clamp(min=self.w), "a number of step 0 does not move in proportion"),
+        (lambda self, x: x * (x > self.w), "a threshold of step 0 moves along this line"),
+    ],
+)
+def test_what_a_parameter_does_otherwise_is_named(forward, says):
+    model = type("Net", (nn.Module,), {"forward": forward})()
+    model.w = nn.Parameter(torch.ones(3))
+    call = {"inputs": np.ones((1, 3)), "targets": np.zeros((1, 3))}
+    with pytest.raises(ValueError, match=says) as raised:
+        kinks.along(model, "mse", {"w": np.ones(3)}, **call)
+    assert "'w'" in str(raised.value)

@@ -6,7 +6,7 @@ import pytest
 from sigprop import kinks
 from sigprop.regions import PiecewiseLinear
 
-NET = PiecewiseLinear([np.ones((3, 2)), np.ones((2, 3))], slopes=[0.1, 1.0])
+NET = PiecewiseLinear([np.ones((3, 2)), np.ones((2, 3))], alpha=[0.1, 1.0])
 SIZE = 3 * 2 + 3 + 2 * 3 + 2
 
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sigprop.arrangement.network import Affine, Maximum
 from sigprop.nn import PhasedReLU
 from sigprop.piecewise import to_network
-from sigprop.regions.network import Affine, Maximum
 from tests.piecewise.zoo import model_of, pair, pruned
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.regions.network import Add, Affine, Maximum, Piecewise, PiecewiseLinear
+from sigprop.arrangement.network import Add, Affine, Maximum, Piecewise, PiecewiseLinear
 
 Arrays = list[np.ndarray]
 

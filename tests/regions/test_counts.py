@@ -7,8 +7,9 @@ import pytest
 from scipy.linalg import block_diag
 
 from sigprop import regions
-from sigprop.regions import points
-from sigprop.regions.network import Affine, PiecewiseLinear
+from sigprop.arrangement import points
+from sigprop.arrangement.network import Affine, PiecewiseLinear
+from sigprop.regions import slices
 from tests.regions.nets import degenerate, random_net
 from tests.regions.twin import count
 
@@ -182,9 +183,9 @@ def test_a_box_that_is_split(dim):
 
 def test_the_two_ways_of_cutting_a_plane_agree():
     """Cells of a layer together against hyperplane by hyperplane, on nets of many cells."""
-    from sigprop.regions import polytopes
-    from sigprop.regions.counting import Polytopes
-    from sigprop.regions.exact import dyadic
+    from sigprop.arrangement import polytopes
+    from sigprop.arrangement.counting import Polytopes
+    from sigprop.arrangement.exact import dyadic
 
     for widths, slope in (((2, 24, 24, 24), 0.0), ((2, 40, 40), 0.1), ((2, 12, 12, 12, 12), -0.7)):
         weights, biases = random_net(widths, 7, bias=1.0)
@@ -288,6 +289,15 @@ def test_progress_is_told_to_its_end():
     weights, biases = random_net((2, 6, 5), 0)
     regions.in_box(PiecewiseLinear(weights, biases), progress=lambda *now: told.append(now))
     assert told == [(6, 11), (11, 11)]
+
+
+def test_progress_of_many_lines_is_that_of_all(monkeypatch):
+    monkeypatch.setattr(slices, "LINES_TIMES_KINKS", 22)  # two lines at a time
+    told = []
+    weights, biases = random_net((2, 6, 5), 0)
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 2))
+    regions.on_line(PiecewiseLinear(weights, biases), a, b, progress=lambda *now: told.append(now))
+    assert told == [(done, 33) for done in (6, 11, 17, 22, 28, 33)]
 
 
 def test_wide_networks_are_certified_and_measured_bounds_count_the_same(monkeypatch):

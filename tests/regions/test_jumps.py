@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import sigprop
+from sigprop.arrangement.network import Affine, Piecewise, leaky
 from sigprop.regions import PiecewiseLinear, in_box, in_plane, on_line
-from sigprop.regions.network import Affine, Piecewise, leaky
 
 PLANE = ([0, 0], [1, 0], [0, 1])
 SQUARE = [(-3.0, 3.0), (-3.0, 3.0)]

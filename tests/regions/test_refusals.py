@@ -9,7 +9,7 @@ from scipy import sparse
 from torch import nn
 
 from sigprop import regions
-from sigprop.regions.network import Affine, PiecewiseLinear
+from sigprop.arrangement.network import Affine, PiecewiseLinear
 
 NET = PiecewiseLinear([np.ones((3, 2))], [np.arange(3.0)], 0.1)
 DEEP = PiecewiseLinear([np.eye(6)], None, 0.1)

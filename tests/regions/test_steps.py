@@ -10,8 +10,8 @@ from torch import nn
 
 import sigprop
 from sigprop import regions
-from sigprop.regions.door import as_network
-from sigprop.regions.network import Add, Affine, Maximum, Piecewise, PiecewiseLinear
+from sigprop.arrangement.network import Add, Affine, Maximum, Piecewise, PiecewiseLinear
+from sigprop.piecewise import as_network
 from tests.regions.nets import intervals_of, random_net
 
 

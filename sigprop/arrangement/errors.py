@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sigprop.regions.network import Add, Affine, Array, Matrix, Piecewise
-from sigprop.regions.primitive import Indices, PairMaximum, Primitive, apply
+from sigprop.arrangement.hyperplanes import Indices, PairMaximum, Primitive, apply
+from sigprop.arrangement.network import Add, Affine, Array, Matrix, Piecewise
 
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)
@@ -52,7 +52,7 @@ class Growing:
 
 
 @dataclass(frozen=True)
-class Bound:
+class VectorBound:
     """How far a vector may be off: each entry, and the whole, as a length.
 
     Attributes:
@@ -71,26 +71,26 @@ class Bound:
             own = largest
         object.__setattr__(self, "length", min(own, self.length))
 
-    def __add__(self, other: Bound | Array) -> Bound:
-        other = other if isinstance(other, Bound) else Bound(other)
-        return Bound(self.each + other.each, self.length + other.length)
+    def __add__(self, other: VectorBound | Array) -> VectorBound:
+        other = other if isinstance(other, VectorBound) else VectorBound(other)
+        return VectorBound(self.each + other.each, self.length + other.length)
 
-    def through(self, step: Affine, entries: Matrix) -> Bound:
+    def through(self, step: Affine, entries: Matrix) -> VectorBound:
         """The bound of W x; entries is |W|."""
         size = Sizes.of(step)
         each = np.minimum(entries @ self.each, size.rows * self.length)
-        return Bound(each, size.norm * self.length)
+        return VectorBound(each, size.norm * self.length)
 
-    def stretched(self, factor: Array) -> Bound:
+    def stretched(self, factor: Array) -> VectorBound:
         """The bound of factor · x, entry by entry; factor ≥ 0."""
-        return Bound(self.each * factor, self.length * float(factor.max(initial=0.0)))
+        return VectorBound(self.each * factor, self.length * float(factor.max(initial=0.0)))
 
-    def of_larger(self, first: Indices, second: Indices) -> Bound:
+    def of_larger(self, first: Indices, second: Indices) -> VectorBound:
         """The bound of max(x[first], x[second])."""
         used = np.concatenate([first, second[second != first]])
         times = np.bincount(used, minlength=1).max()
         both = np.maximum(self.each[first], self.each[second])
-        return Bound(both, self.length * float(np.sqrt(times)) * SLACK)
+        return VectorBound(both, self.length * float(np.sqrt(times)) * SLACK)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _dense(weight: Array) -> tuple[Array, float]:
 
 
 @dataclass(frozen=True)
-class AffineValue:
+class AffineRows:
     """A value that is one affine map of the coordinates at all points, frame by frame.
 
     Attributes:
@@ -172,14 +172,14 @@ class AffineValue:
             made[rows] = coordinates[rows] @ matrix.T
         return made
 
-    def bounds(self, coordinates: Array) -> tuple[Bound, Bound]:
+    def bounds(self, coordinates: Array) -> tuple[VectorBound, VectorBound]:
         """How far :meth:`at` may be off, and how steep the map is."""
         largest = largest_entries(coordinates)
         size = np.abs(self.matrix)
         off = ((self.error + (len(largest) + 2) * UNIT * size) @ largest).max(axis=0)
-        return Bound(off + TINY), Bound((size + self.error).sum(axis=2).max(axis=0))
+        return VectorBound(off + TINY), VectorBound((size + self.error).sum(axis=2).max(axis=0))
 
-    def through(self, step: Affine) -> AffineValue:
+    def through(self, step: Affine) -> AffineRows:
         """After an affine step: worked out in the longest floats there are, then rounded."""
         size, rounding = abs(step.weight), (self.matrix.shape[1] + 4) * LONG_UNIT
         frames = self.matrix.astype(Long)
@@ -194,11 +194,11 @@ class AffineValue:
         made[:, :, -1] += step.bias
         off[:, :, -1] += rounding * np.abs(step.bias)
         found = made.astype(np.float64)
-        return AffineValue(found, SLACK * off + EPS * np.abs(found) + TINY)
+        return AffineRows(found, SLACK * off + EPS * np.abs(found) + TINY)
 
 
 @dataclass
-class Value:
+class BoundedRows:
     """One value of the network at all points, with its error bounds per unit.
 
     Attributes:
@@ -210,9 +210,9 @@ class Value:
     """
 
     rows: Growing
-    error: Bound
-    lipschitz: Bound
-    affine: AffineValue | None = None
+    error: VectorBound
+    lipschitz: VectorBound
+    affine: AffineRows | None = None
     zeros: bool = False
 
 
@@ -254,11 +254,11 @@ def float32_error(
 
 def bounded(
     step: Primitive,
-    entering: list[Value],
+    entering: list[BoundedRows],
     made: Array | None,
     coordinates: Array,
     frame_of: Indices,
-) -> Value:
+) -> BoundedRows:
     """The value that a step makes, with its bounds.
 
     Args:
@@ -288,26 +288,28 @@ def bounded(
     return value
 
 
-def of_frames(frames: Array, coordinates: Array, frame_of: Indices) -> Value:
+def of_frames(frames: Array, coordinates: Array, frame_of: Indices) -> BoundedRows:
     """The input of the network at points, (frames, input_dim, coordinates) each rounded."""
-    return _from_affine(AffineValue(frames, UNIT * np.abs(frames) + TINY), coordinates, frame_of)
+    return _from_affine(AffineRows(frames, UNIT * np.abs(frames) + TINY), coordinates, frame_of)
 
 
 def _affine(
-    step: Primitive, entering: list[Value], coordinates: Array, frame_of: Indices
-) -> Value | None:
+    step: Primitive, entering: list[BoundedRows], coordinates: Array, frame_of: Indices
+) -> BoundedRows | None:
     """What an affine step makes of an affine value."""
     if not isinstance(step, Affine) or entering[0].affine is None:
         return None
     return _from_affine(entering[0].affine.through(step), coordinates, frame_of)
 
 
-def _from_affine(affine: AffineValue, coordinates: Array, frame_of: Indices) -> Value:
+def _from_affine(affine: AffineRows, coordinates: Array, frame_of: Indices) -> BoundedRows:
     error, lipschitz = affine.bounds(coordinates)
-    return Value(Growing(affine.at(coordinates, frame_of)), error, lipschitz, affine)
+    return BoundedRows(Growing(affine.at(coordinates, frame_of)), error, lipschitz, affine)
 
 
-def _bounded(step: Primitive, entering: list[Value], made: Array, coordinates: Array) -> Value:
+def _bounded(
+    step: Primitive, entering: list[BoundedRows], made: Array, coordinates: Array
+) -> BoundedRows:
     first, rows = entering[0], Growing(made)
     if isinstance(step, Affine):
         entries, heaviest = abs(step.weight), float(np.abs(coordinates[:, -1]).max())
@@ -315,22 +317,22 @@ def _bounded(step: Primitive, entering: list[Value], made: Array, coordinates: A
         largest = largest_entries(first.rows.rows) + first.error.each
         own = rounding * (entries @ largest + heaviest * np.abs(step.bias)) + TINY
         error = first.error.through(step, entries) + own
-        return Value(rows, error, first.lipschitz.through(step, entries) + np.abs(step.bias))
+        return BoundedRows(rows, error, first.lipschitz.through(step, entries) + np.abs(step.bias))
     if isinstance(step, Piecewise):
         steepest = np.abs(step.slopes).max(axis=0)
         offset = np.abs(step.offsets).max(axis=0)
         own = 4 * EPS * (steepest * largest_entries(first.rows.rows) + offset) + TINY
         flat = bool(((step.slopes == 0) & (step.offsets == 0)).any(axis=0).all())
         error = first.error.stretched(steepest) + own
-        return Value(rows, error, first.lipschitz.stretched(steepest) + offset, zeros=flat)
+        return BoundedRows(rows, error, first.lipschitz.stretched(steepest) + offset, zeros=flat)
     if isinstance(step, PairMaximum):
         error, lipschitz = (
             bound.of_larger(step.first, step.second) for bound in (first.error, first.lipschitz)
         )
-        return Value(rows, error, lipschitz, zeros=first.zeros)
+        return BoundedRows(rows, error, lipschitz, zeros=first.zeros)
     assert isinstance(step, Add)
     size = sum((largest_entries(v.rows.rows) for v in entering), np.zeros(1))
     error, lipschitz = entering[0].error, entering[0].lipschitz
     for other in entering[1:]:
         error, lipschitz = error + other.error, lipschitz + other.lipschitz
-    return Value(rows, error + (len(entering) * EPS * size + TINY), lipschitz)
+    return BoundedRows(rows, error + (len(entering) * EPS * size + TINY), lipschitz)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.crossings import Indices
-from sigprop.regions.exact import Context
-from sigprop.regions.network import Array, Piecewise
-from sigprop.regions.points import Points
-from sigprop.regions.primitive import PairMaximum, Primitive
+from sigprop.arrangement.crossings import Indices
+from sigprop.arrangement.exact import Context
+from sigprop.arrangement.hyperplanes import PairMaximum, Primitive
+from sigprop.arrangement.network import Array, Piecewise
+from sigprop.arrangement.points import Points
 
 Pattern = NDArray[np.int8]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sigprop.regions.exact import Context, Digits, Dyadic, ExactNetwork, dyadic, minus, point
-from sigprop.regions.network import PiecewiseLinear
-from sigprop.regions.primitive import primitive_steps
+from sigprop.arrangement.exact import Context, Digits, Dyadic, ExactNetwork, dyadic, minus, point
+from sigprop.arrangement.hyperplanes import primitive_steps
+from sigprop.arrangement.network import PiecewiseLinear
 from tests.regions.nets import random_net
 
 

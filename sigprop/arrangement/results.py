@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.crossings import Indices
-from sigprop.regions.merging import components, same_map
-from sigprop.regions.network import Add, Affine, Array, Piecewise
-from sigprop.regions.pieces import Pattern, marks
-from sigprop.regions.points import Points
-from sigprop.regions.primitive import PairMaximum, Primitive
+from sigprop.arrangement.crossings import Indices
+from sigprop.arrangement.hyperplanes import PairMaximum, Primitive
+from sigprop.arrangement.merging import components, same_map
+from sigprop.arrangement.network import Add, Affine, Array, Piecewise
+from sigprop.arrangement.pieces import Pattern, marks
+from sigprop.arrangement.points import Points
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from sigprop import regions
-from sigprop.regions.exact import dyadic
-from sigprop.regions.merging import PRIMES, _Field, components, same_map
-from sigprop.regions.network import Add, Affine, PiecewiseLinear, leaky
-from sigprop.regions.primitive import primitive_steps
+from sigprop.arrangement.exact import dyadic
+from sigprop.arrangement.hyperplanes import primitive_steps
+from sigprop.arrangement.merging import PRIMES, _Field, components, same_map
+from sigprop.arrangement.network import Add, Affine, PiecewiseLinear, leaky
 from tests.regions.nets import random_net
 from tests.regions.test_steps import NETWORKS
 

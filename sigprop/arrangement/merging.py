@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sigprop.regions.crossings import Indices
-from sigprop.regions.exact import Dyadic
-from sigprop.regions.network import Add, Affine, Array, Piecewise
-from sigprop.regions.pieces import Pattern
-from sigprop.regions.primitive import PairMaximum, Primitive
+from sigprop.arrangement.crossings import Indices
+from sigprop.arrangement.exact import Dyadic
+from sigprop.arrangement.hyperplanes import PairMaximum, Primitive
+from sigprop.arrangement.network import Add, Affine, Array, Piecewise
+from sigprop.arrangement.pieces import Pattern
 
 PRIMES = (1048573, 1048571, 1048559)
 """The largest primes below 2**20: a sum of 8192 products stays below 2**53, exact in float64."""

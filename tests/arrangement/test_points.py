@@ -5,11 +5,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from sigprop.regions import points as points_module
-from sigprop.regions.exact import dyadic
-from sigprop.regions.network import PiecewiseLinear
-from sigprop.regions.plane import square
-from sigprop.regions.points import Points
+from sigprop.arrangement import points as points_module
+from sigprop.arrangement.exact import dyadic
+from sigprop.arrangement.network import PiecewiseLinear
+from sigprop.arrangement.plane import square
+from sigprop.arrangement.points import Points
 
 
 def exact_sign(row, bias, place):
@@ -46,7 +46,7 @@ def test_signs_that_are_lost_in_rounding(inputs, measured, monkeypatch):
         right.append([exact_sign(row, b, place) for row, b in zip(weight, bias, strict=True)])
     assert np.array_equal(np.sign(margins), right)
     assert (rough != right).sum() > 10  # the test has something to find
-    assert points.exact_decisions == 1  # one corner in doubt, one evaluation
+    assert points.exact_decisions == 1  # one uncertain corner, one evaluation
 
 
 def test_points_in_general_position_need_no_exact_arithmetic():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sigprop.regions.network import Add, PiecewiseLinear
-from sigprop.regions.plain import plain_layers
+from sigprop.arrangement.network import Add, PiecewiseLinear
+from sigprop.regions.expected import plain_layers
 
 RNG = np.random.default_rng(0)
 W1, W2, W3 = RNG.normal(size=(5, 3)), RNG.normal(size=(4, 5)), RNG.normal(size=(2, 4))

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from sigprop.regions import line, plane, polytopes
-from sigprop.regions.crossings import Indices
-from sigprop.regions.exact import Dyadic
-from sigprop.regions.merging import map_labels
-from sigprop.regions.network import Array, PiecewiseLinear
-from sigprop.regions.pieces import part_at_jumps
-from sigprop.regions.points import Points, TooDoubtful
-from sigprop.regions.primitive import PairMaximum
-from sigprop.regions.results import BoxRegions, Complex, LineRegions, PlaneRegions
-from sigprop.regions.walls import laid_over
+from sigprop.arrangement import line, plane, polytopes
+from sigprop.arrangement.crossings import Indices
+from sigprop.arrangement.exact import Dyadic
+from sigprop.arrangement.hyperplanes import PairMaximum
+from sigprop.arrangement.jump_faces import laid_over
+from sigprop.arrangement.merging import map_labels
+from sigprop.arrangement.network import Array, PiecewiseLinear
+from sigprop.arrangement.pieces import part_at_jumps
+from sigprop.arrangement.points import Points, TooCostly
+from sigprop.arrangement.results import BoxRegions, Complex, LineRegions, PlaneRegions
+from sigprop.checks import Progress
 
-Progress: TypeAlias = Callable[[int, int], None]
 QUIET = np.errstate(over="ignore", under="ignore", invalid="ignore")
 """Bounds may leave the range of floats, and then tell nothing; values that do are refused."""
 
@@ -31,7 +31,7 @@ class Task:
 
     Attributes:
         net: the network.
-        frames: see :class:`sigprop.regions.points.Points`.
+        frames: see :class:`sigprop.arrangement.points.Points`.
         most: the most cells there may be, None for no limit.
         progress: called with (hyperplanes done, hyperplanes in all) while the first count runs.
     """
@@ -165,7 +165,7 @@ class Plane(Task):
         return found
 
     @QUIET
-    def _run(self, *, whole: bool) -> tuple[Points, plane.Mesh, int, int]:
+    def _run(self, *, whole: bool) -> tuple[Points, plane.PlaneMesh, int, int]:
         """The mesh after all steps, or before the one that was stopped or is only counted."""
         corners, mesh = plane.square(*self.limits.T)
         points = Points(self.net, corners, self.frames)
@@ -202,18 +202,18 @@ class Polytopes(Task):
         dim: number of dimensions.
     """
 
-    start: tuple[Array, polytopes.Cells]
+    start: tuple[Array, polytopes.PolytopeCells]
     dim: int
 
     def results(self, kind: type[Any] = BoxRegions) -> Any:
-        """The count; cells of one pattern are one region, parted by a wall of the fan or not."""
+        """The count; cells of one pattern are one region, parted by a face of the fan or not."""
         points, cells, stop = self._found
         found = _bare(points, cells.patterns, len(cells)).activation_regions
         return self.result(kind, points, stop, activation_regions=found, _build=self.complex)
 
     @cached_property
     @QUIET
-    def _found(self) -> tuple[Points, polytopes.Cells, int]:
+    def _found(self) -> tuple[Points, polytopes.PolytopeCells, int]:
         corners, cells = self.start
         points = Points(self.net, corners, self.frames)
         for i in self.steps(points):
@@ -225,7 +225,9 @@ class Polytopes(Task):
                 cells = made
                 if points.cuts[i].jumps.any():
                     vertices, value = part_at_jumps(points, cells.vertices, cells.patterns[i])
-                    cells = polytopes.Cells(vertices, cells.facets, cells.owners, cells.patterns)
+                    cells = polytopes.PolytopeCells(
+                        vertices, cells.facets, cells.owners, cells.patterns
+                    )
             points.advance(value)
         return points, cells, len(points.steps)
 
@@ -253,7 +255,7 @@ class Polytopes(Task):
         )
 
 
-def _mesh_complex(points: Points, mesh: plane.Mesh, stop: int) -> Complex:
+def _mesh_complex(points: Points, mesh: plane.PlaneMesh, stop: int) -> Complex:
     inner = (mesh.sides >= 0).all(axis=1)
     known = mesh.sides.ravel() >= 0
     cell = np.repeat(mesh.sides.ravel()[known], 2)
@@ -293,7 +295,7 @@ def _twice(points: Points, cut: Callable[..., Any], *args: Any, **kwargs: Any) -
     """Cut; again with measured bounds where the guaranteed ones leave too much open."""
     try:
         return cut(points, *args, **kwargs)
-    except TooDoubtful:
+    except TooCostly:
         points.certified = False
         return cut(points, *args, **kwargs)
 

@@ -1,12 +1,12 @@
-"""What comes through the door: networks as they are, modules read, one input told from a batch."""
+"""What is given as a network: arrays as they are, modules read, one input told from a batch."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from sigprop.regions.door import as_network, as_network_of_points
-from sigprop.regions.network import PiecewiseLinear
+from sigprop.arrangement.network import PiecewiseLinear
+from sigprop.piecewise import as_network, as_network_of_points
 from sigprop.regions.slices import in_box, in_plane, on_line
 
 ARRAYS = PiecewiseLinear([np.ones((3, 6))])
@@ -24,9 +24,7 @@ def test_a_network_passes_and_a_module_is_read():
 
 @pytest.mark.parametrize("thing", [None, np.eye(2), [np.eye(2)], "net", nn.Linear, torch.eye(2)])
 def test_anything_else_is_refused_with_advice(thing):
-    with pytest.raises(
-        TypeError, match=r"regions\.PiecewiseLinear\(weights, biases, slopes\) or a"
-    ):
+    with pytest.raises(TypeError, match=r"regions\.PiecewiseLinear\(weights, biases, alpha\) or a"):
         as_network(thing)
 
 

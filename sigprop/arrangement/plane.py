@@ -9,7 +9,7 @@ is known beforehand (one per chord, one per crossing), so a clash of keys cannot
 
 All this is for general position. Where it does not hold exactly (a hyperplane through a point,
 three through one point), :class:`NotGeneric` is raised and
-:mod:`sigprop.regions.polytopes` takes over.
+:mod:`sigprop.arrangement.polytopes` takes over.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.crossings import Crossings, Indices, crossing_position
-from sigprop.regions.errors import EPS
-from sigprop.regions.network import Array
-from sigprop.regions.order import certain_order, share, share_between
-from sigprop.regions.pieces import Pattern, pieces_inside
-from sigprop.regions.points import Points
+from sigprop.arrangement.crossings import Crossings, Indices, crossing_position
+from sigprop.arrangement.errors import EPS
+from sigprop.arrangement.network import Array
+from sigprop.arrangement.order import certain_order, share, share_between
+from sigprop.arrangement.pieces import Pattern, pieces_inside
+from sigprop.arrangement.points import Points
 
 Int = NDArray[np.int64]
 
@@ -36,14 +36,14 @@ class NotGeneric(Exception):
 
 
 @dataclass
-class Mesh:
+class PlaneMesh:
     """A plane slice cut into convex cells.
 
     Attributes:
         ends: (edges, 2) points.
         sides: (edges, 2) cells on either side, −1 outside the slice.
         owner: (edges,) the hyperplane an edge lies on, counted through all steps; −1: the border.
-        waver: (edges,) how far its ends may be off the exact line it lies on.
+        off_line: (edges,) how far its ends may be off the exact line it lies on.
         cells: number of cells.
         patterns: by step, (cells, units) the piece of each unit; where asked for.
     """
@@ -51,7 +51,7 @@ class Mesh:
     ends: Indices
     sides: Indices
     owner: Indices
-    waver: Array
+    off_line: Array
     cells: int
     patterns: dict[int, Pattern]
 
@@ -70,7 +70,7 @@ class _Chords:
     cell: Indices
     hyperplane: Indices
     ends: Indices
-    waver: Array
+    off_line: Array
 
 
 @dataclass
@@ -80,33 +80,33 @@ class _Meetings:
     chord: Indices
     other: Indices
     t: Array
-    doubt: Array
+    position_error: Array
     sign: NDArray[np.bool_]
     other_t: Array
-    other_doubt: Array
+    other_position_error: Array
     other_sign: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.chord)
 
 
-def square(low: Array, high: Array) -> tuple[Array, Mesh]:
+def square(low: Array, high: Array) -> tuple[Array, PlaneMesh]:
     """The corners (homogeneous) of a box in the plane and its mesh of one cell."""
     (x0, y0), (x1, y1) = low, high
     corners = np.array([[x0, y0, 1.0], [x1, y0, 1.0], [x1, y1, 1.0], [x0, y1, 1.0]])
     ends = np.array([[0, 1], [1, 2], [2, 3], [3, 0]], np.intp)
     sides = np.array([[0, -1]] * 4, np.intp)
-    return corners, Mesh(ends, sides, np.full(4, -1, np.intp), np.zeros(4), 1, {})
+    return corners, PlaneMesh(ends, sides, np.full(4, -1, np.intp), np.zeros(4), 1, {})
 
 
 def cut(
     points: Points,
-    mesh: Mesh,
+    mesh: PlaneMesh,
     room: Callable[[int], bool],
     *,
     build: bool = True,
     patterns: bool = False,
-) -> tuple[int, Mesh | None]:
+) -> tuple[int, PlaneMesh | None]:
     """Cut the cells by the hyperplanes of the present step.
 
     Args:
@@ -144,7 +144,7 @@ class _Sheet:
     """One step's hyperplanes over the mesh."""
 
     def __init__(
-        self, points: Points, mesh: Mesh, margins: Array, error: Array, lipschitz: Array
+        self, points: Points, mesh: PlaneMesh, margins: Array, error: Array, lipschitz: Array
     ) -> None:
         self.points, self.mesh = points, mesh
         self.margins, self.error, self.lipschitz = margins, error + 0.0, lipschitz
@@ -159,10 +159,10 @@ class _Sheet:
         edge, hyper = np.nonzero(self.positive[a] != self.positive[b])
         a, b = a[edge], b[edge]
         at_a, at_b = self.margins[a, hyper], self.margins[b, hyper]
-        waver = self.mesh.waver[edge]
+        off_line = self.mesh.off_line[edge]
         error = self.error[hyper]
-        t, doubt = crossing_position(at_a, at_b, error + self.lipschitz[hyper] * waver)
-        on = Crossings(a, b, hyper, t, doubt, waver)
+        t, position_error = crossing_position(at_a, at_b, error + self.lipschitz[hyper] * off_line)
+        on = Crossings(a, b, hyper, t, position_error, off_line)
         place, reach = self.points.place(on)
         across = self.points.coordinates[b] - self.points.coordinates[a]
         run = np.abs(across).sum(axis=1) / (np.abs(at_a) + np.abs(at_b))  # at least 1 / slope
@@ -178,8 +178,8 @@ class _Sheet:
         if not np.array_equal(key[first], key[second]) or (np.diff(key[first]) == 0).any():
             raise NotGeneric  # a line enters and leaves a convex cell once
         pairs = ends[order].reshape(-1, 2)
-        chord_waver = np.minimum(*off[pairs].T) + 4 * EPS * np.abs(place).max(initial=0.0)
-        return _Chords(on, edge, reach, cells[first], hyper[pairs[:, 0]], pairs, chord_waver)
+        chord_off_line = np.minimum(*off[pairs].T) + 4 * EPS * np.abs(place).max(initial=0.0)
+        return _Chords(on, edge, reach, cells[first], hyper[pairs[:, 0]], pairs, chord_off_line)
 
     def meetings(self, chords: _Chords) -> _Meetings:
         """Pairs of chords of one cell that cross."""
@@ -194,13 +194,17 @@ class _Sheet:
         cross = (at > 0) != (after > 0)
         chord, other, at, after = chord[cross], other[cross], at[cross], after[cross]
         back, forth = self._at_ends(chords, other, chords.hyperplane[chord])
-        t, doubt = crossing_position(at, after, self._slack(chords, chord, other))
-        other_t, other_doubt = crossing_position(back, forth, self._slack(chords, other, chord))
-        return _Meetings(chord, other, t, doubt, at > 0, other_t, other_doubt, back > 0)
+        t, position_error = crossing_position(at, after, self._slack(chords, chord, other))
+        other_t, other_position_error = crossing_position(
+            back, forth, self._slack(chords, other, chord)
+        )
+        return _Meetings(
+            chord, other, t, position_error, at > 0, other_t, other_position_error, back > 0
+        )
 
     def _slack(self, chords: _Chords, chord: Indices, other: Indices) -> Array:
         hyper = chords.hyperplane[other]
-        return self.error[hyper] + self.lipschitz[hyper] * chords.waver[chord]
+        return self.error[hyper] + self.lipschitz[hyper] * chords.off_line[chord]
 
     def _at_ends(self, chords: _Chords, chord: Indices, hyper: Indices) -> list[Array]:
         """Hyperplanes at both ends of chords, with right signs."""
@@ -211,8 +215,8 @@ class _Sheet:
             at_a = self.margins[a, hyper]
             at_b = self.margins[b, hyper]
             value = at_a + on.t[end] * (at_b - at_a)
-            doubt = self.error[hyper] + self.lipschitz[hyper] * chords.radius[end]
-            unsure = ~(np.abs(value) > doubt) & ((at_a > 0) != (at_b > 0))
+            bound = self.error[hyper] + self.lipschitz[hyper] * chords.radius[end]
+            unsure = ~(np.abs(value) > bound) & ((at_a > 0) != (at_b > 0))
             unsure |= (value == 0) & ~unsure
             for k in np.nonzero(unsure)[0].tolist():
                 value[k] = self._exactly(chords, int(end[k]), int(hyper[k]), value[k])
@@ -239,7 +243,7 @@ class _Sheet:
                 at,
             )
 
-        return certain_order(order, chords.edge, on.t, on.doubt, exactly)
+        return certain_order(order, chords.edge, on.t, on.position_error, exactly)
 
     def along_chords(self, chords: _Chords, meetings: _Meetings) -> Indices:
         """Both sides of all meetings, chord by chord in order along each.
@@ -248,7 +252,7 @@ class _Sheet:
         """
         on = np.concatenate([meetings.chord, meetings.other])
         t = np.concatenate([meetings.t, meetings.other_t])
-        doubt = np.concatenate([meetings.doubt, meetings.other_doubt])
+        position_error = np.concatenate([meetings.position_error, meetings.other_position_error])
         crossing = np.concatenate([meetings.other, meetings.chord])
         order = np.lexsort((t, on))
 
@@ -266,7 +270,7 @@ class _Sheet:
                 [share_between(points, (a, b), points.contexts[0], h) for h in others], at
             )
 
-        return certain_order(order, on, t, doubt, exactly)
+        return certain_order(order, on, t, position_error, exactly)
 
     def built(
         self,
@@ -275,13 +279,15 @@ class _Sheet:
         along_edges: Indices,
         along_chords: Indices,
         total: int,
-    ) -> tuple[Mesh, Indices]:
+    ) -> tuple[PlaneMesh, Indices]:
         """The new mesh and the parent of each cell; the new points join the table."""
         on_edges = self.points.add(chords.on)
         a, b = (on_edges + chords.ends[meetings.chord]).T
         hyper = chords.hyperplane[meetings.other]
-        waver = chords.waver[meetings.chord]
-        inside = self.points.add(Crossings(a, b, hyper, meetings.t, meetings.doubt, waver))
+        off_line = chords.off_line[meetings.chord]
+        inside = self.points.add(
+            Crossings(a, b, hyper, meetings.t, meetings.position_error, off_line)
+        )
         self.points.loosen(2)
         for attempt in range(8):
             mesh, parent = self._named(
@@ -302,7 +308,7 @@ class _Sheet:
         on_edges: int,
         inside: int,
         attempt: int,
-    ) -> tuple[Mesh, Indices]:
+    ) -> tuple[PlaneMesh, Indices]:
         """The edges after the cut, their sides named by sums of keys."""
         keys: Int = np.random.default_rng(attempt).integers(1, 2**44, (self.margins.shape[1],))
         name = _sums(self.positive, keys)
@@ -341,17 +347,17 @@ class _Sheet:
         new_sides = np.full(labels.shape, -1, np.intp)
         new_sides[present] = cell
         chord_owner = self.points.owner_start[self.points.step] + own[chord]
-        built = Mesh(
+        built = PlaneMesh(
             np.concatenate([ends, chord_ends]),
             new_sides,
             np.concatenate([mesh.owner[old], chord_owner]),
-            np.concatenate([mesh.waver[old], chords.waver[chord]]),
+            np.concatenate([mesh.off_line[old], chords.off_line[chord]]),
             len(found),
             {},
         )
         return built, parent[first_seen]
 
-    def inside(self, mesh: Mesh) -> NDArray[np.int8]:
+    def inside(self, mesh: PlaneMesh) -> NDArray[np.int8]:
         """The side of each hyperplane that each cell of the new mesh is on, (cells, hyperplanes).
 
         No hyperplane of the step cuts a cell now, and one that an edge does not lie on is on one

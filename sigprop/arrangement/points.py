@@ -1,7 +1,7 @@
 """The points at which a network is known: values, how far they may be wrong, and exact signs.
 
 Every point but the first is where a hyperplane crosses a segment between two earlier points, so its
-values are interpolated and its exact coordinates can be had when a sign is in doubt. Bounds are
+values are interpolated and its exact coordinates can be had when a sign is uncertain. Bounds are
 forward error bounds of float64 arithmetic: they scale with weights, biases and box, and there is no
 absolute tolerance anywhere.
 """
@@ -15,21 +15,21 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.crossings import Crossings, Indices
-from sigprop.regions.errors import (
+from sigprop.arrangement.crossings import Crossings, Indices
+from sigprop.arrangement.errors import (
     EPS,
     SLACK,
-    Bound,
+    BoundedRows,
     Growing,
-    Value,
+    VectorBound,
     bounded,
     float32_error,
     largest_entries,
     of_frames,
 )
-from sigprop.regions.exact import Context, Dyadic, ExactNetwork, Point, point
-from sigprop.regions.network import Affine, Array, PiecewiseLinear
-from sigprop.regions.primitive import Cut, Primitive, primitive_steps
+from sigprop.arrangement.exact import Context, Dyadic, ExactNetwork, Point, point
+from sigprop.arrangement.hyperplanes import Cut, Primitive, primitive_steps
+from sigprop.arrangement.network import Affine, Array, PiecewiseLinear
 
 SECONDS = 0.1
 """Exact arithmetic worth spending on guaranteed bounds, besides about as much as floats take; then
@@ -39,7 +39,7 @@ BLOCK = 1024
 """Points looked at together, so that what is made of them stays in cache."""
 
 
-class TooDoubtful(Exception):
+class TooCostly(Exception):
     """The guaranteed bounds leave too much to exact arithmetic."""
 
 
@@ -87,7 +87,7 @@ class Points:
         self._exact_points: dict[int, Point] = {}
         floats = np.stack([frame.rounded() for frame in self.frames])
         self.floats = floats
-        self._values: dict[int, Value] = {0: of_frames(floats, self.corners, which)}
+        self._values: dict[int, BoundedRows] = {0: of_frames(floats, self.corners, which)}
         self.certified = True
         """Whether every sign rests on guaranteed bounds or exact arithmetic."""
         self._spent, self._allowed = 0.0, SECONDS
@@ -152,7 +152,7 @@ class Points:
         return np.asarray(np.where(made[:, 0] < 0, -1, start[made[:, 2]] + made[:, 3]))
 
     def margins(self) -> tuple[Array, Array, Array]:
-        """The hyperplanes of the present step, with right signs: doubtful ones decided exactly.
+        """The hyperplanes of the present step, with right signs: uncertain ones decided exactly.
 
         Where the guaranteed bounds of a wide, deep network would leave more signs to exact
         arithmetic than are worth it, bounds take their place that are measured on the network
@@ -165,16 +165,16 @@ class Points:
         value = self._values[source]
         found = cut.margins(value.rows.rows, self.coordinates[:, -1])
         error, lipschitz = self._of_hyperplanes(cut, value)
-        doubtful = self._doubtful(cut, value, found, error, lipschitz)
-        if np.any(doubtful, axis=1).sum() * self.exact.seconds(self.step) > self._allowed:
+        uncertain = self._uncertain(cut, value, found, error, lipschitz)
+        if np.any(uncertain, axis=1).sum() * self.exact.seconds(self.step) > self._allowed:
             self.certified = False
         if not self.certified:
             self._measure(source)
             error, lipschitz = self._of_hyperplanes(cut, value)
-            doubtful = self._doubtful(cut, value, found, error, lipschitz)
-        return self._settled(found, error, lipschitz, doubtful), error, lipschitz
+            uncertain = self._uncertain(cut, value, found, error, lipschitz)
+        return self._settled(found, error, lipschitz, uncertain), error, lipschitz
 
-    def _of_hyperplanes(self, cut: Cut, value: Value) -> tuple[Array, Array]:
+    def _of_hyperplanes(self, cut: Cut, value: BoundedRows) -> tuple[Array, Array]:
         error, lipschitz = value.error.each[cut.first], value.lipschitz.each[cut.first]
         if (cut.second >= 0).any():
             error = error + value.error.each[cut.second]
@@ -189,12 +189,12 @@ class Points:
         """Ask before an exact decision; if refused, the step is done again with measured bounds.
 
         Raises:
-            TooDoubtful: the decisions so far would take too long.
+            TooCostly: the decisions so far would take too long.
         """
         self.exact_decisions += 1
         self._spent += self.exact.seconds(self.step)
         if self.certified and self._spent > self._allowed:
-            raise TooDoubtful
+            raise TooCostly
 
     def _measure(self, index: int) -> None:
         """Replace the bounds of a value by measured ones where those are smaller.
@@ -211,7 +211,7 @@ class Points:
         x = np.einsum("pic,pc->pi", self.floats[frames].astype(np.float32), coordinates)
         off = float32_error(self.steps, x, coordinates[:, -1], index, rows[some])
         measured = 64 * 2.0**-29 * off + 8 * EPS * largest_entries(rows)
-        value.error = Bound(np.minimum(value.error.each, measured))
+        value.error = VectorBound(np.minimum(value.error.each, measured))
         made = np.nonzero(self._origin.rows[:, 0] >= 0)[0]
         if len(made):
             made = made[np.unique(np.linspace(0, len(made) - 1, 256).astype(np.intp))]
@@ -221,7 +221,7 @@ class Points:
             if far.any():
                 rise = np.abs(rows[made[far]] - rows[ends[far]]) / size[far, None]
                 steepest = np.minimum(value.lipschitz.each, 16 * rise.max(axis=0))
-                value.lipschitz = Bound(steepest)
+                value.lipschitz = VectorBound(steepest)
 
     def margins_of(self, start: int) -> Array:
         """The hyperplanes of the present step at the points from ``start`` on."""
@@ -263,38 +263,38 @@ class Points:
                 signs[k] = self.sign(index, hyperplane)
         return signs
 
-    def _doubtful(
-        self, cut: Cut, value: Value, margins: Array, error: Array, lipschitz: Array
+    def _uncertain(
+        self, cut: Cut, value: BoundedRows, margins: Array, error: Array, lipschitz: Array
     ) -> NDArray[np.bool_]:
         """Where float64 does not tell the sign; a bound that is not a number tells nothing."""
-        doubtful = np.empty(margins.shape, bool)
+        uncertain = np.empty(margins.shape, bool)
         bound = error + lipschitz * self.radius.max(initial=0.0)
         ties = value.zeros and bool((cut.second >= 0).any())
         for start in range(0, len(margins), BLOCK):
             rows = slice(start, start + BLOCK)
             own = ~(np.abs(margins[rows]) > bound)
-            if ties:  # two units that are off: equal without a doubt
+            if ties:  # two units that are off: equal for certain
                 off = value.rows.rows[rows] == 0
                 own &= ~(off[:, cut.first] & off[:, cut.second])
             row, column = np.nonzero(own)
             size, radius = np.abs(margins[rows][row, column]), self.radius[rows][row]
             own[row, column] = ~(size > error[column] + lipschitz[column] * radius)
-            doubtful[rows] = own
-        return doubtful
+            uncertain[rows] = own
+        return uncertain
 
     def _settled(
-        self, margins: Array, error: Array, lipschitz: Array, doubtful: NDArray[np.bool_]
+        self, margins: Array, error: Array, lipschitz: Array, uncertain: NDArray[np.bool_]
     ) -> Array:
-        """Margins with the doubtful signs decided exactly."""
-        rows = np.nonzero(doubtful.any(axis=1))[0]
+        """Margins with the uncertain signs decided exactly."""
+        rows = np.nonzero(uncertain.any(axis=1))[0]
         if not len(rows):
             return margins
         margins = margins.copy()
         for k in rows.tolist():
             fresh = self._refreshed(k)
             open_ = ~(np.abs(fresh) > error + lipschitz * self.radius[k])
-            margins[k, doubtful[k]] = fresh[doubtful[k]]
-            for h in np.nonzero(doubtful[k] & open_)[0].tolist():
+            margins[k, uncertain[k]] = fresh[uncertain[k]]
+            for h in np.nonzero(uncertain[k] & open_)[0].tolist():
                 size = max(abs(fresh[h]), float(np.finfo(np.float64).tiny))
                 margins[k, h] = self.sign(k, h) * size
         return margins
@@ -368,7 +368,11 @@ class Points:
         across = self.coordinates[crossings.b] - start
         found = start + crossings.t[:, None] * across
         size = np.abs(across).max(axis=1)
-        radius = crossings.waver + crossings.doubt * size + 4 * EPS * np.abs(found).max(axis=1)
+        radius = (
+            crossings.off_line
+            + crossings.position_error * size
+            + 4 * EPS * np.abs(found).max(axis=1)
+        )
         return found, radius
 
     def touch(self, hyperplane: int, indices: Indices) -> None:

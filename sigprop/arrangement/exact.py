@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sigprop.regions.network import Add, Affine, Array, Matrix, Piecewise
-from sigprop.regions.primitive import Cut, PairMaximum, Primitive
+from sigprop.arrangement.hyperplanes import Cut, PairMaximum, Primitive
+from sigprop.arrangement.network import Add, Affine, Array, Matrix, Piecewise
 
 Point: TypeAlias = tuple[int, ...]
 Integers: TypeAlias = NDArray[Any]  # dtype object: Python integers

@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from sigprop.regions.crossings import Crossings, Indices, crossing_position
-from sigprop.regions.errors import EPS
-from sigprop.regions.network import Array
-from sigprop.regions.order import certain_order, share
-from sigprop.regions.pieces import Pattern, pieces_inside
-from sigprop.regions.points import Points
+from sigprop.arrangement.crossings import Crossings, Indices, crossing_position
+from sigprop.arrangement.errors import EPS
+from sigprop.arrangement.network import Array
+from sigprop.arrangement.order import certain_order, share
+from sigprop.arrangement.pieces import Pattern, pieces_inside
+from sigprop.arrangement.points import Points
 
 
 @dataclass
@@ -62,8 +62,8 @@ def cut(
     signs = np.sign(margins).astype(np.int8)
     interval, hyper = np.nonzero(signs[a] * signs[b] < 0)
     left, right = a[interval], b[interval]
-    t, doubt = crossing_position(margins[left, hyper], margins[right, hyper], error[hyper])
-    waver = np.zeros(len(t))
+    t, position_error = crossing_position(margins[left, hyper], margins[right, hyper], error[hyper])
+    off_line = np.zeros(len(t))
     order = np.lexsort((t, interval))
     tied = np.zeros(len(t), bool)
 
@@ -74,12 +74,14 @@ def cut(
             tied[at[after]] = shares[before] == shares[after]
         return at[np.array(ranked, np.intp)]
 
-    order = certain_order(order, interval, t, doubt, exactly)
+    order = certain_order(order, interval, t, position_error, exactly)
     kept = order[~tied[order]]
     on_line = np.concatenate([intervals.line, intervals.line[interval[kept]]])
     if not room(int(np.bincount(on_line).max())):
         return None
-    crossings = Crossings(left[kept], right[kept], hyper[kept], t[kept], doubt[kept], waver[kept])
+    crossings = Crossings(
+        left[kept], right[kept], hyper[kept], t[kept], position_error[kept], off_line[kept]
+    )
     first = points.add(crossings)
     points.loosen(1)
 

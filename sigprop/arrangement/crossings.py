@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.errors import EPS
-from sigprop.regions.network import Array
+from sigprop.arrangement.errors import EPS
+from sigprop.arrangement.network import Array
 
 Indices = NDArray[np.intp]
 
@@ -21,16 +21,16 @@ class Crossings:
         a, b: (k,) the ends of the segments, indices of points.
         hyperplane: (k,) hyperplanes of the present step.
         t: (k,) position from a to b, in [0, 1].
-        doubt: (k,) how far t may be wrong, along the segment.
-        waver: (k,) how far the segment may be off its exact line.
+        position_error: (k,) how far t may be wrong, along the segment.
+        off_line: (k,) how far the segment may be off its exact line.
     """
 
     a: Indices
     b: Indices
     hyperplane: Indices
     t: Array
-    doubt: Array
-    waver: Array
+    position_error: Array
+    off_line: Array
 
     def __len__(self) -> int:
         return len(self.a)

@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sigprop.regions.crossings import Indices
-from sigprop.regions.exact import Point
-from sigprop.regions.points import Points
-from sigprop.regions.polytopes import Cells, Facets
+from sigprop.arrangement.crossings import Indices
+from sigprop.arrangement.exact import Point
+from sigprop.arrangement.points import Points
+from sigprop.arrangement.polytopes import Facets, PolytopeCells
 
 Line: TypeAlias = tuple[int, int, int]
 Place: TypeAlias = tuple[int, Fraction]
@@ -26,7 +26,7 @@ Piece: TypeAlias = tuple[Place, Place, int, int, int]
 """An edge along its line: where it starts and ends, the two points, the cell."""
 
 
-def laid_over(points: Points, cells: Cells, found: Facets, label: Indices) -> Facets:
+def laid_over(points: Points, cells: PolytopeCells, found: Facets, label: Indices) -> Facets:
     """Edges of a plane with those on jumps joined where both sides carry the same affine map.
 
     Args:

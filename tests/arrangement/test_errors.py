@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sigprop.regions.errors import EPS, Bound, Sizes, of_frames
-from sigprop.regions.exact import Context, dyadic, point
-from sigprop.regions.network import Add, Affine, Maximum, Piecewise, PiecewiseLinear, leaky
-from sigprop.regions.points import Points
+from sigprop.arrangement.errors import EPS, Sizes, VectorBound, of_frames
+from sigprop.arrangement.exact import Context, dyadic, point
+from sigprop.arrangement.network import Add, Affine, Maximum, Piecewise, PiecewiseLinear, leaky
+from sigprop.arrangement.points import Points
 from tests.regions.nets import random_net
 
 SHAPES = [(5, 5), (3, 200), (200, 3), (300, 150), (1, 1)]
@@ -40,32 +40,32 @@ def test_a_layer_stretches_the_worst_vector_no_further():
     weight = rng.normal(size=(40, 60))
     _, largest, right = np.linalg.svd(weight)
     worst = right[0]
-    bound = Bound(np.full(60, 10.0), length=1.0).through(affine(weight), np.abs(weight))
+    bound = VectorBound(np.full(60, 10.0), length=1.0).through(affine(weight), np.abs(weight))
     assert 1 <= bound.length / largest[0] < 1.001
     lengths = np.linalg.norm(weight, axis=1)
     assert np.all(bound.each >= lengths) and np.all(bound.each < 1.001 * lengths)
     assert np.linalg.norm(weight @ worst) <= bound.length
-    entries = Bound(np.full(60, 1.0), length=1e9).through(affine(weight), np.abs(weight))
+    entries = VectorBound(np.full(60, 1.0), length=1e9).through(affine(weight), np.abs(weight))
     assert np.all(entries.each >= np.abs(weight).sum(axis=1) * (1 - 1e-12))
 
 
 def test_a_length_is_at_most_that_of_the_entries():
-    assert Bound(np.array([3.0, 4.0])).length == pytest.approx(5.0, rel=1e-5)
-    assert Bound(np.array([3e-200, 4e-200])).length == pytest.approx(5e-200, rel=1e-5)
-    assert Bound(np.array([3e200, 4e200]), length=1e200).length == 1e200
-    assert Bound(np.zeros(3)).length == 0
-    both = Bound(np.array([3.0, 4.0]), 2.0) + Bound(np.array([1.0, 0.0]))
+    assert VectorBound(np.array([3.0, 4.0])).length == pytest.approx(5.0, rel=1e-5)
+    assert VectorBound(np.array([3e-200, 4e-200])).length == pytest.approx(5e-200, rel=1e-5)
+    assert VectorBound(np.array([3e200, 4e200]), length=1e200).length == 1e200
+    assert VectorBound(np.zeros(3)).length == 0
+    both = VectorBound(np.array([3.0, 4.0]), 2.0) + VectorBound(np.array([1.0, 0.0]))
     assert both.each.tolist() == [4.0, 4.0] and both.length == pytest.approx(3.0, rel=1e-5)
-    steep = Bound(np.array([3.0, 4.0]), 2.0).stretched(np.array([1.0, 0.5]))
+    steep = VectorBound(np.array([3.0, 4.0]), 2.0).stretched(np.array([1.0, 0.5]))
     assert steep.each.tolist() == [3.0, 2.0] and steep.length == 2.0
 
 
 def test_maxima_that_share_units():
     """One unit that is off moves every maximum it wins."""
     first, second = np.array([0, 0, 0, 1]), np.array([1, 2, 3, 1])
-    bound = Bound(np.full(4, 1.0), length=1.0).of_larger(first, second)
+    bound = VectorBound(np.full(4, 1.0), length=1.0).of_larger(first, second)
     assert bound.each.tolist() == [1.0] * 4 and bound.length >= np.sqrt(3)
-    apart = Bound(np.full(4, 1.0), length=1.0).of_larger(np.array([0, 2]), np.array([1, 3]))
+    apart = VectorBound(np.full(4, 1.0), length=1.0).of_larger(np.array([0, 2]), np.array([1, 3]))
     assert apart.length == pytest.approx(1.0, rel=1e-5)
 
 

@@ -1,11 +1,11 @@
-"""The one door from this room to torch: it opens only for a torch model."""
+"""The network that a user gives, in either form. No torch here until a torch model is given."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
-from sigprop.regions.network import Array, PiecewiseLinear
+from sigprop.arrangement.network import Array, PiecewiseLinear
 
 
 def as_network(net: Any, example: Any = None) -> PiecewiseLinear:
@@ -30,11 +30,11 @@ def as_network(net: Any, example: Any = None) -> PiecewiseLinear:
         return net
     torch = sys.modules.get("torch")  # a module can only be where torch is loaded
     if torch is not None and isinstance(net, torch.nn.Module):
-        from sigprop.piecewise import to_network
+        from sigprop.piecewise.convert import to_network
 
         return to_network(net, example)
     raise TypeError(
-        "a network is a regions.PiecewiseLinear(weights, biases, slopes) or a torch.nn.Module; got "
+        "a network is a regions.PiecewiseLinear(weights, biases, alpha) or a torch.nn.Module; got "
         f"{f'the class {net.__name__}' if isinstance(net, type) else type(net).__name__}."
     )
 

@@ -4,7 +4,7 @@ A cell is the list of its vertices, and each vertex knows which of the cell's fa
 bits. A hyperplane with vertices on both sides cuts the cell: a vertex on one side and a vertex on
 the other are joined by an edge if and only if no third vertex lies on all the facets that they
 share, and the hyperplane crosses that edge at a new vertex. Signs are exact
-(:mod:`sigprop.regions.points`), zero included, so parallel, concurrent and repeated hyperplanes
+(:mod:`sigprop.arrangement.points`), zero included, so parallel, concurrent and repeated hyperplanes
 need no special case.
 
 All of the input space is a fan of simplices round a point, with vertices at infinity.
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions.crossings import Crossings, Indices, crossing_position
-from sigprop.regions.errors import EPS, Growing
-from sigprop.regions.network import Array
-from sigprop.regions.pieces import pieces_inside
-from sigprop.regions.points import Points
+from sigprop.arrangement.crossings import Crossings, Indices, crossing_position
+from sigprop.arrangement.errors import EPS, Growing
+from sigprop.arrangement.network import Array
+from sigprop.arrangement.pieces import pieces_inside
+from sigprop.arrangement.points import Points
 
 Bits = NDArray[np.uint64]
 Signs = NDArray[np.int8]
@@ -30,13 +30,13 @@ WORD = 64
 
 
 @dataclass
-class Cells:
+class PolytopeCells:
     """Convex cells as vertices with their facets.
 
     Attributes:
         vertices: (cells, most vertices) points, −1 where a cell has fewer.
         facets: (cells, most vertices, words) the facets of the cell each vertex lies on, as bits.
-        owners: (cells, bits) the hyperplane of each facet bit, counted through all steps; −1: wall.
+        owners: (cells, bits) the hyperplane of each facet bit, through all steps; −1: the border.
         patterns: by step, (cells, units) the piece of each unit.
     """
 
@@ -49,21 +49,21 @@ class Cells:
         return len(self.vertices)
 
 
-def box(low: Array, high: Array) -> tuple[Array, Cells]:
+def box(low: Array, high: Array) -> tuple[Array, PolytopeCells]:
     """The corners (homogeneous) of a box and its one cell."""
     dim = len(low)
     bits = (np.arange(2**dim)[:, None] >> np.arange(dim)) & 1
     corners = np.where(bits, high, low)
     facets = (1 << (2 * np.arange(dim) + bits)).sum(axis=1).astype(np.uint64)
     corners = np.concatenate([corners, np.ones((2**dim, 1))], axis=1)
-    walls = np.full((1, WORD), -1, np.int32)
-    return corners, Cells(np.arange(2**dim)[None], facets[None, :, None], walls, {})
+    border = np.full((1, WORD), -1, np.int32)
+    return corners, PolytopeCells(np.arange(2**dim)[None], facets[None, :, None], border, {})
 
 
-def whole_space(dim: int, centre: Array) -> tuple[Array, Cells]:
+def whole_space(dim: int, centre: Array) -> tuple[Array, PolytopeCells]:
     """A fan of dim + 1 simplices that fills the space: its corners (homogeneous) and cells.
 
-    The walls of the fan cut cells that are none; they are joined again by their patterns.
+    The faces of the fan cut cells that are none; they are joined again by their patterns.
     """
     directions = np.random.default_rng(5).integers(1, 2**20, (dim, dim)) * np.eye(dim)
     directions = np.concatenate([directions, -directions.sum(axis=0, keepdims=True)])
@@ -83,10 +83,10 @@ def whole_space(dim: int, centre: Array) -> tuple[Array, Cells]:
     facets = np.array([every ^ (1 << k) for k in range(dim + 2)], np.uint64)
     out = 1 + np.arange(dim + 1)
     bits = (facets[vertices] & ~(np.uint64(1) << out.astype(np.uint64))[:, None])[..., None]
-    return corners, Cells(vertices, bits, np.full((dim + 1, WORD), -1, np.int32), {})
+    return corners, PolytopeCells(vertices, bits, np.full((dim + 1, WORD), -1, np.int32), {})
 
 
-def cut(points: Points, cells: Cells, room: Callable[[int], bool]) -> Cells | None:
+def cut(points: Points, cells: PolytopeCells, room: Callable[[int], bool]) -> PolytopeCells | None:
     """Cut the cells by the hyperplanes of the present step and record the pieces.
 
     Args:
@@ -110,7 +110,7 @@ def cut(points: Points, cells: Cells, room: Callable[[int], bool]) -> Cells | No
     points.loosen(margins.shape[1])
     patterns = {step: rows[parent] for step, rows in cells.patterns.items()}
     patterns[points.step] = pieces_inside(points, table.interior(cells.vertices))
-    return Cells(cells.vertices, cells.facets, cells.owners, patterns)
+    return PolytopeCells(cells.vertices, cells.facets, cells.owners, patterns)
 
 
 class _Signs:
@@ -148,14 +148,14 @@ class _Signs:
             np.maximum(np.abs(points.margins_at(end, own)), np.finfo(np.float64).tiny)
             for end in (a, b)
         )
-        waver = np.maximum(radius[a], radius[b])
+        off_line = np.maximum(radius[a], radius[b])
         if points.coordinates.shape[1] == 3:
-            waver = np.minimum(
-                waver, points.off_line(a, b, at_a, at_b, hyperplane, self.error, lines)
+            off_line = np.minimum(
+                off_line, points.off_line(a, b, at_a, at_b, hyperplane, self.error, lines)
             )
-        slack = self.error[hyperplane] + self.lipschitz[hyperplane] * waver
-        t, doubt = crossing_position(at_a, at_b, slack)
-        first = points.add(Crossings(a, b, own, t, doubt, waver))
+        slack = self.error[hyperplane] + self.lipschitz[hyperplane] * off_line
+        t, position_error = crossing_position(at_a, at_b, slack)
+        first = points.add(Crossings(a, b, own, t, position_error, off_line))
         left, right = self._signs.rows[a], self._signs.rows[b]
         signs = left | right  # right but for opposite signs: on one side at both ends, or on it
         opposite = (left ^ right) == -2
@@ -185,8 +185,8 @@ class _Signs:
 
 
 def _cut_by(
-    points: Points, cells: Cells, table: _Signs, hyperplane: int, some: Indices
-) -> tuple[Cells, Indices]:
+    points: Points, cells: PolytopeCells, table: _Signs, hyperplane: int, some: Indices
+) -> tuple[PolytopeCells, Indices]:
     """Cut by one hyperplane, which crosses some of the cells; also the parent of each new cell."""
     signs = table.of(hyperplane, cells.vertices[some])
     crossed = (signs > 0).any(axis=1) & (signs < 0).any(axis=1)
@@ -226,7 +226,9 @@ def _cut_by(
     whole = np.ones(len(cells), bool)
     whole[parent] = False
     kept = np.nonzero(whole)[0]
-    left = Cells(cells.vertices[kept], cells.facets[kept], cells.owners[kept], cells.patterns)
+    left = PolytopeCells(
+        cells.vertices[kept], cells.facets[kept], cells.owners[kept], cells.patterns
+    )
     return _joined(left, children), np.concatenate([kept, np.repeat(parent, 2)])
 
 
@@ -276,7 +278,9 @@ def _free_bit(
     return facets, owners, bit, column
 
 
-def _packed(cell: Indices, vertex: Indices, facets: Bits, owners: NDArray[np.int32]) -> Cells:
+def _packed(
+    cell: Indices, vertex: Indices, facets: Bits, owners: NDArray[np.int32]
+) -> PolytopeCells:
     """Rows of (cell, vertex, facets) as padded cells."""
     order = np.argsort(cell, kind="stable")
     cell, vertex, facets = cell[order], vertex[order], facets[order]
@@ -286,7 +290,7 @@ def _packed(cell: Indices, vertex: Indices, facets: Bits, owners: NDArray[np.int
     vertices = np.full(shape, -1, np.intp)
     bits = np.zeros((*shape, facets.shape[1]), np.uint64)
     vertices[cell, slot], bits[cell, slot] = vertex, facets
-    return Cells(vertices, bits, owners, {})
+    return PolytopeCells(vertices, bits, owners, {})
 
 
 @dataclass
@@ -295,7 +299,7 @@ class Facets:
 
     Attributes:
         cells: (facets, 2) the cells on either side, −1 where there is none.
-        owner: (facets,) the hyperplane, counted through all steps; −1: a wall.
+        owner: (facets,) the hyperplane, counted through all steps; −1: the border.
         ends: (facets, 2) two of its points: in a plane both ends.
     """
 
@@ -304,7 +308,7 @@ class Facets:
     ends: Indices
 
 
-def facets(cells: Cells, dim: int) -> Facets:
+def facets(cells: PolytopeCells, dim: int) -> Facets:
     """The facets of all cells, those that two cells share once.
 
     In a continuous network cells meet facet to facet: what cuts a facet is decided by values on it,
@@ -337,7 +341,7 @@ def facets(cells: Cells, dim: int) -> Facets:
     return Facets(np.stack([cell, other], axis=1)[~second], owner[~second], ends[~second])
 
 
-def _bits_in_use(cells: Cells) -> list[int]:
+def _bits_in_use(cells: PolytopeCells) -> list[int]:
     """The facet bits that any vertex of any cell has."""
     words = np.bitwise_or.reduce(np.bitwise_or.reduce(cells.facets, axis=1), axis=0).tolist()
     return [
@@ -345,12 +349,12 @@ def _bits_in_use(cells: Cells) -> list[int]:
     ]
 
 
-def _with_bit(cells: Cells, bit: int) -> NDArray[np.bool_]:
+def _with_bit(cells: PolytopeCells, bit: int) -> NDArray[np.bool_]:
     """Which vertices of each cell lie on the facet with this bit."""
     return np.asarray(cells.facets[..., bit // WORD] >> np.uint64(bit % WORD) & np.uint64(1) > 0)
 
 
-def _joined(kept: Cells, new: Cells) -> Cells:
+def _joined(kept: PolytopeCells, new: PolytopeCells) -> PolytopeCells:
     """Two sets of cells as one; the patterns are those of the first."""
     most = max(int((kept.vertices >= 0).sum(axis=1).max(initial=0)), new.vertices.shape[1])
     words = max(kept.facets.shape[2], new.facets.shape[2])
@@ -366,4 +370,4 @@ def _joined(kept: Cells, new: Cells) -> Cells:
         facets[rows, :wide, :deep] = some.facets[:, :wide]
         owners[rows, : deep * WORD] = some.owners
         start += len(some)
-    return Cells(vertices, facets, owners, kept.patterns)
+    return PolytopeCells(vertices, facets, owners, kept.patterns)

@@ -168,12 +168,12 @@ class PiecewiseLinear:
 
     z¹ = W¹x + b¹, hˡ = φ(zˡ), zˡ⁺¹ = Wˡ⁺¹hˡ + bˡ⁺¹, with φ(z) = z for z > 0 and αz below. Every
     layer is activated: a unit of slope 1 is linear, so a linear read-out has slope 1 (or is left
-    out of ``slopes``, one entry fewer than there are weights).
+    out of ``alpha``, one entry fewer than there are weights).
 
     Args:
         weights: (out, in) per layer, arrays or scipy sparse arrays.
         biases: (out,) per layer, or None for zeros; one None for all.
-        slopes: the negative slope: a number, one per layer, or per layer one for each unit. Any
+        alpha: the negative slope: a number, one per layer, or per layer one for each unit. Any
             finite number, negative and above 1 too.
 
     Raises:
@@ -182,7 +182,7 @@ class PiecewiseLinear:
 
     Example:
         >>> import numpy as np
-        >>> net = PiecewiseLinear([np.eye(2), np.ones((1, 2))], [None, [-1.0]], slopes=[0.1, 1.0])
+        >>> net = PiecewiseLinear([np.eye(2), np.ones((1, 2))], [None, [-1.0]], alpha=[0.1, 1.0])
         >>> net
         PiecewiseLinear(2-2-1, 2 kinked units)
         >>> net(np.array([[1.0, -10.0]]))
@@ -193,7 +193,7 @@ class PiecewiseLinear:
         self,
         weights: Sequence[ArrayLike | sparse.sparray | sparse.spmatrix],
         biases: Sequence[ArrayLike | None] | None = None,
-        slopes: float | Sequence[ArrayLike] | NDArray[Any] = 0.0,
+        alpha: float | Sequence[ArrayLike] | NDArray[Any] = 0.0,
     ) -> None:
         if isinstance(weights, np.ndarray) and weights.ndim == 2:
             raise ValueError("weights is a list of matrices, one per layer; for one layer: [W].")
@@ -207,7 +207,7 @@ class PiecewiseLinear:
                 f"{len(matrices)} weights but {len(biases)} biases; give one per layer, None for "
                 "zeros."
             )
-        by_layer = _slopes(slopes, [matrix.shape[0] for matrix in matrices])
+        by_layer = _slopes(alpha, [matrix.shape[0] for matrix in matrices])
         steps: list[Step] = []
         for i, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
             if i and matrix.shape[1] != matrices[i - 1].shape[0]:
@@ -395,21 +395,22 @@ def _bias(bias: Any, width: int, name: str) -> Array:
     return found
 
 
-def _slopes(slopes: Any, widths: Sequence[int]) -> list[Array]:
+def _slopes(alpha: Any, widths: Sequence[int]) -> list[Array]:
     """The slopes of each activated layer, one per unit."""
-    if not isinstance(slopes, list | tuple) and np.ndim(slopes) == 0:
-        slopes = [slopes] * len(widths)
-    if len(slopes) not in (len(widths), len(widths) - 1):
+    if not isinstance(alpha, list | tuple) and np.ndim(alpha) == 0:
+        alpha = [alpha] * len(widths)
+    if len(alpha) not in (len(widths), len(widths) - 1):
         raise ValueError(
-            f"{len(slopes)} slopes for {len(widths)} layers; give a number, one entry per layer, "
-            "or one fewer when the last layer is linear. An entry is a number, or one per unit."
+            f"alpha has {len(alpha)} slopes for {len(widths)} layers; give a number, one entry "
+            "per layer, or one fewer when the last layer is linear. An entry is a number, or one "
+            "per unit."
         )
     found = []
-    for i, (entry, width) in enumerate(zip(slopes, widths, strict=False)):
-        layer = real_array(f"slopes[{i}]", entry)
+    for i, (entry, width) in enumerate(zip(alpha, widths, strict=False)):
+        layer = real_array(f"alpha[{i}]", entry)
         if layer.shape not in ((), (1,), (width,)):
             raise ValueError(
-                f"slopes[{i}] has shape {layer.shape}; the layer has {width} units: give a number "
+                f"alpha[{i}] has shape {layer.shape}; the layer has {width} units: give a number "
                 f"or ({width},)."
             )
         found.append(np.broadcast_to(layer, (width,)).copy())

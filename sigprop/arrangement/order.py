@@ -7,17 +7,17 @@ from fractions import Fraction
 
 import numpy as np
 
-from sigprop.regions.crossings import Indices
-from sigprop.regions.exact import Context, Point
-from sigprop.regions.network import Array
-from sigprop.regions.points import Points
+from sigprop.arrangement.crossings import Indices
+from sigprop.arrangement.exact import Context, Point
+from sigprop.arrangement.network import Array
+from sigprop.arrangement.points import Points
 
 
 def certain_order(
     order: Indices,
     group: Indices,
     t: Array,
-    doubt: Array,
+    position_error: Array,
     exactly: Callable[[int, Indices], Indices],
 ) -> Indices:
     """An order within groups by t, settled exactly where neighbours are too close to tell.
@@ -26,13 +26,15 @@ def certain_order(
         order: indices sorted by group, then t.
         group: the group of each index.
         t: position of each index in its group.
-        doubt: how far each position may be wrong.
+        position_error: how far each position may be wrong.
         exactly: sorts the indices of one group exactly.
     """
     if len(order) < 2:
         return order
     left, right = order[:-1], order[1:]
-    close = (group[left] == group[right]) & (t[right] - t[left] <= doubt[left] + doubt[right])
+    close = (group[left] == group[right]) & (
+        t[right] - t[left] <= position_error[left] + position_error[right]
+    )
     if close.any():
         sorted_groups = group[order]
         for each in np.unique(group[left[close]]).tolist():

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sigprop.regions import network
-from sigprop.regions.network import Add, Affine, Array, Maximum, Piecewise, PiecewiseLinear
+from sigprop.arrangement import network
+from sigprop.arrangement.network import Add, Affine, Array, Maximum, Piecewise, PiecewiseLinear
 
 Indices: TypeAlias = NDArray[np.intp]
 
