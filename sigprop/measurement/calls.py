@@ -155,13 +155,20 @@ def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | Non
 
 
 def square_factor(
-    row: Operation | None, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    row: Operation | None,
+    func: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    signals: int,
 ) -> float | None:
-    """By what a passing operation multiplies the second moment of one signal; None: not known.
+    """By what a passing operation multiplies the second moment of its signals; None: not known.
 
-    By the square of a constant factor, and by 1/(1 − p) for dropout in training.
+    By the square of a constant factor, and by 1/(1 − p) for dropout in training. Sums, pooling and
+    what is added depend on the signals.
     """
-    if row is None:
+    if row is None or row.kind in ("sum", "shift", "pooling", "selection"):
+        return None
+    if row.kind == "product" and signals > 1:
         return None
     if row.kind == "dropout":
         kept = 1 - float(_argument(args, kwargs, 1, "p", 0.5))

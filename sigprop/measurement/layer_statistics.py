@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sigprop.measurement import statistics
@@ -20,7 +20,7 @@ FIELDS = (
     *("silent", "dead", "oldest"),
     *(f"grad_{name}" for name in statistics.GRADIENT_FIELDS),
     *("slope_size", "slope_grad", "slope_grad_min", "slope_grad_max"),
-    "weight_squares",
+    *("weight_squares", "weight_means"),
 )
 
 _UNSEEN = torch._C.DisableTorchFunction
@@ -89,7 +89,7 @@ class LayerStatistics:
     fired: Tensor | None = None
     grads: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
     slope_grads: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
-    weight: Tensor | None = None
+    weight: tuple[Tensor, Tensor] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def see_signal(self, z: Tensor, axes: Axes) -> None:
@@ -120,7 +120,10 @@ class LayerStatistics:
         """Take the weight in use; it is the same until the statistics are asked for."""
         if self.weight is None:
             with _UNSEEN():
-                self.weight = statistics.sum_of_squares(weight)
+                squares, means = statistics.sum_of_squares(weight), torch.full((), torch.nan)
+                if not isinstance(weight, nn.Parameter):  # computed, and perhaps centred
+                    means = weight.detach().flatten(1).mean(1, dtype=torch.float64).square().mean()
+                self.weight = squares, means
             self.weight_entries, self.fan_in = weight.numel(), fan_in
 
     def gradient(self, runs: BackwardPasses) -> tuple[Tensor | None, int]:
@@ -168,7 +171,7 @@ class LayerStatistics:
             last_fired.min().double(),
             *([none] * len(statistics.GRADIENT_FIELDS) if grad is None else grad.unbind()),
             *slope_fields,
-            none if self.weight is None else self.weight,
+            *((none, none) if self.weight is None else self.weight),
         )
         return torch.stack([part.to(none.device) for part in parts])
 
@@ -197,7 +200,7 @@ class Observation:
         layers: by name, in the order of the data.
         slopes: of every activation call, watched or not; None outside the leaky family.
         feeds: for each layer call, where its input comes from; None: not known.
-        heads: for each layer call, the activations its output enters.
+        heads: for each layer call, the activations its output enters; "": another layer.
         normalized: layer calls whose output is normalized, at once or after an activation of the
             leaky family, which lets scale through.
         passed_over: kinds of tensors on which layers were called that were not looked at.

@@ -189,7 +189,10 @@ class Observer(TorchFunctionMode):
 
         def after(out: Any) -> None:
             if isinstance(out, Tensor):
-                source = Source(frozenset({("activation", name)}))
+                leaky = activation.slopes is not None  # which hands a factor on
+                square = origin.source.square if origin is not None and origin.tokens else None
+                square = square if leaky or square == 1.0 else None
+                source = Source(frozenset({("activation", name)}), square)
                 self.origins[out] = SignalOrigin(source, None if origin is None else origin.axes)
                 self.made.pop(out, None)  # in place: no longer what the layer made
                 if layer is not None and slopes is not None and slopes.vector is not None:
@@ -226,6 +229,9 @@ class Observer(TorchFunctionMode):
         self.used.add(id(weight.tensor))
         signals = self._signals(row, args, kwargs)
         origin = next((self._origin(t) for t in _tensors(args, kwargs) if id(t) in signals), None)
+        for source, feeding in () if origin is None else origin.tokens:
+            if source == "layer":
+                self.seen.heads.setdefault(feeding, set()).add("")
         if origin is None:
             self.seen.feeds[name] = Source(_INPUT)
         else:
@@ -271,8 +277,8 @@ class Observer(TorchFunctionMode):
             first = any(taken[0] is tensor for tensor, _ in signals)
             through = row is not None and passes(row, func, len(signals), first)
             source = _joined([o.source for _, o in signals]) if through else Source(_NOTHING)
-            if source.square is not None and len(signals) == 1:
-                factor = square_factor(row, func, args, kwargs)
+            if source.square is not None:
+                factor = square_factor(row, func, args, kwargs, len(signals))
                 square = None if factor is None else source.square * factor
                 source = Source(source.tokens, square)
         if row is not None and row.kind == "normalization":

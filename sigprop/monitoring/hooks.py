@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from sigprop.monitoring.monitors import Monitor
 
 
-class Gate:
-    """The one hook that stays on the model. A copy of the model has a gate that leads nowhere."""
+class ForwardHook:
+    """The one hook that stays on the model. On a copy of the model it does nothing."""
 
     def __init__(self, owner: Monitor | None) -> None:
         self._owner = owner
@@ -43,11 +43,11 @@ class Gate:
         owner._open.push(watched)
         owner._open.callback(handle.remove)
 
-    def __deepcopy__(self, memo: Any) -> Gate:
-        return Gate(None)
+    def __deepcopy__(self, memo: Any) -> ForwardHook:
+        return ForwardHook(None)
 
-    def __reduce__(self) -> tuple[type[Gate], tuple[None]]:
-        return Gate, (None,)
+    def __reduce__(self) -> tuple[type[ForwardHook], tuple[None]]:
+        return ForwardHook, (None,)
 
 
 class Called:

@@ -33,7 +33,7 @@ from sigprop.monitoring.findings import (
 )
 from sigprop.monitoring.hooks import (
     Called,
-    Gate,
+    ForwardHook,
     LossScale,
     check_watchable,
     in_backward,
@@ -132,9 +132,9 @@ class Monitor:
             self.notes.append(note)
         self._optimizers.clear()
         self._passes, self._versions = 0, None
-        gate = Gate(self)
+        hook = ForwardHook(self)
         self._handles = [
-            self.model.register_forward_pre_hook(gate, with_kwargs=True),
+            self.model.register_forward_pre_hook(hook, with_kwargs=True),
             register_optimizer_step_pre_hook(Called(self, Monitor._ours)),
             register_optimizer_step_post_hook(Called(self, Monitor._stepped)),
         ]

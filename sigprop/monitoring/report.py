@@ -113,6 +113,10 @@ GRADIENTS = (
 """The fields that are made of gradients."""
 
 
+CENTRED = 1e-5
+"""Weights whose row means are below this share of their size were made to sum to zero."""
+
+
 def report(
     seen: Observation, last_fired: dict[str, Tensor], cutoff: int, loss_scale: float | Tensor
 ) -> list[Row]:
@@ -249,7 +253,9 @@ def _gain(
     if layer.weight is None:
         return row
     row["gain"] = math.sqrt(layer.fan_in * values["weight_squares"] / layer.weight_entries)
-    left = _left(seen, layer.name, squares)
+    mean_square = values["weight_squares"] / layer.weight_entries
+    centred = values["weight_means"] < CENTRED**2 * mean_square  # sees no mean: another gain
+    left = None if centred else _left(seen, layer.name, squares)
     if left is not None and 0 < left < math.inf:
         row["g_star"] = 1 / math.sqrt(left)
         row["gain_ratio"] = row["gain"] / row["g_star"]
@@ -268,7 +274,8 @@ def _left(seen: Observation, name: str, squares: Mapping[str, float | None]) -> 
     made, factor = [token for token in source.tokens if token[0] != "input"], source.square
     if not made:
         made, factor = [("activation", head) for head in seen.heads.get(name, ())], 1.0
-    found = [1.0 if kind in ("layer", "normalized") else squares.get(where) for kind, where in made]
+    linear = ("layer", "normalized")
+    found = [1.0 if kind in linear or not where else squares.get(where) for kind, where in made]
     known = [value for value in found if value is not None]
     if not known or len(known) < len(found) or not _close(known) or not math.isfinite(known[0]):
         return None

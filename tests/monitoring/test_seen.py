@@ -314,7 +314,8 @@ def test_gain_is_that_of_the_weight_in_use():
         weight = net[int(name)].weight.detach().double()
         fan_in = sigprop.init.fans(net[int(name)])[0]
         assert row["gain"] == pytest.approx(float((weight.square().mean() * fan_in).sqrt()))
-        assert row["g_star"] == pytest.approx(layer.gain)
+        known = name != "3"  # behind max pooling
+        assert row["g_star"] == (pytest.approx(layer.gain) if known else None)
     assert rows["8"]["g_star"] == pytest.approx(1.0)  # fed by another layer
     assert rows["7"]["kind"] == "Linear"  # not the class that weight_norm made of it
 
@@ -345,7 +346,8 @@ def test_branches_joins_and_gates():
 
     rows = once(fill(Net()), seeded(8, 6))
     assert rows["b"]["activation"] == "" and rows["relu#2"]["activation"] == "relu"
-    assert rows["a"]["g_star"] == rows["b"]["g_star"] == rows["c"]["g_star"] == math.sqrt(2)
+    assert rows["a"]["g_star"] == rows["b"]["g_star"] == math.sqrt(2)
+    assert rows["c"]["g_star"] is None  # behind an activation of a sum, whose level is not known
     assert rows["d"]["g_star"] is None and rows["e"]["g_star"] is None
     assert rows["c#2"]["activation"] == "sigmoid" and rows["f"]["g_star"] is None
 
