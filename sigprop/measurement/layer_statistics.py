@@ -120,7 +120,8 @@ class LayerStatistics:
         """Take the weight in use; it is the same until the statistics are asked for."""
         if self.weight is None:
             with _UNSEEN():
-                squares, means = statistics.sum_of_squares(weight), torch.full((), torch.nan)
+                squares = statistics.sum_of_squares(weight)
+                means = torch.full_like(squares, torch.nan)
                 if not isinstance(weight, nn.Parameter):  # computed, and perhaps centred
                     means = weight.detach().flatten(1).mean(1, dtype=torch.float64).square().mean()
                 self.weight = squares, means
@@ -173,7 +174,10 @@ class LayerStatistics:
             *slope_fields,
             *((none, none) if self.weight is None else self.weight),
         )
-        return torch.stack([part.to(none.device) for part in parts])
+        try:
+            return torch.stack(parts)
+        except RuntimeError:  # some are on another device
+            return torch.stack([part.to(none.device) for part in parts])
 
     def _add(
         self, table: dict[int, tuple[Tensor, int]], number: int, vector: Tensor, entries: int
