@@ -12,7 +12,7 @@ small nets as the mean over three draws (layers of a few units scatter).
 Answer: of 2,787 weights in 140 architectures none is missed. After initialize 134 nets stand within
 a factor of 50 (timm's BEiT: 1.1, by default 1e6), the real packages' within 19; the other six hold
 weights that cannot or should not be set, and say which.
-Source: he2015 (the aim); the factor of 50 is this project's own.
+Source: he2015 (the criterion); the factor of 50 is this project's own.
 Run time: half a minute for the rebuilds; 6 minutes with the packages, on two cores.
 """
 

@@ -1,4 +1,4 @@
-"""The one door for randomness in the tests.
+"""Everything random in the tests goes through here.
 
 A statistical check states its false-alarm rate, the smallest error it must see and the chance of
 missing it; from these it computes its own sample size, draws once (seeded by its name, no retries),

@@ -1,4 +1,4 @@
-"""The statistical door itself: it accepts the truth, rejects errors, and notices a blind mutant."""
+"""Statistical checks themselves: they accept the truth, reject errors, and notice a blind mutant."""
 
 import numpy as np
 import pytest

@@ -97,8 +97,8 @@ def test_the_used_weight_has_the_wanted_mean_square(layer, init):
     model = mlp(layer)
     direction = model[2].weight.detach().clone()
     init(model, generator=seeded())
-    for site in model[2::2]:
-        used = USED[layer](site).detach()
+    for layer_ in model[2::2]:
+        used = USED[layer](layer_).detach()
         # rows that sum to zero see the variance of relu alone
         moment = 0.5 - 0.5 / math.pi if layer is Standardized else 0.5
         assert used.square().mean().item() == pytest.approx(1 / moment / 64, rel=1e-5)

@@ -172,12 +172,12 @@ def test_a_box_that_is_split(dim):
     halves = [regions.in_box(net, box).activation_regions for box in (left, right)]
     if dim == 1:
         shared = 1
-    else:  # the cells that the wall passes through: those of the net on the wall
+    else:  # the cells that the dividing face passes through: those of the net on it
         onto = np.eye(dim)[:, 1:]
-        wall = PiecewiseLinear(
+        face = PiecewiseLinear(
             [weights[0] @ onto, weights[1]], [biases[0] + 0.125 * weights[0][:, 0], biases[1]], 0.2
         )
-        shared = regions.in_box(wall, whole[1:]).activation_regions
+        shared = regions.in_box(face, whole[1:]).activation_regions
     assert sum(halves) == regions.in_box(net, whole).activation_regions + shared
 
 
