@@ -1,4 +1,4 @@
-"""Statistical checks themselves: they accept the truth, reject errors, and notice a blind mutant."""
+"""Statistical checks: they accept the truth, reject errors, and notice a blind mutant."""
 
 import numpy as np
 import pytest
