@@ -461,7 +461,8 @@ class _Decision:
 def _raise(decided: Decided, request: Request) -> None:
     if request.leaky and decided.outside:
         advice = (
-            "Use sigprop.initialize, which knows other activations. Pass alpha= or gain= to set "
+            "Use sigprop.initialize, which knows other activations (sigprop.init.plan shows what "
+            "it does with kind='forward'). Pass alpha= or gain= to set "
             "every weight layer without reading the model."
         )
     else:

@@ -42,11 +42,23 @@ def of_weight(step: Step, name: str, out: Tensor) -> Axes:
     """
     if name.startswith("conv"):
         return (-1 - int(name[-2]),)
+    if name == "linear":
+        return LAST
     if name == "einsum":
         return _of_einsum(step, out)
-    left = step.args[1 if name == "addmm" else 0] if len(step.args) > 1 else None
-    turned = isinstance(left, Tensor) or (isinstance(left, Step) and left.constant)
-    return (-2,) if name != "linear" and turned and out.dim() > 1 else LAST
+    place = 1 if name in ("addmm", "baddbmm") else 0
+    left = step.args[place] if len(step.args) > place else step.kwargs.get("input")
+    right = step.args[place + 1] if len(step.args) > place + 1 else step.kwargs.get("other")
+    turned = not isinstance(left, Step) or left.constant
+    weight = left if turned else right
+    dims = weight.dim() if isinstance(weight, Tensor) else len(getattr(weight, "shape", None) or ())
+    if dims == 1:
+        return ()
+    own = (-2,) if turned and out.dim() > 1 else LAST
+    if not isinstance(weight, Tensor):
+        return own
+    batch = (a for a in range(-dims, -2) if -a <= out.dim() and weight.shape[a] > 1)
+    return (*batch, *own)
 
 
 def _of_einsum(step: Step, out: Tensor) -> Axes:
@@ -56,10 +68,13 @@ def _of_einsum(step: Step, out: Tensor) -> Axes:
         operands = list(operands[0])
     taken, arrow, made = equation.partition("->")
     labels = taken.split(",")
-    if not arrow or len(labels) != 2 or len(operands) != 2:
+    if not arrow:
+        both = taken.replace(",", "")
+        made = "".join(c for c in sorted(both) if both.count(c) == 1)
+    if len(labels) != 2 or len(operands) != 2:
         return LAST
     at = next((i for i, o in enumerate(operands) if not isinstance(o, Step) or o.constant), 0)
-    own = set(labels[at]) - set(labels[1 - at])
+    own = set(labels[at].replace(".", ""))
     shown = made.replace("...", "." * (out.dim() - len(made.replace(".", ""))))
     return tuple(i - len(shown) for i, label in enumerate(shown) if label in own) or LAST
 
@@ -91,12 +106,21 @@ def after(
         return LAST
     if axes is None:
         return LAST if name in ("layer_norm", "rms_norm") else None
+    units = math.prod(taken.shape[axis] for axis in axes)
+    if units == 1 and out.dim() != taken.dim():
+        return ()
+    if name == "stack":
+        return _stacked(args, kwargs, taken, axes)
     if name in _RESHAPED:
         return reshaped(tuple(taken.shape), tuple(out.shape), axes)
     if kind == "passage" and (found := _of_view(func, args, kwargs, taken, axes)) is not None:
-        return found or None
+        return found
+    if name == "unfold":  # places of images beside each other; of one axis it is a view
+        return (-2,)
+    if kind == "passage" and out.dim() != taken.dim():
+        return _of_copy(func, args, kwargs, taken, axes)
     if name in _REDUCING and out.dim() < taken.dim():
-        return _reduced(args, kwargs, taken, axes)
+        return _reduced(name, args, kwargs, taken, axes)
     if out.dim() == taken.dim() or kind in ("sum", "product", "scale", "shift", "selection"):
         return axes if all(-axis <= out.dim() for axis in axes) else None
     return None
@@ -124,6 +148,36 @@ def _of_view(
         return None
     strides = list(zip(seen.shape, seen.stride(), strict=True))
     return tuple(i - seen.dim() for i, (n, step) in enumerate(strides) if n > 1 and step)
+
+
+def _of_copy(
+    func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], taken: Tensor, axes: Axes
+) -> Axes | None:
+    """Where the units went in a copy: along which axes their numbers differ."""
+    if not args or args[0] is not taken:
+        return None
+    sizes = [n if a - taken.dim() in axes else 1 for a, n in enumerate(taken.shape)]
+    marks = torch.arange(math.prod(sizes), device=taken.device).view(sizes).expand(taken.shape)
+    try:
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            seen = func(marks, *args[1:], **kwargs)
+    except (RuntimeError, NotImplementedError, TypeError, IndexError, AttributeError):
+        return None
+    if not isinstance(seen, Tensor) or not seen.numel():
+        return None
+    firsts = [seen.narrow(dim, 0, 1) for dim in range(seen.dim())]
+    return tuple(d - seen.dim() for d, first in enumerate(firsts) if bool((seen != first).any()))
+
+
+def _stacked(
+    args: Sequence[Any], kwargs: Mapping[str, Any], taken: Tensor, axes: Axes
+) -> Axes | None:
+    """The axes with a new one put in."""
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+    if not isinstance(dim, int):
+        return None
+    place = dim % (taken.dim() + 1)
+    return tuple(axis if axis + taken.dim() >= place else axis - 1 for axis in axes)
 
 
 def _share(first: Tensor, second: Tensor) -> bool:
@@ -158,10 +212,11 @@ def reshaped(before: Sequence[int], now: Sequence[int], axes: Axes) -> Axes | No
 
 
 def _reduced(
-    args: Sequence[Any], kwargs: Mapping[str, Any], taken: Tensor, axes: Axes
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], taken: Tensor, axes: Axes
 ) -> Axes | None:
     """The axes that are left when others are summed over."""
-    dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    place = 2 if "quantile" in name else 1
+    dims = kwargs.get("dim", kwargs.get("axis", args[place] if len(args) > place else None))
     dims = [dims] if isinstance(dims, int) else dims
     if not isinstance(dims, tuple | list) or not all(isinstance(d, int) for d in dims):
         return None

@@ -3,7 +3,8 @@
 Every run of autograd has a number. A gradient of the input alone (a gradient penalty's inner one,
 a residual of a differential equation, an adversarial step by ``torch.autograd.grad``) reaches no
 parameter; one whose ``.grad`` was set to None again (an adversarial step by ``backward`` and
-``zero_grad``) was thrown away. Neither enters what is reported.
+``zero_grad``) was thrown away. Neither enters what is reported. Where no run reaches the ``.grad``
+of a parameter (training by ``autograd.grad``), all count.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class BackwardPasses:
     def __init__(self) -> None:
         self.reached: set[int] = set()
         self.second_order = False
-        self._grads: dict[int, TensorWeakRef] = {}
+        self._grads: dict[int, tuple[TensorWeakRef, set[int]]] = {}
         self._parameters: set[int] = set()
         self._handles: list[RemovableHandle] = []
         self._lock = threading.Lock()
@@ -76,12 +77,14 @@ class BackwardPasses:
                 self.reached.add(number)
             return
         with self._lock:
-            before = self._grads.get(id(parameter))
-            replaced = before is not None and before() is not grad and not grad.requires_grad
-            if replaced and number not in self.reached:
-                self.reached.clear()
+            before, runs = self._grads.get(id(parameter), (None, set()))
+            # A gradient that stands anew, and was not added to one put there by hand.
+            fresh = not grad.requires_grad and grad._version == 0
+            if before is not None and before() is not grad and fresh and number not in runs:
+                self.reached -= runs
+                runs = set()
             self.reached.add(number)
-            self._grads[id(parameter)] = TensorWeakRef(grad)
+            self._grads[id(parameter)] = TensorWeakRef(grad), {*runs, number}
 
 
 @contextmanager

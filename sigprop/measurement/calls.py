@@ -126,7 +126,7 @@ def read_weight(
     if found.kind != "weight" or weight is None or weight.fans is None:
         return None
     tensor = found.operand
-    if not isinstance(tensor, Tensor) or tensor.dim() < 2 or not tensor.numel():
+    if not isinstance(tensor, Tensor) or not tensor.dim() or not tensor.numel():
         return None
     return WeightCall(row.name, tensor, weight.fans[0], step)
 

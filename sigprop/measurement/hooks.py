@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
+
+from sigprop.reading.calling import uncompiled
 
 _LOCK = threading.Lock()
 _users = 0
@@ -19,10 +20,9 @@ def every_module_called() -> Iterator[None]:
     """Switch off what runs a model without calling its modules, where hooks would see nothing.
 
     That is: the fused path of torch's transformer layers in eval mode, and code compiled by dynamo.
-    The first of these is a switch of the whole process: it is off while any thread is inside.
+    These are switches of the whole process: they are off while any thread is inside.
     """
-    compiled = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
-    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+    with uncompiled():
         _switch(1)
         try:
             yield

@@ -78,6 +78,7 @@ class LayerStatistics:
     activation: str = ""
     activation_name: str = ""
     dies: bool | None = None
+    slope_a_unit: bool = True
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     passes: int = 0
@@ -192,7 +193,8 @@ class LayerStatistics:
         if zero is None:
             return torch.full_like(last_fired, bool(self.dies), dtype=torch.bool)
         zero = zero.to(last_fired.device)
-        return zero if len(zero) in (1, self.units) else zero.all()
+        by_unit = len(zero) == 1 or (self.slope_a_unit and len(zero) == self.units)
+        return zero if by_unit else zero.all()
 
 
 class Observation:
@@ -246,6 +248,11 @@ class Observation:
                 for kind, name in tokens
             )
         )
+
+    def forget_gradients(self) -> None:
+        """Of runs of autograd within the forward pass, or within the loss."""
+        for layer in self.layers.values():
+            layer.grads.clear()
 
     def close(self) -> None:
         """Take the hooks off tensors and parameters that may outlive the observation."""

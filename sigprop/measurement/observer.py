@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sigprop.measurement import axes as unit_axes
+from sigprop.measurement import statistics
 from sigprop.measurement.axes import LAST, Axes
 from sigprop.measurement.calls import (
     ActivationCall,
@@ -42,7 +43,9 @@ from sigprop.measurement.layer_statistics import (
 )
 from sigprop.reading.calling import flatten, kind_of, named_modules
 from sigprop.reading.layers import WEIGHT_LAYERS, is_whole, layer_of
+from sigprop.reading.memory import storage_id
 from sigprop.reading.operations import Operation
+from sigprop.reading.recorder import transformed
 from sigprop.reading.writing import traits
 
 _NOTHING: frozenset[Token] = frozenset()
@@ -89,6 +92,7 @@ class Observer(TorchFunctionMode):
         self.seen, self.watch = seen, watch
         self.stack: list[tuple[str, nn.Module]] = [("", root)]
         self.calls: Counter[str] = Counter()
+        self.returned: Counter[str] = Counter()
         self.origins: MutableMapping[Tensor, SignalOrigin] = WeakTensorKeyDictionary()
         self.made: MutableMapping[Tensor, tuple[LayerStatistics, int]] = WeakTensorKeyDictionary()
         self.edges: list[GradientEdge] = []
@@ -97,7 +101,9 @@ class Observer(TorchFunctionMode):
         self.used: set[int] = set()
         """Identities of the weights that were met."""
         self.blind = 0
-        self._buffers = {id(buffer) for buffer in root.buffers()}
+        self.wholes: list[Callable[[Any], None] | None] = []
+        """Of the modules under way that are single steps: what looks at their output."""
+        self._buffers = {id(buffer): buffer for buffer in root.buffers()}  # held: ids stay theirs
 
     def __torch_function__(
         self,
@@ -108,7 +114,7 @@ class Observer(TorchFunctionMode):
     ) -> Any:
         """Run the function; look at it if it is an activation or a weight."""
         kwargs = kwargs or {}
-        if self.blind:
+        if self.blind or transformed() is not None:
             return func(*args, **kwargs)
         known = traits(func)
         row = known.row
@@ -127,6 +133,8 @@ class Observer(TorchFunctionMode):
             if weight is not None:
                 out = func(*args, **kwargs)
                 return self._weight(weight, row, args, kwargs, out)
+            if any(self._is_data(tensor) for tensor in _tensors(args, kwargs)):
+                self._named(row.name, row)  # a product of signals has a name in the graph too
             if _is_wrapped(first_tensor(args, kwargs)):
                 self.seen.passed_over.add(type(first_tensor(args, kwargs)).__name__)
         out = func(*args, **kwargs)
@@ -186,6 +194,8 @@ class Observer(TorchFunctionMode):
             layer.activation, layer.activation_name = kind, name
             known = activation.slopes is not None or activation.dies
             layer.dies = activation.dies if known else None
+            axis = None if slopes is None else statistics.slope_axis(z, slopes.count)
+            layer.slope_a_unit = axis is None or self.axes_of(z) in ((axis - z.dim(),), ())
 
         def after(out: Any) -> None:
             if isinstance(out, Tensor):
@@ -212,8 +222,8 @@ class Observer(TorchFunctionMode):
         if not self.watch.activations(name):
             return None
         layer = self.seen.layer(name, kind)
-        channels = slopes is not None and slopes.count > 1
-        layer.see_signal(z, (1 - z.dim(),) if channels and z.dim() > 1 else self.axes_of(z))
+        axes = None if slopes is None else statistics.slope_axis(z, slopes.count)
+        layer.see_signal(z, self.axes_of(z) if axes is None else (axes - z.dim(),))
         self._await_gradient(layer, z, made=False)
         return layer
 
@@ -226,7 +236,8 @@ class Observer(TorchFunctionMode):
         out: Tensor,
     ) -> Tensor:
         kind, name = self._named(weight.kind, row)
-        self.used.add(id(weight.tensor))
+        base = weight.tensor._base
+        self.used |= {id(weight.tensor), id(weight.tensor if base is None else base)}
         signals = self._signals(row, args, kwargs)
         origin = next((self._origin(t) for t in _tensors(args, kwargs) if id(t) in signals), None)
         for source, feeding in () if origin is None else origin.tokens:
@@ -250,8 +261,8 @@ class Observer(TorchFunctionMode):
 
     def output(self, name: str, module: nn.Module, out: Any) -> None:
         """Look at what a module returned."""
-        self.calls[name] += 1
-        label = name if self.calls[name] == 1 else f"{name}#{self.calls[name]}"
+        self.returned[name] += 1
+        label = name if self.returned[name] == 1 else f"{name}#{self.returned[name]}"
         for position, tensor in enumerate(t for t in flatten(out) if _is_signal(t, scalars=True)):
             full = f"{label}[{position}]" if position else label
             layer = self.seen.layer(full, kind_of(module))
@@ -296,9 +307,10 @@ class Observer(TorchFunctionMode):
 
     def _origin(self, tensor: Tensor) -> SignalOrigin | None:
         """Where a tensor comes from: no tokens: not known; None: from outside the model."""
-        if isinstance(tensor, nn.Parameter) or id(tensor) in self._buffers:
+        known = self.origins.get(tensor)  # a parameter or buffer too, if data was written there
+        if known is None and (isinstance(tensor, nn.Parameter) or id(tensor) in self._buffers):
             return _OF_A_CONSTANT
-        return self.origins.get(tensor)
+        return known
 
     def axes_of(self, z: Tensor) -> Axes:
         """The axes of units, as the layer left them.
@@ -332,7 +344,8 @@ class Observer(TorchFunctionMode):
         runs = self.seen.runs
 
         def see(delta: Tensor) -> None:
-            layer.see_gradient(delta, runs.see(delta))
+            if transformed() is None and storage_id(delta) is not None:  # not one of many at once
+                layer.see_gradient(delta, runs.see(delta))
 
         self.seen.handles.append(hooked.register_hook(see))  # type: ignore[no-untyped-call]
         self.edges.append(get_gradient_edge(hooked))
@@ -345,7 +358,8 @@ class Observer(TorchFunctionMode):
         z, runs = z.detach(), self.seen.runs
 
         def see(delta: Tensor) -> None:
-            layer.see_slope_gradient(z, delta, channels, runs.see(delta))
+            if transformed() is None and storage_id(delta) is not None:  # not one of many at once
+                layer.see_slope_gradient(z, delta, channels, runs.see(delta))
 
         self.seen.handles.append(out.register_hook(see))  # type: ignore[no-untyped-call]
 
@@ -368,7 +382,7 @@ class ObservedPass:
         handles: list[RemovableHandle] = []
         try:
             for name, module in named_modules(self._root):
-                if inside and module is self._root:
+                if (inside and module is self._root) or isinstance(module, torch.jit.ScriptModule):
                     continue
                 before, after = self._hooks(name, module)
                 handles += [
@@ -404,17 +418,21 @@ class ObservedPass:
             observer.stack.append((name, called))
             observer.called.add(name)
             if whole:
+                outermost = not observer.blind and transformed() is None
                 observer.blind += 1
-                threads.see = _before_whole(observer, called, (args, kwargs))
+                after_it = _before_whole(observer, called, (args, kwargs)) if outermost else None
+                observer.wholes.append(after_it)
 
         def after(called: nn.Module, _args: Any, out: Any) -> None:
             observer: Observer | None = getattr(threads, "observer", None)
             if observer is None:
                 return
             if whole:
-                threads.see(out)
+                see = observer.wholes.pop()
+                if see is not None:
+                    see(out)
                 observer.blind -= 1
-            if shown:
+            if shown and transformed() is None:
                 observer.blind += 1
                 observer.output(name, called, out)
                 observer.blind -= 1

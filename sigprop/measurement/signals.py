@@ -50,7 +50,8 @@ class LayerSignal:
             mark further calls, ``[1]`` and so on further tensors of one call.
         kind: class of the module or name of the function.
         activation: kind of the activation that its output enters at once, "" if none.
-        shape: shape of its output, the pre-activations.
+        shape: shape of its output, the pre-activations. A bias added after a function of its own
+            (``relu(x @ W + b)``) is not in it; one that the layer adds is.
         mean: mean of the pre-activations.
         second_moment: mean of their squares, q̂.
         variance: mean square of their difference from the mean.
@@ -118,6 +119,8 @@ class Signals:
     def __getitem__(self, key: int | str) -> LayerSignal:
         """A layer by position or by name."""
         if isinstance(key, int):
+            if not -len(self.layers) <= key < len(self.layers):
+                raise IndexError(f"no layer {key}: {len(self.layers)} were measured.")
             return self.layers[key]
         for layer in self.layers:
             if layer.name == key:
@@ -201,7 +204,7 @@ def measure(
     """
     _check_arguments(model, loss, layers, generator)
     model = unwrapped(model)
-    asked = _Measurement(model, layers, backward or loss is not None, loss, generator)
+    asked = _Measurement(model, layers, bool(backward) or loss is not None, loss, generator)
     with _ONE_AT_A_TIME:
         while True:
             try:
@@ -282,15 +285,17 @@ class _Measurement:
                     with observed.watching(inputs, inside=False) as observer:
                         output = call(self.model, inputs)
                     if self.backward:
-                        for layer in seen.layers.values():
-                            layer.grads.clear()  # of runs of autograd within the forward pass
-                        self._run_backward(output, leaves, observer)
+                        self._run_backward(output, leaves, observer, seen)
+                    else:
+                        seen.forget_gradients()
                 finally:
                     seen.close()
                     leaves.clear()
             return self._signals(seen, observer)
 
-    def _run_backward(self, output: Any, leaves: list[Tensor], observer: Observer) -> None:
+    def _run_backward(
+        self, output: Any, leaves: list[Tensor], observer: Observer, seen: Observation
+    ) -> None:
         loss, source = self.loss, self.generator or torch.Generator().manual_seed(0)
         targets = list(flatten(output)) if loss is None else [scalar(loss(output))]
         targets = [t for t in targets if t.is_floating_point() and t.requires_grad]
@@ -304,6 +309,7 @@ class _Measurement:
             )
         cotangents = [cotangent(t, source) for t in targets] if loss is None else None
         observer.edges.clear()
+        seen.forget_gradients()
         if self.reentrant:
             self._run_whole_backward(targets, cotangents)
         else:

@@ -53,7 +53,7 @@ def signal(z: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     own = {axis % z.dim() for axis in axes}
     others = [dim for dim in range(z.dim()) if dim not in own]
     peaks = z.amax(dim=others) if others else z
-    return vector, (peaks > 0).reshape(-1)
+    return vector, ~(peaks <= 0).reshape(-1)  # what is not a number is not silent
 
 
 def gradient(delta: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def slopes(alpha: Tensor) -> Tensor:
 
 
 def slope_gradient(z: Tensor, delta: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """Σ |δ z 1{z<0}| over all entries, and ∂L/∂α = Σ δ z 1{z<0} for each channel (axis 1).
+    """Σ |δ z 1{z<0}| over all entries, and ∂L/∂α = Σ δ z 1{z<0} for each channel.
 
     Args:
         z: what entered the PReLU.
@@ -98,10 +98,18 @@ def slope_gradient(z: Tensor, delta: Tensor, channels: int) -> tuple[Tensor, Ten
         size = product.abs().sum(dtype=torch.float64)
     else:
         size = _added(torch.linalg.vector_norm(row, ord=1, dim=1).double().sum() for row in rows)
-    if channels == 1 or product.dim() < 2:
+    axis = slope_axis(product, channels)
+    if axis is None:
         return size, _sum(product, rows).reshape(1)
-    others = [dim for dim in range(product.dim()) if dim != 1]
+    others = [dim for dim in range(product.dim()) if dim != axis]
     return size, product.sum(dim=others, dtype=torch.float64)
+
+
+def slope_axis(z: Tensor, channels: int) -> int | None:
+    """The axis along which slopes differ: 1 as in PReLU, else the last; None: there is one."""
+    if channels == 1 or z.dim() < 2:
+        return None
+    return 1 if z.shape[1] == channels else z.dim() - 1
 
 
 def sum_of_squares(values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from sigprop.checks import real_number
 from sigprop.reading.calling import check_model, described
@@ -31,23 +32,54 @@ class ForwardHook:
         owner = self._owner
         if owner is None or torch.compiler.is_compiling():
             return
-        if transformed() or not owner.claim(sys._getframe(1)):
+        if transformed() or in_backward() or not owner.claim(sys._getframe(1)):
             return
+        owner._remove_spent()
         watched = owner._watched((args, kwargs), inside=module is owner._root)
 
-        def close(_module: nn.Module, _args: Any, _out: Any) -> None:
-            if owner._thread == threading.get_ident():
-                owner._close_pass()
-
-        handle = module.register_forward_hook(close, always_call=True, prepend=True)
+        closing = ClosingHook(owner)
+        handle = module.register_forward_hook(closing, always_call=True, prepend=True)
         owner._open.push(watched)
-        owner._open.callback(handle.remove)
+        owner._open.callback(closing.retire, handle)
 
     def __deepcopy__(self, memo: Any) -> ForwardHook:
         return ForwardHook(None)
 
     def __reduce__(self) -> tuple[type[ForwardHook], tuple[None]]:
         return ForwardHook, (None,)
+
+
+class ClosingHook:
+    """Ends the pass under way. On a copy of the model it does nothing."""
+
+    def __init__(self, owner: Monitor | None) -> None:
+        self._owner = owner
+        self._failed = False
+
+    def __call__(self, module: nn.Module, args: Any, out: Any) -> None:
+        """After a pass: stop looking."""
+        owner = self._owner
+        if owner is not None and owner._thread == threading.get_ident():
+            self._failed = out is None
+            owner._close_pass()
+
+    def retire(self, handle: RemovableHandle) -> None:
+        """Take this hook off.
+
+        Where the pass has failed, torch goes through the hooks as they stand while it calls them:
+        this one then stays until the next pass, and does nothing.
+        """
+        owner, self._owner = self._owner, None
+        if self._failed and owner is not None:
+            owner._spent.append(handle)
+        else:
+            handle.remove()
+
+    def __deepcopy__(self, memo: Any) -> ClosingHook:
+        return ClosingHook(None)
+
+    def __reduce__(self) -> tuple[type[ClosingHook], tuple[None]]:
+        return ClosingHook, (None,)
 
 
 class Called:

@@ -101,6 +101,9 @@ class Monitor:
         self._warned: set[tuple[str, str]] = set()
         self._handles: list[RemovableHandle] = []
         self._open = ExitStack()
+        self._spent: list[RemovableHandle] = []
+        self._parameters: list[nn.Parameter] = []
+        """As they stand between passes, in which others may stand in for them."""
         self._frame: FrameType | None = None
         self._thread = 0
         self._observing = False
@@ -132,6 +135,7 @@ class Monitor:
             self.notes.append(note)
         self._optimizers.clear()
         self._passes, self._versions = 0, None
+        self._parameters = list(self.model.parameters())
         hook = ForwardHook(self)
         self._handles = [
             self.model.register_forward_pre_hook(hook, with_kwargs=True),
@@ -151,6 +155,7 @@ class Monitor:
             handle.remove()
         self._handles = []
         self._close_pass()
+        self._remove_spent()
         if self._passes:
             self._end_step()
         for sink in self._sinks:
@@ -240,8 +245,16 @@ class Monitor:
         under_way = self._frame is not None or self._observing
         if under_way and self._thread != threading.get_ident():
             return
-        self._frame, self._observing = None, False
-        self._open.close()
+        opened, self._open = self._open, ExitStack()
+        try:
+            opened.close()
+        finally:  # only now may another thread begin a pass
+            self._frame, self._observing = None, False
+
+    def _remove_spent(self) -> None:
+        """Take hooks off that a failed pass has left."""
+        while self._spent:
+            self._spent.pop().remove()
 
     def _begin_pass(self) -> bool:
         """Count a pass that starts; whether it is to be looked at."""
@@ -258,7 +271,7 @@ class Monitor:
     def _watched(self, inputs: Any, *, inside: bool) -> ExitStack:
         if self._seen is None:
             self._seen = Observation(self.steps, self._loss_scale.first())
-        self._seen.runs.watch(self.model.parameters())
+        self._seen.runs.watch(self._parameters)
         with ExitStack() as opening:
             opening.enter_context(every_module_called())
             watching = ObservedPass(self._root, self._seen, Watch(self._watches, self._watches))
@@ -270,7 +283,7 @@ class Monitor:
 
     def _end_step_by_hand(self) -> None:
         """Where no optimizer steps, a step ends when parameters have been written to."""
-        versions = sum(p._version for p in self.model.parameters() if not p.is_inference())
+        versions = sum(p._version for p in self._parameters if not p.is_inference())
         if self._versions is not None and versions != self._versions and self._passes:
             self._end_step()
         self._versions = versions
@@ -302,6 +315,7 @@ class Monitor:
         seen, self._seen = self._seen, None
         self._passes, self._due = 0, False
         number, self.steps = self.steps, self.steps + 1
+        self._parameters = list(self.model.parameters())
         if seen is None:
             return
         seen.close()

@@ -44,9 +44,10 @@ class LayerReport:
             thresholds), whose activation is constant below zero; None where that is not known.
         last_fired: the longest silence: the smallest, over units, of the last reported step in
             which the unit fired; −1: one has not fired yet.
-        grad_second_moment: mean square of ∂L/∂z, of the backward passes that reached a parameter
-            and whose gradients were kept; None: no gradient came, or a gradient scaler skipped
-            steps because they overflowed (this one is the first it let through).
+        grad_second_moment: mean square of ∂L/∂z over the entries that a gradient reached, of the
+            backward passes that reached a parameter and whose gradients were kept, each a sample
+            of its own; None: no gradient came, or a gradient scaler skipped steps because they
+            overflowed (this one is the first it let through).
         grad_nonfinite: entries of ∂L/∂z that are NaN or infinite.
         slopes: number of negative slopes; None outside the leaky family.
         slope_mean: their mean.

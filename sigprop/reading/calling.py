@@ -6,6 +6,8 @@ import gc
 import inspect
 import operator
 import re
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -199,6 +201,30 @@ def _is_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
     if len(now) != len(before) or not all(map(operator.is_, now.values(), before.values())):
         return False
     return list(now) == list(before)
+
+
+_STANCE = threading.Lock()
+_eager: list[Any] = []
+"""The stance of torch.compile that is in force, once for each thread that asks for it."""
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run compiled code as it is written: a switch of the process, on while a thread is inside."""
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        yield
+        return
+    with _STANCE:
+        if not _eager:
+            _eager.append(torch.compiler.set_stance("force_eager"))
+        _eager.append(_eager[0])
+    try:
+        yield
+    finally:
+        with _STANCE:
+            _eager.pop()
+            if len(_eager) == 1:
+                _eager.pop().__exit__(None, None, None)
 
 
 @contextmanager

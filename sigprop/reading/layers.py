@@ -32,6 +32,8 @@ def has_slopes(module: nn.Module) -> bool:
 
 def is_whole(module: nn.Module) -> bool:
     """Whether a module is one step of the data: it has slopes, or is an activation of ours."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     return has_slopes(module) or type(module).forward.__module__ in _OURS
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ from sigprop.reading.calling import (
     flatten,
     labelled,
     named_modules,
+    uncompiled,
 )
 from sigprop.reading.calling import call as call_model
 from sigprop.reading.layers import is_whole
@@ -50,8 +50,7 @@ def recording(
 ) -> Iterator[None]:
     """Hooks that say in which module a step stands; they come off on any exit."""
     with ExitStack() as on:
-        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-            on.enter_context(torch.compiler.set_stance("force_eager"))
+        on.enter_context(uncompiled())
         hooks = Hooks(recorder, {module: path for path, module in named.items()})
         for handle in hooks.register():
             on.callback(handle.remove)

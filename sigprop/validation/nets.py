@@ -185,15 +185,29 @@ def whole_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
     model.to_empty(device=plan.device)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
+            parameter.fill_(0.0 if name.endswith("bias") else math.nan)
     model.activations = nn.ModuleList(_activations(plan, sizes))
 
     def run(x: Tensor, cotangent: Tensor, generator: torch.Generator) -> NetSteps:
         plan.init(model, generator)
+        _check_set(model)
         return steps_of_net(model, x, cotangent)
 
     return run
+
+
+def _check_set(model: nn.Module) -> None:
+    """Refuse weights that an initialization has left as they were, NaN.
+
+    Raises:
+        ValueError: naming them.
+    """
+    unset = [n for n, p in model.named_parameters() if p.numel() and bool(p.flatten()[0].isnan())]
+    if unset:
+        raise ValueError(
+            f"init must set every weight of the module it is given; it left {', '.join(unset[:3])}"
+            f"{' and others' if len(unset) > 3 else ''} as it was."
+        )
 
 
 def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
@@ -214,7 +228,10 @@ def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
                 states.append(generator.get_state())
             else:
                 generator.set_state(states[index])
+            with torch.no_grad():
+                layers[shape].weight.fill_(math.nan)
             plan.init(layers[shape], generator)
+            _check_set(layers[shape])
             return layers[shape]
 
         return steps_layer_by_layer(
