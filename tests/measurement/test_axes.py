@@ -62,6 +62,13 @@ SEQUENCES = {
     "in place": lambda z: z.mul_(2.0),
     "float16 and back": lambda z: z.half().float(),
     "windows": lambda z: z.unfold(-1, 4, 2),
+    "a stack of two": lambda z: torch.stack([z, 2 * z]).sum(0),
+    "stacked behind": lambda z: torch.stack([z, 2 * z], dim=-1),
+    "a sum by axis=": lambda z: z.sum(axis=2),
+    "a quantile": lambda z: z.quantile(0.5, 2),
+    "places by index": lambda z: z[:, :, torch.tensor([0, 3])],
+    "one place by index": lambda z: z[torch.arange(4), :, torch.tensor([0, 3, 1, 2])],
+    "repeated with a new axis": lambda z: z.repeat(3, 1, 1, 1),
 }
 
 
@@ -128,6 +135,53 @@ def test_flattened_images_have_a_unit_an_entry():
     model = Then(nn.Conv2d(3, UNITS, 3), nn.Flatten())
     row = watched(model, seeded(4, 3, 6, 6))
     assert (row["units"], row["dead_units"]) == (UNITS * 16, DEAD * 16)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda z: z.squeeze(1),
+        lambda z: z.flatten(1),
+        lambda z: z.transpose(1, 2),
+        lambda z: z[:, 0],
+        lambda z: z.permute(0, 2, 3, 1),
+    ],
+)
+def test_one_channel_is_one_unit_and_fires(between):
+    model = Then(nn.Conv2d(3, UNITS, 1), between)
+    model.layer = nn.Conv2d(3, 1, 1)
+    row = watched(model, seeded(4, 3, 6, 10))
+    assert (row["units"], row["dead_units"]) == (1, 0)
+
+
+def test_image_patches_beside_each_other():
+    row = watched(Then(nn.Conv2d(3, UNITS, 1), lambda z: F.unfold(z, 2)), seeded(4, 3, 6, 6))
+    assert (row["units"], row["dead_units"]) == (4 * UNITS, 4 * DEAD)
+
+
+MAPS = {
+    "einsum without an arrow": (lambda x, w: torch.einsum("oi,ib", w, x), (4, 5), (5, 7), 4),
+    "matmul by keywords": (lambda x, w: torch.matmul(input=w, other=x), (4, 5), (5, 7), 4),
+    "bmm": (torch.bmm, (3, 5, 4), (3, 2, 5), 12),
+    "einsum of heads": (lambda x, w: torch.einsum("bhi,hio->bho", x, w), (3, 5, 4), (2, 3, 5), 12),
+    "grouped convolution": (lambda x, w: F.conv1d(x, w, groups=3), (12, 5, 1), (2, 15, 1), 12),
+    "a vector": (lambda x, w: x @ w, (5,), (7, 5), 1),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_units_of_weights_without_a_layer(name):
+    func, weight, shape, units = MAPS[name]
+
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(seeded(*weight))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return func(x, self.w)
+
+    assert measure(Mapped(), seeded(*shape))[0].units == units
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])

@@ -183,6 +183,94 @@ def truth_frozen(model):
     return float(z.grad.double().square().mean())
 
 
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+        fill(self)
+
+    def forward(self, x, both=False):
+        h = self.body(x).relu()
+        return self.a(h) + self.b(h) if both else self.a(h)
+
+
+def test_a_thrown_away_gradient_is_known_by_the_parameters_that_had_it():
+    """The training loss reaches the new head before those that the attack had reached."""
+    model = TwoHeads()
+    with monitor(model) as mon:
+        (50 * model(X).square().sum()).backward()
+        model.zero_grad()
+        model(X, both=True).square().sum().backward()
+    with monitor(TwoHeads()) as alone:
+        alone.model(X, both=True).square().sum().backward()
+    for name in ("body", "a", "b"):
+        found, right = by_name(mon)[name], by_name(alone)[name]
+        assert found["grad_second_moment"] == pytest.approx(right["grad_second_moment"], rel=1e-5)
+
+
+def test_gradients_clipped_out_of_place_between_parts_stay():
+    model = net()
+    with monitor(model) as mon:
+        for part in X.split(3):
+            model(part).square().sum().backward()
+            for p in model.parameters():
+                p.grad = p.grad.clamp(-1e9, 1e9)
+    check(model, by_name(mon), plain, slopes=True)
+
+
+def test_functional_parameters_stand_in_for_the_models_own():
+    model = net()
+    with monitor(model) as mon:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        for _ in range(2):
+            weights = {name: p * 1.0 for name, p in model.named_parameters()}
+            x = X.clone().requires_grad_()
+            call = torch.func.functional_call
+            torch.autograd.grad(100 * call(model, weights, (x,)).square().sum(), x)
+            call(model, weights, (X,)).square().sum().backward()
+            optimizer.step()
+    assert [(row["step"], row["passes"]) for row in mon.records()[::3]] == [(0, 2), (1, 2)]
+    expected = truth(model, plain)
+    assert by_name(mon)["0"]["grad_second_moment"] == pytest.approx(expected["0"], rel=1e-5)
+
+
+def test_many_gradients_at_once_are_passed_over():
+    model = net(nn.Softplus())
+    with monitor(model) as mon:
+        x = X.clone().requires_grad_()
+        out = model(x)
+        eye = torch.eye(9)[:, :, None]
+        torch.autograd.grad(out, x, eye, is_grads_batched=True, retain_graph=True)
+        out.square().sum().backward()
+    expected = truth(model, plain)
+    assert by_name(mon)["0"]["grad_second_moment"] == pytest.approx(expected["0"], rel=1e-5)
+
+
+def test_a_loss_that_differentiates_is_measured_by_its_last_run():
+    class WithInput(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net(nn.Softplus())
+
+        def forward(self, x):
+            return x, self.net(x)
+
+    def loss(out):
+        x, u = out
+        (grad,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+        return 0.01 * u.square().mean() + 0.01 * (grad.norm(dim=1) - 1).square().mean()
+
+    model = WithInput()
+    seen = sigprop.measure(model, X, loss=loss)
+    x, made = X.clone().requires_grad_(), []
+    model.net[0].register_forward_hook(lambda _m, _i, out: made.append(out))
+    (grad,) = torch.autograd.grad(loss((x, model.net(x))), made)
+    assert seen["net.0"].grad_second_moment == pytest.approx(
+        float(grad.double().square().mean()), rel=1e-5
+    )
+    assert all(s.grad_second_moment is None for s in sigprop.measure(model, X))
+
+
 def test_no_hook_stays_on_a_parameter():
     model = net()
     with monitor(model):
