@@ -1,5 +1,7 @@
 """Session-wide rules: the ledger of false alarms, GPU tests skip by name, no global seeds."""
 
+from typing import Any
+
 import pytest
 
 from tests import stat
@@ -17,8 +19,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    sent = getattr(session.config, "workeroutput", None)  # one process of several
+    if sent is not None:
+        sent["ledger"] = {name: entry.false_alarm for name, entry in stat.LEDGER.items()}
     if sum(entry.false_alarm for entry in stat.LEDGER.values()) > stat.BUDGET:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """The ledger of a process that ran a part of the tests, added to that of all."""
+    for name, rate in getattr(node, "workeroutput", {}).get("ledger", {}).items():
+        stat.LEDGER[name] = stat.Entry(name, rate, 0)
 
 
 @pytest.fixture(scope="session", autouse=True)
