@@ -32,7 +32,11 @@ class ForwardHook:
         owner = self._owner
         if owner is None or torch.compiler.is_compiling():
             return
-        if transformed() or in_backward() or not owner.claim(sys._getframe(1)):
+        if transformed() or in_backward():
+            return
+        if not owner.claim(sys._getframe(1)):
+            if owner._frame is not None and owner._thread == threading.get_ident():
+                owner._nested += 1  # the model calls itself
             return
         owner._remove_spent()
         watched = owner._watched((args, kwargs), inside=module is owner._root)
@@ -59,7 +63,13 @@ class ClosingHook:
     def __call__(self, module: nn.Module, args: Any, out: Any) -> None:
         """After a pass: stop looking."""
         owner = self._owner
-        if owner is not None and owner._thread == threading.get_ident():
+        if owner is None or owner._thread != threading.get_ident():
+            return
+        if transformed() or in_backward():
+            return
+        if owner._nested:
+            owner._nested -= 1
+        else:
             self._failed = out is None
             owner._close_pass()
 

@@ -105,7 +105,7 @@ class Monitor:
         self._parameters: list[nn.Parameter] = []
         """As they stand between passes, in which others may stand in for them."""
         self._frame: FrameType | None = None
-        self._thread = 0
+        self._thread = self._nested = 0
         self._observing = False
         self._seen: Observation | None = None
         self._passes, self._due = 0, False
@@ -249,7 +249,7 @@ class Monitor:
         try:
             opened.close()
         finally:  # only now may another thread begin a pass
-            self._frame, self._observing = None, False
+            self._frame, self._observing, self._nested = None, False, 0
 
     def _remove_spent(self) -> None:
         """Take hooks off that a failed pass has left."""

@@ -44,8 +44,8 @@ def monitor(
     ``backward`` and ``zero_grad`` (which sets gradients to None, torch's default).
 
     What it cannot see: operations inside scripted modules, RNNs and custom C++ or autograd
-    functions; gradients under reentrant checkpointing (without it: all, but
-    reported steps keep what enters a PReLU); activations written as ``torch.where`` or
+    functions; the gradient at a view that an activation overwrites; gradients under reentrant
+    checkpointing (without it: all, but reported steps keep what enters a PReLU); activations written as ``torch.where`` or
     ``torch.maximum``; calls by other threads while a pass is under way; nested and meta tensors.
     In distributed training (DDP, FSDP, ``fully_shard``) each process sees its own data, whole
     weights and slopes, and gradients before they are averaged; give ``to`` and ``log`` in one of

@@ -208,6 +208,23 @@ def test_a_pass_that_autograd_runs_again_is_no_second_pass():
     assert {row["passes"] for row in mon.records()} == {1}
 
 
+def test_a_model_that_calls_itself_is_watched_to_its_end():
+    class Recursive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 5), nn.Linear(5, 5)
+
+        def forward(self, x, depth=2):
+            h = self.a(x)
+            return self.b(self(h, depth - 1) if depth else h)
+
+    model = Recursive()
+    names = ["a", "a#2", "a#3", "b", "b#2", "b#3"]
+    for _ in range(2):
+        assert list(watched(model)) == [s.name for s in measure(model, X)] == names
+    assert no_hooks_left(model)
+
+
 def test_functions_that_are_no_weight_stay_out():
     class Constant(nn.Module):
         def forward(self, x):
