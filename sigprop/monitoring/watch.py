@@ -45,8 +45,9 @@ def monitor(
 
     What it cannot see: operations inside scripted modules, RNNs and custom C++ or autograd
     functions; the gradient at a view that an activation overwrites; gradients under reentrant
-    checkpointing (without it: all, but reported steps keep what enters a PReLU); activations written as ``torch.where`` or
-    ``torch.maximum``; calls by other threads while a pass is under way; nested and meta tensors.
+    checkpointing (without it: all, but reported steps keep what enters a PReLU); activations
+    written as ``torch.where`` or ``torch.maximum``; calls by other threads while a pass is under
+    way; nested and meta tensors.
     In distributed training (DDP, FSDP, ``fully_shard``) each process sees its own data, whole
     weights and slopes, and gradients before they are averaged; give ``to`` and ``log`` in one of
     them. Layers on tensors split over processes (DTensor, tensor parallelism) are passed over.
