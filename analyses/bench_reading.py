@@ -10,11 +10,12 @@ this process on one thread. Recording is the one run under the recorder with its
 ``TorchFunctionMode`` that does nothing adds to a call is measured too: seconds are the machine's,
 that is its measure. That the numbers are right is checked: what leaves the recorded net, and the
 gains set.
-Answer: large nets are read at 1.1 to 1.2 times their forward pass and initialized at the cost of
-the draws. Small calls cost 100 µs more each on the machine of the stored run, where a torch call
-of these nets takes 23 µs and a mode that does nothing adds 6 to 7: three times the target. (The
-version before this one cost 107 to 136 there, and 48 on a machine twice as fast.) A thousand layers
-of width 128 take 1.9 times the draws beyond the 20 ms. These three miss their targets.
+Answer: large nets are read at 1.1 times their forward pass and initialized at the cost of the
+draws. Small calls cost 76 and 105 µs more each on the machine of the stored run, where a torch call
+of these nets takes 20 to 60 µs and a mode that does nothing adds 2 to 10: two to three times the
+target. (The version before this one cost 107 to 136 there, and 48 on a machine twice as fast.) A
+thousand layers of width 128 take 1.8 times the draws beyond the 20 ms. These three miss their
+targets.
 Source: the targets are this project's own.
 Run time: 45 s on one core.
 """
