@@ -190,15 +190,22 @@ def draw(rows: list[Row]) -> Figure:
                 f"{value:.1f}".replace("-", "−")
                 + f" % of {1000 * row['seconds']:.3g} ms  ({target})"
             )
-            ax.text(102 * limit, y, f" {text}", va="center", fontsize="small", color=colors[y])
-        ax.set_xlim(min(0, 1.1 * cost.min()), max(200 * limit, 1.1 * cost.max()))
+            ax.text(
+                max(102 * limit, cost[y]),
+                y,
+                f" {text}",
+                va="center",
+                fontsize="small",
+                color=colors[y],
+            )
+        ax.set_xlim(min(0, 1.1 * cost.min()), max(200 * limit, 1.7 * cost.max()))
         ax.grid(axis="y", visible=False)
         ax.set_xlabel("longer than a step without a monitor (%)")
         often = f"every {every} steps" if every > 1 else "every step"
         ax.set_title(f"a report {often}  (line: target, {100 * limit:g} %)", loc="left")
     aimed = [row for row in rows if row["met"] is not None]
     figure.suptitle(
-        f"A monitor costs little: {sum(row['met'] for row in aimed)} of {len(aimed)} targets met",
+        f"What a monitor costs: {sum(row['met'] for row in aimed)} of {len(aimed)} targets met",
         fontweight="bold",
     )
     return figure
