@@ -113,11 +113,6 @@ class KinksAlongLine:
         """dL/dt just after each event."""
         return self.derivative_left + self.derivative_jump
 
-    @property
-    def curvature_right(self) -> FloatArray:
-        """Gauss–Newton curvature along the line just after each event."""
-        return self.curvature_left + self.curvature_jump
-
     def network(self, t: float) -> PiecewiseLinear:
         """The network at t, as arrays."""
         return self._curve.line.network(real_number("t", t))
