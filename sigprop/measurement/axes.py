@@ -62,7 +62,7 @@ def of_weight(step: Step, name: str, out: Tensor) -> Axes:
 
 
 def _of_einsum(step: Step, out: Tensor) -> Axes:
-    """The labels of the result that the weight has and the signal has not."""
+    """The labels of the result that the weight has: maps beside each other have units each."""
     equation, operands = str(step.args[0]).replace(" ", ""), list(step.args[1:])
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = list(operands[0])
@@ -129,22 +129,10 @@ def after(
 def _of_view(
     func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], taken: Tensor, axes: Axes
 ) -> Axes | None:
-    """Where the units went in a view: along which axes one moves in memory; None: no view.
-
-    The function is called on a tensor of the same shape that repeats one number for each unit
-    along all its other axes, which takes no memory.
-    """
-    if not args or args[0] is not taken:
-        return None
-    sizes = [n if a - taken.dim() in axes else 1 for a, n in enumerate(taken.shape)]
-    marks = torch.empty(sizes, device="meta").expand(taken.shape)
-    try:
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            seen = func(marks, *args[1:], **kwargs)
-    except (RuntimeError, NotImplementedError, TypeError, IndexError, AttributeError):
-        return None
-    seen = seen[0] if isinstance(seen, tuple | list) and seen else seen
-    if not isinstance(seen, Tensor) or not _share(seen, marks):
+    """Where the units went in a view: along which axes one moves in memory; None: no view."""
+    marks = torch.empty(_unit_sizes(taken, axes), device="meta").expand(taken.shape)
+    seen = _called_on(marks, func, args, kwargs, taken)
+    if seen is None or not _share(seen, marks):
         return None
     strides = list(zip(seen.shape, seen.stride(), strict=True))
     return tuple(i - seen.dim() for i, (n, step) in enumerate(strides) if n > 1 and step)
@@ -153,20 +141,39 @@ def _of_view(
 def _of_copy(
     func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], taken: Tensor, axes: Axes
 ) -> Axes | None:
-    """Where the units went in a copy: along which axes their numbers differ."""
+    """Where the units went in a copy: along which axes their numbers differ; None: not known."""
+    sizes = _unit_sizes(taken, axes)
+    marks = torch.arange(math.prod(sizes), device=taken.device).view(sizes).expand(taken.shape)
+    seen = _called_on(marks, func, args, kwargs, taken)
+    if seen is None or not seen.numel():
+        return None
+    firsts = [seen.narrow(dim, 0, 1) for dim in range(seen.dim())]
+    return tuple(d - seen.dim() for d, first in enumerate(firsts) if bool((seen != first).any()))
+
+
+def _unit_sizes(taken: Tensor, axes: Axes) -> list[int]:
+    """The shape of one number for each unit, that spreads over a tensor without a copy."""
+    return [n if a - taken.dim() in axes else 1 for a, n in enumerate(taken.shape)]
+
+
+def _called_on(
+    marks: Tensor, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], taken: Tensor
+) -> Tensor | None:
+    """What a function makes of marks in place of its first argument; of several parts the first.
+
+    None where it does not take them. Any function that hands entries on may come here, and each
+    refuses in its own way what is not the tensor it was written for: an index on another device, a
+    dtype, a property of floating-point numbers. Then the axes are not known, which is an answer.
+    """
     if not args or args[0] is not taken:
         return None
-    sizes = [n if a - taken.dim() in axes else 1 for a, n in enumerate(taken.shape)]
-    marks = torch.arange(math.prod(sizes), device=taken.device).view(sizes).expand(taken.shape)
     try:
         with torch._C.DisableTorchFunction(), torch.no_grad():
             seen = func(marks, *args[1:], **kwargs)
     except (RuntimeError, NotImplementedError, TypeError, IndexError, AttributeError):
         return None
-    if not isinstance(seen, Tensor) or not seen.numel():
-        return None
-    firsts = [seen.narrow(dim, 0, 1) for dim in range(seen.dim())]
-    return tuple(d - seen.dim() for d, first in enumerate(firsts) if bool((seen != first).any()))
+    seen = seen[0] if isinstance(seen, tuple | list) and seen else seen
+    return seen if isinstance(seen, Tensor) else None
 
 
 def _stacked(
