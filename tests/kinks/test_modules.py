@@ -268,17 +268,22 @@ def test_gradients_of_slopes_that_are_exactly_one():
     found = kinks.along(model, "mse", step, inputs=x, targets=y, gradients=True)
     assert len(found.t) > 5
     for event in range(0, len(found.t), 3):
-        net = copy.deepcopy(model)
-        with torch.no_grad():
-            for name, change in step.items():
-                net.get_parameter(name).add_((found.t[event] + 1e-11) * change)
-        nn.functional.mse_loss(net(x), y).backward()
-        for name, mine in found.gradient(event, "right").items():
-            np.testing.assert_allclose(mine, net.get_parameter(name).grad.numpy(), atol=1e-8)
+        assert_gradient_right_of(found, event, model, step, x, y, atol=1e-8)
     plain = kinks.along(model, "mse", step, inputs=x, targets=y)
     assert set() < {int(u) for u in plain.unit[plain.layer == 1]} <= {1, 3, 5}  # the others: none
     with pytest.raises(ValueError, match="is linear: it has no kink"):
         kinks.jumps(model, "mse", 1, 0, inputs=x, targets=y)
+
+
+def assert_gradient_right_of(found, event, model, step, x, y, *, atol):
+    """The gradient just after a kink is autograd's, of the mean square error."""
+    net = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, change in step.items():
+            net.get_parameter(name).add_((found.t[event] + 1e-11) * change)
+    nn.functional.mse_loss(net(x), y).backward()
+    for name, mine in found.gradient(event, "right").items():
+        np.testing.assert_allclose(mine, net.get_parameter(name).grad.numpy(), atol=atol)
 
 
 class Shared(nn.Module):
@@ -302,13 +307,7 @@ def test_gradients_of_parameters_that_show_nothing_or_are_used_again():
     found = kinks.along(model, "mse", step, inputs=x, targets=y, gradients=True)
     assert len(found.t) > 3
     for event in range(len(found.t)):
-        net = copy.deepcopy(model)
-        with torch.no_grad():
-            for name, change in step.items():
-                net.get_parameter(name).add_((found.t[event] + 1e-11) * change)
-        nn.functional.mse_loss(net(x), y).backward()
-        for name, mine in found.gradient(event, "right").items():
-            np.testing.assert_allclose(mine, net.get_parameter(name).grad.numpy(), atol=1e-7)
+        assert_gradient_right_of(found, event, model, step, x, y, atol=1e-7)
 
 
 @pytest.mark.parametrize(
