@@ -156,7 +156,6 @@ def first_tensor(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | Non
 
 def square_factor(
     row: Operation | None,
-    func: Any,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     signals: int,

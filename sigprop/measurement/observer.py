@@ -60,13 +60,14 @@ class Watch(NamedTuple):
         weights: which weights, by name.
         activations: which activations, by name, where they stand behind something else.
         outputs: modules whose output is looked at, as it is.
-        gains: whether the sizes of the weights are taken too.
+        training: whether what a step of training changes is taken too: the sizes of the weights,
+            the gradients of slopes.
     """
 
     weights: Callable[[str], bool]
     activations: Callable[[str], bool]
     outputs: frozenset[nn.Module] = frozenset()
-    gains: bool = True
+    training: bool = True
 
 
 class SignalOrigin(NamedTuple):
@@ -251,7 +252,7 @@ class Observer(TorchFunctionMode):
         self.origins[out] = SignalOrigin(Source(frozenset({("layer", name)})), axes)
         if self.watch.weights(name):
             layer = self.seen.layer(name, kind)
-            if self.watch.gains:
+            if self.watch.training:
                 layer.see_weight(weight.tensor, weight.fan_in)
             if _is_signal(out):
                 layer.see_signal(out, axes)
@@ -289,7 +290,7 @@ class Observer(TorchFunctionMode):
             through = row is not None and passes(row, func, len(signals), first)
             source = _joined([o.source for _, o in signals]) if through else Source(_NOTHING)
             if source.square is not None:
-                factor = square_factor(row, func, args, kwargs, len(signals))
+                factor = square_factor(row, args, kwargs, len(signals))
                 square = None if factor is None else source.square * factor
                 source = Source(source.tokens, square)
         if row is not None and row.kind == "normalization":
@@ -353,7 +354,7 @@ class Observer(TorchFunctionMode):
     def _await_slope_gradient(
         self, layer: LayerStatistics, z: Tensor, out: Tensor, channels: int
     ) -> None:
-        if not out.requires_grad:
+        if not out.requires_grad or not self.watch.training:
             return
         z, runs = z.detach(), self.seen.runs
 

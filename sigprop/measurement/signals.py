@@ -253,7 +253,7 @@ class _Measurement:
             )
         outputs = frozenset() if self.all_weights else frozenset(self.watched.values())
         self.watch = Watch(
-            lambda _name: self.all_weights, lambda _name: False, outputs, gains=False
+            lambda _name: self.all_weights, lambda _name: False, outputs, training=False
         )
         self.own_graph = self.reentrant = False
 

@@ -118,11 +118,6 @@ def sum_of_squares(values: Tensor) -> Tensor:
     return _squares(values, _rows(values))
 
 
-def negatives(values: Tensor) -> Tensor:
-    """How many entries are below zero, without NaN."""
-    return _negatives(values, _rows(values))
-
-
 def nonfinite(values: Tensor, squares: Tensor) -> Tensor:
     """How many entries are NaN or infinite: none if the squares have a finite sum.
 
@@ -162,6 +157,7 @@ def _squares(values: Tensor, rows: Rows | None) -> Tensor:
 
 
 def _negatives(values: Tensor, rows: Rows | None) -> Tensor:
+    """How many entries are below zero, without NaN."""
     if rows is not None:  # three vectorized passes are faster than one of comparisons
         count = _added(row.clamp(max=0).sign_().sum(1).double().sum() for row in rows)
         if math.isfinite(count.item()):
