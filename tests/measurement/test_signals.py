@@ -350,3 +350,11 @@ def test_records_are_flat_and_layers_are_found_by_name():
     assert signals.records()[1]["second_moment"] == signals.q_hat[1]
     with pytest.raises(KeyError, match="no layer 'fc'; measured: 0, 2, 4, 6"):
         signals["fc"]
+
+
+def test_a_position_that_is_none_says_how_many_there_are():
+    signals = measure(mlp(), seeded(9, 5))
+    assert signals[-1] is signals[3]
+    for wrong in (4, -5):
+        with pytest.raises(IndexError, match=f"no layer {wrong}: 4 were measured"):
+            _ = signals[wrong]

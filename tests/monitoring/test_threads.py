@@ -117,6 +117,20 @@ def test_a_monitor_detached_while_a_thread_computes():
         assert_clean(model)
 
 
+def test_the_stance_of_compilation_is_given_back_whoever_leaves_last():
+    from torch._dynamo import eval_frame
+
+    from sigprop.reading.calling import uncompiled
+
+    first, second = uncompiled(), uncompiled()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)  # the first to come is the first to go
+    assert eval_frame._stance.stance == "force_eager"
+    second.__exit__(None, None, None)
+    assert eval_frame._stance.stance == "default"
+
+
 def test_measuring_while_others_train():
     model, other, x = fill(net()), fill(net()), seeded(3, 5, 8)
 

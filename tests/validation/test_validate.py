@@ -366,3 +366,17 @@ def test_many_validations_at_once_are_the_same_as_one_by_one():
     with pytest.raises(ValueError, match="gain must be > 0"):
         validate_many([cases[0] | {"gain": -1}])
     assert validate_many([]) == []
+
+
+def all_but_the_last(module, generator):
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    for layer in layers[:-1] if len(layers) > 1 else []:
+        kaiming_leaky_init(layer, 0.1, generator=generator)
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_an_init_that_leaves_a_weight_unset_is_refused_by_name(layerwise):
+    with pytest.raises(
+        ValueError, match=r"init must set every weight .* it left .*weight as it was"
+    ):
+        validate(0.1, 3, 32, seeds=2, init=all_but_the_last, layerwise=layerwise, **CPU)
