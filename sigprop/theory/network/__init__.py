@@ -18,7 +18,7 @@ The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``con
 from sigprop.theory.network import joins, layout, linear, pointwise
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.propagate import Propagation, propagate
-from sigprop.theory.network.state import State, from_moments, from_values
+from sigprop.theory.network.state import SignalState, from_moments, from_values
 from sigprop.theory.network.table import RULES, Rule
 
 FAMILIES = (linear, pointwise, joins, layout)
@@ -33,7 +33,7 @@ __all__ = [
     "Propagation",
     "Rule",
     "Signal",
-    "State",
+    "SignalState",
     "from_moments",
     "from_values",
     "propagate",

@@ -116,7 +116,10 @@ def along(values: FloatArray, dim: int, ndim: int) -> FloatArray:
 
 def pair_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """Σ over all pairs of entries of one axis; its dimension keeps one place."""
-    return np.sum(second * along(axis.counts, dim, second.ndim), axis=dim, keepdims=True)
+    found: FloatArray = np.sum(
+        second * along(axis.counts, dim, second.ndim), axis=dim, keepdims=True
+    )
+    return found
 
 
 def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
@@ -127,13 +130,15 @@ def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 def same_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """Σ over the entries of one axis, each with itself."""
     weights = np.where(axis.is_same, axis.counts, 0.0)
-    return np.sum(second * along(weights, dim, second.ndim), axis=dim, keepdims=True)
+    found: FloatArray = np.sum(second * along(weights, dim, second.ndim), axis=dim, keepdims=True)
+    return found
 
 
 def class_sum(values: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """Σ over the entries of one axis of what depends on single entries."""
     sizes = np.array(axis.sizes, dtype=np.float64)
-    return np.sum(values * along(sizes, dim, values.ndim), axis=dim, keepdims=True)
+    found: FloatArray = np.sum(values * along(sizes, dim, values.ndim), axis=dim, keepdims=True)
+    return found
 
 
 def diagonal(second: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
@@ -304,7 +309,7 @@ def as_positions(second: FloatArray, dim: int, axis: Axis) -> FloatArray:
     k, c = axis.classes, axis.class_of
     index = c[:, None] * k + c[None, :]
     np.fill_diagonal(index, k * k + c)
-    return np.take(second, index.ravel(), axis=dim)
+    return np.asarray(np.take(second, index.ravel(), axis=dim))
 
 
 def mixed(second: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
@@ -326,5 +331,5 @@ def mixed_mean(mean: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
     if axis == out:
         return mean
     if out.full:
-        return np.take(mean, axis.class_of, axis=dim)
+        return np.asarray(np.take(mean, axis.class_of, axis=dim))
     return apply_mean(sparse.eye_array(axis.size), mean, dim, axis, out)

@@ -17,7 +17,7 @@ from sigprop.theory.network.axes import at_left
 from sigprop.theory.network.calls import Call, Signal
 from sigprop.theory.network.marginals import expand
 from sigprop.theory.network.pointwise import number_of
-from sigprop.theory.network.state import State, aligned, broadcast, of_products
+from sigprop.theory.network.state import SignalState, aligned, broadcast, of_products
 
 DEEPEST = 64
 """Steps after which a covariance is taken for 0."""
@@ -29,18 +29,18 @@ class Covariances:
     def __init__(self, calls: Mapping[str, Call], states: Mapping[str, Any]) -> None:
         self.calls, self.states = calls, states
         self.place = {name: i for i, name in enumerate(calls)}
-        self.known: dict[tuple[str, str], State | None] = {}
+        self.known: dict[tuple[str, str], SignalState | None] = {}
 
-    def of(self, one: str, two: str, steps: int = DEEPEST) -> State | None:
+    def of(self, one: str, two: str, steps: int = DEEPEST) -> SignalState | None:
         """E x y − E x E y with x of the first node and y of the second; None: 0."""
         key = (one, two)
         if key not in self.known:
             self.known[key] = self._find(one, two, steps)
         return self.known[key]
 
-    def _find(self, one: str, two: str, steps: int) -> State | None:
+    def _find(self, one: str, two: str, steps: int) -> SignalState | None:
         state = self.states.get(one)
-        if one == two and isinstance(state, State):
+        if one == two and isinstance(state, SignalState):
             means = of_products(state.mean, state.mean, state.axes)
             return replace(state, second=state.second - means, mean=state.mean * 0)
         if not steps or one not in self.place or two not in self.place:
@@ -48,7 +48,7 @@ class Covariances:
         first = self.place[one] > self.place[two]
         later, other = (one, two) if first else (two, one)
 
-        def meet(name: str) -> State | None:
+        def meet(name: str) -> SignalState | None:
             pair = (name, other) if first else (other, name)
             return self.of(*pair, steps - 1)
 
@@ -56,7 +56,7 @@ class Covariances:
         return None if expanded is None else expanded(self, self.calls[later], meet, first)
 
 
-Meet = Callable[[str], "State | None"]
+Meet = Callable[[str], "SignalState | None"]
 
 
 def _key(call: Call) -> str:
@@ -67,9 +67,9 @@ def _key(call: Call) -> str:
     return call.operation if call.operation in _EXPANDED else call.kind
 
 
-def _sum(all_: Covariances, call: Call, meet: Meet, first: bool) -> State | None:
+def _sum(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
     sign = -1.0 if call.operation == "sub" else 1.0
-    total: State | None = None
+    total: SignalState | None = None
     for place, value in ((0, call.argument(0, "input")), (1, call.argument(1, "other"))):
         if not isinstance(value, Signal):
             continue
@@ -89,7 +89,7 @@ def _sum(all_: Covariances, call: Call, meet: Meet, first: bool) -> State | None
     return total
 
 
-def _scale(all_: Covariances, call: Call, meet: Meet, first: bool) -> State | None:
+def _scale(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
     one, two = call.argument(0, "input"), call.argument(1, "other")
     signal, factor = (one, two) if isinstance(one, Signal) else (two, one)
     if not isinstance(signal, Signal) or isinstance(factor, Signal):
@@ -102,20 +102,20 @@ def _scale(all_: Covariances, call: Call, meet: Meet, first: bool) -> State | No
     return replace(found, second=found.second * (1 / value if call.operation == "div" else value))
 
 
-def _same(all_: Covariances, call: Call, meet: Meet, first: bool) -> State | None:
+def _same(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
     found = meet(call.inputs[0])
     return found if found is not None and found.shape == call.shape else None
 
 
-def _neg(all_: Covariances, call: Call, meet: Meet, first: bool) -> State | None:
+def _neg(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
     found = meet(call.inputs[0])
     return None if found is None else replace(found, second=-found.second)
 
 
-def _activation(all_: Covariances, call: Call, meet: Meet, first: bool) -> State | None:
+def _activation(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
     found, act = meet(call.inputs[0]), call.activation
     state = all_.states.get(call.inputs[0])
-    if found is None or act is None or not isinstance(state, State):
+    if found is None or act is None or not isinstance(state, SignalState):
         return None
     std = np.sqrt(state.variance)
     slopes = expand(act.df, act.breakpoints, state.mean.ravel(), std.ravel(), state.marginal)
@@ -126,7 +126,7 @@ def _activation(all_: Covariances, call: Call, meet: Meet, first: bool) -> State
     return replace(found, second=found.second * side)
 
 
-def _at_right(state: State) -> Any:
+def _at_right(state: SignalState) -> Any:
     return of_products(np.ones_like(state.mean), state.mean, state.axes)
 
 

@@ -13,24 +13,24 @@ from sigprop.theory.network.axes import flipped
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.marginals import of_sum, profile_of_term
 from sigprop.theory.network.pointwise import scaled, shifted, summed_to
-from sigprop.theory.network.state import Scatter, State, aligned, broadcast, of_products
-from sigprop.theory.network.table import Context, rule
+from sigprop.theory.network.state import Scatter, SignalState, aligned, broadcast, of_products
+from sigprop.theory.network.table import RuleContext, rule
 
 
-def _two(ctx: Context) -> tuple[Any, Any]:
+def _two(ctx: RuleContext) -> tuple[Any, Any]:
     """The two sides; one argument twice is two signals of one place."""
     call = ctx.call
     return call.argument(0, "input"), call.argument(1, "other")
 
 
-def _std(state: State) -> float:
+def _std(state: SignalState) -> float:
     return math.sqrt(max(state.q - state.mean_entry**2, 0.0))
 
 
 # Sums
 
 
-def _sum(ctx: Context) -> State:
+def _sum(ctx: RuleContext) -> SignalState:
     first, second = _two(ctx)
     sign = -1.0 if ctx.call.operation == "sub" else 1.0
     if not isinstance(first, Signal):
@@ -43,7 +43,9 @@ def _sum(ctx: Context) -> State:
     return added(one, two, ctx.covariance(first.place, second.place), sign)
 
 
-def added(one: State, two: State, covariance: State | None, sign: float = 1.0) -> State:
+def added(
+    one: SignalState, two: SignalState, covariance: SignalState | None, sign: float = 1.0
+) -> SignalState:
     """The sum of two signals, with what is known of their covariance."""
     shape = np.broadcast_shapes(one.shape, two.shape)
     one, two = aligned(broadcast(one, shape), broadcast(two, shape))
@@ -63,7 +65,7 @@ def added(one: State, two: State, covariance: State | None, sign: float = 1.0) -
     return replace(made, scatter=_scatter_of_sum(one, two, made.q), profile=None)
 
 
-def _scatter_of_sum(one: State, two: State, q: float) -> Scatter:
+def _scatter_of_sum(one: SignalState, two: SignalState, q: float) -> Scatter:
     """Variance of log q of a sum: shares of q; what both had before is common to them."""
     a, b = one.q, two.q
     total = max(a + b, 1e-300)
@@ -74,12 +76,12 @@ def _scatter_of_sum(one: State, two: State, q: float) -> Scatter:
     return Scatter(base, first**2 * s.own + second**2 * t.own)
 
 
-def _sum_back(ctx: Context, gradient: State) -> list[State | None]:
+def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     first, second = _two(ctx)
     sign = -1.0 if ctx.call.operation == "sub" else 1.0
     if isinstance(first, Signal) and first == second:
         return [gradient.times(1 + sign)]
-    found: list[State | None] = [None] * len(ctx.inputs)
+    found: list[SignalState | None] = [None] * len(ctx.inputs)
     for side, other in ((first, second), (second, first)):
         if isinstance(side, Signal):
             mine = _with_profile(ctx, gradient, side, other)
@@ -87,7 +89,7 @@ def _sum_back(ctx: Context, gradient: State) -> list[State | None]:
     return found
 
 
-def _with_profile(ctx: Context, gradient: State, side: Signal, other: Any) -> State:
+def _with_profile(ctx: RuleContext, gradient: SignalState, side: Signal, other: Any) -> SignalState:
     if gradient.profile is None or not isinstance(other, Signal):
         return gradient
     one, two = ctx.state(side), ctx.state(other)
@@ -99,7 +101,7 @@ def _with_profile(ctx: Context, gradient: State, side: Signal, other: Any) -> St
     return replace(gradient, profile=profile)
 
 
-def _sum_parameters(ctx: Context, gradient: State) -> Mapping[str, float]:
+def _sum_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
     found: dict[str, float] = {}
     for side in _two(ctx):
         if isinstance(side, Constant) and side.parameter:
@@ -107,18 +109,18 @@ def _sum_parameters(ctx: Context, gradient: State) -> Mapping[str, float]:
     return found
 
 
-def _at_table(gradient: State, table: Constant) -> float:
+def _at_table(gradient: SignalState, table: Constant) -> float:
     """The mean square of the gradient of a table that is added, summed over where it is used."""
     missing = len(gradient.dims) - len(table.shape)
     shape = (1,) * missing + tuple(table.shape)
-    like = broadcast(State(((),) * len(shape), np.array(1.0), np.array(1.0)), shape)
+    like = broadcast(SignalState(((),) * len(shape), np.array(1.0), np.array(1.0)), shape)
     return summed_to(gradient, like).q
 
 
 # Products
 
 
-def _product(ctx: Context) -> State:
+def _product(ctx: RuleContext) -> SignalState:
     first, second = _two(ctx)
     inverse = ctx.call.operation == "div"
     if not isinstance(first, Signal):
@@ -134,7 +136,7 @@ def _product(ctx: Context) -> State:
     return multiplied(ctx.state(first), ctx.state(second))
 
 
-def multiplied(one: State, two: State) -> State:
+def multiplied(one: SignalState, two: SignalState) -> SignalState:
     """The product of two independent signals."""
     shape = np.broadcast_shapes(one.shape, two.shape)
     one, two = aligned(broadcast(one, shape), broadcast(two, shape))
@@ -143,16 +145,16 @@ def multiplied(one: State, two: State) -> State:
                    marginal=_of_product(one, two), profile=None, scatter=scatter)  # fmt: skip
 
 
-def _of_product(one: State, two: State) -> Any:
+def _of_product(one: SignalState, two: SignalState) -> Any:
     """The marginal of a product: that of the factor that varies more, for its size."""
     spread = [_std(s) / max(abs(s.mean_entry), 1e-300) for s in (one, two)]
     return one.marginal if spread[0] >= spread[1] else two.marginal
 
 
-def _product_back(ctx: Context, gradient: State) -> list[State | None]:
+def _product_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     first, second = _two(ctx)
     inverse = ctx.call.operation == "div"
-    found: list[State | None] = [None] * len(ctx.inputs)
+    found: list[SignalState | None] = [None] * len(ctx.inputs)
     for side, other in ((first, second), (second, first)):
         if not isinstance(side, Signal):
             continue
@@ -165,7 +167,7 @@ def _product_back(ctx: Context, gradient: State) -> list[State | None]:
     return found
 
 
-def _product_parameters(ctx: Context, gradient: State) -> Mapping[str, float]:
+def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
     first, second = _two(ctx)
     found: dict[str, float] = {}
     for side, other in ((first, second), (second, first)):

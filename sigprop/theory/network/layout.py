@@ -13,9 +13,10 @@ from scipy import sparse
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, Matrix, apply, apply_mean, at_left, at_right
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.marginals import POINTS
 from sigprop.theory.network.pointwise import summed_to
 from sigprop.theory.network.state import (
-    State,
+    SignalState,
     aligned,
     broadcast,
     closer,
@@ -24,28 +25,28 @@ from sigprop.theory.network.state import (
     permuted,
     reshaped,
 )
-from sigprop.theory.network.table import Context, rule
+from sigprop.theory.network.table import RuleContext, rule
 
 # The same entries in another shape
 
 
-def first_signal(ctx: Context) -> State:
+def first_signal(ctx: RuleContext) -> SignalState:
     """The state of the argument that carries the signal."""
     given = ctx.call.argument(0, "input", Signal(0))
     return ctx.state(given if isinstance(given, Signal) else Signal(0))
 
 
-def _shape(ctx: Context) -> tuple[int, ...]:
+def _shape(ctx: RuleContext) -> tuple[int, ...]:
     if ctx.call.shape is None:
         raise CannotPredict(f"{ctx.call.operation} of unknown shape")
     return ctx.call.shape
 
 
-def _reshape(ctx: Context) -> State:
+def _reshape(ctx: RuleContext) -> SignalState:
     return reshaped(first_signal(ctx), _shape(ctx))
 
 
-def _reshape_back(ctx: Context, gradient: State) -> list[State | None]:
+def _reshape_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     return [reshaped(gradient, first_signal(ctx).shape)]
 
 
@@ -56,7 +57,7 @@ rule(
 )  # fmt: skip
 
 
-def _order(ctx: Context) -> list[int]:
+def _order(ctx: RuleContext) -> list[int]:
     """Where each dimension of the output comes from."""
     call, n = ctx.call, len(first_signal(ctx).dims)
     name, rest = call.operation, list(call.args[1:]) + list(call.kwargs.values())
@@ -87,11 +88,11 @@ def _flat(values: Any) -> list[Any]:
     return found
 
 
-def _permute(ctx: Context) -> State:
+def _permute(ctx: RuleContext) -> SignalState:
     return permuted(first_signal(ctx), _order(ctx))
 
 
-def _permute_back(ctx: Context, gradient: State) -> list[State | None]:
+def _permute_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     return [permuted(gradient, [int(i) for i in np.argsort(_order(ctx))])]
 
 
@@ -105,11 +106,11 @@ rule(
 # Copies
 
 
-def _expand(ctx: Context) -> State:
+def _expand(ctx: RuleContext) -> SignalState:
     return broadcast(first_signal(ctx), _shape(ctx))
 
 
-def _expand_back(ctx: Context, gradient: State) -> list[State | None]:
+def _expand_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     return [summed_to(gradient, first_signal(ctx))]
 
 
@@ -119,7 +120,7 @@ rule("expand expand_as broadcast_to expand_copy", _expand, _expand_back, "exact"
 # A known map of the entries of one dimension
 
 
-def mapped(state: State, dim: int, matrix: Matrix, out: Axis | None = None) -> State:
+def mapped(state: SignalState, dim: int, matrix: Matrix, out: Axis | None = None) -> SignalState:
     """X → A x along one dimension."""
     state = one_axis(state, dim)
     place = state.places(dim).start
@@ -133,10 +134,10 @@ def mapped(state: State, dim: int, matrix: Matrix, out: Axis | None = None) -> S
     return replace(state, dims=dims, second=second, mean=mean)
 
 
-def chosen(state: State, dim: int, index: np.ndarray) -> State:
+def chosen(state: SignalState, dim: int, index: np.ndarray) -> SignalState:
     """Entries of one dimension by their places; −1: zero."""
-    axis = one_axis(state, dim)
-    axis = axis.axes[axis.places(dim).start]
+    whole = one_axis(state, dim)
+    axis = whole.axes[whole.places(dim).start]
     return mapped(state, dim, selection(index, axis.size), _classes_of(index, axis))
 
 
@@ -156,7 +157,7 @@ def _classes_of(index: np.ndarray, axis: Axis) -> Axis | None:
     return Axis(tuple(int(n) for n in np.diff([0, *cuts, len(met)])))
 
 
-def spread(gradient: State, dim: int, index: np.ndarray, n: int) -> State:
+def spread(gradient: SignalState, dim: int, index: np.ndarray, n: int) -> SignalState:
     """The gradient of entries chosen by their places."""
     made = one_axis(gradient, dim)
     axis = made.axes[made.places(dim).start]
@@ -179,7 +180,7 @@ def _spread_axis(axis: Axis, index: np.ndarray, n: int) -> Axis:
 # Slices
 
 
-def _item_back(ctx: Context, gradient: State) -> list[Any]:
+def _item_back(ctx: RuleContext, gradient: SignalState) -> list[Any]:
     source = ctx.inputs[0]
     if isinstance(source, tuple):
         made: list[Any] = [None] * len(source)
@@ -189,13 +190,13 @@ def _item_back(ctx: Context, gradient: State) -> list[Any]:
     return [_uncut(plan, source, gradient)]
 
 
-def _getitem(ctx: Context) -> State:
+def _getitem(ctx: RuleContext) -> SignalState:
     source = ctx.inputs[0]
     if isinstance(source, tuple):
         found = source[int(ctx.call.args[1])]
         if found is None:
             raise CannotPredict("an item that is not predicted")
-        state: State = found
+        state: SignalState = found
         return state
     state = ctx.state(ctx.call.args[0])
     for dim, index in _cuts(ctx):
@@ -203,7 +204,9 @@ def _getitem(ctx: Context) -> State:
     return reshaped(state, _shape(ctx))
 
 
-def _uncut(plan: list[tuple[int, np.ndarray]], source: State, gradient: State) -> State:
+def _uncut(
+    plan: list[tuple[int, np.ndarray]], source: SignalState, gradient: SignalState
+) -> SignalState:
     shape = list(source.shape)
     for dim, index in plan:
         shape[dim] = len(index)
@@ -213,7 +216,7 @@ def _uncut(plan: list[tuple[int, np.ndarray]], source: State, gradient: State) -
     return gradient
 
 
-def _cuts(ctx: Context) -> list[tuple[int, np.ndarray]]:
+def _cuts(ctx: RuleContext) -> list[tuple[int, np.ndarray]]:
     """Which entries of which dimensions are taken, in the order of dimensions."""
     call = ctx.call
     shape = ctx.state(call.args[0]).shape
@@ -292,7 +295,7 @@ rule(
 # One tensor as several
 
 
-def _pieces(ctx: Context) -> tuple[int, list[int], bool]:
+def _pieces(ctx: RuleContext) -> tuple[int, list[int], bool]:
     """The dimension, the sizes of the parts, and whether the dimension goes."""
     call, state = ctx.call, first_signal(ctx)
     n = len(state.dims)
@@ -313,9 +316,9 @@ def _pieces(ctx: Context) -> tuple[int, list[int], bool]:
     return dim, [min(step, whole - start) for start in range(0, whole, step)], False
 
 
-def _split(ctx: Context) -> tuple[State | None, ...]:
+def _split(ctx: RuleContext) -> tuple[SignalState | None, ...]:
     dim, sizes, gone = _pieces(ctx)
-    state, found, start = first_signal(ctx), list[State | None](), 0
+    state, found, start = first_signal(ctx), list[SignalState | None](), 0
     for size in sizes:
         part = chosen(state, dim, np.arange(start, start + size))
         shape = list(part.shape)
@@ -324,10 +327,10 @@ def _split(ctx: Context) -> tuple[State | None, ...]:
     return tuple(found)
 
 
-def _split_back(ctx: Context, gradients: Any) -> list[State | None]:
+def _split_back(ctx: RuleContext, gradients: Any) -> list[SignalState | None]:
     dim, sizes, gone = _pieces(ctx)
     state = first_signal(ctx)
-    parts: list[State] = []
+    parts: list[SignalState] = []
     for size, gradient in zip(sizes, gradients, strict=True):
         shape = list(state.shape)
         shape[dim] = size
@@ -345,7 +348,7 @@ rule("chunk split split_with_sizes unsafe_chunk unsafe_split unsafe_split_with_s
 # Several tensors as one
 
 
-def concatenated(parts: Sequence[State], dim: int) -> State:
+def concatenated(parts: Sequence[SignalState], dim: int) -> SignalState:
     """Tensors beside each other along a dimension, independent of each other, means apart."""
     parts = [_known_axis(part, dim) for part in parts]
     parts = _all_aligned(parts, dim)
@@ -370,22 +373,22 @@ def concatenated(parts: Sequence[State], dim: int) -> State:
         second = np.concatenate([second, same])
     mean = np.concatenate([part.mean for part in parts], axis=place)
     dims = (*parts[0].dims[:dim], (out,), *parts[0].dims[dim + 1 :])
-    state = State(dims, np.moveaxis(second, 0, place), mean, scatter=parts[0].scatter)
+    state = SignalState(dims, np.moveaxis(second, 0, place), mean, scatter=parts[0].scatter)
     variance = max(part.scatter.variance for part in parts)
     return replace(state, marginal=_common_marginal(parts),
                    scatter=replace(state.scatter, base=variance, own=0.0))  # fmt: skip
 
 
-def _common_marginal(parts: Sequence[State]) -> FloatArray | None:
+def _common_marginal(parts: Sequence[SignalState]) -> FloatArray | None:
     """The marginal of the part with the most entries."""
     return max(parts, key=lambda part: math.prod(part.shape)).marginal
 
 
-def _known_axis(part: State, dim: int) -> State:
+def _known_axis(part: SignalState, dim: int) -> SignalState:
     return one_axis(part, dim)
 
 
-def _all_aligned(parts: list[State], dim: int) -> list[State]:
+def _all_aligned(parts: list[SignalState], dim: int) -> list[SignalState]:
     """The same axes in all dimensions but one."""
     for _ in range(2):
         for i in range(1, len(parts)):
@@ -395,14 +398,14 @@ def _all_aligned(parts: list[State], dim: int) -> list[State]:
     return parts
 
 
-def _aligned_in(one: State, two: State, dim: int) -> tuple[State, State]:
+def _aligned_in(one: SignalState, two: SignalState, dim: int) -> tuple[SignalState, SignalState]:
 
     while one.dims[dim] != two.dims[dim]:
         one, two = closer(one, two, dim)
     return one, two
 
 
-def _crossed(one: State, two: State, place: int) -> FloatArray:
+def _crossed(one: SignalState, two: SignalState, place: int) -> FloatArray:
     """E x E y of entries of two parts, (classes of one, classes of two, …)."""
     left, right = np.moveaxis(one.mean, place, 0), np.moveaxis(two.mean, place, 0)
     others = one.axes[:place] + one.axes[place + 1 :]
@@ -410,17 +413,17 @@ def _crossed(one: State, two: State, place: int) -> FloatArray:
     return np.array(found)
 
 
-def _parts(ctx: Context) -> list[Any]:
+def _parts(ctx: RuleContext) -> list[Any]:
     parts = ctx.call.argument(0, "tensors", ())
     return list(parts) if isinstance(parts, tuple | list) else [parts]
 
 
-def _cat_dim(ctx: Context) -> int:
+def _cat_dim(ctx: RuleContext) -> int:
     n = len(_shape(ctx))
     return int(ctx.call.argument(1, "dim", ctx.call.kwargs.get("axis", 0))) % n
 
 
-def as_state(ctx: Context, value: Any, shape: Sequence[int] | None = None) -> State:
+def as_state(ctx: RuleContext, value: Any, shape: Sequence[int] | None = None) -> SignalState:
     """A signal, or a constant as its own values."""
     if isinstance(value, Signal):
         return ctx.state(value)
@@ -429,22 +432,22 @@ def as_state(ctx: Context, value: Any, shape: Sequence[int] | None = None) -> St
     return broadcast(made, shape) if shape is not None else made
 
 
-def _stacked(ctx: Context, state: State) -> State:
+def _stacked(ctx: RuleContext, state: SignalState) -> SignalState:
     if ctx.call.operation != "stack":
         return state
     dim = _cat_dim(ctx)
     return reshaped(state, (*state.shape[:dim], 1, *state.shape[dim:]))
 
 
-def _cat(ctx: Context) -> State:
+def _cat(ctx: RuleContext) -> SignalState:
     parts = [_stacked(ctx, as_state(ctx, part)) for part in _parts(ctx)]
     parts = [p for p in parts if math.prod(p.shape)]
     return concatenated(parts, _cat_dim(ctx))
 
 
-def _cat_back(ctx: Context, gradient: State) -> list[State | None]:
+def _cat_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     dim, start = _cat_dim(ctx), 0
-    found: list[State | None] = [None] * len(ctx.inputs)
+    found: list[SignalState | None] = [None] * len(ctx.inputs)
     for part in _parts(ctx):
         like = _stacked(ctx, as_state(ctx, part))
         n = like.shape[dim]
@@ -457,17 +460,16 @@ def _cat_back(ctx: Context, gradient: State) -> list[State | None]:
     return found
 
 
-def plus(one: State, two: State) -> State:
+def plus(one: SignalState, two: SignalState) -> SignalState:
     """The sum of two independent gradients, with the profile of both."""
     one, two = aligned(one, two)
     profile = None
     if one.profile is not None or two.profile is not None:
         a, b = one.q, two.q
-        first = 1.0 if one.profile is None else one.profile
-        second = 1.0 if two.profile is None else two.profile
+        first = np.ones(POINTS) if one.profile is None else one.profile
+        second = np.ones(POINTS) if two.profile is None else two.profile
         profile = (a * first + b * second) / (a + b) if a + b > 0 else None
     return replace(one, second=one.second + two.second, mean=one.mean + two.mean, profile=profile)
 
 
 rule("cat stack", _cat, _cat_back, "the parts are independent, their means apart")
-

@@ -26,13 +26,13 @@ from sigprop.theory.network.axes import (
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.state import (
     Scatter,
-    State,
+    SignalState,
     aligned,
     of_products,
     one_axis,
     with_position_axis,
 )
-from sigprop.theory.network.table import Context, rule
+from sigprop.theory.network.table import RuleContext, rule
 
 _SIGNIFICANT = 6.0
 ACTUAL = 2048
@@ -46,7 +46,7 @@ def significant_mean(weight: Constant) -> float:
     return weight.mean if weight.mean**2 * count > _SIGNIFICANT**2 * spread else 0.0
 
 
-def as_it_is(ctx: Context, weight: Constant) -> bool:
+def as_it_is(ctx: RuleContext, weight: Constant) -> bool:
     """Whether a weight is applied as it is: asked for, or no parameter at all."""
     return (ctx.call.actual and max(weight.shape, default=1) <= ACTUAL) or not weight.random
 
@@ -54,7 +54,7 @@ def as_it_is(ctx: Context, weight: Constant) -> bool:
 # One dimension through a dense map
 
 
-def dense(state: State, dim: int, weight: Constant, out: int) -> State:
+def dense(state: SignalState, dim: int, weight: Constant, out: int) -> SignalState:
     """X → W x along one dimension, W random with ``out`` rows."""
     state = one_axis(state, dim)
     place = state.places(dim).start
@@ -67,17 +67,17 @@ def dense(state: State, dim: int, weight: Constant, out: int) -> State:
 
 
 def _through(
-    state: State, dim: int, out: Axis, differ: FloatArray, same: FloatArray, mean: FloatArray
-) -> State:
+    state: SignalState, dim: int, out: Axis, differ: FloatArray, same: FloatArray, mean: FloatArray
+) -> SignalState:
     """A state with one dimension made anew; its entries are Gaussian."""
     place = state.places(dim).start
     second = same if out.size == 1 else np.concatenate([differ, same], axis=place)
     dims = (*state.dims[:dim], (out,), *state.dims[dim + 1 :])
     scatter = Scatter(state.scatter.variance)
-    return State(dims, second, mean, scatter=scatter)
+    return SignalState(dims, second, mean, scatter=scatter)
 
 
-def exact(state: State, dim: int, matrix: FloatArray) -> State:
+def exact(state: SignalState, dim: int, matrix: FloatArray) -> SignalState:
     """X → A x along one dimension with a known matrix."""
     state = one_axis(state, dim)
     place = state.places(dim).start
@@ -86,10 +86,10 @@ def exact(state: State, dim: int, matrix: FloatArray) -> State:
     second = apply(matrix, matrix, state.second, place, axis, out)
     mean = apply_mean(matrix, state.mean, place, axis, out)
     dims = (*state.dims[:dim], (out,), *state.dims[dim + 1 :])
-    return State(dims, second, mean, scatter=Scatter(state.scatter.variance))
+    return SignalState(dims, second, mean, scatter=Scatter(state.scatter.variance))
 
 
-def with_bias(ctx: Context, state: State, dim: int, bias: Any) -> State:
+def with_bias(ctx: RuleContext, state: SignalState, dim: int, bias: Any) -> SignalState:
     """A bias along one dimension added: the same number at all places of a unit."""
     if not isinstance(bias, Constant):
         return state
@@ -109,7 +109,7 @@ def with_bias(ctx: Context, state: State, dim: int, bias: Any) -> State:
     return replace(state, second=state.second + own + crossed + back, mean=state.mean + mean)
 
 
-def plus_constant(state: State, added: FloatArray) -> State:
+def plus_constant(state: SignalState, added: FloatArray) -> SignalState:
     """A known number added to each entry, broadcast against the means."""
     added = np.broadcast_to(added, state.mean.shape)
     both = of_products(state.mean, added, state.axes) + of_products(added, state.mean, state.axes)
@@ -117,7 +117,7 @@ def plus_constant(state: State, added: FloatArray) -> State:
     return replace(state, second=second, mean=state.mean + added)
 
 
-def unit_scatter(state: State, dim: int) -> State:
+def unit_scatter(state: SignalState, dim: int) -> SignalState:
     """The scatter that a finite number of Gaussian units adds: 2 r/n, r the mean of c²."""
     place = state.places(dim).start
     axis = state.axes[place]
@@ -133,7 +133,7 @@ def unit_scatter(state: State, dim: int) -> State:
     return replace(state, scatter=Scatter(state.scatter.base, 2 * r / n))
 
 
-def _linear(ctx: Context) -> State:
+def _linear(ctx: RuleContext) -> SignalState:
     call = ctx.call
     state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
     made = _mapped(ctx, state, len(state.dims) - 1, weight, rows=0)
@@ -141,7 +141,9 @@ def _linear(ctx: Context) -> State:
     return unit_scatter(made, len(made.dims) - 1)
 
 
-def _mapped(ctx: Context, state: State, dim: int, weight: Constant, *, rows: int) -> State:
+def _mapped(
+    ctx: RuleContext, state: SignalState, dim: int, weight: Constant, *, rows: int
+) -> SignalState:
     """A dense map along a dimension; ``rows``: the dimension of the weight that counts units."""
     rows %= len(weight.shape)
     if as_it_is(ctx, weight):
@@ -153,8 +155,8 @@ def _mapped(ctx: Context, state: State, dim: int, weight: Constant, *, rows: int
 
 
 def _back(
-    ctx: Context, gradient: State, dim: int, weight: Constant, *, rows: int
-) -> State:
+    ctx: RuleContext, gradient: SignalState, dim: int, weight: Constant, *, rows: int
+) -> SignalState:
     """The gradient through a dense map along a dimension."""
     columns = 1 - rows % 2
     if as_it_is(ctx, weight):
@@ -166,12 +168,12 @@ def _back(
     return dense(gradient, dim, weight, weight.shape[columns])
 
 
-def _linear_back(ctx: Context, gradient: State) -> list[State | None]:
+def _linear_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     weight = ctx.call.argument(1, "weight")
     return [_back(ctx, gradient, len(gradient.dims) - 1, weight, rows=0)]
 
 
-def _linear_parameters(ctx: Context, gradient: State) -> Mapping[str, float]:
+def _linear_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
     call = ctx.call
     state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
     return of_weight_and_bias(
@@ -180,7 +182,7 @@ def _linear_parameters(ctx: Context, gradient: State) -> Mapping[str, float]:
 
 
 def of_weight_and_bias(
-    state: State, gradient: State, dim: int, weight: Any, bias: Any
+    state: SignalState, gradient: SignalState, dim: int, weight: Any, bias: Any
 ) -> dict[str, float]:
     """E g_W² = Σ over pairs of places of G·M, and E g_b² = Σ of G, units with themselves."""
     found: dict[str, float] = {}
@@ -193,7 +195,7 @@ def of_weight_and_bias(
     return found
 
 
-def without(state: State, dim: int, *, total: bool) -> State:
+def without(state: SignalState, dim: int, *, total: bool) -> SignalState:
     """A dimension of a state taken away: the mean of its entries with themselves (or pairs)."""
     state = one_axis(state, dim)
     place = state.places(dim).start
@@ -204,7 +206,7 @@ def without(state: State, dim: int, *, total: bool) -> State:
     return replace(state, dims=dims, second=np.squeeze(second, place), mean=np.squeeze(mean, place))
 
 
-def paired(one: State, two: State) -> float:
+def paired(one: SignalState, two: SignalState) -> float:
     """Σ over all pairs of places of the product of two relation tensors."""
     one, two = aligned(one, two)
     product = one.second * two.second
@@ -213,7 +215,7 @@ def paired(one: State, two: State) -> float:
     return float(product.item())
 
 
-def summed(state: State) -> float:
+def summed(state: SignalState) -> float:
     """Σ over all pairs of places."""
     second = state.second
     for i, axis in enumerate(state.axes):
@@ -224,7 +226,7 @@ def summed(state: State) -> float:
 # Products of matrices with a constant on one side
 
 
-def _sides(ctx: Context) -> tuple[State, Constant, bool, Any]:
+def _sides(ctx: RuleContext) -> tuple[SignalState, Constant, bool, Any]:
     """The signal, the constant, whether the constant stands right, the bias."""
     call, bias = ctx.call, None
     args = list(call.args) + list(call.kwargs.values())
@@ -240,7 +242,7 @@ def _sides(ctx: Context) -> tuple[State, Constant, bool, Any]:
     return ctx.state(one if right else two), weight, right, bias
 
 
-def _matmul(ctx: Context) -> State:
+def _matmul(ctx: RuleContext) -> SignalState:
     state, weight, right, bias = _sides(ctx)
     if right:
         dim = len(state.dims) - 1
@@ -252,13 +254,13 @@ def _matmul(ctx: Context) -> State:
     return unit_scatter(made, dim) if weight.random else made
 
 
-def _matmul_back(ctx: Context, gradient: State) -> list[State | None]:
+def _matmul_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     state, weight, right, _ = _sides(ctx)
     dim = len(state.dims) - 1 if right else max(len(state.dims) - 2, 0)
     return [_back(ctx, gradient, dim, weight, rows=1 if right else 0)]
 
 
-def _matmul_parameters(ctx: Context, gradient: State) -> Mapping[str, float]:
+def _matmul_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
     state, weight, right, bias = _sides(ctx)
     dim = len(state.dims) - 1 if right else max(len(state.dims) - 2, 0)
     return of_weight_and_bias(state, gradient, dim, weight, bias)

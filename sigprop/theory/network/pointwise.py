@@ -31,20 +31,20 @@ from sigprop.theory.network.marginals import (
     pair_values,
     weights,
 )
-from sigprop.theory.network.state import State, aligned, broadcast, from_values, of_products
-from sigprop.theory.network.table import Context, rule
+from sigprop.theory.network.state import SignalState, aligned, broadcast, from_values, of_products
+from sigprop.theory.network.table import RuleContext, rule
 
 # Activations
 
 
-def _typical(state: State) -> tuple[float, float]:
+def _typical(state: SignalState) -> tuple[float, float]:
     """Mean and standard deviation of an entry of the mean class."""
     mean, q = state.mean_entry, state.q
     return mean, math.sqrt(max(q - mean**2, 0.0))
 
 
 def _expansion(
-    act: Activation, state: State, *, slope: bool, profile: FloatArray | None = None
+    act: Activation, state: SignalState, *, slope: bool, profile: FloatArray | None = None
 ) -> Expansion:
     mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
     f = act.df if slope else act.f
@@ -52,7 +52,7 @@ def _expansion(
 
 
 def pair_expectation(
-    act: Activation, state: State, *, slope: bool = False, profile: FloatArray | None = None
+    act: Activation, state: SignalState, *, slope: bool = False, profile: FloatArray | None = None
 ) -> FloatArray:
     """E φ(x)φ(y), or of φ′, for the pairs of each relation."""
     closed = _closed(act, state, slope=slope) if profile is None else None
@@ -76,7 +76,7 @@ def pair_expectation(
     return np.where(all_same(axes), own, second)
 
 
-def _correlation(state: State) -> FloatArray:
+def _correlation(state: SignalState) -> FloatArray:
     """(E x y − means)/stds of each pair, in [−1, 1]; 0 where an entry is constant."""
     std = np.sqrt(state.variance)
     size = of_products(std, std, state.axes)
@@ -84,7 +84,7 @@ def _correlation(state: State) -> FloatArray:
     return np.clip(np.divide(cov, size, out=np.zeros_like(cov), where=size > 0), -1.0, 1.0)
 
 
-def _closed(act: Activation, state: State, *, slope: bool) -> FloatArray | None:
+def _closed(act: Activation, state: SignalState, *, slope: bool) -> FloatArray | None:
     """The known integral, for Gaussian entries of mean 0."""
     scale = math.sqrt(state.q)
     centred = bool(np.all(np.abs(state.mean) <= 1e-9 * scale))
@@ -102,17 +102,17 @@ def _closed(act: Activation, state: State, *, slope: bool) -> FloatArray | None:
     return np.asarray(kernel(one, two, _correlation(state)))
 
 
-def _record(ctx: Context) -> Activation:
+def _record(ctx: RuleContext) -> Activation:
     if ctx.call.activation is None:
         raise CannotPredict(f"no record is known of the function {ctx.call.operation!r}")
     return ctx.call.activation
 
 
-def _activation(ctx: Context) -> State:
+def _activation(ctx: RuleContext) -> SignalState:
     return through(_record(ctx), ctx.only)
 
 
-def through(act: Activation, state: State) -> State:
+def through(act: Activation, state: SignalState) -> SignalState:
     """The state of φ(x)."""
     mean, std = _typical(state)
     before = fourth_excess(mean, std, state.marginal)
@@ -131,11 +131,11 @@ def through(act: Activation, state: State) -> State:
     return replace(made, scatter=replace(state.scatter, own=own))
 
 
-def _activation_back(ctx: Context, gradient: State) -> list[State | None]:
+def _activation_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     return [back_through(_record(ctx), ctx.only, gradient)]
 
 
-def back_through(act: Activation, state: State, gradient: State) -> State:
+def back_through(act: Activation, state: SignalState, gradient: SignalState) -> SignalState:
     """The gradient before φ: G·E φ′(x)φ′(y), single entries weighted by their profile."""
     slopes, before = pair_expectation(act, state, slope=True), state
     if gradient.profile is not None:
@@ -149,7 +149,9 @@ def back_through(act: Activation, state: State, gradient: State) -> State:
                    marginal=None, profile=profile)  # fmt: skip
 
 
-def _profile_before(act: Activation, state: State, profile: FloatArray | None) -> FloatArray | None:
+def _profile_before(
+    act: Activation, state: SignalState, profile: FloatArray | None
+) -> FloatArray | None:
     """E[g² | x] before φ: that behind it times φ′(x)²; it is followed where it matters."""
     mean, std = _typical(state)
     h = grid() if state.marginal is None else state.marginal
@@ -170,7 +172,7 @@ def number_of(value: Any) -> float | None:
     return None
 
 
-def constant_state(value: Constant, like: State, *, inverse: bool = False) -> State:
+def constant_state(value: Constant, like: SignalState, *, inverse: bool = False) -> SignalState:
     """A constant as the relation tensor of its own values, in the axes of a signal."""
     values = np.asarray(value.values(), dtype=np.float64)
     if inverse:
@@ -184,7 +186,7 @@ def constant_state(value: Constant, like: State, *, inverse: bool = False) -> St
     return broadcast(from_values(values, full), like.shape)
 
 
-def scaled(state: State, factor: Any, *, inverse: bool = False) -> State:
+def scaled(state: SignalState, factor: Any, *, inverse: bool = False) -> SignalState:
     """A signal times a constant, entry by entry."""
     one = number_of(factor)
     if one is not None:
@@ -196,7 +198,7 @@ def scaled(state: State, factor: Any, *, inverse: bool = False) -> State:
     return replace(state, second=state.second * table.second, mean=state.mean * table.mean)
 
 
-def shifted(state: State, added: Any, sign: float = 1.0) -> State:
+def shifted(state: SignalState, added: Any, sign: float = 1.0) -> SignalState:
     """A signal plus a constant, entry by entry."""
     one = number_of(added)
     if one is not None:
@@ -218,7 +220,7 @@ def shifted(state: State, added: Any, sign: float = 1.0) -> State:
     )
 
 
-def summed_to(gradient: State, like: State) -> State:
+def summed_to(gradient: SignalState, like: SignalState) -> SignalState:
     """The gradient of what was broadcast: summed over its copies."""
     while len(gradient.dims) > len(like.dims):
         gradient = _sum_out(gradient, 0, keep=False)
@@ -228,7 +230,7 @@ def summed_to(gradient: State, like: State) -> State:
     return gradient
 
 
-def _sum_out(gradient: State, dim: int, *, keep: bool) -> State:
+def _sum_out(gradient: SignalState, dim: int, *, keep: bool) -> SignalState:
     places = gradient.places(dim)
     second, mean = gradient.second, gradient.mean
     for place in places:
@@ -244,7 +246,7 @@ def _sum_out(gradient: State, dim: int, *, keep: bool) -> State:
 # Dropout
 
 
-def _dropout(ctx: Context) -> State:
+def _dropout(ctx: RuleContext) -> SignalState:
     state, p = ctx.only, ctx.call.rate
     kept = 1 / (1 - p) if p < 1 else 0.0
     shared = dropped_together(ctx.call.operation, len(state.dims))
@@ -266,7 +268,7 @@ def dropped_together(operation: str, dims: int) -> set[int]:
     return set(range(dims - count, dims)) if count else set()
 
 
-def _dropout_back(ctx: Context, gradient: State) -> list[State | None]:
+def _dropout_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     masked = replace(ctx, inputs=(gradient,))
     return [_dropout(masked)]
 
@@ -277,11 +279,11 @@ rule("activation", _activation, _activation_back,
 rule("dropout", _dropout, _dropout_back, "exact for the mean over masks")
 
 
-def _untouched(ctx: Context) -> State:
+def _untouched(ctx: RuleContext) -> SignalState:
     return ctx.state(ctx.call.args[0] if ctx.call.args else Signal(0))
 
 
-def _untouched_back(ctx: Context, gradient: State) -> list[State | None]:
+def _untouched_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     return [gradient]
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from sigprop.theory.network.calls import Call, CannotPredict
 from sigprop.theory.network.covariance import Covariances
 from sigprop.theory.network.layout import plus
-from sigprop.theory.network.state import State, reshaped
-from sigprop.theory.network.table import Context, rule_of
+from sigprop.theory.network.state import SignalState, reshaped
+from sigprop.theory.network.table import RuleContext, rule_of
 
 Measure = Callable[[Call], Any]
 MeasureBack = Callable[[Call, Any], Sequence[Any]]
@@ -38,8 +38,8 @@ class Propagation:
 
 def propagate(
     calls: Sequence[Call],
-    given: Mapping[str, State],
-    cotangents: Mapping[str, State],
+    given: Mapping[str, SignalState],
+    cotangents: Mapping[str, SignalState],
     *,
     measure: Measure | None = None,
     measure_back: MeasureBack | None = None,
@@ -69,17 +69,15 @@ def propagate(
     return found
 
 
-def _context(found: Propagation, pairs: Covariances, call: Call) -> Context:
-    def covariance(i: int, j: int) -> State | None:
+def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:
+    def covariance(i: int, j: int) -> SignalState | None:
         return pairs.of(call.inputs[i], call.inputs[j])
 
     inputs = [found.states[name] for name in call.inputs]
-    return Context(call, inputs, found.states.get(call.name), covariance)
+    return RuleContext(call, inputs, found.states.get(call.name), covariance)
 
 
-def _forward(
-    found: Propagation, pairs: Covariances, call: Call, measure: Measure | None
-) -> Any:
+def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measure | None) -> Any:
     try:
         made = rule_of(call).forward(_context(found, pairs, call))
         _check(made, call)
@@ -97,7 +95,7 @@ def _check(made: Any, call: Call) -> None:
     Raises:
         CannotPredict: another shape, or a number that is not finite.
     """
-    if not isinstance(made, State):
+    if not isinstance(made, SignalState):
         return
     if call.shape is not None and made.shape != call.shape:
         if math.prod(made.shape) != math.prod(call.shape):
@@ -133,12 +131,12 @@ def _add(gradients: dict[str, Any], name: str, part: Any) -> None:
     if isinstance(part, tuple):
         before = before or (None,) * len(part)
         pairs = zip(before, part, strict=True)
-        gradients[name] = tuple(a if b is None else b if a is None else plus(a, b) for a, b in pairs)
+        gradients[name] = tuple(
+            a if b is None else b if a is None else plus(a, b) for a, b in pairs
+        )
     elif before is None:
         gradients[name] = part
     else:
         if before.shape != part.shape:
             part = reshaped(part, before.shape)
         gradients[name] = plus(before, part)
-
-

@@ -47,7 +47,7 @@ class Scatter:
 
 
 @dataclass(frozen=True)
-class State:
+class SignalState:
     """Second moments and means of a tensor, relation by relation.
 
     Attributes:
@@ -122,7 +122,7 @@ class State:
         spread = self.q - square
         return (apart - square) / spread if spread > 1e-12 * self.q else math.nan
 
-    def times(self, factor: float) -> State:
+    def times(self, factor: float) -> SignalState:
         """Each entry times a number."""
         return replace(
             self, second=self.second * factor**2, mean=self.mean * factor,
@@ -141,21 +141,23 @@ def of_products(first: FloatArray, other: FloatArray, axes: tuple[Axis, ...]) ->
     return at_left(first, axes) * at_right(other, axes)
 
 
-def from_moments(shape: Sequence[int], q: float, mean: float = 0.0, apart: float = 0.0) -> State:
+def from_moments(
+    shape: Sequence[int], q: float, mean: float = 0.0, apart: float = 0.0
+) -> SignalState:
     """Exchangeable entries: E x², E x, and E x y of any two that differ."""
     dims = tuple((Axis.exchangeable(n),) if n > 1 else () for n in shape)
     axes = tuple(axis for dim in dims for axis in dim)
     second = np.full(tuple(axis.relations for axis in axes), apart)
     second = np.where(all_same(axes), q, second) if axes else np.array(q)
-    return State(dims, second, np.full(tuple(axis.classes for axis in axes), mean))
+    return SignalState(dims, second, np.full(tuple(axis.classes for axis in axes), mean))
 
 
-def zeros(shape: Sequence[int]) -> State:
+def zeros(shape: Sequence[int]) -> SignalState:
     """Nothing."""
     return from_moments(shape, 0.0)
 
 
-def from_values(values: FloatArray, full: Sequence[int] = ()) -> State:
+def from_values(values: FloatArray, full: Sequence[int] = ()) -> SignalState:
     """The moments of a tensor of data, by averages over the pairs of each relation.
 
     Args:
@@ -189,13 +191,13 @@ def from_values(values: FloatArray, full: Sequence[int] = ()) -> State:
     second = second.reshape((2,) * len(rest) + tuple(n * n for n in places))
     mean = flat.mean(axis=tuple(range(len(rest)))).reshape((1,) * len(rest) + tuple(places))
     back = np.argsort([*rest, *kept])
-    return State(tuple(dims), second.transpose(*back), mean.transpose(*back))
+    return SignalState(tuple(dims), second.transpose(*back), mean.transpose(*back))
 
 
 # Other divisions of the same entries
 
 
-def with_axis(state: State, place: int, out: Axis) -> State:
+def with_axis(state: SignalState, place: int, out: Axis) -> SignalState:
     """One axis with its entries in other classes."""
     axis = state.axes[place]
     second = mixed(state.second, place, axis, out)
@@ -203,7 +205,7 @@ def with_axis(state: State, place: int, out: Axis) -> State:
     return replace(state, dims=_put(state.dims, place, (out,)), second=second, mean=mean)
 
 
-def with_position_axis(state: State, place: int) -> State:
+def with_position_axis(state: SignalState, place: int) -> SignalState:
     """One axis with each entry for itself."""
     axis = state.axes[place]
     return state if axis.full else with_axis(state, place, Axis.positions(axis.size))
@@ -213,15 +215,15 @@ def _put(dims: Dims, place: int, axes: tuple[Axis, ...]) -> Dims:
     """The dimensions with the axis at one place replaced."""
     made, at = [], 0
     for dim in dims:
-        inside = []
+        kept: list[Axis] = []
         for axis in dim:
-            inside += axes if at == place else (axis,)
+            kept += axes if at == place else (axis,)
             at += 1
-        made.append(tuple(inside))
+        made.append(tuple(kept))
     return tuple(made)
 
 
-def split_axis(state: State, place: int, outer: int) -> State:
+def split_axis(state: SignalState, place: int, outer: int) -> SignalState:
     """One axis of outer·inner entries as two."""
     axis = state.axes[place]
     inner = axis.size // outer
@@ -261,7 +263,7 @@ def split_axis(state: State, place: int, outer: int) -> State:
     return replace(state, dims=_put(state.dims, place, pair), second=second, mean=mean)
 
 
-def merge_axes(state: State, place: int, count: int) -> State:
+def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
     """Neighbouring axes as one axis: full if all are (and it is not too long), else one class."""
     axes = state.axes[place : place + count]
     n = math.prod(axis.size for axis in axes)
@@ -279,9 +281,7 @@ def merge_axes(state: State, place: int, count: int) -> State:
     gone_dims = tuple(range(place + 1, place + count))
     own, every, mean = (np.squeeze(a, axis=gone_dims) for a in (own, every, mean))
     second = np.concatenate([(every - own) / max(n * (n - 1), 1), own / n], axis=place)
-    return replace(
-        state, dims=_put(dims, place, (Axis.exchangeable(n),)), second=second, mean=mean
-    )
+    return replace(state, dims=_put(dims, place, (Axis.exchangeable(n),)), second=second, mean=mean)
 
 
 def _without(dims: Dims, place: int, count: int) -> Dims:
@@ -303,7 +303,7 @@ def _interleaved(second: FloatArray, place: int, sizes: Sequence[int]) -> FloatA
     return opened.reshape(*shape[:place], n * n, *shape[place + count :])
 
 
-def one_axis(state: State, dim: int) -> State:
+def one_axis(state: SignalState, dim: int) -> SignalState:
     """A dimension with its axes merged into one; with size 1 too it has an axis."""
     places = state.places(dim)
     if len(places) == 1:
@@ -317,7 +317,7 @@ def one_axis(state: State, dim: int) -> State:
     return replace(state, dims=tuple(dims), second=second, mean=mean)
 
 
-def reshaped(state: State, shape: Sequence[int]) -> State:
+def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
     """The same entries in another shape; axes are split and, where they must be, merged."""
     groups = _groups([axis.size for axis in state.axes], [n for n in shape if n > 1])
     place = 0
@@ -354,8 +354,8 @@ def _groups(old: list[int], new: list[int]) -> list[tuple[int, list[int]]]:
 
 
 def _regrouped(
-    state: State, place: int, count: int, targets: list[int]
-) -> tuple[State, int, list[list[int]]]:
+    state: SignalState, place: int, count: int, targets: list[int]
+) -> tuple[SignalState, int, list[list[int]]]:
     """A run of axes as axes of the target dimensions."""
     dims: list[list[int]] = []
     end = place + count
@@ -382,20 +382,20 @@ def _regrouped(
 
 
 def _regrouped_rest(
-    state: State, place: int, dims: list[list[int]], inside: list[int], left: int,
+    state: SignalState, place: int, dims: list[list[int]], inside: list[int], left: int,
     targets: list[int],
-) -> tuple[State, int, list[list[int]]]:  # fmt: skip
+) -> tuple[SignalState, int, list[list[int]]]:  # fmt: skip
     """What is left as one axis, split into what the dimensions lack."""
     for n in (left, *targets[len(dims) + 1 :]):
         if n < state.axes[place].size:
             state = split_axis(state, place, n)
         dims.append([*inside, place])
-        inside = []
+        inside: list[Axis] = []
         place += 1
     return state, place, dims
 
 
-def permuted(state: State, order: Sequence[int]) -> State:
+def permuted(state: SignalState, order: Sequence[int]) -> SignalState:
     """Dimensions in another order."""
     places = [place for dim in order for place in state.places(dim)]
     return replace(
@@ -406,7 +406,7 @@ def permuted(state: State, order: Sequence[int]) -> State:
     )
 
 
-def broadcast(state: State, shape: Sequence[int]) -> State:
+def broadcast(state: SignalState, shape: Sequence[int]) -> SignalState:
     """The entries repeated along dimensions of size 1 (and new ones at the front)."""
     while len(state.dims) < len(shape):
         state = replace(state, dims=((), *state.dims))
@@ -416,18 +416,16 @@ def broadcast(state: State, shape: Sequence[int]) -> State:
     return state
 
 
-def repeated(state: State, dim: int, n: int) -> State:
+def repeated(state: SignalState, dim: int, n: int) -> SignalState:
     """One entry as n equal ones along a dimension of size 1."""
     place = state.places(dim).start
     dims = list(state.dims)
     dims[dim] = (Axis.exchangeable(n),)
     second = np.repeat(np.expand_dims(state.second, place), 2, axis=place)
-    return replace(
-        state, dims=tuple(dims), second=second, mean=np.expand_dims(state.mean, place)
-    )
+    return replace(state, dims=tuple(dims), second=second, mean=np.expand_dims(state.mean, place))
 
 
-def aligned(first: State, other: State) -> tuple[State, State]:
+def aligned(first: SignalState, other: SignalState) -> tuple[SignalState, SignalState]:
     """Two tensors of one shape with the same axes."""
     for dim in range(len(first.dims)):
         while first.dims[dim] != other.dims[dim]:
@@ -435,7 +433,7 @@ def aligned(first: State, other: State) -> tuple[State, State]:
     return first, other
 
 
-def closer(first: State, other: State, dim: int) -> tuple[State, State]:
+def closer(first: SignalState, other: SignalState, dim: int) -> tuple[SignalState, SignalState]:
     """One step towards the same axes in a dimension."""
     for a, b in zip(first.places(dim), other.places(dim), strict=False):
         one, two = first.axes[a], other.axes[b]
@@ -459,7 +457,7 @@ def _common(one: Axis, two: Axis) -> Axis:
     return Axis(tuple(int(n) for n in sizes))
 
 
-def full_state(state: State) -> FloatArray:
+def full_state(state: SignalState) -> FloatArray:
     """E x_i x_j for all pairs of entries, (size, size): for tests and small tensors."""
     second = state.second
     sizes = [axis.size for axis in state.axes]

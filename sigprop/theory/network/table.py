@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from sigprop.theory.network.calls import Call, CannotPredict, Signal
-from sigprop.theory.network.state import State
+from sigprop.theory.network.state import SignalState
 
-Several: TypeAlias = "State | tuple[State | None, ...]"
+Several: TypeAlias = "SignalState | tuple[SignalState | None, ...]"
 """The state of a node, or one for each tensor that it returns."""
 
 
 @dataclass(frozen=True, eq=False)
-class Context:
+class RuleContext:
     """What a rule is given.
 
     Attributes:
@@ -27,9 +27,9 @@ class Context:
     call: Call
     inputs: Sequence[Any]
     output: Any = None
-    covariance: Callable[[int, int], State | None] = field(default=lambda i, j: None)
+    covariance: Callable[[int, int], SignalState | None] = field(default=lambda i, j: None)
 
-    def state(self, value: Any) -> State:
+    def state(self, value: Any) -> SignalState:
         """The state of an argument that must be a signal.
 
         Raises:
@@ -38,19 +38,19 @@ class Context:
         if not isinstance(value, Signal):
             raise CannotPredict(f"{self.call.operation} of a constant")
         found = self.inputs[value.place]
-        if not isinstance(found, State):
+        if not isinstance(found, SignalState):
             raise CannotPredict(f"{self.call.operation} of several tensors")
         return found
 
     @property
-    def only(self) -> State:
+    def only(self) -> SignalState:
         """The state of the one signal."""
         return self.state(Signal(0))
 
 
-Forward = Callable[[Context], Any]
-Backward = Callable[[Context, Any], Sequence[State | None]]
-Parameters = Callable[[Context, Any], Mapping[str, float]]
+Forward = Callable[[RuleContext], Any]
+Backward = Callable[[RuleContext, Any], Sequence[SignalState | None]]
+Parameters = Callable[[RuleContext, Any], Mapping[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
