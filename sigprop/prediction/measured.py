@@ -27,10 +27,9 @@ class Measured:
     def forward(self, call: Call) -> Any:
         """The state of what leaves a node."""
         step = self.translator.reading.steps[call.name]
-        values = self.translator.tensor(step) if step.what != "join" else None
-        if values is None:
+        if step.what == "join":
             raise CannotPredict(f"{call.name}: what is written part by part")
-        return _states(values)
+        return _states(self.translator.values(step))
 
     def backward(self, call: Call, gradient: Any) -> Sequence[Any]:
         """Gradients of the inputs of a node: one vector-Jacobian product of it alone."""
@@ -74,6 +73,6 @@ def _tensors(out: Any) -> list[Tensor]:
 
 
 def _states(values: Any) -> Any:
-    if isinstance(values, Tensor):
-        return from_values(values.detach().double().cpu().numpy())
+    if not isinstance(values, tuple | list):
+        return from_values(torch.as_tensor(values).detach().double().cpu().numpy())
     return tuple(_states(v) if isinstance(v, Tensor) else None for v in values)

@@ -113,14 +113,22 @@ class Translator:
         Raises:
             CannotPredict: they cannot be computed.
         """
+        found = self.values(value)
+        return found if isinstance(found, Tensor) else torch.as_tensor(found)
+
+    def values(self, value: Step | Tensor) -> Any:
+        """What a step returns, computed from the example: a tensor, or several.
+
+        Raises:
+            CannotPredict: it cannot be computed.
+        """
         if isinstance(value, Tensor):
             return value.detach()
         try:
             with torch.no_grad():
-                found = replay(value, self.given)
+                return replay(value, self.given)
         except CannotReplay as reason:
             raise CannotPredict(f"values that cannot be computed: {reason}") from reason
-        return found if isinstance(found, Tensor) else torch.as_tensor(found)
 
     def constant(self, value: Step | Tensor) -> Constant:
         """A constant argument with its moments."""
