@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sigprop.graph import Node
 from sigprop.prediction.inputs import example_of
 from sigprop.prediction.laws import Laws
+from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.measured import Measured
 from sigprop.prediction.planned import Plan, planned_laws
 from sigprop.prediction.result import NodePrediction, Prediction
@@ -103,7 +104,9 @@ def _run(
         entries = [step for step in recorder.steps if step.what == "input"]
         given = dict(zip(entries, tensors, strict=True))
         laws = Laws(dict(model.named_parameters()), planned_laws(reading, init))
-        translator = Translator(reading, given, laws, actual=weights == "actual")
+        translator = Translator(
+            reading, given, laws, Materializer(model), actual=weights == "actual"
+        )
         calls = translator.calls()
         states = _entries(reading, translator, calls, drawn, weights, positions)
         measured = Measured(translator)

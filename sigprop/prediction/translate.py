@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
+from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.norms import hand_written
-from sigprop.reading.steps import CannotReplay, Step, replay
+from sigprop.reading.steps import CannotReplay, Step, behind, replay, tensors_in
 from sigprop.reading.used import Reading
 from sigprop.theory.network import Call, CannotPredict, Constant, Signal
 
@@ -26,13 +27,21 @@ class Translator:
         reading: of the model.
         given: the tensor of each input step.
         laws: what is known of parameters.
+        drawn: values of tensors on the meta device.
         actual: whether weights are taken as they are.
     """
 
     def __init__(
-        self, reading: Reading, given: Mapping[Step, Tensor], laws: Laws, *, actual: bool
+        self,
+        reading: Reading,
+        given: Mapping[Step, Tensor],
+        laws: Laws,
+        drawn: Materializer,
+        *,
+        actual: bool,
     ) -> None:
         self.reading, self.given, self.laws, self.actual = reading, given, laws, actual
+        self.drawn = drawn
         self.names = {step: name for name, step in reading.steps.items()}
         self.known: dict[Step, bool] = {}
 
@@ -114,10 +123,15 @@ class Translator:
             CannotPredict: they cannot be computed.
         """
         if isinstance(value, Tensor):
-            return value.detach()
+            return self.drawn.values(value).detach()
+        given: dict[Any, Tensor] = dict(self.given)
+        for step in behind(value, given):
+            for each in tensors_in((step.args, step.kwargs)):
+                if each.is_meta:
+                    given[id(each)] = self.drawn.values(each)
         try:
             with torch.no_grad():
-                found = replay(value, self.given)
+                found = replay(value, given)
         except CannotReplay as reason:
             raise CannotPredict(f"values that cannot be computed: {reason}") from reason
         return found if isinstance(found, Tensor) else torch.as_tensor(found)
