@@ -74,8 +74,8 @@ class Reading:
         weights: for each weight node the weight that it uses.
         cuts: nodes whose value left as a number (``.item()``): what that enters counts as
             constant, so the graph does not say that it depends on them.
-        steps: by node, the step that made what leaves it (``output`` has none).
-        meanings: by node, what that step is to the signal.
+        steps: for each node but the output the step that it is (of several: the last).
+        meanings: for each of these nodes what the step is to the signal.
     """
 
     graph: Graph
