@@ -82,7 +82,7 @@ def _curve(ax: Axes, rows: Sequence[Row], seen: dict[str, Row], name: str, color
 
 def _log(values: np.ndarray) -> np.ndarray:
     """Base-10 logarithms; NaN of zeros, which have no place on the axis."""
-    return np.log10(values, out=np.full(values.shape, np.nan), where=values > 0)
+    return np.asarray(np.log10(values, out=np.full(values.shape, np.nan), where=values > 0))
 
 
 def _name_blocks(ax: Axes, rows: Sequence[Row]) -> None:
