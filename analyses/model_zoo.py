@@ -105,7 +105,8 @@ def _held(architecture: Architecture, positions: str, params: Params) -> Row:
         **_errors("weight", weights),
         "zeros": len(zeros), "zeros_found": sum(zeros),
         "within_scatter": float(np.mean(inside)) if inside else None,
-        "seconds": float(np.median(seconds)), "passes": float(np.median(seconds)) / _pass(architecture),
+        "seconds": float(np.median(seconds)),
+        "passes": float(np.median(seconds)) / _pass(architecture),
         "refused": "; ".join(sorted({*predictions[0].measured.values()}))[:200],
         "seeds": params.seeds,
     }  # fmt: skip
