@@ -99,7 +99,11 @@ def _run(
     _check_inputs(example)
     with torch.random.fork_rng(devices=[]):
         places = Places()
-        recorder, ends = record_steps(model, example, measure=True, witness=places)
+        try:
+            recorder, ends = record_steps(model, example, measure=True, witness=places)
+        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+            shapes = ", ".join(f"{tuple(t.shape)} on {t.device}" for t in flatten(example))
+            raise ValueError(f"the model does not run on inputs of {shapes}: {error}") from error
         reading = build(model, recorder.steps, ends, list(recorder.cuts))
         tensors = [tensor for _, tensor in labelled(model, example)]
         entries = [step for step in recorder.steps if step.what == "input"]

@@ -79,12 +79,10 @@ class Measured:
         step = self.steps[call.name]
         if step.shape is not None and self.translator.meta:
             raise CannotPredict(
-                f"no rule predicts {call.name!r} ({call.operation}), and a model on the meta device "
-                "has no values to measure; give a model with values"
+                f"no rule predicts {call.name!r} ({call.operation}), and a model on the meta "
+                "device has no values to measure; give a model with values"
             )
         own = self._kept(step)
-        if own is not None and not _is_several(step):
-            return _state(own)
         inputs = [self._kept(self.steps[name]) for name in call.inputs]
         if all(value is not None for value in inputs) and inputs:
             try:
@@ -92,6 +90,8 @@ class Measured:
                     return _states(self._run_alone(call, step, inputs))
             except CannotReplay:
                 pass
+        if own is not None:
+            return _state(own)
         if step.measured is not None:
             m = step.measured
             return from_moments(step.shape or (), m.q, m.mean, m.mean**2)
@@ -139,18 +139,6 @@ class Measured:
             self.steps[name]: value for name, value in zip(call.inputs, inputs, strict=True)
         }
         return replay(step, self.translator.around(step, given))
-
-
-def _is_several(step: Step) -> bool:
-    """Whether a step returned several tensors, of which only the first was seen."""
-    return bool(step.row is not None and step.row.name in _SEVERAL)
-
-
-_SEVERAL = frozenset(
-    ("lstm", "gru", "rnn_tanh", "lstm_cell", "chunk", "split", "unbind", "split_with_sizes",
-     "multi_head_attention_forward", "topk", "var_mean", "std_mean", "sort", "max", "min",
-     "tensor_split", "meshgrid", "broadcast_tensors")
-)  # fmt: skip
 
 
 def _several(gradient: Any) -> tuple[SignalState | None, ...]:

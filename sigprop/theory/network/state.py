@@ -23,6 +23,7 @@ from sigprop.theory.network.axes import (
     pair_sum,
     same_sum,
 )
+from sigprop.theory.network.calls import CannotPredict
 from sigprop.theory.network.told import Told
 
 Dims = tuple[tuple[Axis, ...], ...]
@@ -326,7 +327,13 @@ def one_axis(state: SignalState, dim: int) -> SignalState:
 
 
 def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
-    """The same entries in another shape; axes are split and, where they must be, merged."""
+    """The same entries in another shape; axes are split and, where they must be, merged.
+
+    Raises:
+        CannotPredict: it has not as many entries.
+    """
+    if math.prod(shape) != math.prod(state.shape):
+        raise CannotPredict(f"{state.shape} has not the entries of {tuple(shape)}")
     groups = _groups([axis.size for axis in state.axes], [n for n in shape if n > 1])
     place = 0
     cut: list[list[int]] = []  # axes of each dimension longer than 1
