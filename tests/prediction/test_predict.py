@@ -151,7 +151,7 @@ def test_a_parameter_on_the_meta_device_that_nobody_can_draw_is_named():
 
     with torch.device("meta"):
         net = nn.Sequential(Own())
-    with pytest.raises(ValueError, match="no values|reset_parameters"):
+    with pytest.raises(ValueError, match=r"no values|reset_parameters"):
         predict(net, (3, 8))
 
 
@@ -239,7 +239,7 @@ def test_bad_inputs(x, error, said):
 def test_bad_choices(more, error, said):
     with pytest.raises(error, match=said):
         predict(mlp(), (4, 40), **more)
-    with pytest.raises(TypeError, match="torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         predict(3, (4, 40))
 
 
