@@ -22,6 +22,7 @@ from sigprop.theory.network import (
     linear,
     normalization,
     pointwise,
+    pooling,
 )
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.propagate import Propagation, propagate
@@ -34,6 +35,7 @@ FAMILIES = (
     pointwise,
     joins,
     layout,
+    pooling,
     normalization,
 )
 """The files that hold rules; importing them fills the table."""

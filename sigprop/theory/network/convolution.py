@@ -82,9 +82,10 @@ class Plan:
     def matrices(self) -> dict[tuple[int, ...], Matrix]:
         """The matrix (channels out, channels in) of each tap, from the weight as it is."""
         values = np.asarray(self.weight.values(), dtype=np.float64)
+        values = values.reshape(*values.shape[:2], -1)
         found: dict[tuple[int, ...], Matrix] = {}
-        for tap in itertools.product(*(range(k) for k in self.kernel)):
-            blocks = np.split(values[:, :, *tap], self.groups, axis=0)
+        for i, tap in enumerate(itertools.product(*(range(k) for k in self.kernel))):
+            blocks = np.split(values[:, :, i], self.groups, axis=0)
             blocks = [block if self.rows == 0 else block.T for block in blocks]
             found[tap] = blocks[0] if self.groups == 1 else sparse.block_diag(blocks, format="csr")
         return found
