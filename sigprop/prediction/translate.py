@@ -13,8 +13,9 @@ from torch import Tensor
 
 from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
+from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.norms import hand_written
-from sigprop.reading.steps import CannotReplay, Step, replay
+from sigprop.reading.steps import CannotReplay, Step, replay, steps_in, tensors_in
 from sigprop.reading.used import Reading
 from sigprop.theory.network import Call, CannotPredict, Constant, Signal
 
@@ -26,14 +27,24 @@ class Translator:
         reading: of the model.
         given: the tensor of each input step.
         laws: what is known of parameters.
+        drawn: values of tensors on the meta device.
         actual: whether weights are taken as they are.
     """
 
     def __init__(
-        self, reading: Reading, given: Mapping[Step, Tensor], laws: Laws, *, actual: bool
+        self,
+        reading: Reading,
+        given: Mapping[Step, Tensor],
+        laws: Laws,
+        drawn: Materializer,
+        *,
+        actual: bool,
     ) -> None:
         self.reading, self.given, self.laws, self.actual = reading, given, laws, actual
+        self.drawn = drawn
         self.names = {step: name for name, step in reading.steps.items()}
+        self.meanings = {step: reading.meanings[name] for step, name in self.names.items()}
+        self.meta = any(tensor.is_meta for tensor in given.values())
         self.known: dict[Step, bool] = {}
 
     def calls(self) -> list[Call]:
@@ -54,8 +65,13 @@ class Translator:
                 self.known[step] = False
             else:
                 lookup = step.row is not None and step.row.kind == "embedding"
-                self.known[step] = not lookup and all(self.is_known(s) for s in step.data)
+                self.known[step] = not lookup and all(map(self.is_known, self._sources(step)))
         return self.known[step]
+
+    def _sources(self, step: Step) -> tuple[Step, ...]:
+        """The steps whose numbers a step takes, without those that lend a shape."""
+        meaning = self.meanings.get(step)
+        return step.data if meaning is None or not meaning.inputs else meaning.inputs
 
     def call(self, node: Node) -> Call:
         """The call of one node."""
@@ -113,22 +129,35 @@ class Translator:
         Raises:
             CannotPredict: they cannot be computed.
         """
-        found = self.values(value)
-        return found if isinstance(found, Tensor) else torch.as_tensor(found)
-
-    def values(self, value: Step | Tensor) -> Any:
-        """What a step returns, computed from the example: a tensor, or several.
-
-        Raises:
-            CannotPredict: it cannot be computed.
-        """
         if isinstance(value, Tensor):
-            return value.detach()
+            return self.drawn.values(value).detach()
         try:
             with torch.no_grad():
-                return replay(value, self.given)
+                found = replay(value, self.around(value, self.given))
         except CannotReplay as reason:
             raise CannotPredict(f"values that cannot be computed: {reason}") from reason
+        return found if isinstance(found, Tensor) else torch.as_tensor(found)
+
+    def around(self, step: Step, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """What a step needs beside what is given: inputs, drawn values, shapes of signals."""
+        found: dict[Any, Any] = {**self.given, **given}
+        todo, seen = [step], set[Step]()
+        while todo:
+            each = todo.pop()
+            if each in seen or (each in found and each is not step):
+                continue
+            seen.add(each)
+            for tensor in tensors_in((each.args, each.kwargs)):
+                if tensor.is_meta:
+                    found[id(tensor)] = self.drawn.values(tensor)
+            for before in steps_in((each.args, each.kwargs)):
+                if before in found:
+                    continue
+                if self.is_signal(before) and before.shape is not None:
+                    found[before] = torch.zeros(()).expand(before.shape)
+                else:
+                    todo.append(before)
+        return found
 
     def constant(self, value: Step | Tensor) -> Constant:
         """A constant argument with its moments."""

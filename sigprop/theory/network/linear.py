@@ -24,6 +24,7 @@ from sigprop.theory.network.axes import (
     same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.freedom import fan, telling, undone
 from sigprop.theory.network.state import (
     Scatter,
     SignalState,
@@ -106,7 +107,15 @@ def with_bias(ctx: RuleContext, state: SignalState, dim: int, bias: Any) -> Sign
     ones = np.full((1,) * state.mean.ndim, mean)
     crossed = of_products(state.mean, np.broadcast_to(ones, state.mean.shape), state.axes)
     back = of_products(np.broadcast_to(ones, state.mean.shape), state.mean, state.axes)
-    return replace(state, second=state.second + own + crossed + back, mean=state.mean + mean)
+    made = replace(state, second=state.second + own + crossed + back, mean=state.mean + mean)
+    return fixed_part_added(state, made)
+
+
+def fixed_part_added(state: SignalState, made: SignalState) -> SignalState:
+    """The scatter of a signal to which something is added that does not scatter with it."""
+    share = min(state.q / made.q, 1.0) if made.q > 0 else 1.0
+    scatter = Scatter(state.scatter.base * share**2, state.scatter.own * share**2)
+    return replace(made, scatter=scatter)
 
 
 def plus_constant(state: SignalState, added: FloatArray) -> SignalState:
@@ -114,7 +123,7 @@ def plus_constant(state: SignalState, added: FloatArray) -> SignalState:
     added = np.broadcast_to(added, state.mean.shape)
     both = of_products(state.mean, added, state.axes) + of_products(added, state.mean, state.axes)
     second = state.second + both + of_products(added, added, state.axes)
-    return replace(state, second=second, mean=state.mean + added)
+    return fixed_part_added(state, replace(state, second=second, mean=state.mean + added))
 
 
 def unit_scatter(state: SignalState, dim: int) -> SignalState:
@@ -138,7 +147,8 @@ def _linear(ctx: RuleContext) -> SignalState:
     state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
     made = _mapped(ctx, state, len(state.dims) - 1, weight, rows=0)
     made = with_bias(ctx, made, len(made.dims) - 1, call.argument(2, "bias"))
-    return unit_scatter(made, len(made.dims) - 1)
+    made = unit_scatter(made, len(made.dims) - 1)
+    return telling(ctx, made, len(made.dims) - 1, weight, *fan(state, len(state.dims) - 1))
 
 
 def _mapped(
@@ -170,6 +180,7 @@ def _back(
 
 def _linear_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     weight = ctx.call.argument(1, "weight")
+    gradient = undone(ctx, gradient)
     return [_back(ctx, gradient, len(gradient.dims) - 1, weight, rows=0)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from sigprop.theory.network.axes import (
     pair_sum,
     same_sum,
 )
+from sigprop.theory.network.calls import CannotPredict
+from sigprop.theory.network.told import Told
 
 Dims = tuple[tuple[Axis, ...], ...]
 MERGED = 1024
@@ -59,6 +62,7 @@ class SignalState:
         profile: of a gradient: E[g² | x] / E g² as a function of the standard normal number behind
             the entry x that it is the gradient of, on the same grid. None: it does not depend on x.
         scatter: see :class:`Scatter`.
+        told: see :class:`Told`.
     """
 
     dims: Dims
@@ -67,6 +71,7 @@ class SignalState:
     marginal: FloatArray | None = None
     profile: FloatArray | None = None
     scatter: Scatter = field(default_factory=Scatter)
+    told: Told | None = None
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -121,6 +126,10 @@ class SignalState:
         square = self.mean_entry**2
         spread = self.q - square
         return (apart - square) / spread if spread > 1e-12 * self.q else math.nan
+
+    def told_at(self, node: str) -> Any:
+        """What is told of this tensor as that of a node, None if nothing is."""
+        return self.told.what if self.told is not None and self.told.node == node else None
 
     def times(self, factor: float) -> SignalState:
         """Each entry times a number."""
@@ -318,7 +327,13 @@ def one_axis(state: SignalState, dim: int) -> SignalState:
 
 
 def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
-    """The same entries in another shape; axes are split and, where they must be, merged."""
+    """The same entries in another shape; axes are split and, where they must be, merged.
+
+    Raises:
+        CannotPredict: it has not as many entries.
+    """
+    if math.prod(shape) != math.prod(state.shape):
+        raise CannotPredict(f"{state.shape} has not the entries of {tuple(shape)}")
     state = _without_units(state)
     groups = _groups([axis.size for axis in state.axes], [n for n in shape if n > 1])
     place = 0
@@ -400,7 +415,7 @@ def _regrouped_rest(
         if n < state.axes[place].size:
             state = split_axis(state, place, n)
         dims.append([*inside, place])
-        inside: list[Axis] = []
+        inside = []
         place += 1
     return state, place, dims
 
