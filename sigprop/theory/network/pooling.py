@@ -25,6 +25,8 @@ from sigprop.theory.network.table import RuleContext, rule
 
 Maps = dict[int, Matrix]
 """A matrix (entries out, entries in) for each dimension that changes."""
+MAPS: dict[str, Callable[[RuleContext], Maps]] = {}
+"""The matrices of each operation that keeps the number of dimensions."""
 _ALIKE = 0.5
 """Share of the variance of an entry above which an average is taken to have its marginal."""
 
@@ -357,6 +359,8 @@ def _map_rule(
         return [sent_back(gradient, found, state)]
 
     rule(names, forward or ahead, back, "exact, averages on exchangeable axes")
+    if not reduces:
+        MAPS.update(dict.fromkeys(names.split(), maps))
 
 
 _map_rule("avg_pool1d avg_pool2d avg_pool3d", _average)
