@@ -103,7 +103,9 @@ def _run(
         entries = [step for step in recorder.steps if step.what == "input"]
         given = dict(zip(entries, tensors, strict=True))
         laws = Laws(dict(model.named_parameters()), planned_laws(reading, init))
-        translator = Translator(reading, given, laws, actual=weights == "actual")
+        translator = Translator(
+            reading, given, laws, actual=weights == "actual", full=positions == "full"
+        )
         calls = translator.calls()
         states = _entries(reading, translator, calls, drawn, weights, positions)
         measured = Measured(translator)

@@ -27,12 +27,15 @@ class Translator:
         given: the tensor of each input step.
         laws: what is known of parameters.
         actual: whether weights are taken as they are.
+        full: whether places are told apart.
     """
 
     def __init__(
-        self, reading: Reading, given: Mapping[Step, Tensor], laws: Laws, *, actual: bool
-    ) -> None:
-        self.reading, self.given, self.laws, self.actual = reading, given, laws, actual
+        self, reading: Reading, given: Mapping[Step, Tensor], laws: Laws, *, actual: bool,
+        full: bool = False,
+    ) -> None:  # fmt: skip
+        self.reading, self.given, self.laws = reading, given, laws
+        self.actual, self.full = actual, full
         self.names = {step: name for name, step in reading.steps.items()}
         self.known: dict[Step, bool] = {}
 
@@ -80,7 +83,7 @@ class Translator:
         names_of = step.row.arguments if step.row is not None else ()
         return Call(
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,
-            actual=self.actual, **more,
+            actual=self.actual, full=self.full, **more,
         )  # fmt: skip
 
     def _argument(self, value: Any, inputs: tuple[str, ...]) -> Any:

@@ -175,8 +175,11 @@ def number_of(value: Any) -> float | None:
 def constant_state(value: Constant, like: SignalState, *, inverse: bool = False) -> SignalState:
     """A constant as the relation tensor of its own values, in the axes of a signal."""
     values = np.asarray(value.values(), dtype=np.float64)
-    if inverse:
-        values = 1 / values
+    return values_state(1 / values if inverse else values, like)
+
+
+def values_state(values: FloatArray, like: SignalState) -> SignalState:
+    """Known numbers as the relation tensor of their own, in the axes of a signal."""
     missing = len(like.dims) - values.ndim
     values = values.reshape((1,) * missing + values.shape)
     full = [

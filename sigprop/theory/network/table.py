@@ -22,12 +22,14 @@ class RuleContext:
         inputs: states of its signals, in the order of ``call.inputs``.
         output: what the rule made forward; None while it does.
         covariance: for a sum: E xy − E x E y of two inputs, by their places; None: 0.
+        source: what the rule of the node behind an input was given, by its place; None: none.
     """
 
     call: Call
     inputs: Sequence[Any]
     output: Any = None
     covariance: Callable[[int, int], SignalState | None] = field(default=lambda i, j: None)
+    source: Callable[[int], RuleContext | None] = field(default=lambda i: None)
 
     def state(self, value: Any) -> SignalState:
         """The state of an argument that must be a signal.
