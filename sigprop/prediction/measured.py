@@ -44,10 +44,8 @@ class Measured:
                 out = replay_on(step, dict(zip(inputs, leaves, strict=True)))
         except (CannotPredict, CannotReplay, RuntimeError):
             return none
-        pairs = [
-            (tensor, state) for tensor, state in zip(_tensors(out), _several(gradient), strict=False)
-            if state is not None and tensor.requires_grad
-        ]  # fmt: skip
+        both = zip(_tensors(out), _several(gradient), strict=False)
+        pairs = [(t, state) for t, state in both if state is not None and t.requires_grad]
         if not pairs:
             return none
         self.seed += 1

@@ -101,9 +101,8 @@ def _check(made: Any, call: Call) -> None:
     """
     if not isinstance(made, SignalState):
         return
-    if call.shape is not None and made.shape != call.shape:
-        if math.prod(made.shape) != math.prod(call.shape):
-            raise CannotPredict(f"the rule makes shape {made.shape}, the model {call.shape}")
+    if call.shape is not None and math.prod(made.shape) != math.prod(call.shape):
+        raise CannotPredict(f"the rule makes shape {made.shape}, the model {call.shape}")
     if not math.isfinite(made.q):
         raise CannotPredict("second moments that are not finite")
 
