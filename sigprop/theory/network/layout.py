@@ -57,7 +57,7 @@ rule(
 )  # fmt: skip
 
 
-def _order(ctx: RuleContext) -> list[int]:
+def order_of(ctx: RuleContext) -> list[int]:
     """Where each dimension of the output comes from."""
     call, n = ctx.call, len(first_signal(ctx).dims)
     name, rest = call.operation, list(call.args[1:]) + list(call.kwargs.values())
@@ -89,11 +89,11 @@ def _flat(values: Any) -> list[Any]:
 
 
 def _permute(ctx: RuleContext) -> SignalState:
-    return permuted(first_signal(ctx), _order(ctx))
+    return permuted(first_signal(ctx), order_of(ctx))
 
 
 def _permute_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return [permuted(gradient, [int(i) for i in np.argsort(_order(ctx))])]
+    return [permuted(gradient, [int(i) for i in np.argsort(order_of(ctx))])]
 
 
 rule(

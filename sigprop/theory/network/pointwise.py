@@ -208,6 +208,8 @@ def shifted(state: SignalState, added: Any, sign: float = 1.0) -> SignalState:
         return plus_constant(state, np.full((1,) * state.mean.ndim, sign * one))
     shape = np.broadcast_shapes(state.shape, added.shape)
     state = broadcast(state, shape)
+    if not added.random and np.isinf(np.asarray(added.values(), dtype=np.float64)).any():
+        return state  # a mask: what it hides is the business of the softmax behind
     table = constant_state(added, state)
     if added.random and not significant_mean(added):
         table = replace(table, mean=table.mean * 0)
