@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from sigprop.graph import Node
 from sigprop.prediction.inputs import example_of
 from sigprop.prediction.laws import Laws
-from sigprop.prediction.measured import Measured
+from sigprop.prediction.materialize import Materializer
+from sigprop.prediction.measured import Measured, Places
 from sigprop.prediction.planned import Plan, planned_laws
 from sigprop.prediction.result import NodePrediction, Prediction
 from sigprop.prediction.translate import Translator
@@ -97,22 +98,32 @@ def _run(
     example, drawn = example_of(model, x)
     _check_inputs(example)
     with torch.random.fork_rng(devices=[]):
-        recorder, ends = record_steps(model, example)
+        places = Places()
+        recorder, ends = record_steps(model, example, measure=True, witness=places)
         reading = build(model, recorder.steps, ends, list(recorder.cuts))
         tensors = [tensor for _, tensor in labelled(model, example)]
         entries = [step for step in recorder.steps if step.what == "input"]
         given = dict(zip(entries, tensors, strict=True))
         laws = Laws(dict(model.named_parameters()), planned_laws(reading, init))
         translator = Translator(
-            reading, given, laws, actual=weights == "actual", full=positions == "full"
-        )
+            reading, given, laws, Materializer(model),
+            actual=weights == "actual", full=positions == "full",
+        )  # fmt: skip
         calls = translator.calls()
         states = _entries(reading, translator, calls, drawn, weights, positions)
-        measured = Measured(translator)
-        found = propagate(
-            calls, states, _cotangents(reading, calls),
-            measure=measured.forward, measure_back=measured.backward,
-        )  # fmt: skip
+        measured = Measured(
+            translator, places, lambda witness: record_steps(model, example, witness=witness)
+        )
+        ends_at = _cotangents(reading, calls)
+
+        def predicted() -> Propagation:
+            return propagate(
+                calls, states, ends_at, measure=measured.forward, measure_back=measured.backward
+            )
+
+        found = predicted()
+        if measured.collect():
+            found = predicted()
     return reading, calls, found
 
 

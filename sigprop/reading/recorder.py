@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from sigprop.graph import Moments
 from sigprop.reading.layers import layer_of
 from sigprop.reading.memory import Owner, StorageOwners, storage_id
 from sigprop.reading.steps import Step, call, data_of, steps_in, tensors_in
+from sigprop.reading.witness import Witness, is_plain, moments
 from sigprop.reading.writing import Traits, left_by, traits, writes
 
 _ITEM = operator.getitem
@@ -47,9 +47,15 @@ class Recorder(TorchFunctionMode):
         replaced: steps whose result was overwritten where autograd does not see it.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], *, measure: bool = False) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        measure: bool = False,
+        witness: Witness | None = None,
+    ) -> None:
         super().__init__()
-        self.measure = measure
+        self.measure, self.witness = measure, witness
         self.steps: list[Step] = []
         self.functions: dict[Any, Step] = {}
         self.made: list[tuple[Step, Any]] = []
@@ -123,9 +129,9 @@ class Recorder(TorchFunctionMode):
                 if writing:
                     self._forget(found[0])
                 return self._constant(out)
-            read[id(found[0])] = self._source(found[0])
+            read[id(found[0])] = self._source(found[0], found[0])
         elif known.layer and args and not is_data(read[id(found[0])]):
-            read[id(found[0])] = self._source(read[id(found[0])])
+            read[id(found[0])] = self._source(read[id(found[0])], found[0])
         if writing or known.row is None or "max_norm" in kwargs:
             self._before_a_write(found, kwargs.get("out", args[0] if args else None), read)
         before = versions(found)
@@ -221,8 +227,15 @@ class Recorder(TorchFunctionMode):
             self.made.append((step, made.grad_fn))
         step.shape = tuple(made.shape)
         step.signal = made.is_floating_point() or made.is_complex()
-        if self.measure and step.signal and not step.constant and _is_plain(made):
-            step.measured = moments(made)
+        self._look(step, made)
+
+    def _look(self, step: Step, made: Tensor) -> None:
+        """Look at what a step made, where that is asked for."""
+        if step.signal and not step.constant and is_plain(made):
+            if self.measure:
+                step.measured = moments(made)
+            if self.witness is not None:
+                self.witness.made(step, made)
 
     def _constant(self, out: Any) -> Any:
         """Remember what was made of nothing that is data."""
@@ -249,7 +262,7 @@ class Recorder(TorchFunctionMode):
                     if exposed:
                         self.exposed[storage_id(tensor)] = (tensor, tensor.detach().clone())
 
-    def _source(self, owner: Owner) -> Step:
+    def _source(self, owner: Owner, tensor: Tensor) -> Step:
         """A constant that a layer takes for its signal: data that the model holds itself."""
         if id(owner) not in self.sources:
             step = Step("source", args=(owner,), path=self.stack[-1][0])
@@ -257,6 +270,7 @@ class Recorder(TorchFunctionMode):
             step.signal = True
             self.steps.append(step)
             self.sources[id(owner)] = step
+            self._look(step, tensor)
         return self.sources[id(owner)]
 
     # What a tensor is
@@ -461,24 +475,8 @@ def is_float(found: list[Tensor]) -> bool:
     return bool(found) and found[0].is_floating_point()
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether its entries can be looked at."""
-    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_meta
-
-
 transformed = torch._C._functorch.peek_interpreter_stack
 """The transform of ``torch.func`` at work, None outside of them."""
-
-
-def moments(tensor: Tensor) -> Moments:
-    """Mean and second moment of a tensor, in float64."""
-    values = tensor.detach()
-    if values.is_complex():
-        values = torch.view_as_real(values)
-    if not values.numel():
-        return Moments(0.0, 0.0)
-    norm = torch.linalg.vector_norm(values, dtype=torch.float64).square() / values.numel()
-    return Moments(float(values.sum(dtype=torch.float64)) / values.numel(), float(norm))
 
 
 def versions(tensors: list[Tensor]) -> list[int | None]:

@@ -66,14 +66,18 @@ def added(
 
 
 def _scatter_of_sum(one: SignalState, two: SignalState, q: float) -> Scatter:
-    """Variance of log q of a sum: shares of q; what both had before is common to them."""
+    """Variance of log q of a sum, by shares of q; what both had before is common to them.
+
+    Units of a sum of Gaussian ones are Gaussian: own parts add as standard deviations, which
+    counts the products of the terms too.
+    """
     a, b = one.q, two.q
     total = max(a + b, 1e-300)
     first, second = a / total, b / total
     s, t = one.scatter, two.scatter
     common = min(s.variance, t.variance, max(s.base, t.base))
     base = first**2 * s.base + second**2 * t.base + 2 * first * second * common
-    return Scatter(base, first**2 * s.own + second**2 * t.own)
+    return Scatter(base, (first * math.sqrt(s.own) + second * math.sqrt(t.own)) ** 2)
 
 
 def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:

@@ -106,7 +106,15 @@ def with_bias(ctx: RuleContext, state: SignalState, dim: int, bias: Any) -> Sign
     ones = np.full((1,) * state.mean.ndim, mean)
     crossed = of_products(state.mean, np.broadcast_to(ones, state.mean.shape), state.axes)
     back = of_products(np.broadcast_to(ones, state.mean.shape), state.mean, state.axes)
-    return replace(state, second=state.second + own + crossed + back, mean=state.mean + mean)
+    made = replace(state, second=state.second + own + crossed + back, mean=state.mean + mean)
+    return fixed_part_added(state, made)
+
+
+def fixed_part_added(state: SignalState, made: SignalState) -> SignalState:
+    """The scatter of a signal to which something is added that does not scatter with it."""
+    share = min(state.q / made.q, 1.0) if made.q > 0 else 1.0
+    scatter = Scatter(state.scatter.base * share**2, state.scatter.own * share**2)
+    return replace(made, scatter=scatter)
 
 
 def plus_constant(state: SignalState, added: FloatArray) -> SignalState:
@@ -114,7 +122,7 @@ def plus_constant(state: SignalState, added: FloatArray) -> SignalState:
     added = np.broadcast_to(added, state.mean.shape)
     both = of_products(state.mean, added, state.axes) + of_products(added, state.mean, state.axes)
     second = state.second + both + of_products(added, added, state.axes)
-    return replace(state, second=second, mean=state.mean + added)
+    return fixed_part_added(state, replace(state, second=second, mean=state.mean + added))
 
 
 def unit_scatter(state: SignalState, dim: int) -> SignalState:

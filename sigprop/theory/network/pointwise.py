@@ -19,7 +19,7 @@ from sigprop.theory.network.axes import (
     pair_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
-from sigprop.theory.network.linear import plus_constant, significant_mean
+from sigprop.theory.network.linear import fixed_part_added, plus_constant, significant_mean
 from sigprop.theory.network.marginals import (
     ORDERS,
     Expansion,
@@ -31,7 +31,14 @@ from sigprop.theory.network.marginals import (
     pair_values,
     weights,
 )
-from sigprop.theory.network.state import SignalState, aligned, broadcast, from_values, of_products
+from sigprop.theory.network.state import (
+    Scatter,
+    SignalState,
+    aligned,
+    broadcast,
+    from_values,
+    of_products,
+)
 from sigprop.theory.network.table import RuleContext, rule
 
 # Activations
@@ -115,7 +122,6 @@ def _activation(ctx: RuleContext) -> SignalState:
 def through(act: Activation, state: SignalState) -> SignalState:
     """The state of φ(x)."""
     mean, std = _typical(state)
-    before = fourth_excess(mean, std, state.marginal)
     marginal = after(act, mean, std, state.marginal)
     found = _expansion(act, state, slope=False)
     made = replace(
@@ -124,11 +130,21 @@ def through(act: Activation, state: SignalState) -> SignalState:
         mean=found.coefficients[:, 0].reshape(state.mean.shape),
         marginal=marginal,
     )
-    x = act.f(mean + std * (grid() if state.marginal is None else state.marginal))
-    q = float(x**2 @ weights())
-    excess = float(x**4 @ weights()) / q**2 - 1 if q > 0 else 0.0
+    return replace(made, scatter=_scatter_after(act, state))
+
+
+def _scatter_after(act: Activation, state: SignalState) -> Scatter:
+    """Variance of log q behind φ: what was before grows by (d log V/d log q)², V = E φ²."""
+    mean, std = _typical(state)
+    x = mean + std * (grid() if state.marginal is None else state.marginal)
+    y, w = act.f(x), weights()
+    q = float(y**2 @ w)
+    if not q > 0:
+        return state.scatter
+    growth = float((x * y * act.df(x)) @ w) / q
+    before, excess = fourth_excess(mean, std, state.marginal), float(y**4 @ w) / q**2 - 1
     own = state.scatter.own * excess / before if before > 0 else state.scatter.own
-    return replace(made, scatter=replace(state.scatter, own=own))
+    return Scatter(state.scatter.base * growth**2, own)
 
 
 def _activation_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
@@ -218,11 +234,8 @@ def shifted(state: SignalState, added: Any, sign: float = 1.0) -> SignalState:
         of_products(state.mean, table.mean, state.axes)
         + of_products(table.mean, state.mean, state.axes)
     )
-    return replace(
-        state,
-        second=state.second + table.second + crossed,
-        mean=state.mean + sign * table.mean,
-    )
+    second, mean = state.second + table.second + crossed, state.mean + sign * table.mean
+    return fixed_part_added(state, replace(state, second=second, mean=mean))
 
 
 def summed_to(gradient: SignalState, like: SignalState) -> SignalState:
