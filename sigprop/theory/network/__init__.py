@@ -21,6 +21,8 @@ from sigprop.theory.network import (
     joins,
     layout,
     linear,
+    lookup,
+    normalization,
     pointwise,
     softmax,
     tables,
@@ -30,7 +32,9 @@ from sigprop.theory.network.propagate import Propagation, propagate
 from sigprop.theory.network.state import SignalState, from_moments, from_values
 from sigprop.theory.network.table import RULES, Rule
 
-FAMILIES = (linear, pointwise, joins, layout, contraction, tables, softmax, attention)
+FAMILIES = (
+    linear, pointwise, joins, layout, normalization, contraction, tables, softmax, attention, lookup,
+)  # fmt: skip
 """The files that hold rules; importing them fills the table."""
 
 __all__ = [

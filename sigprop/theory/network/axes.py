@@ -23,6 +23,8 @@ from sigprop.checks import FloatArray
 
 Matrix = Any
 """A map of the entries of an axis: a numpy matrix or a sparse array, (entries out, entries in)."""
+ROUNDING = 1e-13
+"""What is left of a sum that cancels, relative to its parts."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,14 @@ def along(values: FloatArray, dim: int, ndim: int) -> FloatArray:
 
 
 def pair_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
-    """Σ over all pairs of entries of one axis; its dimension keeps one place."""
-    found: FloatArray = np.sum(
-        second * along(axis.counts, dim, second.ndim), axis=dim, keepdims=True
-    )
-    return found
+    """Σ over all pairs of entries of one axis; its dimension keeps one place.
+
+    A sum that cancels within rounding is 0: the total of what is centred.
+    """
+    parts = second * along(axis.counts, dim, second.ndim)
+    found: FloatArray = np.sum(parts, axis=dim, keepdims=True)
+    size = np.sum(np.abs(parts), axis=dim, keepdims=True)
+    return np.where(np.abs(found) <= ROUNDING * size, 0.0, found)
 
 
 def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:

@@ -109,11 +109,11 @@ def _sum_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, flo
     found: dict[str, float] = {}
     for side in _two(ctx):
         if isinstance(side, Constant) and side.parameter:
-            found[side.parameter] = _at_table(gradient, side)
+            found[side.parameter] = at_table(gradient, side)
     return found
 
 
-def _at_table(gradient: SignalState, table: Constant) -> float:
+def at_table(gradient: SignalState, table: Constant) -> float:
     """The mean square of the gradient of a table that is added, summed over where it is used."""
     missing = len(gradient.dims) - len(table.shape)
     shape = (1,) * missing + tuple(table.shape)
@@ -177,7 +177,7 @@ def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str,
     for side, other in ((first, second), (second, first)):
         if isinstance(side, Constant) and side.parameter and isinstance(other, Signal):
             both = multiplied(gradient, ctx.state(other))
-            found[side.parameter] = _at_table(both, side)
+            found[side.parameter] = at_table(both, side)
     return found
 
 

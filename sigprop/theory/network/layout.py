@@ -469,7 +469,8 @@ def plus(one: SignalState, two: SignalState) -> SignalState:
         first = np.ones(POINTS) if one.profile is None else one.profile
         second = np.ones(POINTS) if two.profile is None else two.profile
         profile = (a * first + b * second) / (a + b) if a + b > 0 else None
-    return replace(one, second=one.second + two.second, mean=one.mean + two.mean, profile=profile)
+    return replace(one, second=one.second + two.second, mean=one.mean + two.mean,
+                   profile=profile, told=None)  # fmt: skip
 
 
 rule("cat stack", _cat, _cat_back, "the parts are independent, their means apart")

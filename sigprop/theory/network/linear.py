@@ -24,6 +24,7 @@ from sigprop.theory.network.axes import (
     same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.freedom import fan, telling, undone
 from sigprop.theory.network.state import (
     Scatter,
     SignalState,
@@ -146,7 +147,8 @@ def _linear(ctx: RuleContext) -> SignalState:
     state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
     made = _mapped(ctx, state, len(state.dims) - 1, weight, rows=0)
     made = with_bias(ctx, made, len(made.dims) - 1, call.argument(2, "bias"))
-    return unit_scatter(made, len(made.dims) - 1)
+    made = unit_scatter(made, len(made.dims) - 1)
+    return telling(ctx, made, len(made.dims) - 1, weight, *fan(state, len(state.dims) - 1))
 
 
 def _mapped(
@@ -178,6 +180,7 @@ def _back(
 
 def _linear_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     weight = ctx.call.argument(1, "weight")
+    gradient = undone(ctx, gradient)
     return [_back(ctx, gradient, len(gradient.dims) - 1, weight, rows=0)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from sigprop.theory.network.state import (
     of_products,
 )
 from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.told import Told
 
 # Activations
 
@@ -65,8 +67,12 @@ def pair_expectation(
     closed = _closed(act, state, slope=slope) if profile is None else None
     if closed is not None:
         return closed
+    return expanded(_expansion(act, state, slope=slope, profile=profile), state)
+
+
+def expanded(found: Expansion, state: SignalState) -> FloatArray:
+    """E φ(x)φ(y) for the pairs of each relation, from the expansion of φ."""
     axes, shape = state.axes, state.mean.shape
-    found = _expansion(act, state, slope=slope, profile=profile)
     rho = normal_correlation(_correlation(state), state.marginal)
     used = found.coefficients.reshape(*shape, ORDERS + 1)
     rest = found.square - (found.coefficients**2).sum(axis=1)
@@ -148,7 +154,20 @@ def _scatter_after(act: Activation, state: SignalState) -> Scatter:
 
 
 def _activation_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return [back_through(_record(ctx), ctx.only, gradient)]
+    act, state = _record(ctx), ctx.only
+    told = Told(ctx.call.inputs[0], partial(with_entries, act, state, gradient))
+    return [replace(back_through(act, state, gradient), told=told)]
+
+
+def with_entries(act: Activation, state: SignalState, gradient: SignalState) -> SignalState:
+    """E (g x)(g′ y) before φ with the entries x, y themselves: G·E xφ′(x)yφ′(y)."""
+    mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
+    found = expand(lambda x: x * act.df(x), act.breakpoints, mean, std, state.marginal,
+                   gradient.profile)  # fmt: skip
+    state = replace(state, second=expanded(found, state))
+    gradient, state = aligned(gradient, state)
+    return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
+                   marginal=None, profile=None)  # fmt: skip
 
 
 def back_through(act: Activation, state: SignalState, gradient: SignalState) -> SignalState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from sigprop.theory.network.axes import (
     pair_sum,
     same_sum,
 )
+from sigprop.theory.network.told import Told
 
 Dims = tuple[tuple[Axis, ...], ...]
 MERGED = 1024
@@ -59,6 +61,7 @@ class SignalState:
         profile: of a gradient: E[g² | x] / E g² as a function of the standard normal number behind
             the entry x that it is the gradient of, on the same grid. None: it does not depend on x.
         scatter: see :class:`Scatter`.
+        told: see :class:`Told`.
     """
 
     dims: Dims
@@ -67,6 +70,7 @@ class SignalState:
     marginal: FloatArray | None = None
     profile: FloatArray | None = None
     scatter: Scatter = field(default_factory=Scatter)
+    told: Told | None = None
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -121,6 +125,10 @@ class SignalState:
         square = self.mean_entry**2
         spread = self.q - square
         return (apart - square) / spread if spread > 1e-12 * self.q else math.nan
+
+    def told_at(self, node: str) -> Any:
+        """What is told of this tensor as that of a node, None if nothing is."""
+        return self.told.what if self.told is not None and self.told.node == node else None
 
     def times(self, factor: float) -> SignalState:
         """Each entry times a number."""
