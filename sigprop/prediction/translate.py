@@ -15,7 +15,14 @@ from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.norms import hand_written
-from sigprop.reading.steps import CannotReplay, Step, replay, steps_in, tensors_in
+from sigprop.reading.steps import (
+    CannotReplay,
+    Step,
+    behind,
+    parts,
+    replay,
+    tensors_in,
+)  # fmt: skip
 from sigprop.reading.used import Reading
 from sigprop.theory.network import Call, CannotPredict, Constant, Signal
 
@@ -66,9 +73,19 @@ class Translator:
             elif step.what != "call" or not step.data:
                 self.known[step] = False
             else:
-                lookup = step.row is not None and step.row.kind == "embedding"
-                self.known[step] = not lookup and all(map(self.is_known, self._sources(step)))
+                known = all(map(self.is_known, self._sources(step)))
+                self.known[step] = known and not self._reads_a_parameter(step)
         return self.known[step]
+
+    def _reads_a_parameter(self, step: Step) -> bool:
+        """Whether rows of a table are looked up, or numbers multiplied by a weight."""
+        if step.row is not None and step.row.kind == "embedding":
+            return True
+        steps, tensors = parts((step.args, step.kwargs))
+        for each in steps:
+            if each.constant:
+                tensors += [t for s in behind(each) for t in tensors_in((s.args, s.kwargs))]
+        return any(id(tensor) in self.laws.names for tensor in tensors)
 
     def _sources(self, step: Step) -> tuple[Step, ...]:
         """The steps whose numbers a step takes, without those that lend a shape."""

@@ -33,7 +33,8 @@ from sigprop.theory.network.state import SignalState, from_moments, from_values
 from sigprop.theory.network.table import RULES, Rule
 
 FAMILIES = (
-    linear, pointwise, joins, layout, normalization, contraction, tables, softmax, attention, lookup,
+    linear, pointwise, joins, layout, normalization, contraction, tables, softmax, attention,
+    lookup,
 )  # fmt: skip
 """The files that hold rules; importing them fills the table."""
 

@@ -116,9 +116,7 @@ def telling(
         return made
     spread = max(weight.kurtosis - 1, 1e-3) if math.isfinite(weight.kurtosis) else 2.0
     found = freedom(fan, counts, 1 / spread)
-    return (
-        made if found is None else replace(made, told=Told(ctx.call.name, replace(found, dim=dim)))
-    )
+    return made if found is None else replace(made, told=Told(ctx.call.name, replace(found, dim=dim)))
 
 
 def undone(ctx: RuleContext, gradient: SignalState) -> SignalState:

@@ -180,7 +180,8 @@ def _spread_axis(axis: Axis, index: np.ndarray, n: int) -> Axis:
 # Slices
 
 
-def _item_back(ctx: RuleContext, gradient: SignalState) -> list[Any]:
+def getitem_back(ctx: RuleContext, gradient: SignalState) -> list[Any]:
+    """The gradient of what a slice was taken of; nothing where it took nothing."""
     source = ctx.inputs[0]
     if isinstance(source, tuple):
         made: list[Any] = [None] * len(source)
@@ -190,7 +191,8 @@ def _item_back(ctx: RuleContext, gradient: SignalState) -> list[Any]:
     return [_uncut(plan, source, gradient)]
 
 
-def _getitem(ctx: RuleContext) -> SignalState:
+def getitem(ctx: RuleContext) -> SignalState:
+    """Slices and entries by their places, dimension by dimension."""
     source = ctx.inputs[0]
     if isinstance(source, tuple):
         found = source[int(ctx.call.args[1])]
@@ -248,16 +250,17 @@ def _cuts(ctx: RuleContext) -> list[tuple[int, np.ndarray]]:
 
 
 def _integers(value: Any) -> np.ndarray:
-    if isinstance(value, Constant):
-        return np.asarray(value.values()).astype(int).ravel()
-    return np.asarray(value, dtype=int).ravel()
+    found = np.asarray(value.values() if isinstance(value, Constant) else value)
+    if found.dtype != bool:
+        return found.astype(int).ravel()
+    if found.ndim != 1:
+        raise CannotPredict("indexing by a mask of several dimensions")
+    return np.flatnonzero(found)
 
 
 def _cuts_of_index(index: Any, shape: Sequence[int]) -> list[tuple[int, np.ndarray]]:
     items = list(index) if isinstance(index, tuple) else [index]
     given = [i for i in items if i is not None and i is not Ellipsis]
-    if any(isinstance(i, Constant) and len(i.shape) > 1 for i in given):
-        raise CannotPredict("indexing by a table of several dimensions or by a mask")
     if any(isinstance(i, Signal) for i in given):
         raise CannotPredict("indexing by what data computes")
     if sum(isinstance(i, Constant | list) and not _is_number(i) for i in given) > 1:
@@ -287,8 +290,8 @@ def _is_number(value: Any) -> bool:
 
 
 rule(
-    "getitem select select_copy narrow narrow_copy index_select flip fliplr flipud roll",
-    _getitem, _item_back, "exact; entries of an exchangeable axis are chosen at random",
+    "select select_copy narrow narrow_copy index_select flip fliplr flipud roll",
+    getitem, getitem_back, "exact; entries of an exchangeable axis are chosen at random",
 )  # fmt: skip
 
 

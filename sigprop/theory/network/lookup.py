@@ -15,13 +15,22 @@ from typing import Any
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import same_sum
+from sigprop.theory.network import layout
+from sigprop.theory.network.axes import Axis, same_sum
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.contraction import LARGEST, contracted
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.layout import as_state, mapped, selection
 from sigprop.theory.network.linear import paired, significant_mean, without
-from sigprop.theory.network.state import SignalState, broadcast, from_values
+from sigprop.theory.network.state import (
+    SignalState,
+    broadcast,
+    from_values,
+    one_axis,
+    reshaped,
+    with_axis,
+    with_position_axis,
+)
 from sigprop.theory.network.table import RuleContext, rule
 
 _ROWS = 256
@@ -282,3 +291,116 @@ def _scatter_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState |
 
 rule("scatter_add index_add scatter_reduce", _scatter, _scatter_back,
      "exact for places alike; what is added is independent of what was there")  # fmt: skip
+
+
+# Entries by their places, several dimensions at once
+
+
+def _is_table(item: Any) -> bool:
+    return isinstance(item, Constant) and len(item.shape) > 0
+
+
+def _tables(ctx: RuleContext) -> tuple[int, list[np.ndarray]] | None:
+    """The first of the dimensions that several tables index together, and the tables."""
+    index = ctx.call.args[1]
+    items = list(index) if isinstance(index, tuple) else [index]
+    found = [i for i, item in enumerate(items) if _is_table(item)]
+    if len(found) < 2:
+        return None
+    plain = all(item == slice(None) for i, item in enumerate(items) if i not in found)
+    if not plain or found != list(range(found[0], found[-1] + 1)):
+        raise CannotPredict("indexing by several tables that are not next to each other")
+    tables = [np.asarray(items[i].values()) for i in found]
+    if any(table.dtype == bool for table in tables):
+        raise CannotPredict("indexing by a mask and a table")
+    return found[0], [table.astype(int) for table in np.broadcast_arrays(*tables)]
+
+
+def _relations(axis: Axis, index: np.ndarray) -> np.ndarray:
+    """The relation of each pair of picks on one axis."""
+    k, of = axis.classes, axis.class_of[index % axis.size]
+    found = of[:, None] * k + of[None, :]
+    if axis.full:
+        return np.asarray(found)
+    same = (index % axis.size)[:, None] == (index % axis.size)[None, :]
+    return np.where(same, k * k + of[:, None], found)
+
+
+def _pairs(
+    state: SignalState, first: int, tables: list[np.ndarray]
+) -> tuple[SignalState, int, list[np.ndarray]]:
+    """The state with one axis a dimension, the place of the first, relations of pairs of picks."""
+    for d in range(first, first + len(tables)):
+        state = one_axis(state, d)
+    place = state.places(first).start
+    if tables[0].size > PICKS:
+        raise CannotPredict("too many entries picked one by one")
+    pairs = [_relations(state.axes[place + i], t.ravel()) for i, t in enumerate(tables)]
+    return state, place, pairs
+
+
+PICKS = 1024
+"""Entries that are picked one by one at most."""
+
+
+def _by_tables(ctx: RuleContext, first: int, tables: list[np.ndarray]) -> SignalState:
+    state, place, pairs = _pairs(ctx.state(ctx.call.args[0]), first, tables)
+    count, n = len(tables), tables[0].size
+    axes = state.axes[place : place + count]
+    moved = np.moveaxis(state.second, range(place, place + count), range(count))
+    second = np.moveaxis(moved[tuple(pair.ravel() for pair in pairs)], 0, place)
+    means = np.moveaxis(state.mean, range(place, place + count), range(count))
+    classes = tuple(a.class_of[t.ravel() % a.size] for a, t in zip(axes, tables, strict=True))
+    mean = np.moveaxis(means[classes], 0, place)
+    dims = (*state.dims[:first], (Axis.positions(n),), *state.dims[first + count :])
+    made = replace(state, dims=dims, second=second, mean=mean)
+    if not any(axis.full and axis.size > 1 for axis in axes):
+        made = with_axis(made, place, Axis.exchangeable(n))
+    return reshaped(made, ctx.call.shape or made.shape)
+
+
+def _by_tables_back(
+    ctx: RuleContext, gradient: SignalState, first: int, tables: list[np.ndarray]
+) -> SignalState:
+    state, place, pairs = _pairs(ctx.state(ctx.call.args[0]), first, tables)
+    count, n = len(tables), tables[0].size
+    shape = (*state.shape[:first], n, *state.shape[first + count :])
+    gradient = one_axis(reshaped(gradient, shape), first)
+    at = gradient.places(first).start
+    gradient = with_position_axis(gradient, at)
+    axes = state.axes[place : place + count]
+    moved = np.moveaxis(gradient.second, at, 0)
+    total = np.zeros(tuple(axis.relations for axis in axes) + moved.shape[1:])
+    np.add.at(total, tuple(pair.ravel() for pair in pairs), moved)
+    for i, axis in enumerate(axes):
+        counts = axis.counts.reshape([-1 if d == i else 1 for d in range(total.ndim)])
+        total = total / np.where(counts > 0, counts, 1.0)
+    second = np.moveaxis(total, range(count), range(at, at + count))
+    dims = (*gradient.dims[:first], *((axis,) for axis in axes), *gradient.dims[first + 1 :])
+    zero = np.zeros(tuple(axis.classes for dim in dims for axis in dim))
+    return SignalState(dims, second, zero)
+
+
+def _item(ctx: RuleContext) -> SignalState:
+    if not isinstance(ctx.inputs[0] if ctx.inputs else None, SignalState | None):
+        return layout.getitem(ctx)
+    if isinstance(ctx.call.args[0], Constant) and not ctx.inputs:
+        return _embedding(ctx)
+    found = _tables(ctx)
+    return layout.getitem(ctx) if found is None else _by_tables(ctx, *found)
+
+
+def _item_back(ctx: RuleContext, gradient: SignalState) -> list[Any]:
+    found = None if isinstance(ctx.inputs[0], tuple) else _tables(ctx)
+    if found is None:
+        return layout.getitem_back(ctx, gradient)
+    return [_by_tables_back(ctx, gradient, *found)]
+
+
+def _item_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    is_table = isinstance(ctx.call.args[0], Constant) and not ctx.inputs
+    return _embedding_parameters(ctx, gradient) if is_table else {}
+
+
+rule("getitem", _item, _item_back, "exact; entries of an exchangeable axis are chosen at random",
+     parameters=_item_parameters)  # fmt: skip

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from sigprop.theory.network.calls import Call, CannotPredict, Signal
-from sigprop.theory.network.state import SignalState
+import numpy as np
+
+from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
+from sigprop.theory.network.state import SignalState, from_values
 
 Several: TypeAlias = "SignalState | tuple[SignalState | None, ...]"
 """The state of a node, or one for each tensor that it returns."""
@@ -32,11 +34,14 @@ class RuleContext:
     source: Callable[[int], RuleContext | None] = field(default=lambda i: None)
 
     def state(self, value: Any) -> SignalState:
-        """The state of an argument that must be a signal.
+        """The state of an argument that must be a signal, or known numbers as their own values.
 
         Raises:
             CannotPredict: it is none, or it stands for several tensors.
         """
+        if isinstance(value, Constant) and not value.random and not self.inputs:
+            values = np.asarray(value.values(), dtype=np.float64)
+            return from_values(values, range(1, values.ndim - 1) if self.call.full else ())
         if not isinstance(value, Signal):
             raise CannotPredict(f"{self.call.operation} of a constant")
         found = self.inputs[value.place]
