@@ -21,6 +21,7 @@ from sigprop.reading.steps import (
     behind,
     parts,
     replay,
+    steps_in,
     tensors_in,
 )  # fmt: skip
 from sigprop.reading.used import Reading
