@@ -11,7 +11,7 @@ Backward g_l = A ∘ (g − Σ_s A_s g_s): with γ = E g_s g_s − E g_s g_s' it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from sigprop.theory.network.state import (
     Scatter,
     SignalState,
     aligned,
+    common,
     of_products,
     one_axis,
     with_axis,
@@ -41,7 +42,7 @@ from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.tables import before_tables
 
 APART = 64
-"""Entries of a row up to which classes of them are told apart."""
+"""Places of a sequence up to which they are told apart where a mask or a concatenation does."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,11 @@ class Shares:
     spread: FloatArray
     common: FloatArray
     before: SignalState
+
+    @property
+    def rows(self) -> int:
+        """The dimension of rows, next to that of the entries."""
+        return self.dim - 1 if self.dim == len(self.before.dims) - 1 else -1
 
     @property
     def place(self) -> int:
@@ -232,35 +238,55 @@ def bracket(second: FloatArray, mean: FloatArray, axes: tuple[Axis, ...], place:
     return np.moveaxis(made.reshape(*made.shape[:-2], n * n), -1, place)
 
 
-def as_before(found: Shares, state: SignalState) -> SignalState:
-    """A tensor in the axes of the logits as they were given."""
+def as_before(found: Shares, state: SignalState, like: SignalState | None = None) -> SignalState:
+    """A tensor with samples and heads that only the table told apart averaged again.
+
+    The rows of a sample stay apart: behind a causal mask the places of a sequence are not alike.
+
+    Args:
+        found: the softmax.
+        state: the tensor, of the shape of the logits.
+        like: another of that shape, whose rows stay apart.
+    """
     for dim, axes in enumerate(found.before.dims):
-        if state.dims[dim] != axes and len(axes) == len(state.dims[dim]) == 1:
-            state = with_axis(state, state.places(dim).start, axes[0])
-        elif state.dims[dim] != axes and dim != found.dim:
-            n = state.shape[dim]
-            state = with_axis(state, state.places(dim).start, Axis.exchangeable(n))
+        if state.dims[dim] == axes or found.logits.dims[dim] == axes or len(state.dims[dim]) != 1:
+            continue
+        if dim == found.rows and state.shape[dim] <= APART:
+            continue
+        place = state.places(dim).start
+        n = state.shape[dim]
+        wanted = axes[0] if len(axes) == 1 else Axis.exchangeable(n)
+        if like is not None and len(like.dims[dim]) == 1:
+            wanted = common(wanted, like.dims[dim][0])
+        state = with_axis(state, place, wanted)
     return state
 
 
 def back(found: Shares, gradient: SignalState) -> SignalState:
     """The gradient of the logits."""
-    _, gradient = aligned(found.logits, one_axis(gradient, found.dim))
-    place, logits = found.place, found.logits
+    place, logits, given = found.place, found.logits, gradient
     axis, n = logits.axes[place], logits.shape[found.dim]
+    gradient = one_axis(gradient, found.dim)
     h = responsive(found.share, found.spread, found.common)
     if axis.full:
-        made = found.state.second * bracket(gradient.second, found.state.mean, logits.axes, place)
         r = np.maximum(same_sum(found.state.second, axis, place), 1e-300)
         plain = r * np.maximum(1 - found.share, 0.0)
         ratio = np.divide(h, plain, out=np.ones_like(h), where=plain > 1e-12)
-        second = made * ratio
+        gradient, weights = aligned(
+            gradient, replace(found.state, second=found.state.second * ratio)
+        )
+        at = gradient.places(found.dim).start
+        second = weights.second * bracket(gradient.second, weights.mean, weights.axes, at)
     else:
-        differ, same = (np.take(gradient.second, [i], axis=place) for i in (0, 1))
-        own = (same - differ) * h / n
-        second = np.concatenate([-own / max(n - 1, 1), own], axis=place)
-    zero = np.zeros(tuple(a.classes for a in logits.axes))
-    return as_before(found, SignalState(logits.dims, second, zero))
+        own = np.concatenate([-h / (n * max(n - 1, 1)), h / n], axis=place)
+        own = np.broadcast_to(own, logits.second.shape)
+        gradient = with_axis(gradient, gradient.places(found.dim).start, axis)
+        gradient, weights = aligned(gradient, replace(logits, second=own))
+        at = gradient.places(found.dim).start
+        differ, same = (np.take(gradient.second, [i], axis=at) for i in (0, 1))
+        second = (same - differ) * weights.second
+    zero = np.zeros(tuple(a.classes for a in gradient.axes))
+    return as_before(found, SignalState(gradient.dims, second, zero), given)
 
 
 # Rules

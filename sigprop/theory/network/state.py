@@ -459,7 +459,7 @@ def closer(first: SignalState, other: SignalState, dim: int) -> tuple[SignalStat
         if one == two:
             continue
         if one.size == two.size:
-            out = _common(one, two)
+            out = common(one, two)
             return with_axis(first, a, out), with_axis(other, b, out)
         if one.size % two.size == 0:
             return split_axis(first, a, two.size), other
@@ -469,7 +469,7 @@ def closer(first: SignalState, other: SignalState, dim: int) -> tuple[SignalStat
     return one_axis(first, dim), one_axis(other, dim)
 
 
-def _common(one: Axis, two: Axis) -> Axis:
+def common(one: Axis, two: Axis) -> Axis:
     """The coarsest division that keeps both."""
     cuts = sorted({*np.cumsum(one.sizes).tolist(), *np.cumsum(two.sizes).tolist()})
     sizes = np.diff([0, *cuts])
