@@ -148,8 +148,14 @@ def selection(index: np.ndarray, n: int) -> Matrix:
     return sparse.csr_array((np.ones(len(rows)), (rows, index[rows])), shape)
 
 
+REPEATED = 512
+"""Entries up to which they are told apart where some are copies of others."""
+
+
 def _classes_of(index: np.ndarray, axis: Axis) -> Axis | None:
-    """The classes of the entries chosen, if these stand together."""
+    """The classes of the entries chosen, if these stand together; copies are told apart."""
+    if len(np.unique(index)) < len(index) <= REPEATED:
+        return Axis.positions(len(index))
     if axis.full or axis.classes == 1 or (index < 0).any():
         return None
     met = axis.class_of[index]

@@ -36,6 +36,8 @@ from sigprop.theory.network.state import (
 from sigprop.theory.network.table import RuleContext, rule
 
 _SIGNIFICANT = 6.0
+KNOWN = 128
+"""Places up to which a known matrix tells them apart."""
 ACTUAL = 2048
 """Channels up to which actual weights are taken."""
 
@@ -83,7 +85,9 @@ def exact(state: SignalState, dim: int, matrix: FloatArray) -> SignalState:
     state = one_axis(state, dim)
     place = state.places(dim).start
     axis = state.axes[place]
-    out = Axis.positions(len(matrix)) if axis.full else Axis.exchangeable(len(matrix))
+    n = len(matrix)
+    apart = axis.full or (max(matrix.shape) <= KNOWN and place < len(state.axes) - 1)
+    out = Axis.positions(n) if apart else Axis.exchangeable(n)
     second = apply(matrix, matrix, state.second, place, axis, out)
     mean = apply_mean(matrix, state.mean, place, axis, out)
     dims = (*state.dims[:dim], (out,), *state.dims[dim + 1 :])

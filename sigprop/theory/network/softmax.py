@@ -128,13 +128,12 @@ def _row(state: SignalState, dim: int) -> SignalState:
 
 
 def _told_apart(state: SignalState, dim: int, table: FloatArray | None) -> SignalState:
-    """Rows told apart where the table differs from one to the other, if they are not too many."""
+    """Rows and entries told apart where the table tells them, if they are not too many."""
     if table is None:
         return state
+    table = _compact(table)
     for d in reversed(range(table.ndim)):
-        if d == dim or table.shape[d] == 1 or table.strides[d] == 0:
-            continue
-        if (table == table.take([0], axis=d)).all():
+        if table.shape[d] == 1:
             continue
         made = one_axis(state, d)
         place = made.places(d).start
