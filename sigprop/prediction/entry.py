@@ -130,8 +130,9 @@ def _run(
         given = dict(zip(entries, tensors, strict=True))
         laws = Laws(dict(model.named_parameters()), planned_laws(reading, init))
         translator = Translator(
-            reading, given, laws, Materializer(model), actual=choice.weights == "actual"
-        )
+            reading, given, laws, Materializer(model),
+            actual=choice.weights == "actual", full=choice.positions == "full",
+        )  # fmt: skip
         calls = translator.calls()
         states = _entries(reading, translator, calls, drawn, choice)
         measured = Measured(

@@ -16,13 +16,19 @@ The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``con
 """
 
 from sigprop.theory.network import (
+    attention,
+    contraction,
     convolution,
+    extremes,
     joins,
     layout,
     linear,
+    lookup,
     normalization,
     pointwise,
     pooling,
+    softmax,
+    tables,
 )
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.propagate import Propagation, propagate
@@ -37,6 +43,12 @@ FAMILIES = (
     layout,
     pooling,
     normalization,
+    attention,
+    lookup,
+    contraction,
+    softmax,
+    tables,
+    extremes,
 )
 """The files that hold rules; importing them fills the table."""
 

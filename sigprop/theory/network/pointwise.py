@@ -210,8 +210,11 @@ def number_of(value: Any) -> float | None:
 def constant_state(value: Constant, like: SignalState, *, inverse: bool = False) -> SignalState:
     """A constant as the relation tensor of its own values, in the axes of a signal."""
     values = np.asarray(value.values(), dtype=np.float64)
-    if inverse:
-        values = 1 / values
+    return values_state(1 / values if inverse else values, like)
+
+
+def values_state(values: FloatArray, like: SignalState) -> SignalState:
+    """Known numbers as the relation tensor of their own, in the axes of a signal."""
     missing = len(like.dims) - values.ndim
     values = values.reshape((1,) * missing + values.shape)
     full = [
@@ -240,6 +243,8 @@ def shifted(state: SignalState, added: Any, sign: float = 1.0) -> SignalState:
         return plus_constant(state, np.full((1,) * state.mean.ndim, sign * one))
     shape = np.broadcast_shapes(state.shape, added.shape)
     state = broadcast(state, shape)
+    if not added.random and np.isinf(np.asarray(added.values(), dtype=np.float64)).any():
+        return state  # a mask: what it hides is the business of the softmax behind
     table = constant_state(added, state)
     if added.random and not significant_mean(added):
         table = replace(table, mean=table.mean * 0)

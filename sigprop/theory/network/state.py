@@ -334,6 +334,7 @@ def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
     """
     if math.prod(shape) != math.prod(state.shape):
         raise CannotPredict(f"{state.shape} has not the entries of {tuple(shape)}")
+    state = _without_ones(state)
     groups = _groups([axis.size for axis in state.axes], [n for n in shape if n > 1])
     place = 0
     cut: list[list[int]] = []  # axes of each dimension longer than 1
@@ -345,6 +346,16 @@ def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
     for n in shape:
         dims_out.append(tuple(axes[i] for i in next(longer)) if n > 1 else ())
     return replace(state, dims=tuple(dims_out))
+
+
+def _without_ones(state: SignalState) -> SignalState:
+    """Without axes of one entry."""
+    gone = tuple(place for place, axis in enumerate(state.axes) if axis.size == 1)
+    if not gone:
+        return state
+    dims = tuple(tuple(axis for axis in dim if axis.size > 1) for dim in state.dims)
+    second, mean = (np.squeeze(values, gone) for values in (state.second, state.mean))
+    return replace(state, dims=dims, second=second, mean=mean)
 
 
 def _groups(old: list[int], new: list[int]) -> list[tuple[int, list[int]]]:
@@ -455,7 +466,7 @@ def closer(first: SignalState, other: SignalState, dim: int) -> tuple[SignalStat
         if one == two:
             continue
         if one.size == two.size:
-            out = _common(one, two)
+            out = common(one, two)
             return with_axis(first, a, out), with_axis(other, b, out)
         if one.size % two.size == 0:
             return split_axis(first, a, two.size), other
@@ -465,7 +476,7 @@ def closer(first: SignalState, other: SignalState, dim: int) -> tuple[SignalStat
     return one_axis(first, dim), one_axis(other, dim)
 
 
-def _common(one: Axis, two: Axis) -> Axis:
+def common(one: Axis, two: Axis) -> Axis:
     """The coarsest division that keeps both."""
     cuts = sorted({*np.cumsum(one.sizes).tolist(), *np.cumsum(two.sizes).tolist()})
     sizes = np.diff([0, *cuts])
