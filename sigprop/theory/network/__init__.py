@@ -19,7 +19,6 @@ from sigprop.theory.network import (
     attention,
     contraction,
     convolution,
-    extremes,
     joins,
     layout,
     linear,
@@ -48,7 +47,6 @@ FAMILIES = (
     contraction,
     softmax,
     tables,
-    extremes,
 )
 """The files that hold rules; importing them fills the table."""
 
