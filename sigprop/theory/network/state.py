@@ -444,11 +444,13 @@ def broadcast(state: SignalState, shape: Sequence[int]) -> SignalState:
 
 def repeated(state: SignalState, dim: int, n: int) -> SignalState:
     """One entry as n equal ones along a dimension of size 1."""
+    places = tuple(state.places(dim))  # of axes of one entry
     place = state.places(dim).start
     dims = list(state.dims)
     dims[dim] = (Axis.exchangeable(n),)
-    second = np.repeat(np.expand_dims(state.second, place), 2, axis=place)
-    return replace(state, dims=tuple(dims), second=second, mean=np.expand_dims(state.mean, place))
+    second, mean = np.squeeze(state.second, places), np.squeeze(state.mean, places)
+    second = np.repeat(np.expand_dims(second, place), 2, axis=place)
+    return replace(state, dims=tuple(dims), second=second, mean=np.expand_dims(mean, place))
 
 
 def aligned(first: SignalState, other: SignalState) -> tuple[SignalState, SignalState]:
