@@ -35,7 +35,7 @@ from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.freedom import Freedom, freedom
 from sigprop.theory.network.joins import at_table, multiplied
 from sigprop.theory.network.layout import first_signal
-from sigprop.theory.network.marginals import grid, sphere, weights
+from sigprop.theory.network.marginals import grid, heavy, sphere, weights
 from sigprop.theory.network.pointwise import scaled, shifted
 from sigprop.theory.network.spectrum import spectrum
 from sigprop.theory.network.state import (
@@ -46,10 +46,12 @@ from sigprop.theory.network.state import (
     reshaped,
 )
 from sigprop.theory.network.table import RuleContext, rule
-from sigprop.theory.network.told import Told
+from sigprop.theory.network.told import ByActivation, ByNorm, Told
 
 SPHERE = 100.0
 """Equal normal entries up to which x/s is told from a Gaussian."""
+EXCESS = 0.02
+"""Excess kurtosis from which it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +109,10 @@ def centred(second: FloatArray, state: SignalState, places: Sequence[int]) -> Fl
     return np.where(np.abs(made) <= ROUNDING * np.abs(second).max(initial=0.0), 0.0, made)
 
 
-def normalize(state: SignalState, dims: Sequence[int], *, centre: bool, eps: float) -> Normalized:
-    """x̂ over some dimensions.
+def normalize(
+    state: SignalState, dims: Sequence[int], *, centre: bool, eps: float, excess: float = 0.0
+) -> Normalized:
+    """x̂ over some dimensions; ``excess``: of Gaussian entries that each unit has of its own.
 
     Raises:
         CannotPredict: x is constant there and ε is 0.
@@ -134,9 +138,16 @@ def normalize(state: SignalState, dims: Sequence[int], *, centre: bool, eps: flo
         scatter=Scatter(),
     )  # fmt: skip
     law = spectrum(made, places)
-    if law is not None and made.marginal is None and law.number < SPHERE:
-        made = replace(made, marginal=sphere(round(law.number, 3)))
+    if law is not None and made.marginal is None:
+        made = replace(made, marginal=_marginal(law.number, excess))
     return Normalized(made, size, float(np.mean(eps / size)), law)
+
+
+def _marginal(number: float, excess: float) -> FloatArray | None:
+    """The shape of an entry of x/s: a vector of few directions, or of excess kurtosis."""
+    if excess > EXCESS:
+        return heavy(round(excess - 6 / (number + 2), 3))
+    return sphere(round(number, 3)) if number < SPHERE else None
 
 
 def _centred_mean(state: SignalState, places: Sequence[int]) -> FloatArray:
@@ -289,8 +300,11 @@ def _running(ctx: RuleContext, norm: Norm) -> tuple[Constant, Constant]:
 
 
 def _found(ctx: RuleContext, norm: Norm) -> Normalized:
+    state = first_signal(ctx)
+    behind = state.told_at(ctx.call.inputs[0])
+    excess = behind.excess if isinstance(behind, Freedom) and _units(norm, behind.dim) == 1 else 0.0
     return normalize(
-        reshaped(first_signal(ctx), norm.shape), norm.dims, centre=norm.centre, eps=norm.eps
+        reshaped(state, norm.shape), norm.dims, centre=norm.centre, eps=norm.eps, excess=excess
     )
 
 
@@ -326,7 +340,13 @@ def _inverse(
         return inverse, None
     units = _units(norm, behind.dim)
     behind = replace(behind, shape=behind.shape * units)
-    return inverse * behind.inverse(share), Told(name, behind.undone(share))
+    by = ByNorm(behind.undone(share), behind.off_weights(share), _by_channel(norm))
+    return inverse * behind.inverse(share), Told(name, by)
+
+
+def _by_channel(norm: Norm) -> bool:
+    """Whether each channel is normalized by itself, over all samples and places."""
+    return norm.centre and norm.dims == tuple(d for d in range(len(norm.shape)) if d != 1)
 
 
 def _units(norm: Norm, dim: int) -> int:
@@ -340,12 +360,13 @@ def _projected(
     ctx: RuleContext, norm: Norm, gradient: SignalState, through: SignalState, hat: SignalState
 ) -> SignalState:
     """E (γg x̂)(γg′ x̂′): the mask of an activation behind the norm depends on x̂."""
-    known = gradient.told_at(ctx.call.name)
-    if callable(known) and (norm.shift is None or norm.shift.square == 0):
-        made: SignalState = known()
-        return made
+    by = gradient.told_at(ctx.call.name)
     through, hat = aligned(through, hat)
     second = through.second * hat.second
+    if isinstance(by, ByActivation) and (norm.shift is None or norm.shift.square == 0):
+        if not (by.orthogonal and _by_channel(norm)):
+            return by.with_entries()  # type: ignore[no-any-return]
+        return replace(through, second=second * 0, profile=None, told=None)
     if gradient.profile is not None:
         h = grid() if hat.marginal is None else hat.marginal
         own = float((gradient.profile * h**2) @ weights())

@@ -34,7 +34,10 @@ from sigprop.theory.network.marginals import (
 )
 from sigprop.theory.network.state import SignalState, aligned, broadcast, from_values, of_products
 from sigprop.theory.network.table import RuleContext, rule
-from sigprop.theory.network.told import Told
+from sigprop.theory.network.told import ByActivation, Orthogonal, Told
+
+HOMOGENEOUS = 1e-6
+"""Share of E φ² that φ(x) − x φ′(x) may have."""
 
 # Activations
 
@@ -139,8 +142,19 @@ def through(act: Activation, state: SignalState) -> SignalState:
 
 def _activation_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     act, state = _record(ctx), ctx.only
-    told = Told(ctx.call.inputs[0], partial(with_entries, act, state, gradient))
-    return [replace(back_through(act, state, gradient), told=told)]
+    orthogonal = isinstance(gradient.told_at(ctx.call.name), Orthogonal)
+    by = ByActivation(
+        partial(with_entries, act, state, gradient), orthogonal and _homogeneous(act, state)
+    )
+    return [replace(back_through(act, state, gradient), told=Told(ctx.call.inputs[0], by))]
+
+
+def _homogeneous(act: Activation, state: SignalState) -> bool:
+    """Whether φ(x) = x φ′(x), where the entries are."""
+    mean, std = _typical(state)
+    x = mean + std * (grid() if state.marginal is None else state.marginal)
+    off = (act.f(x) - x * act.df(x)) ** 2 @ weights()
+    return bool(off <= HOMOGENEOUS * (act.f(x) ** 2 @ weights()))
 
 
 def with_entries(act: Activation, state: SignalState, gradient: SignalState) -> SignalState:

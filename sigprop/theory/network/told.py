@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,3 +18,36 @@ class Told:
 
     node: str
     what: Any
+
+
+@dataclass(frozen=True)
+class ByNorm:
+    """What a norm tells the linear map before it: factors that the weights of the map bring.
+
+    Attributes:
+        signal: on the gradient behind the map.
+        weights: on the gradient of the weights, which is orthogonal to them.
+        channels: whether Σ g x over samples and places is 0 for each channel.
+    """
+
+    signal: float
+    weights: float
+    channels: bool
+
+
+@dataclass(frozen=True)
+class Orthogonal:
+    """Of a gradient: Σ g x over samples and places is 0 for each channel, a later norm undoes it."""
+
+
+@dataclass(frozen=True, eq=False)
+class ByActivation:
+    """What an activation tells the node before it, with entries x and their gradients g.
+
+    Attributes:
+        with_entries: E (g x)(g′ x′) as a state.
+        orthogonal: whether Σ g x is 0, see :class:`Orthogonal`.
+    """
+
+    with_entries: Callable[[], Any]
+    orthogonal: bool
