@@ -15,13 +15,20 @@ The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``con
 ``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
 """
 
-from sigprop.theory.network import joins, layout, linear, normalization, pointwise
+from sigprop.theory.network import (
+    convolution,
+    joins,
+    layout,
+    linear,
+    normalization,
+    pointwise,
+)
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.propagate import Propagation, propagate
 from sigprop.theory.network.state import SignalState, from_moments, from_values
 from sigprop.theory.network.table import RULES, Rule
 
-FAMILIES = (linear, pointwise, joins, layout, normalization)
+FAMILIES = (linear, convolution, pointwise, joins, layout, normalization)
 """The files that hold rules; importing them fills the table."""
 
 __all__ = [

@@ -13,6 +13,7 @@ single entries (a mean, a variance) has one dimension for each axis, as long as 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,6 +215,28 @@ def _full(left: Matrix, right: Matrix, flat: FloatArray, n: int) -> FloatArray:
     turned = half.reshape(m, n, columns).transpose(1, 0, 2).reshape(n, m * columns)
     done = (right @ turned).reshape(-1, m, columns).transpose(1, 0, 2)
     return np.ascontiguousarray(done).reshape(-1, columns)
+
+
+def summed(pairs: Iterable[tuple[Matrix, Matrix]], axis: Axis, out: Axis) -> Matrix:
+    """The map (relations out, relations in) of Σ E (A x)_i (B y)_j over pairs (A, B) of maps.
+
+    On full axes it is sparse; for maps with few entries a row, as the taps of a kernel have.
+    """
+    total: Matrix = None
+    for left, right in pairs:
+        if axis.full and out.full:
+            made = sparse.kron(sparse.csr_array(left), sparse.csr_array(right), format="csr")
+        else:
+            made = _weights(left, right, axis, out)
+        total = made if total is None else total + made
+    return total
+
+
+def through(operator: Matrix, second: FloatArray, dim: int) -> FloatArray:
+    """What such a map makes of a relation tensor along one dimension."""
+    moved = np.moveaxis(second, dim, 0)
+    made = operator @ moved.reshape(moved.shape[0], -1)
+    return np.moveaxis(made.reshape(-1, *moved.shape[1:]), 0, dim)
 
 
 def _weights(left: Matrix, right: Matrix, axis: Axis, out: Axis) -> FloatArray:
