@@ -64,7 +64,8 @@ def _key(call: Call) -> str:
         return "normalization"
     if call.activation is not None:
         return "activation"
-    return call.operation if call.operation in _EXPANDED else call.kind
+    by_name = call.operation in _EXPANDED and call.kind != "pooling"  # ``sum`` over a dimension
+    return call.operation if by_name else call.kind
 
 
 def _sum(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:

@@ -75,7 +75,7 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {}
-"""By the name of the operation, or by its kind."""
+"""By the name of the operation, by its kind, or (first) by both: ``pooling.sum`` is no sum."""
 
 
 def rule(
@@ -90,7 +90,7 @@ def rule(
     """Add a row.
 
     Args:
-        operations: names of rows of operations or kinds, separated by spaces.
+        operations: names of rows of operations, kinds, or kind.operation, separated by spaces.
         forward: see :class:`Rule`.
         backward: see :class:`Rule`.
         assumption: see :class:`Rule`.
@@ -115,7 +115,8 @@ def rule_of(call: Call) -> Rule:
         return RULES["normalization"]
     if call.activation is not None:
         return RULES["activation"]
-    found = RULES.get(call.operation) or RULES.get(call.kind)
+    exact = RULES.get(f"{call.kind}.{call.operation}")
+    found = exact or RULES.get(call.operation) or RULES.get(call.kind)
     if found is None:
         raise CannotPredict(f"there is no rule for {call.operation!r}")
     return found
