@@ -12,7 +12,6 @@ that of the weights behind the entries (``freedom.py``).
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from sigprop.theory.network.axes import (
     same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
-from sigprop.theory.network.freedom import Freedom, freedom
+from sigprop.theory.network.freedom import Freedom
 from sigprop.theory.network.joins import at_table, multiplied
 from sigprop.theory.network.layout import first_signal
 from sigprop.theory.network.marginals import grid, heavy, sphere, weights
@@ -187,7 +186,7 @@ def normalize_back(
 
 
 def _size(found: Normalized, like: SignalState) -> FloatArray:
-    """v + ε in the classes of another division of the same axes."""
+    """V + ε in the classes of another division of the same axes."""
     size = np.broadcast_to(found.size, found.state.mean.shape)
     _, made = aligned(like, replace(found.state, second=found.state.second * 0, mean=size))
     return made.mean
