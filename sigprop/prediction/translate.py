@@ -14,6 +14,7 @@ from torch import Tensor
 from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.norms import hand_written
+from sigprop.reading.rules import argument_names
 from sigprop.reading.steps import CannotReplay, Step, replay
 from sigprop.reading.used import Reading
 from sigprop.theory.network import Call, CannotPredict, Constant, Signal
@@ -77,7 +78,7 @@ class Translator:
             operation = meaning.operation
             args = tuple(self._argument(a, inputs) for a in step.args)
             kwargs = {k: self._argument(v, inputs) for k, v in step.kwargs.items()}
-        names_of = step.row.arguments if step.row is not None else ()
+        names_of = argument_names(step)
         return Call(
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,
             actual=self.actual, **more,

@@ -97,7 +97,7 @@ def freedom(values: FloatArray, counts: FloatArray, shape: float = 0.5) -> Freed
 
 
 def fan(state: SignalState, dim: int) -> tuple[FloatArray, FloatArray]:
-    """How much the entries of one dimension vary from sample to sample, by classes; their counts."""
+    """Variance of the entries of one dimension over samples and places, by classes; counts."""
     state = one_axis(state, dim)
     place = state.places(dim).start
     axis = state.axes[place]

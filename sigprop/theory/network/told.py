@@ -37,7 +37,7 @@ class ByNorm:
 
 @dataclass(frozen=True)
 class Orthogonal:
-    """Of a gradient: Σ g x over samples and places is 0 for each channel, a later norm undoes it."""
+    """Of a gradient: Σ g x over samples and places is 0 for each channel; a norm undoes scales."""
 
 
 @dataclass(frozen=True, eq=False)
