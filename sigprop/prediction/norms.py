@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from sigprop.reading.steps import CannotReplay, Step, replay
@@ -65,4 +67,4 @@ def _size(end: Step, base: Step, tried: torch.Tensor) -> float:
         tried = _run(end, base, _SIZE * x)
     except CannotReplay:
         pass
-    return float(tried.square().mean()) ** 0.5
+    return math.sqrt(float(tried.square().mean()))

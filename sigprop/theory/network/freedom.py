@@ -28,7 +28,7 @@ from sigprop.theory.network.state import SignalState, one_axis
 from sigprop.theory.network.table import RuleContext
 from sigprop.theory.network.told import ByNorm, Orthogonal, Told
 
-_LOG_S = np.linspace(-16.0, 40.0, 700)
+_LOG_S = np.linspace(-26.0, 40.0, 800)
 
 
 @dataclass(frozen=True, eq=False)

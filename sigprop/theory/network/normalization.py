@@ -65,6 +65,7 @@ class Norm:
         factor: on x̂.
         scale: γ, shaped to be broadcast, or None.
         shift: β likewise.
+        group: how many channels have one v, where groups of them do.
     """
 
     shape: tuple[int, ...]
@@ -74,6 +75,7 @@ class Norm:
     factor: float = 1.0
     scale: Any = None
     shift: Any = None
+    group: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +241,8 @@ def _norm(ctx: RuleContext) -> Norm:
     if name == "group_norm":
         groups = int(call.named("num_groups"))
         parts = (*shape[:1], groups, shape[1] // groups, *shape[2:])
-        return Norm(parts, tuple(range(2, n + 1)), True, eps, 1.0, scale, shift)
+        dims = tuple(range(2, n + 1))
+        return Norm(parts, dims, True, eps, 1.0, scale, shift, parts[2])
     if name == "batch_norm":
         dims = tuple(d for d in range(n) if d != 1)
     elif name == "instance_norm":
@@ -268,8 +271,7 @@ def _fixed(ctx: RuleContext) -> bool:
 
 def _forward(ctx: RuleContext) -> Any:
     hat, norm = _hat(ctx)
-    made = hat if norm.factor == 1 else hat.times(norm.factor)
-    made = made if norm.scale is None else scaled(made, norm.scale)
+    made = _unshifted(norm, hat)
     made = made if norm.shift is None else shifted(made, norm.shift)
     several = ctx.call.operation.startswith(("native_", "miopen_"))
     return (made, None, None) if several else made
@@ -350,8 +352,8 @@ def _by_channel(norm: Norm) -> bool:
 
 def _units(norm: Norm, dim: int) -> int:
     """How many units have one v, units along a dimension."""
-    if len(norm.shape) > dim + 1 and 2 in norm.dims and 1 not in norm.dims and 0 not in norm.dims:
-        return norm.shape[2] if dim == 1 else 1  # groups of channels
+    if norm.group:
+        return norm.group if dim == 1 else 1
     return norm.shape[dim] if dim in norm.dims else 1
 
 
@@ -360,17 +362,24 @@ def _projected(
 ) -> SignalState:
     """E (γg x̂)(γg′ x̂′): the mask of an activation behind the norm depends on x̂."""
     by = gradient.told_at(ctx.call.name)
+    if isinstance(by, ByActivation):
+        shift = norm.shift.square if isinstance(norm.shift, Constant) else 0.0
+        orthogonal = by.shift_left is not None and _by_channel(norm)
+        state = _unshifted(norm, hat)
+        return by.with_entries(state, shift, orthogonal=orthogonal)  # type: ignore[no-any-return]
     through, hat = aligned(through, hat)
     second = through.second * hat.second
-    if isinstance(by, ByActivation) and (norm.shift is None or norm.shift.square == 0):
-        if not (by.orthogonal and _by_channel(norm)):
-            return by.with_entries()  # type: ignore[no-any-return]
-        return replace(through, second=second * 0, profile=None, told=None)
     if gradient.profile is not None:
         h = grid() if hat.marginal is None else hat.marginal
         own = float((gradient.profile * h**2) @ weights())
         second = np.where(all_same(through.axes), second * own, second)
     return replace(through, second=second, profile=None, told=None)
+
+
+def _unshifted(norm: Norm, hat: SignalState) -> SignalState:
+    """γ x̂."""
+    made = hat if norm.factor == 1 else hat.times(norm.factor)
+    return made if norm.scale is None else scaled(made, norm.scale)
 
 
 def _parameters(ctx: RuleContext, gradient: Any) -> Mapping[str, float]:
@@ -386,7 +395,11 @@ def _parameters(ctx: RuleContext, gradient: Any) -> Mapping[str, float]:
             else at_table(multiplied(gradient, hat), norm.scale)
         )  # fmt: skip
     if isinstance(norm.shift, Constant) and norm.shift.parameter:
-        found[norm.shift.parameter] = at_table(gradient, norm.shift)
+        by = gradient.told_at(ctx.call.name)
+        left = by.shift_left if isinstance(by, ByActivation) and _by_channel(norm) else None
+        found[norm.shift.parameter] = at_table(gradient, norm.shift) * (
+            1.0 if left is None else left
+        )
     return found
 
 

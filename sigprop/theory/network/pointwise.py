@@ -24,20 +24,24 @@ from sigprop.theory.network.linear import plus_constant, significant_mean
 from sigprop.theory.network.marginals import (
     ORDERS,
     Expansion,
+    Function,
     after,
     expand,
     fourth_excess,
     grid,
     normal_correlation,
     pair_values,
+    standardized,
     weights,
 )
 from sigprop.theory.network.state import SignalState, aligned, broadcast, from_values, of_products
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.told import ByActivation, Orthogonal, Told
 
-HOMOGENEOUS = 1e-6
-"""Share of E φ² that φ(x) − x φ′(x) may have."""
+_POINTS = ((0.0, 2 / 3), (math.sqrt(3.0), 1 / 6), (-math.sqrt(3.0), 1 / 6))
+"""Points and weights with the first five moments of a normal number."""
+ALONG = 1e-6
+"""Share of a variance that is taken for 0."""
 
 # Activations
 
@@ -144,28 +148,53 @@ def _activation_back(ctx: RuleContext, gradient: SignalState) -> list[SignalStat
     act, state = _record(ctx), ctx.only
     orthogonal = isinstance(gradient.told_at(ctx.call.name), Orthogonal)
     by = ByActivation(
-        partial(with_entries, act, state, gradient), orthogonal and _homogeneous(act, state)
+        partial(with_entries, act, gradient), _left(act.df, act.f, state) if orthogonal else None
     )
     return [replace(back_through(act, state, gradient), told=Told(ctx.call.inputs[0], by))]
 
 
-def _homogeneous(act: Activation, state: SignalState) -> bool:
-    """Whether φ(x) = x φ′(x), where the entries are."""
+def _left(f: Function, taken: Function, state: SignalState) -> float:
+    """The share of the variance of f(x) that is not along φ(x): 1 − correlation²."""
     mean, std = _typical(state)
     x = mean + std * (grid() if state.marginal is None else state.marginal)
-    off = (act.f(x) - x * act.df(x)) ** 2 @ weights()
-    return bool(off <= HOMOGENEOUS * (act.f(x) ** 2 @ weights()))
+    one, two = standardized(f(x)), standardized(taken(x))
+    left = 1.0 if one is None or two is None else 1 - float((one * two) @ weights()) ** 2
+    return left if left > ALONG else 0.0
 
 
-def with_entries(act: Activation, state: SignalState, gradient: SignalState) -> SignalState:
-    """E (g x)(g′ y) before φ with the entries x, y themselves: G·E xφ′(x)yφ′(y)."""
+def with_entries(
+    act: Activation, gradient: SignalState, state: SignalState, shift: float, *, orthogonal: bool
+) -> SignalState:
+    """E (g x)(g′ y) before φ(x + β) with the entries x, y themselves: G·E xφ′(x + β)yφ′(y + β).
+
+    Args:
+        act: φ.
+        gradient: G behind it.
+        state: of x.
+        shift: mean square of β, one normal number for each channel: three points stand for it.
+        orthogonal: Σ g φ(x) is 0 behind φ: what xφ′(x) has along φ(x) counts for nothing.
+    """
     mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
-    found = expand(lambda x: x * act.df(x), act.breakpoints, mean, std, state.marginal,
-                   gradient.profile)  # fmt: skip
-    state = replace(state, second=expanded(found, state))
-    gradient, state = aligned(gradient, state)
+    second: Any = 0.0
+    for point, share in _POINTS if shift else ((0.0, 1.0),):
+        b = point * math.sqrt(shift)
+        inside = partial(_times_slope, act, b)
+        found = expand(inside, tuple(c - b for c in act.breakpoints), mean, std, state.marginal,
+                       gradient.profile)  # fmt: skip
+        if orthogonal:
+            share *= _left(inside, partial(_shifted, act, b), state)
+        second = second + share * expanded(found, state)
+    gradient, state = aligned(gradient, replace(state, second=second))
     return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
-                   marginal=None, profile=None)  # fmt: skip
+                   marginal=None, profile=None, told=None)  # fmt: skip
+
+
+def _times_slope(act: Activation, b: float, x: FloatArray) -> FloatArray:
+    return np.asarray(x * act.df(x + b))
+
+
+def _shifted(act: Activation, b: float, x: FloatArray) -> FloatArray:
+    return np.asarray(act.f(x + b))
 
 
 def back_through(act: Activation, state: SignalState, gradient: SignalState) -> SignalState:

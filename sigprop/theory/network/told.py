@@ -45,9 +45,10 @@ class ByActivation:
     """What an activation tells the node before it, with entries x and their gradients g.
 
     Attributes:
-        with_entries: E (g x)(g′ x′) as a state.
-        orthogonal: whether Σ g x is 0, see :class:`Orthogonal`.
+        with_entries: E (g x)(g′ x′) as a state, see ``pointwise.with_entries``.
+        shift_left: where Σ g x is 0 behind it (:class:`Orthogonal`): the share of the gradient of a
+            shift that is left; None elsewhere.
     """
 
-    with_entries: Callable[[], Any]
-    orthogonal: bool
+    with_entries: Callable[..., Any]
+    shift_left: float | None

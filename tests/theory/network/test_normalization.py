@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.freedom import Freedom, freedom
 from sigprop.theory.network.spectrum import spectrum
 from sigprop.theory.network.state import from_moments, from_values, full_state, with_axis
-from tests.stat import assert_mean
+from tests.stat import assert_mean, rng_for
 from tests.theory.network.simulate import Op, assert_predicts
 
 
@@ -44,6 +46,9 @@ def image(*layers: nn.Module, size: int = 25) -> nn.Sequential:
     )  # fmt: skip
 
 
+ZERO = ("parameter 0.bias",)
+"""What a norm makes zero: simulated, it is rounding."""
+
 DENSE = {
     "batch": lambda: nn.BatchNorm1d(64),
     "batch in evaluation": lambda: _seen(nn.BatchNorm1d(64)).eval(),
@@ -66,8 +71,13 @@ def _seen(norm: nn.BatchNorm1d) -> nn.BatchNorm1d:
 @pytest.mark.parametrize("kind", DENSE)
 def test_a_norm_between_dense_maps(kind):
     assert_predicts(
-        f"dense {kind}", lambda: mlp(DENSE[kind](), nn.Tanh()), (8, 40), tolerance=0.03
-    )
+        f"dense {kind}", lambda: mlp(DENSE[kind](), *_behind(kind)), (8, 40), nets=150,
+        tolerance=0.03, skip=ZERO if kind == "batch" else (),
+    )  # fmt: skip
+
+
+def _behind(kind: str) -> list[nn.Module]:
+    return [nn.Linear(64, 64)] if "hand" in kind else [nn.Tanh()]
 
 
 @pytest.mark.parametrize("positions", ["exchangeable", "full"])
@@ -80,7 +90,7 @@ def test_a_norm_of_images(kind, positions):
     }
     assert_predicts(
         f"image {kind} {positions}", lambda: image(norms[kind](), nn.ReLU()), (4, 20, 5, 5),
-        tolerance=0.04, nets=200, positions=positions,
+        tolerance=0.04, nets=150, positions=positions, skip=ZERO if kind != "group" else (),
     )  # fmt: skip
 
 
@@ -91,7 +101,8 @@ def test_scales_and_shifts_that_are_drawn():
             net[1].weight.uniform_(0.5, 1.5)
         return net
 
-    assert_predicts("drawn scales", build, (16, 40), tolerance={"parameter 1.": 0.1, "": 0.04})
+    assert_predicts("drawn scales", build, (16, 40), skip=ZERO,
+                    tolerance={"parameter 1.": 0.1, "": 0.04})  # fmt: skip
 
 
 def test_masks_behind_a_norm_depend_on_what_it_makes():
@@ -100,7 +111,7 @@ def test_masks_behind_a_norm_depend_on_what_it_makes():
         nn.Linear(40, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(),
         nn.Linear(64, 48),
     )  # fmt: skip
-    assert_predicts("mask", wide, (16, 40), tolerance=0.03)
+    assert_predicts("mask", wide, (16, 40), tolerance=0.03, skip=ZERO)
 
 
 # What a norm divides by
@@ -109,24 +120,49 @@ def test_masks_behind_a_norm_depend_on_what_it_makes():
 def test_a_depthwise_convolution_and_a_norm():
     def build() -> nn.Module:
         return nn.Sequential(
-            nn.Conv2d(20, 48, 1), nn.Conv2d(48, 48, 3, padding=1, groups=48, bias=False),
-            nn.BatchNorm2d(48), nn.Conv2d(48, 30, 1),
+            nn.Conv2d(20, 48, 1), nn.BatchNorm2d(48), nn.Tanh(),
+            nn.Conv2d(48, 48, 3, padding=1, groups=48, bias=False), nn.BatchNorm2d(48),
+            nn.Conv2d(48, 30, 1),
         )  # fmt: skip
 
-    assert_predicts("depthwise", build, (6, 20, 9, 9), tolerance=0.04, nets=150, positions="full")
+    assert_predicts(
+        "depthwise", build, (4, 20, 7, 7), lift="2", tolerance=0.04, nets=80, skip=ZERO,
+        positions="full",
+    )  # fmt: skip
 
 
-def test_inverse_of_a_variance_of_few_directions():
-    rng = np.random.default_rng(1)
-    values, counts = np.array([0.2, 0.05, 0.0]), np.array([2.0, 12.0, 3.0])
-    law = freedom(values, counts)
-    t = rng.standard_normal((200_000, 17)) ** 2
-    lam = np.repeat(law.values, [2, 12, 3])
-    v = t @ lam
-    assert_mean("inverse", 1 / v, law.inverse(), 0.01)
-    assert_mean("inverse with ε", 1 / (0.7 * v + 0.3), law.inverse(0.3), 0.01)
-    assert_mean("undone", t.mean(axis=1) / v / law.inverse(), law.undone(), 0.01)
-    assert_mean("off", t @ lam**2 / v**2 / law.inverse(), 1 - law.off_weights(), 0.05)
+def _mean(name: str, of: Callable[[np.ndarray], np.ndarray], wide: int, expected: float) -> None:
+    """The mean of a function of squares of normal numbers, and of one 5 % off."""
+    std = of(rng_for(name).standard_normal((100_000, wide)) ** 2).std()
+
+    def draw(n: int, rng: np.random.Generator) -> np.ndarray:
+        return of(rng.standard_normal((n, wide)) ** 2)
+
+    assert_mean(
+        name, draw, expected=expected, std=float(std), detect=0.04 * expected,
+        mutant=lambda n, rng: 1.05 * draw(n, rng),
+    )  # fmt: skip
+
+
+LAW = freedom(np.array([0.2, 0.05, 0.0]), np.array([2.0, 12.0, 3.0]))
+EACH = np.repeat(LAW.values, [2, 12, 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "expected"),
+    [
+        ("1/v", lambda t: 1 / (t @ EACH), LAW.inverse()),
+        ("1/(v + ε)", lambda t: 1 / (0.7 * t @ EACH + 0.3), LAW.inverse(0.3)),
+        ("undone", lambda t: t.mean(axis=1) / (t @ EACH), LAW.undone() * LAW.inverse()),
+        (
+            "off the weights",
+            lambda t: (1 - t @ EACH**2 / (t @ EACH)) / (t @ EACH),
+            LAW.off_weights() * LAW.inverse(),
+        ),
+    ],
+)
+def test_a_variance_of_few_directions(name, of, expected):
+    _mean(f"freedom {name}", of, 17, expected)
 
 
 def test_equal_directions_in_closed_form():
@@ -138,10 +174,15 @@ def test_equal_directions_in_closed_form():
 
 
 def test_weights_that_are_not_normal():
-    rng = np.random.default_rng(2)
-    w = rng.uniform(-1, 1, (200_000, 9)) ** 2 * 3
+    """A gamma law of the same variance for squares of uniform weights: 1 % off."""
     law = Freedom(np.full(1, 1 / 9), np.array([9.0]), 1 / 0.8)
-    assert_mean("uniform", 1 / w.mean(axis=1), law.inverse(), 0.02)
+
+    def draw(n: int, rng: np.random.Generator) -> np.ndarray:
+        return 1 / (3 * rng.uniform(-1, 1, (n, 9)) ** 2).mean(axis=1)
+
+    expected = float(draw(1_000_000, rng_for("uniform, a million")).mean())
+    assert law.inverse() == pytest.approx(expected, rel=0.015)
+    assert law.inverse() != pytest.approx(9 / 7, rel=0.1)
 
 
 @pytest.mark.parametrize("full", [False, True])
