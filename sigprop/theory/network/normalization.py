@@ -410,3 +410,29 @@ rule(
     "entries Gaussian where v has few of them; the gradient is independent of x̂, an activation "
     "directly behind the norm apart", parameters=_parameters,
 )  # fmt: skip
+
+
+# x/(k + α · mean of x² over neighbouring channels)^β
+
+
+def _local(ctx: RuleContext) -> SignalState:
+    return first_signal(ctx).times(_local_factor(ctx))
+
+
+def _local_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    return [gradient.times(_local_factor(ctx))]
+
+
+def _local_factor(ctx: RuleContext) -> float:
+    call = ctx.call
+    alpha, beta = float(call.argument(2, "alpha", 1e-4)), float(call.argument(3, "beta", 0.75))
+    around = float(call.argument(4, "k", 1.0)) + alpha * first_signal(ctx).q
+    if not around > 0:
+        raise CannotPredict("a local response norm that divides by 0")
+    return around**-beta
+
+
+rule(
+    "local_response_norm", _local, _local_back,
+    "the mean of x² over neighbouring channels is its mean; α x² is small beside k",
+)  # fmt: skip

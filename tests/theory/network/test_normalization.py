@@ -224,3 +224,39 @@ def test_a_constant_is_refused_without_epsilon():
     with pytest.raises(CannotPredict, match="constant"):
         normalize(state, (1,), centre=True, eps=0.0)
     assert normalize(state, (1,), centre=True, eps=1e-5).state.q == 0.0
+
+
+def test_weights_before_the_running_statistics():
+    """torch.batch_norm takes γ and β first, F.batch_norm last."""
+    torch.manual_seed(0)
+    weight, bias, mean, var = torch.full((8,), 2.0), torch.ones(8), torch.zeros(8), torch.ones(8)
+    one = Op(lambda x: torch.batch_norm(x, weight, bias, mean, var, True, 0.1, 1e-5, False))
+    two = Op(lambda x: F.batch_norm(x, mean, var, weight, bias, True))
+    nets = [nn.Sequential(nn.Linear(5, 8), op) for op in (one, two)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    found = [predict(net, (6, 5)).nodes[-1] for net in nets]
+    assert found[0].q == found[1].q == pytest.approx(5.0, rel=1e-3)
+
+
+def test_two_classes_of_channels():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Conv2d(60, 20, 1)
+            self.two = nn.Conv2d(20, 28, 1)
+            self.norm, self.end = nn.BatchNorm2d(48), nn.Conv2d(48, 9, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            one = self.one(x)
+            return self.end(self.norm(torch.cat([one, 3 * torch.relu(self.two(one))], 1)))
+
+    # a bias before a ReLU before a norm is undone in part, which the rule does not see
+    assert_predicts("classes", Both, (6, 60, 4, 4), lift="one", nets=100, tolerance=0.06,
+                    skip=("parameter one.bias", "parameter two.bias"))  # fmt: skip
+
+
+def test_a_local_response_norm():
+    build = lambda: nn.Sequential(  # noqa: E731
+        nn.Conv2d(10, 24, 1), nn.LocalResponseNorm(5, alpha=0.02, k=2.0), nn.Conv2d(24, 7, 1)
+    )
+    assert_predicts("local response", build, (3, 10, 4, 4), nets=150, tolerance=0.02)
