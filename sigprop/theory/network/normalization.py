@@ -429,7 +429,7 @@ def _local_factor(ctx: RuleContext) -> float:
     around = float(call.argument(4, "k", 1.0)) + alpha * first_signal(ctx).q
     if not around > 0:
         raise CannotPredict("a local response norm that divides by 0")
-    return around**-beta
+    return float(around**-beta)
 
 
 rule(

@@ -40,6 +40,8 @@ from sigprop.theory.network.told import ByActivation, Orthogonal, Told
 
 _POINTS = ((0.0, 2 / 3), (math.sqrt(3.0), 1 / 6), (-math.sqrt(3.0), 1 / 6))
 """Points and weights with the first five moments of a normal number."""
+ALIKE = 1e-6
+"""How far coefficients may be apart that are taken for the same."""
 ALONG = 1e-6
 """Share of a variance that is taken for 0."""
 
@@ -74,19 +76,31 @@ def expanded(found: Expansion, state: SignalState) -> FloatArray:
     """E φ(x)φ(y) for the pairs of each relation, from the expansion of φ."""
     axes, shape = state.axes, state.mean.shape
     rho = normal_correlation(_correlation(state), state.marginal)
+    size = np.sqrt(found.square)
+    row = _common_row(found.coefficients, size)
+    if row is not None:
+        rest = max(1.0 - float(row @ row), 0.0)
+        second = pair_values(row, row, rho, np.full_like(rho, rest))
+        scale = size.reshape(shape)
+        return np.where(all_same(axes), 1.0, second) * of_products(scale, scale, axes)
     used = found.coefficients.reshape(*shape, ORDERS + 1)
-    rest = found.square - (found.coefficients**2).sum(axis=1)
-    rest = np.sqrt(np.maximum(rest, 0.0)).reshape(shape)
-    if state.mean.size == 1:
-        a = used.ravel()
-        second = pair_values(a, a, rho, np.full_like(rho, float(rest.ravel()[0]) ** 2))
-    else:
-        left = [at_left(used[..., k], axes) for k in range(ORDERS + 1)]
-        right = [at_right(used[..., k], axes) for k in range(ORDERS + 1)]
-        second = pair_values(left, right, rho, of_products(rest, rest, axes))  # type: ignore[arg-type]
-    own = of_products(np.sqrt(found.square).reshape(shape), np.sqrt(found.square).reshape(shape),
-                      axes)  # fmt: skip
+    left_out = np.maximum(found.square - (found.coefficients**2).sum(axis=1), 0.0)
+    rest = np.sqrt(left_out).reshape(shape)
+    left = [at_left(used[..., k], axes) for k in range(ORDERS + 1)]
+    right = [at_right(used[..., k], axes) for k in range(ORDERS + 1)]
+    second = pair_values(left, right, rho, of_products(rest, rest, axes))  # type: ignore[arg-type]
+    own = of_products(size.reshape(shape), size.reshape(shape), axes)
     return np.where(all_same(axes), own, second)
+
+
+def _common_row(coefficients: FloatArray, size: FloatArray) -> FloatArray | None:
+    """The coefficients over √E φ² where all classes have the same: φ(c x) = c φ(x), or one x."""
+    largest = int(np.argmax(size))
+    if not size[largest] > 0:
+        return None
+    row = coefficients[largest] / size[largest]
+    off = np.abs(coefficients - size[:, None] * row).max()
+    return np.asarray(row) if off <= ALIKE * size[largest] else None
 
 
 def _correlation(state: SignalState) -> FloatArray:
