@@ -80,6 +80,12 @@ def _behind(kind: str) -> list[nn.Module]:
     return [nn.Linear(64, 64)] if "hand" in kind else [nn.Tanh()]
 
 
+def test_what_a_norm_takes_off_the_gradient_along_x():
+    """Of 8 samples with mean 0, 1/7 of the gradient is along x̂."""
+    build = lambda: mlp(nn.BatchNorm1d(64))  # noqa: E731
+    assert_predicts("along x", build, (8, 40), nets=400, tolerance=0.02, skip=ZERO)
+
+
 @pytest.mark.parametrize("positions", ["exchangeable", "full"])
 @pytest.mark.parametrize("kind", ["batch", "instance", "group"])
 def test_a_norm_of_images(kind, positions):
