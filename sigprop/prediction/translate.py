@@ -15,6 +15,7 @@ from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.norms import hand_written
+from sigprop.reading.rules import argument_names
 from sigprop.reading.steps import (
     CannotReplay,
     Step,
@@ -113,7 +114,7 @@ class Translator:
             operation = meaning.operation
             args = tuple(self._argument(a, inputs) for a in step.args)
             kwargs = {k: self._argument(v, inputs) for k, v in step.kwargs.items()}
-        names_of = step.row.arguments if step.row is not None else ()
+        names_of = argument_names(step)
         return Call(
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,
             actual=self.actual, full=self.full, **more,

@@ -24,6 +24,7 @@ from scipy import sparse
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, Matrix, apply_mean, summed, through
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.freedom import off_weights, taps_fan, telling, undone
 from sigprop.theory.network.linear import (
     INDEPENDENT,
     as_it_is,
@@ -365,11 +366,18 @@ def _convolution(ctx: RuleContext) -> SignalState:
     state, plan = _plan(ctx)
     made = _through(ctx, state, plan)
     made = with_bias(ctx, made, plan.channel, ctx.call.argument(2, "bias"))
-    return unit_scatter(made, plan.channel) if plan.weight.random else made
+    if not plan.weight.random:
+        return made
+    read, inside = _opened(state, plan), plan.channels[0] // plan.groups
+    made = unit_scatter(made, plan.channel)
+    return telling(ctx, made, plan.channel, plan.weight, state,
+                   *taps_fan(read, plan.channel, plan.taps, inside))  # fmt: skip
 
 
 def _convolution_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return [_through(ctx, gradient, _plan(ctx)[1].back())]
+    plan = _plan(ctx)[1]
+    sent = _through(ctx, gradient, plan.back())
+    return [undone(ctx, gradient, sent, channels=plan.groups == plan.channels[0])]
 
 
 def _convolution_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
@@ -377,7 +385,8 @@ def _convolution_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[
     weight, bias = plan.weight, ctx.call.argument(2, "bias")
     found: dict[str, float] = {}
     if weight.parameter:
-        found[weight.parameter] = _weight_gradient(state, gradient, plan)
+        off = off_weights(ctx, gradient)
+        found[weight.parameter] = off * _weight_gradient(state, gradient, plan)
     if isinstance(bias, Constant) and bias.parameter:
         found[bias.parameter] = over_pairs(without(gradient, plan.channel, total=False))
     return found

@@ -24,7 +24,7 @@ from sigprop.theory.network.axes import (
     same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
-from sigprop.theory.network.freedom import fan, telling, undone
+from sigprop.theory.network.freedom import fan, off_weights, telling, undone
 from sigprop.theory.network.state import (
     Scatter,
     SignalState,
@@ -152,7 +152,8 @@ def _linear(ctx: RuleContext) -> SignalState:
     made = _mapped(ctx, state, len(state.dims) - 1, weight, rows=0)
     made = with_bias(ctx, made, len(made.dims) - 1, call.argument(2, "bias"))
     made = unit_scatter(made, len(made.dims) - 1)
-    return telling(ctx, made, len(made.dims) - 1, weight, *fan(state, len(state.dims) - 1))
+    dim = len(state.dims) - 1
+    return telling(ctx, made, dim, weight, state, *fan(state, dim))
 
 
 def _mapped(
@@ -184,16 +185,19 @@ def _back(
 
 def _linear_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     weight = ctx.call.argument(1, "weight")
-    gradient = undone(ctx, gradient)
-    return [_back(ctx, gradient, len(gradient.dims) - 1, weight, rows=0)]
+    sent = _back(ctx, gradient, len(gradient.dims) - 1, weight, rows=0)
+    return [undone(ctx, gradient, sent)]
 
 
 def _linear_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
     call = ctx.call
     state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
-    return of_weight_and_bias(
+    found = of_weight_and_bias(
         state, gradient, len(state.dims) - 1, weight, call.argument(2, "bias")
     )
+    if isinstance(weight, Constant) and weight.parameter:
+        found[weight.parameter] *= off_weights(ctx, gradient)
+    return found
 
 
 def of_weight_and_bias(
