@@ -319,6 +319,7 @@ def one_axis(state: SignalState, dim: int) -> SignalState:
 
 def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
     """The same entries in another shape; axes are split and, where they must be, merged."""
+    state = without_single(state)
     groups = _groups([axis.size for axis in state.axes], [n for n in shape if n > 1])
     place = 0
     cut: list[list[int]] = []  # axes of each dimension longer than 1
@@ -330,6 +331,16 @@ def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
     for n in shape:
         dims_out.append(tuple(axes[i] for i in next(longer)) if n > 1 else ())
     return replace(state, dims=tuple(dims_out))
+
+
+def without_single(state: SignalState) -> SignalState:
+    """No axes of one entry."""
+    gone = tuple(i for i, axis in enumerate(state.axes) if axis.size == 1)
+    if not gone:
+        return state
+    dims = tuple(tuple(axis for axis in dim if axis.size > 1) for dim in state.dims)
+    second, mean = np.squeeze(state.second, gone), np.squeeze(state.mean, gone)
+    return replace(state, dims=dims, second=second, mean=mean)
 
 
 def _groups(old: list[int], new: list[int]) -> list[tuple[int, list[int]]]:

@@ -125,3 +125,14 @@ def test_maxima_of_correlated_places_and_what_follows(positions):
 
     assert_predicts(f"pooled {positions}", build, (4, 4, 8, 8), nets=150, mutant=1.6,
                     positions=positions, tolerance={"parameter": 0.15, "": 0.06})  # fmt: skip
+
+
+def test_axes_of_one_entry_vanish_in_a_reshape():
+    def build():
+        return nn.Sequential(
+            nn.Conv2d(4, 16, 1), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(16, 9)
+        )
+
+    found, output = entry.propagated(build(), (3, 4, 4, 4))
+    assert len(found.states["3"].axes) == 2
+    assert found.states[output].q > 0
