@@ -15,13 +15,22 @@ The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``con
 ``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
 """
 
-from sigprop.theory.network import convolution, joins, layout, linear, maxima, pointwise, pooling
+from sigprop.theory.network import (
+    convolution,
+    joins,
+    layout,
+    linear,
+    maxima,
+    patches,
+    pointwise,
+    pooling,
+)
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.propagate import Propagation, propagate
 from sigprop.theory.network.state import SignalState, from_moments, from_values
 from sigprop.theory.network.table import RULES, Rule
 
-FAMILIES = (linear, pointwise, joins, layout, convolution, pooling, maxima)
+FAMILIES = (linear, pointwise, joins, layout, convolution, pooling, maxima, patches)
 """The files that hold rules; importing them fills the table."""
 
 __all__ = [
