@@ -264,7 +264,10 @@ def split_axis(state: SignalState, place: int, outer: int) -> SignalState:
 
 
 def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
-    """Neighbouring axes as one axis: full if all are (and it is not too long), else one class."""
+    """Neighbouring axes as one axis: full if all are (and it is not too long), else one class.
+
+    A full axis before exchangeable ones gives each of its entries a class.
+    """
     axes = state.axes[place : place + count]
     n = math.prod(axis.size for axis in axes)
     dims, gone = _without(state.dims, place + 1, count - 1), n
@@ -273,6 +276,10 @@ def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
         mean = state.mean.reshape(*state.mean.shape[:place], n, *state.mean.shape[place + count :])
         dims = _put(dims, place, (Axis.positions(n),))
         return replace(state, dims=dims, second=second, mean=mean)
+    if count > 1 and axes[0].full and 1 < axes[0].size <= MERGED and not any(
+        axis.full or axis.classes > 1 for axis in axes[1:]
+    ):  # fmt: skip
+        return _by_class(merge_axes(state, place + 1, count - 1), place)
     own, every, mean = state.second, state.second, state.mean
     for i, axis in enumerate(axes):
         own = same_sum(own, axis, place + i)
@@ -282,6 +289,18 @@ def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
     own, every, mean = (np.squeeze(a, axis=gone_dims) for a in (own, every, mean))
     second = np.concatenate([(every - own) / max(n * (n - 1), 1), own / n], axis=place)
     return replace(state, dims=_put(dims, place, (Axis.exchangeable(n),)), second=second, mean=mean)
+
+
+def _by_class(state: SignalState, place: int) -> SignalState:
+    """A full axis and an exchangeable one behind it as one of as many classes."""
+    n, m = state.axes[place].size, state.axes[place + 1].size
+    moved = np.moveaxis(state.second, (place, place + 1), (0, 1))
+    within = state.axes[place].same
+    differ = (1 - 1 / m) * moved[:, 0] + moved[:, 1] / m
+    differ[within] = moved[within, 0]
+    second = np.moveaxis(np.concatenate([differ, moved[within, 1]]), 0, place)
+    dims = _put(_without(state.dims, place + 1, 1), place, (Axis((m,) * n),))
+    return replace(state, dims=dims, second=second, mean=np.squeeze(state.mean, place + 1))
 
 
 def _without(dims: Dims, place: int, count: int) -> Dims:

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from sigprop.prediction import entry
 from sigprop.theory.network import from_values
+from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.pooling import resized
-from sigprop.theory.network.state import full_state
+from sigprop.theory.network.state import full_state, merge_axes
 from tests.theory.network.simulate import Op, assert_predicts
 
 LINEAR = {
@@ -149,3 +150,17 @@ def test_axes_of_one_entry_vanish_in_a_reshape():
     found, output = entry.propagated(build(), (3, 4, 4, 4))
     assert len(found.states["3"].axes) == 2
     assert found.states[output].q > 0
+
+
+def test_a_full_axis_before_exchangeable_ones_is_classes():
+    x = np.random.default_rng(1).standard_normal((3, 4, 5))
+    state = from_values(x, [0])
+    merged = merge_axes(state, 0, 3)
+    assert merged.axes == (Axis((20,) * 3),)
+    flat = x.reshape(3, 20)
+    told = full_state(merged).reshape(3, 20, 3, 20)
+    assert np.trace(told.reshape(60, 60)) == pytest.approx(float((x**2).sum()))
+    for a in range(3):
+        for b in range(3):
+            assert told[a, :, b].sum() == pytest.approx(flat[a].sum() * flat[b].sum())
+    np.testing.assert_allclose(merged.mean, flat.mean(axis=1))
