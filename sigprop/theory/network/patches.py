@@ -212,7 +212,7 @@ def _unfold_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | 
     image, windows, dim = _unfolded(ctx)
     shape = source(ctx).shape
     made = _from_windows(gradient, image, windows, dim, shape[dim:])
-    return [replace(made, profile=None)]
+    return [replace(made, profile=None, chosen=None)]
 
 
 def _folded(ctx: RuleContext) -> tuple[list[np.ndarray], int]:

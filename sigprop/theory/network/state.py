@@ -58,6 +58,8 @@ class SignalState:
             normal number, on the grid of ``marginals``. None: Gaussian.
         profile: of a gradient: E[g² | x] / E g² as a function of the standard normal number behind
             the entry x that it is the gradient of, on the same grid. None: it does not depend on x.
+        chosen: of a gradient that only the largest entry of each window gets: the probability of
+            being it by the normal number behind x, mean 1, on that grid; two entries by product.
         scatter: see :class:`Scatter`.
     """
 
@@ -66,6 +68,7 @@ class SignalState:
     mean: FloatArray
     marginal: FloatArray | None = None
     profile: FloatArray | None = None
+    chosen: FloatArray | None = None
     scatter: Scatter = field(default_factory=Scatter)
 
     @property

@@ -164,3 +164,16 @@ def test_a_full_axis_before_exchangeable_ones_is_classes():
         for b in range(3):
             assert told[a, :, b].sum() == pytest.approx(flat[a].sum() * flat[b].sum())
     np.testing.assert_allclose(merged.mean, flat.mean(axis=1))
+
+
+@pytest.mark.parametrize("positions", ["exchangeable", "full"])
+def test_two_places_that_both_get_a_gradient_are_large(positions):
+    """Behind a mean all windows get one gradient; φ′ is taken where both are the largest."""
+
+    def build():
+        return nn.Sequential(
+            nn.Conv2d(40, 8, 1), nn.ReLU(), nn.MaxPool2d(2), Op(lambda x: x.mean((2, 3)))
+        )
+
+    assert_predicts(f"chosen {positions}", build, (4, 40, 6, 6), nets=150, mutant=1.6,
+                    positions=positions, tolerance=0.03, skip=("parameter 0.weight",))  # fmt: skip
