@@ -423,7 +423,7 @@ def _regrouped_rest(
         if n < state.axes[place].size:
             state = split_axis(state, place, n)
         dims.append([*inside, place])
-        inside: list[Axis] = []
+        inside = []
         place += 1
     return state, place, dims
 
