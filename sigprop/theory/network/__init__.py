@@ -23,7 +23,9 @@ from sigprop.theory.network import (
     layout,
     linear,
     lookup,
+    maxima,
     normalization,
+    patches,
     pointwise,
     pooling,
     softmax,
@@ -47,6 +49,8 @@ FAMILIES = (
     contraction,
     softmax,
     tables,
+    maxima,
+    patches,
 )
 """The files that hold rules; importing them fills the table."""
 

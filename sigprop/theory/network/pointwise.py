@@ -29,6 +29,7 @@ from sigprop.theory.network.marginals import (
     expand,
     fourth_excess,
     grid,
+    hermite,
     normal_correlation,
     pair_values,
     standardized,
@@ -230,6 +231,8 @@ def _shifted(act: Activation, b: float, x: FloatArray) -> FloatArray:
 def back_through(act: Activation, state: SignalState, gradient: SignalState) -> SignalState:
     """The gradient before φ: G·E φ′(x)φ′(y), single entries weighted by their profile."""
     slopes, before = pair_expectation(act, state, slope=True), state
+    if gradient.chosen is not None:
+        slopes = slopes_where_chosen(act, state, gradient.chosen)
     if gradient.profile is not None:
         weighted = _expansion(act, state, slope=True, profile=gradient.profile).square
         own = np.sqrt(weighted).reshape(state.mean.shape)
@@ -238,7 +241,23 @@ def back_through(act: Activation, state: SignalState, gradient: SignalState) -> 
     gradient, state = aligned(gradient, state)
     profile = _profile_before(act, before, gradient.profile)
     return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
-                   marginal=None, profile=profile)  # fmt: skip
+                   marginal=None, profile=profile, chosen=None)  # fmt: skip
+
+
+def slopes_where_chosen(act: Activation, state: SignalState, chosen: FloatArray) -> FloatArray:
+    """E φ′(x)φ′(y) over pairs weighted by the probability that both are the largest ones."""
+    h = grid() if state.marginal is None else state.marginal
+    rho = normal_correlation(_correlation(state), state.marginal)
+    mean, std = state.mean[..., None], np.sqrt(state.variance)[..., None]
+    slopes = (act.df(mean + std * h) * chosen) @ hermite()
+    met, first = chosen @ hermite(), slopes.reshape(-1, ORDERS + 1)[0]
+    if np.allclose(slopes, first, rtol=0, atol=1e-9 * float(np.abs(first).max())):
+        both = pair_values(first, first, rho, None)
+    else:
+        left = [at_left(slopes[..., k], state.axes) for k in range(ORDERS + 1)]
+        right = [at_right(slopes[..., k], state.axes) for k in range(ORDERS + 1)]
+        both = pair_values(left, right, rho, None)  # type: ignore[arg-type]
+    return both / pair_values(met, met, rho, None)
 
 
 def _profile_before(
