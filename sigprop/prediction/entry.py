@@ -29,6 +29,7 @@ from sigprop.theory.network import (
     from_values,
     propagate,
 )
+from sigprop.theory.network.state import with_position_axis
 
 Positions = Literal["exchangeable", "full"]
 Weights = Literal["law", "actual"]
@@ -162,8 +163,11 @@ def _entries(
         full = _full_dims(
             tensor, _channel_dim(reading, call.name, tensor.dim()), weights, positions
         )
-        if tensor.is_meta or (id(tensor) in drawn and not full):
-            states[call.name] = from_moments(tuple(tensor.shape), 1.0)
+        if tensor.is_meta or id(tensor) in drawn:
+            state = from_moments(tuple(tensor.shape), 1.0)
+            for dim in full:
+                state = with_position_axis(state, state.places(dim).start)
+            states[call.name] = state
         else:
             states[call.name] = from_values(tensor.detach().double().cpu().numpy(), full)
     return states
