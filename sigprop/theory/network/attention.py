@@ -150,8 +150,8 @@ def _attention_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState
         earlier = found[place]
         found[place] = mine if earlier is None else added(earlier, mine, None)
     if heads.bias is not None:
-        like = _grouped_shape(ctx.state(heads.bias).shape, before)
-        mine = summed_to(before, broadcast(reshaped(ctx.state(heads.bias), like), like))
+        like = reshaped(ctx.state(heads.bias), _grouped_shape(ctx.state(heads.bias).shape, before))
+        mine = summed_to(before, like)
         found[heads.bias.place] = reshaped(mine, ctx.state(heads.bias).shape)
     return found
 

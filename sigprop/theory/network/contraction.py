@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.checks import FloatArray
 from sigprop.theory.network import linear
 from sigprop.theory.network.axes import Axis, along
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
@@ -21,6 +22,7 @@ from sigprop.theory.network.joins import added
 from sigprop.theory.network.linear import as_it_is, significant_mean
 from sigprop.theory.network.pointwise import shifted, summed_to
 from sigprop.theory.network.state import (
+    Dims,
     Scatter,
     SignalState,
     broadcast,
@@ -60,29 +62,39 @@ def contracted(
     for dim, label in enumerate(every):
         one, two = _met(one, two, dim, gone=label not in out)
     one, two = _small_enough(one, two, [every.index(label) for label in out])
-    names, sides = _names(one, two), (one, two)
-    left, right = ([name for name in side if name is not None] for side in names)
-    leaving = [(every.index(label), i) for label in out
-               for i in range(len(_longer(one, two, every.index(label))))]  # fmt: skip
-    numbers = {name: i for i, name in enumerate(dict.fromkeys([*left, *right]))}
-    ids = [[numbers[name] for name in part] for part in (left, right, leaving)]
-    gone = [name for name in numbers if name not in leaving]
-    moments = []
-    for counts, pair in (
-        (lambda axis: axis.counts, (one.second, two.second)),
-        (lambda axis: np.array(axis.sizes, dtype=np.float64), (one.mean, two.mean)),
-    ):
-        a, b = pair
-        for dim, i in gone:
-            axis = _longer(one, two, dim)[i]
-            weights = counts(axis)
-            if sides[0].dims[dim]:
-                a = a * along(weights, left.index((dim, i)), a.ndim)
-            else:
-                b = b * along(weights, right.index((dim, i)), b.ndim)
-        moments.append(np.einsum(a, ids[0], b, ids[1], ids[2], optimize=True))
+    axes = {(dim, i): axis for dim in range(len(every))
+            for i, axis in enumerate(_longer(one, two, dim))}  # fmt: skip
+    leaving = [name for label in out for name in axes if name[0] == every.index(label)]
+    counts = {name: axis.counts for name, axis in axes.items() if name not in leaving}
+    sizes = {name: np.array(axes[name].sizes, dtype=np.float64) for name in counts}
     dims = tuple(_longer(one, two, every.index(label)) for label in out)
-    return SignalState(dims, moments[0], moments[1], scatter=_scatter(one, two))
+    return SignalState(
+        dims,
+        _summed(one.dims, one.second, two.dims, two.second, counts, leaving),
+        _summed(one.dims, one.mean, two.dims, two.mean, sizes, leaving),
+        scatter=_scatter(one, two),
+    )
+
+
+Name = tuple[int, int]
+"""An axis: its dimension, its place in it."""
+
+
+def _summed(
+    first: Dims, a: FloatArray, second: Dims, b: FloatArray, counts: Mapping[Name, FloatArray],
+    leaving: Sequence[Name],
+) -> FloatArray:  # fmt: skip
+    """Σ a·b over the axes that do not leave, each relation as often as it stands."""
+    left, right = ([(dim, i) for dim, axes in enumerate(dims) for i in range(len(axes))]
+                   for dims in (first, second))  # fmt: skip
+    for name, count in counts.items():
+        if name in left:
+            a = a * along(count, left.index(name), a.ndim)
+        else:
+            b = b * along(count, right.index(name), b.ndim)
+    letters = {name: chr(97 + i) for i, name in enumerate(dict.fromkeys([*left, *right]))}
+    words = ["".join(letters[name] for name in part) for part in (left, right, leaving)]
+    return np.asarray(np.einsum(f"{words[0]},{words[1]}->{words[2]}", a, b, optimize=True))
 
 
 def _arranged(state: SignalState, labels: Labels, every: Labels) -> SignalState:
@@ -127,15 +139,6 @@ def _small_enough(
             one = with_axis(one, one.places(dim).start + i, coarse)
         if two.dims[dim]:
             two = with_axis(two, two.places(dim).start + i, coarse)
-
-
-def _names(one: SignalState, two: SignalState) -> tuple[list[Any], list[Any]]:
-    """(dimension, place in it) of each axis of both."""
-    first, second = (
-        [(dim, i) for dim, axes in enumerate(state.dims) for i in range(len(axes))]
-        for state in (one, two)
-    )
-    return first, second
 
 
 def _scatter(one: SignalState, two: SignalState) -> Scatter:
