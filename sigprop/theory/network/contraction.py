@@ -151,7 +151,7 @@ def _scatter(one: SignalState, two: SignalState) -> Scatter:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Contraction:
     """A call as a product: its two factors, their labels and those of what leaves."""
 
     factors: tuple[Any, Any]
@@ -170,7 +170,7 @@ def _shape_of(ctx: RuleContext, value: Any) -> tuple[int, ...]:
     raise CannotPredict(f"{ctx.call.operation} of what is no tensor")
 
 
-def plan_of(ctx: RuleContext) -> Plan:
+def plan_of(ctx: RuleContext) -> Contraction:
     """The factors of a matrix product or of an einsum.
 
     Raises:
@@ -186,7 +186,7 @@ def plan_of(ctx: RuleContext) -> Plan:
     one, two = args
     labels, out = _matmul_labels(len(_shape_of(ctx, one)), len(_shape_of(ctx, two)))
     alpha, beta = (float(call.kwargs.get(name, 1)) for name in ("alpha", "beta"))
-    return Plan((one, two), labels, out, alpha, bias, beta)
+    return Contraction((one, two), labels, out, alpha, bias, beta)
 
 
 def _matmul_labels(
@@ -202,7 +202,7 @@ def _matmul_labels(
     return labels, batch + ends
 
 
-def _einsum_plan(ctx: RuleContext) -> Plan:
+def _einsum_plan(ctx: RuleContext) -> Contraction:
     equation, *factors = ctx.call.args
     if len(factors) == 1 and isinstance(factors[0], tuple | list):
         factors = list(factors[0])
@@ -222,7 +222,7 @@ def _einsum_plan(ctx: RuleContext) -> Plan:
     else:
         flat = [label for each in labels for label in each if label not in batch]
         out = batch + tuple(sorted(label for label in set(flat) if flat.count(label) == 1))
-    return Plan((factors[0], factors[1]), (labels[0], labels[1]), out)
+    return Contraction((factors[0], factors[1]), (labels[0], labels[1]), out)
 
 
 def _spelled(part: str, batch: tuple[str, ...]) -> tuple[str, ...]:
@@ -230,7 +230,7 @@ def _spelled(part: str, batch: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(before) + (batch if dots else ()) + tuple(after)
 
 
-def factor_state(ctx: RuleContext, plan: Plan, side: int) -> SignalState:
+def factor_state(ctx: RuleContext, plan: Contraction, side: int) -> SignalState:
     """The state of a factor: a signal, a weight with entries alike, or a table of known numbers."""
     value, other = plan.factors[side], plan.factors[1 - side]
     if isinstance(value, Signal):
@@ -252,7 +252,7 @@ def factor_state(ctx: RuleContext, plan: Plan, side: int) -> SignalState:
     return from_values(np.asarray(value.values()), full if pairs <= LARGEST else [])
 
 
-def _both(ctx: RuleContext) -> tuple[Plan, SignalState, SignalState]:
+def _both(ctx: RuleContext) -> tuple[Contraction, SignalState, SignalState]:
     plan = plan_of(ctx)
     one, two = plan.factors
     two_signals = isinstance(one, Signal) and isinstance(two, Signal)
@@ -279,7 +279,35 @@ def origin(ctx: RuleContext, value: Signal) -> str:
     return name
 
 
-def _weight(plan: Plan) -> Constant | None:
+_THROUGH = ("passage", "scale", "dropout", "sum", "concatenation")
+
+
+def fed_by(ctx: RuleContext, value: Signal) -> tuple[str, int] | None:
+    """Where the dense map that a signal leaves takes its input from, and how many channels it has.
+
+    None: it leaves none, through what turns, cuts or joins tensors, scales them or adds to them.
+    """
+    before = ctx.source(value.place)
+    if before is None or before.call.activation is not None or not before.call.inputs:
+        return None
+    call = before.call
+    if call.operation == "linear" or (call.operation in ("matmul", "addmm") and _is_dense(before)):
+        weight = next((arg for arg in _flat(call.args)
+                       if isinstance(arg, Constant) and len(arg.shape) == 2), None)  # fmt: skip
+        if weight is None or not isinstance(before.inputs[0], SignalState):
+            return None
+        return origin(before, Signal(0)), before.inputs[0].shape[-1]
+    if call.kind in _THROUGH or (call.kind == "product" and len(call.inputs) == 1):
+        return fed_by(before, Signal(0))
+    return None
+
+
+def _flat(values: Any) -> list[Any]:
+    return [each for value in values
+            for each in (_flat(value) if isinstance(value, tuple | list) else [value])]  # fmt: skip
+
+
+def _weight(plan: Contraction) -> Constant | None:
     """The factor that is a weight or a table."""
     found = [factor for factor in plan.factors if isinstance(factor, Constant)]
     return found[0] if found else None
@@ -298,7 +326,7 @@ def _product(ctx: RuleContext) -> SignalState:
     return added(state, ctx.state(plan.added).times(plan.beta), None)
 
 
-def _with_units(state: SignalState, plan: Plan, side: int) -> SignalState:
+def _with_units(state: SignalState, plan: Contraction, side: int) -> SignalState:
     """The scatter that the units of a weight add."""
     units = [plan.out.index(label) for label in plan.labels[side]
              if label in plan.out and label not in plan.labels[1 - side]]  # fmt: skip
@@ -318,7 +346,7 @@ def _product_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState |
 
 
 def gradient_of(
-    plan: Plan, gradient: SignalState, other: SignalState, side: int, like: SignalState
+    plan: Contraction, gradient: SignalState, other: SignalState, side: int, like: SignalState
 ) -> SignalState:
     """The gradient of one factor: that of the product with the other factor."""
     mine, its = plan.labels[side], plan.labels[1 - side]
