@@ -17,13 +17,13 @@ The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``con
 
 from sigprop.theory.network import (
     attention,
-    contraction,
     joins,
     layout,
     linear,
     lookup,
     normalization,
     pointwise,
+    products,
     softmax,
     tables,
 )
@@ -33,7 +33,7 @@ from sigprop.theory.network.state import SignalState, from_moments, from_values
 from sigprop.theory.network.table import RULES, Rule
 
 FAMILIES = (
-    linear, pointwise, joins, layout, normalization, contraction, tables, softmax, attention,
+    linear, pointwise, joins, layout, normalization, products, tables, softmax, attention,
     lookup,
 )  # fmt: skip
 """The files that hold rules; importing them fills the table."""

@@ -33,7 +33,7 @@ from sigprop.theory.network.state import (
     permuted,
     with_axis,
 )
-from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.table import RuleContext
 
 LARGEST = 2**22
 """Numbers that a relation tensor has at most; beyond, its longest axis becomes exchangeable."""
@@ -252,13 +252,18 @@ def factor_state(ctx: RuleContext, plan: Contraction, side: int) -> SignalState:
     return from_values(np.asarray(value.values()), full if pairs <= LARGEST else [])
 
 
-def _both(ctx: RuleContext) -> tuple[Contraction, SignalState, SignalState]:
+def both(ctx: RuleContext) -> tuple[Contraction, list[SignalState]]:
+    """The plan of a call and the states of its factors.
+
+    Raises:
+        CannotPredict: they are one signal.
+    """
     plan = plan_of(ctx)
     one, two = plan.factors
     two_signals = isinstance(one, Signal) and isinstance(two, Signal)
     if two_signals and origin(ctx, one) == origin(ctx, two):
         raise CannotPredict(f"{ctx.call.operation} of a signal with itself")
-    return plan, factor_state(ctx, plan, 0), factor_state(ctx, plan, 1)
+    return plan, [factor_state(ctx, plan, side) for side in (0, 1)]
 
 
 _AS_IT_IS = """
@@ -291,7 +296,7 @@ def fed_by(ctx: RuleContext, value: Signal) -> tuple[str, int] | None:
     if before is None or before.call.activation is not None or not before.call.inputs:
         return None
     call = before.call
-    if call.operation == "linear" or (call.operation in ("matmul", "addmm") and _is_dense(before)):
+    if call.operation == "linear" or (call.operation in ("matmul", "addmm") and is_dense(before)):
         weight = next((arg for arg in _flat(call.args)
                        if isinstance(arg, Constant) and len(arg.shape) == 2), None)  # fmt: skip
         if weight is None or not isinstance(before.inputs[0], SignalState):
@@ -313,8 +318,8 @@ def _weight(plan: Contraction) -> Constant | None:
     return found[0] if found else None
 
 
-def _product(ctx: RuleContext) -> SignalState:
-    plan, one, two = _both(ctx)
+def product(ctx: RuleContext, plan: Contraction, one: SignalState, two: SignalState) -> SignalState:
+    """The product of two factors, and what is added to it."""
     state = contracted(one, plan.labels[0], two, plan.labels[1], plan.out).times(plan.factor)
     weight = _weight(plan)
     if weight is not None and weight.random:
@@ -333,18 +338,6 @@ def _with_units(state: SignalState, plan: Contraction, side: int) -> SignalState
     return linear.unit_scatter(one_axis(state, units[0]), units[0]) if len(units) == 1 else state
 
 
-def _product_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    plan, *states = _both(ctx)
-    found: list[SignalState | None] = [None] * len(ctx.inputs)
-    for side, value in enumerate(plan.factors):
-        if isinstance(value, Signal):
-            made = gradient_of(plan, gradient, states[1 - side], side, states[side])
-            found[value.place] = made.times(plan.factor)
-    if isinstance(plan.added, Signal):
-        found[plan.added.place] = summed_to(gradient.times(plan.beta), ctx.state(plan.added))
-    return found
-
-
 def gradient_of(
     plan: Contraction, gradient: SignalState, other: SignalState, side: int, like: SignalState
 ) -> SignalState:
@@ -359,8 +352,9 @@ def gradient_of(
     return broadcast(made, like.shape)
 
 
-def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
-    plan, *states = _both(ctx)
+def product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    """The mean square of the gradient of a factor or of a table that is a parameter."""
+    plan, states = both(ctx)
     found: dict[str, float] = {}
     for side, value in enumerate(plan.factors):
         if isinstance(value, Constant) and value.parameter:
@@ -372,30 +366,11 @@ def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str,
     return found
 
 
-# A matrix that all places share is applied along one dimension, as it is if it is known
-
-
-def _is_dense(ctx: RuleContext) -> bool:
+def is_dense(ctx: RuleContext) -> bool:
+    """Whether a matrix that all places share is applied along one dimension."""
     if ctx.call.operation == "einsum":
         return False
     args = ctx.call.args[1:] if ctx.call.operation == "addmm" else ctx.call.args
     weights = [arg for arg in args if isinstance(arg, Constant)]
     plain = not {"alpha", "beta"} & set(ctx.call.kwargs)
     return plain and len(args) == 2 and len(weights) == 1 and len(weights[0].shape) == 2
-
-
-def _matmul(ctx: RuleContext) -> SignalState:
-    return linear.matmul(ctx) if _is_dense(ctx) else _product(ctx)
-
-
-def _matmul_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return linear.matmul_back(ctx, gradient) if _is_dense(ctx) else _product_back(ctx, gradient)
-
-
-def _matmul_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
-    dense = _is_dense(ctx)
-    return (linear.matmul_parameters if dense else _product_parameters)(ctx, gradient)
-
-
-rule("matmul addmm einsum", _matmul, _matmul_back, "the two factors are independent",
-     parameters=_matmul_parameters)  # fmt: skip

@@ -334,10 +334,9 @@ def back(found: Shares, gradient: SignalState, common_source: float = 0.0) -> Si
 # Rules
 
 
-def _read(ctx: RuleContext) -> Shares:
+def read(ctx: RuleContext) -> Shares:
+    """The softmax of a call."""
     call, value = ctx.call, ctx.call.argument(0, "input", Signal(0))
-    if call.operation == "gumbel_softmax":
-        raise CannotPredict("a softmax of noisy logits")
     state, table = before_tables(ctx, value)
     dim = call.named("dim")
     if dim is None:
@@ -345,15 +344,6 @@ def _read(ctx: RuleContext) -> Shares:
     if call.operation == "softmin":
         state, table = state.times(-1.0), None if table is None else -table
     return shares(state, int(dim), table)
-
-
-def _softmax(ctx: RuleContext) -> SignalState:
-    found = _read(ctx)
-    return as_before(found, found.state)
-
-
-def _softmax_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return [back(_read(ctx), gradient)]
 
 
 def _log_softmax(ctx: RuleContext) -> SignalState:
@@ -402,5 +392,4 @@ def _log_softmax_back(ctx: RuleContext, gradient: SignalState) -> list[SignalSta
 
 
 ASSUMED = "Gaussian logits, alike along the row but for the table; the gradient independent of them"
-rule("softmax softmin", _softmax, _softmax_back, ASSUMED)
 rule("log_softmax", _log_softmax, _log_softmax_back, ASSUMED)
