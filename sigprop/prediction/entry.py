@@ -125,7 +125,18 @@ def _run(
         found = predicted()
         if measured.collect():
             found = predicted()
+    _read_out(reading, calls, laws, found)
     return reading, calls, found
+
+
+def _read_out(reading: Reading, calls: Sequence[Call], laws: Laws, found: Propagation) -> None:
+    """The gradients of parameters that enter as a signal: a class token, a learnt image."""
+    for call in calls:
+        step, gradient = reading.steps[call.name], found.gradients.get(call.name)
+        if step.what == "source" and isinstance(gradient, SignalState):
+            name = laws.names.get(id(step.args[0]))
+            if name is not None:
+                found.parameters[name] = found.parameters.get(name, 0.0) + gradient.q
 
 
 def _check(weights: Any, positions: Any, init: Any) -> None:

@@ -181,3 +181,18 @@ def test_one_place_of_each_sample(positions):
     )
     assert_predicts("one a sample", net, (3, 5, 40), nets=200, tolerance=0.02,
                     positions=positions)  # fmt: skip
+
+
+def test_a_learnt_input_has_a_gradient():
+    class Learnt(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.layer = nn.Parameter(torch.randn(4, 30)), nn.Linear(30, 30)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.layer(self.start)
+
+    net = Learnt()
+    found = predict(net, (4, 30))
+    square = float(net.layer.weight.detach().square().mean())
+    assert found.parameters["start"] == pytest.approx(30 * square)
