@@ -11,12 +11,14 @@ samples, of places and of channels.
 
 The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``convolution.py``,
 ``pointwise.py`` (with ``marginals.py``: entries that are not Gaussian), ``joins.py`` (with
-``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``attention.py``,
-``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
+``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``products.py`` (with
+``contraction.py``), ``softmax.py`` (with ``concentration.py``), ``tables.py``, ``attention.py``,
+``gates.py``, ``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
 """
 
 from sigprop.theory.network import (
     attention,
+    gates,
     joins,
     layout,
     linear,
@@ -34,7 +36,7 @@ from sigprop.theory.network.table import RULES, Rule
 
 FAMILIES = (
     linear, pointwise, joins, layout, normalization, products, tables, softmax, attention,
-    lookup,
+    lookup, gates,
 )  # fmt: skip
 """The files that hold rules; importing them fills the table."""
 

@@ -278,5 +278,25 @@ def test_values_of_the_keys_source_meet_large_shares():
     for name, function in (("call", attend), ("by hand", by_hand(MASKS["none"]))):
         assert_predicts(
             f"common source {name}", lambda f=function: Heads(f, keys=4, width=64, inputs=800),
-            (2, 32, 800), nets=60, tolerance={"out": 0.05, "gradient": 0.1}, skip=("parameter",), lift="lift",
+            (2, 32, 800), nets=60, tolerance={"out": 0.05, "gradient": 0.1}, skip=("parameter",),
+            lift="lift",
         )  # fmt: skip
+
+
+@BOTH
+def test_a_gated_linear_unit(positions):
+    net = lambda: nn.Sequential(nn.Linear(40, 64), nn.GLU(), nn.Linear(32, 24))  # noqa: E731
+    assert_predicts("glu", net, (3, 4, 40), nets=150, tolerance=0.02, positions=positions)
+
+
+def test_squeeze_and_excitation_by_a_gate():
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift, self.gate = nn.Linear(40, 64), nn.Linear(64, 64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.lift(x)
+            return x * torch.sigmoid(self.gate(x.tanh()))
+
+    assert_predicts("gate", Gate, (3, 4, 40), nets=100, tolerance=0.03, lift="lift")
