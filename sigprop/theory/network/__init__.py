@@ -11,14 +11,15 @@ samples, of places and of channels.
 
 The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``convolution.py``,
 ``pointwise.py`` (with ``marginals.py``: entries that are not Gaussian), ``joins.py`` (with
-``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``attention.py``,
-``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
+``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``products.py`` (with
+``contraction.py``), ``softmax.py`` (with ``concentration.py``), ``tables.py``, ``attention.py``,
+``gates.py``, ``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
 """
 
 from sigprop.theory.network import (
     attention,
-    contraction,
     convolution,
+    gates,
     joins,
     layout,
     linear,
@@ -28,6 +29,7 @@ from sigprop.theory.network import (
     patches,
     pointwise,
     pooling,
+    products,
     softmax,
     tables,
 )
@@ -46,9 +48,10 @@ FAMILIES = (
     normalization,
     attention,
     lookup,
-    contraction,
     softmax,
     tables,
+    products,
+    gates,
     maxima,
     patches,
 )

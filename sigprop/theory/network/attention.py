@@ -14,10 +14,10 @@ import numpy as np
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.calls import CannotPredict, Signal
-from sigprop.theory.network.contraction import contracted, origin
+from sigprop.theory.network.contraction import contracted, fed_by, origin
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.pointwise import shifted, summed_to
-from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, shares
+from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, shares, tilted
 from sigprop.theory.network.state import SignalState, broadcast, reshaped
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.tables import hides
@@ -37,6 +37,7 @@ class Heads:
         scale: of the logits.
         kept: 1/(1 − p) of the dropout.
         bias: a signal that is added to the logits.
+        common_source: 1/D for keys and values made of one tensor of D channels, else 0.
     """
 
     q: SignalState
@@ -48,6 +49,7 @@ class Heads:
     scale: float
     kept: float
     bias: Signal | None
+    common_source: float
 
 
 def _heads(ctx: RuleContext) -> Heads:
@@ -75,8 +77,10 @@ def _heads(ctx: RuleContext) -> Heads:
     found = shares(logits, -1, table)
     p = float(call.argument(4, "dropout_p", 0.0) or 0.0)
     kept = 1 / (1 - p) if p < 1 else 0.0
+    key, value = fed_by(ctx, sides[1]), fed_by(ctx, sides[2])
+    share = 1 / key[1] if key is not None and key == value else 0.0
     weights = _dropped(as_before(found, found.state), kept)
-    return Heads(q, k, v, found, weights, labels, scale, kept, bias)
+    return Heads(q, k, v, found, weights, labels, scale, kept, bias, share)
 
 
 def _masked(
@@ -124,7 +128,8 @@ def _dropped(state: SignalState, kept: float) -> SignalState:
 def _attention(ctx: RuleContext) -> SignalState:
     heads = _heads(ctx)
     labels = heads.labels
-    made = contracted(heads.weights, labels[3], heads.v, labels[2], labels[4])
+    weights = as_before(heads.found, tilted(heads.found, heads.common_source))
+    made = contracted(_dropped(weights, heads.kept), labels[3], heads.v, labels[2], labels[4])
     made = replace(made, scatter=heads.v.scatter)
     return reshaped(made, ctx.call.shape or made.shape)
 
@@ -139,7 +144,8 @@ def _attention_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState
     weights = _dropped(contracted(gradient, out, heads.v, v, logits), heads.kept)
     before = back(heads.found, weights)
     scaled = before.times(heads.scale)
-    query = contracted(scaled, logits, heads.k, k, (*logits[:-2], "t", "c"))
+    to_keys = back(heads.found, weights, heads.common_source).times(heads.scale)
+    query = contracted(to_keys, logits, heads.k, k, (*logits[:-2], "t", "c"))
     key = contracted(scaled, logits, heads.q, q, (*logits[:-2], "s", "c"))
     found: list[SignalState | None] = [None] * len(ctx.inputs)
     sides = zip(("query", "key", "value"), (query, key, value), (heads.q, heads.k, heads.v),
@@ -150,8 +156,8 @@ def _attention_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState
         earlier = found[place]
         found[place] = mine if earlier is None else added(earlier, mine, None)
     if heads.bias is not None:
-        like = _grouped_shape(ctx.state(heads.bias).shape, before)
-        mine = summed_to(before, broadcast(reshaped(ctx.state(heads.bias), like), like))
+        like = reshaped(ctx.state(heads.bias), _grouped_shape(ctx.state(heads.bias).shape, before))
+        mine = summed_to(before, like)
         found[heads.bias.place] = reshaped(mine, ctx.state(heads.bias).shape)
     return found
 

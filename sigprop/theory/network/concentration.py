@@ -53,7 +53,7 @@ def overlap(share: FloatArray, v: FloatArray, w: FloatArray) -> FloatArray:
 def responsive(share: FloatArray, v: FloatArray, w: FloatArray) -> FloatArray:
     """H, likewise: what of a gradient of variance 1 comes through the softmax."""
     share, v, w = np.broadcast_arrays(share, v, w)
-    return share * np.maximum(1 - share, 0.0) * _interpolated(1, share, v, w)
+    return np.asarray(share * np.maximum(1 - share, 0.0) * _interpolated(1, share, v, w))
 
 
 def _interpolated(which: int, share: FloatArray, v: FloatArray, w: FloatArray) -> FloatArray:
@@ -70,7 +70,7 @@ def _interpolated(which: int, share: FloatArray, v: FloatArray, w: FloatArray) -
         t = level[chosen] - node
         parts = [_between(_nodes(int(k))[which], c[chosen], n[chosen]) for k in (node, node + 1)]
         found[chosen] = (1 - t) * parts[0] + t * parts[1]
-    return np.where(small, 1 + w * (1 - share), found)
+    return np.asarray(np.where(small, 1 + w * (1 - share), found))
 
 
 def _between(table: FloatArray, c: FloatArray, n: FloatArray) -> FloatArray:
@@ -78,7 +78,7 @@ def _between(table: FloatArray, c: FloatArray, n: FloatArray) -> FloatArray:
     i, s = _cell(_SHARES, c)
     j, t = _cell(np.log(_SIZES), n)
     rows = [(1 - t) * table[i + k, j] + t * table[i + k, j + 1] for k in (0, 1)]
-    return (1 - s) * rows[0] + s * rows[1]
+    return np.asarray((1 - s) * rows[0] + s * rows[1])
 
 
 def _cell(nodes: FloatArray, x: FloatArray) -> tuple[np.ndarray, FloatArray]:

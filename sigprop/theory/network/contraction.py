@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.checks import FloatArray
 from sigprop.theory.network import linear
 from sigprop.theory.network.axes import Axis, along
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
@@ -21,6 +22,7 @@ from sigprop.theory.network.joins import added
 from sigprop.theory.network.linear import as_it_is, significant_mean
 from sigprop.theory.network.pointwise import shifted, summed_to
 from sigprop.theory.network.state import (
+    Dims,
     Scatter,
     SignalState,
     broadcast,
@@ -31,7 +33,7 @@ from sigprop.theory.network.state import (
     permuted,
     with_axis,
 )
-from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.table import RuleContext
 
 LARGEST = 2**22
 """Numbers that a relation tensor has at most; beyond, its longest axis becomes exchangeable."""
@@ -60,29 +62,39 @@ def contracted(
     for dim, label in enumerate(every):
         one, two = _met(one, two, dim, gone=label not in out)
     one, two = _small_enough(one, two, [every.index(label) for label in out])
-    names, sides = _names(one, two), (one, two)
-    left, right = ([name for name in side if name is not None] for side in names)
-    leaving = [(every.index(label), i) for label in out
-               for i in range(len(_longer(one, two, every.index(label))))]  # fmt: skip
-    numbers = {name: i for i, name in enumerate(dict.fromkeys([*left, *right]))}
-    ids = [[numbers[name] for name in part] for part in (left, right, leaving)]
-    gone = [name for name in numbers if name not in leaving]
-    moments = []
-    for counts, pair in (
-        (lambda axis: axis.counts, (one.second, two.second)),
-        (lambda axis: np.array(axis.sizes, dtype=np.float64), (one.mean, two.mean)),
-    ):
-        a, b = pair
-        for dim, i in gone:
-            axis = _longer(one, two, dim)[i]
-            weights = counts(axis)
-            if sides[0].dims[dim]:
-                a = a * along(weights, left.index((dim, i)), a.ndim)
-            else:
-                b = b * along(weights, right.index((dim, i)), b.ndim)
-        moments.append(np.einsum(a, ids[0], b, ids[1], ids[2], optimize=True))
+    axes = {(dim, i): axis for dim in range(len(every))
+            for i, axis in enumerate(_longer(one, two, dim))}  # fmt: skip
+    leaving = [name for label in out for name in axes if name[0] == every.index(label)]
+    counts = {name: axis.counts for name, axis in axes.items() if name not in leaving}
+    sizes = {name: np.array(axes[name].sizes, dtype=np.float64) for name in counts}
     dims = tuple(_longer(one, two, every.index(label)) for label in out)
-    return SignalState(dims, moments[0], moments[1], scatter=_scatter(one, two))
+    return SignalState(
+        dims,
+        _summed(one.dims, one.second, two.dims, two.second, counts, leaving),
+        _summed(one.dims, one.mean, two.dims, two.mean, sizes, leaving),
+        scatter=_scatter(one, two),
+    )
+
+
+Name = tuple[int, int]
+"""An axis: its dimension, its place in it."""
+
+
+def _summed(
+    first: Dims, a: FloatArray, second: Dims, b: FloatArray, counts: Mapping[Name, FloatArray],
+    leaving: Sequence[Name],
+) -> FloatArray:  # fmt: skip
+    """Σ a·b over the axes that do not leave, each relation as often as it stands."""
+    left, right = ([(dim, i) for dim, axes in enumerate(dims) for i in range(len(axes))]
+                   for dims in (first, second))  # fmt: skip
+    for name, count in counts.items():
+        if name in left:
+            a = a * along(count, left.index(name), a.ndim)
+        else:
+            b = b * along(count, right.index(name), b.ndim)
+    letters = {name: chr(97 + i) for i, name in enumerate(dict.fromkeys([*left, *right]))}
+    words = ["".join(letters[name] for name in part) for part in (left, right, leaving)]
+    return np.asarray(np.einsum(f"{words[0]},{words[1]}->{words[2]}", a, b, optimize=True))
 
 
 def _arranged(state: SignalState, labels: Labels, every: Labels) -> SignalState:
@@ -129,15 +141,6 @@ def _small_enough(
             two = with_axis(two, two.places(dim).start + i, coarse)
 
 
-def _names(one: SignalState, two: SignalState) -> tuple[list[Any], list[Any]]:
-    """(dimension, place in it) of each axis of both."""
-    first, second = (
-        [(dim, i) for dim, axes in enumerate(state.dims) for i in range(len(axes))]
-        for state in (one, two)
-    )
-    return first, second
-
-
 def _scatter(one: SignalState, two: SignalState) -> Scatter:
     """Scatter of log q of a product: what both had before is common to them."""
     s, t = one.scatter, two.scatter
@@ -148,7 +151,7 @@ def _scatter(one: SignalState, two: SignalState) -> Scatter:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Contraction:
     """A call as a product: its two factors, their labels and those of what leaves."""
 
     factors: tuple[Any, Any]
@@ -167,7 +170,7 @@ def _shape_of(ctx: RuleContext, value: Any) -> tuple[int, ...]:
     raise CannotPredict(f"{ctx.call.operation} of what is no tensor")
 
 
-def plan_of(ctx: RuleContext) -> Plan:
+def plan_of(ctx: RuleContext) -> Contraction:
     """The factors of a matrix product or of an einsum.
 
     Raises:
@@ -183,7 +186,7 @@ def plan_of(ctx: RuleContext) -> Plan:
     one, two = args
     labels, out = _matmul_labels(len(_shape_of(ctx, one)), len(_shape_of(ctx, two)))
     alpha, beta = (float(call.kwargs.get(name, 1)) for name in ("alpha", "beta"))
-    return Plan((one, two), labels, out, alpha, bias, beta)
+    return Contraction((one, two), labels, out, alpha, bias, beta)
 
 
 def _matmul_labels(
@@ -199,7 +202,7 @@ def _matmul_labels(
     return labels, batch + ends
 
 
-def _einsum_plan(ctx: RuleContext) -> Plan:
+def _einsum_plan(ctx: RuleContext) -> Contraction:
     equation, *factors = ctx.call.args
     if len(factors) == 1 and isinstance(factors[0], tuple | list):
         factors = list(factors[0])
@@ -219,7 +222,7 @@ def _einsum_plan(ctx: RuleContext) -> Plan:
     else:
         flat = [label for each in labels for label in each if label not in batch]
         out = batch + tuple(sorted(label for label in set(flat) if flat.count(label) == 1))
-    return Plan((factors[0], factors[1]), (labels[0], labels[1]), out)
+    return Contraction((factors[0], factors[1]), (labels[0], labels[1]), out)
 
 
 def _spelled(part: str, batch: tuple[str, ...]) -> tuple[str, ...]:
@@ -227,7 +230,7 @@ def _spelled(part: str, batch: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(before) + (batch if dots else ()) + tuple(after)
 
 
-def factor_state(ctx: RuleContext, plan: Plan, side: int) -> SignalState:
+def factor_state(ctx: RuleContext, plan: Contraction, side: int) -> SignalState:
     """The state of a factor: a signal, a weight with entries alike, or a table of known numbers."""
     value, other = plan.factors[side], plan.factors[1 - side]
     if isinstance(value, Signal):
@@ -249,13 +252,18 @@ def factor_state(ctx: RuleContext, plan: Plan, side: int) -> SignalState:
     return from_values(np.asarray(value.values()), full if pairs <= LARGEST else [])
 
 
-def _both(ctx: RuleContext) -> tuple[Plan, SignalState, SignalState]:
+def both(ctx: RuleContext) -> tuple[Contraction, list[SignalState]]:
+    """The plan of a call and the states of its factors.
+
+    Raises:
+        CannotPredict: they are one signal.
+    """
     plan = plan_of(ctx)
     one, two = plan.factors
     two_signals = isinstance(one, Signal) and isinstance(two, Signal)
     if two_signals and origin(ctx, one) == origin(ctx, two):
         raise CannotPredict(f"{ctx.call.operation} of a signal with itself")
-    return plan, factor_state(ctx, plan, 0), factor_state(ctx, plan, 1)
+    return plan, [factor_state(ctx, plan, side) for side in (0, 1)]
 
 
 _AS_IT_IS = """
@@ -276,14 +284,42 @@ def origin(ctx: RuleContext, value: Signal) -> str:
     return name
 
 
-def _weight(plan: Plan) -> Constant | None:
+_THROUGH = ("passage", "scale", "dropout", "sum", "concatenation")
+
+
+def fed_by(ctx: RuleContext, value: Signal) -> tuple[str, int] | None:
+    """Where the dense map that a signal leaves takes its input from, and how many channels it has.
+
+    None: it leaves none, through what turns, cuts or joins tensors, scales them or adds to them.
+    """
+    before = ctx.source(value.place)
+    if before is None or before.call.activation is not None or not before.call.inputs:
+        return None
+    call = before.call
+    if call.operation == "linear" or (call.operation in ("matmul", "addmm") and is_dense(before)):
+        weight = next((arg for arg in _flat(call.args)
+                       if isinstance(arg, Constant) and len(arg.shape) == 2), None)  # fmt: skip
+        if weight is None or not isinstance(before.inputs[0], SignalState):
+            return None
+        return origin(before, Signal(0)), before.inputs[0].shape[-1]
+    if call.kind in _THROUGH or (call.kind == "product" and len(call.inputs) == 1):
+        return fed_by(before, Signal(0))
+    return None
+
+
+def _flat(values: Any) -> list[Any]:
+    return [each for value in values
+            for each in (_flat(value) if isinstance(value, tuple | list) else [value])]  # fmt: skip
+
+
+def _weight(plan: Contraction) -> Constant | None:
     """The factor that is a weight or a table."""
     found = [factor for factor in plan.factors if isinstance(factor, Constant)]
     return found[0] if found else None
 
 
-def _product(ctx: RuleContext) -> SignalState:
-    plan, one, two = _both(ctx)
+def product(ctx: RuleContext, plan: Contraction, one: SignalState, two: SignalState) -> SignalState:
+    """The product of two factors, and what is added to it."""
     state = contracted(one, plan.labels[0], two, plan.labels[1], plan.out).times(plan.factor)
     weight = _weight(plan)
     if weight is not None and weight.random:
@@ -295,27 +331,15 @@ def _product(ctx: RuleContext) -> SignalState:
     return added(state, ctx.state(plan.added).times(plan.beta), None)
 
 
-def _with_units(state: SignalState, plan: Plan, side: int) -> SignalState:
+def _with_units(state: SignalState, plan: Contraction, side: int) -> SignalState:
     """The scatter that the units of a weight add."""
     units = [plan.out.index(label) for label in plan.labels[side]
              if label in plan.out and label not in plan.labels[1 - side]]  # fmt: skip
     return linear.unit_scatter(one_axis(state, units[0]), units[0]) if len(units) == 1 else state
 
 
-def _product_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    plan, *states = _both(ctx)
-    found: list[SignalState | None] = [None] * len(ctx.inputs)
-    for side, value in enumerate(plan.factors):
-        if isinstance(value, Signal):
-            made = gradient_of(plan, gradient, states[1 - side], side, states[side])
-            found[value.place] = made.times(plan.factor)
-    if isinstance(plan.added, Signal):
-        found[plan.added.place] = summed_to(gradient.times(plan.beta), ctx.state(plan.added))
-    return found
-
-
 def gradient_of(
-    plan: Plan, gradient: SignalState, other: SignalState, side: int, like: SignalState
+    plan: Contraction, gradient: SignalState, other: SignalState, side: int, like: SignalState
 ) -> SignalState:
     """The gradient of one factor: that of the product with the other factor."""
     mine, its = plan.labels[side], plan.labels[1 - side]
@@ -328,8 +352,9 @@ def gradient_of(
     return broadcast(made, like.shape)
 
 
-def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
-    plan, *states = _both(ctx)
+def product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    """The mean square of the gradient of a factor or of a table that is a parameter."""
+    plan, states = both(ctx)
     found: dict[str, float] = {}
     for side, value in enumerate(plan.factors):
         if isinstance(value, Constant) and value.parameter:
@@ -341,30 +366,11 @@ def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str,
     return found
 
 
-# A matrix that all places share is applied along one dimension, as it is if it is known
-
-
-def _is_dense(ctx: RuleContext) -> bool:
+def is_dense(ctx: RuleContext) -> bool:
+    """Whether a matrix that all places share is applied along one dimension."""
     if ctx.call.operation == "einsum":
         return False
     args = ctx.call.args[1:] if ctx.call.operation == "addmm" else ctx.call.args
     weights = [arg for arg in args if isinstance(arg, Constant)]
     plain = not {"alpha", "beta"} & set(ctx.call.kwargs)
     return plain and len(args) == 2 and len(weights) == 1 and len(weights[0].shape) == 2
-
-
-def _matmul(ctx: RuleContext) -> SignalState:
-    return linear.matmul(ctx) if _is_dense(ctx) else _product(ctx)
-
-
-def _matmul_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return linear.matmul_back(ctx, gradient) if _is_dense(ctx) else _product_back(ctx, gradient)
-
-
-def _matmul_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
-    dense = _is_dense(ctx)
-    return (linear.matmul_parameters if dense else _product_parameters)(ctx, gradient)
-
-
-rule("matmul addmm einsum", _matmul, _matmul_back, "the two factors are independent",
-     parameters=_matmul_parameters)  # fmt: skip

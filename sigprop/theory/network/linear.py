@@ -86,7 +86,7 @@ def exact(state: SignalState, dim: int, matrix: FloatArray) -> SignalState:
     place = state.places(dim).start
     axis = state.axes[place]
     n = len(matrix)
-    apart = axis.full or (max(matrix.shape) <= KNOWN and place < len(state.axes) - 1)
+    apart = axis.full or (max(matrix.shape) <= KNOWN and dim < len(state.dims) - 1)
     out = Axis.positions(n) if apart else Axis.exchangeable(n)
     second = apply(matrix, matrix, state.second, place, axis, out)
     mean = apply_mean(matrix, state.mean, place, axis, out)

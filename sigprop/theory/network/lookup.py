@@ -20,8 +20,8 @@ from sigprop.theory.network.axes import Axis, same_sum
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.contraction import LARGEST, contracted
 from sigprop.theory.network.joins import added
-from sigprop.theory.network.layout import as_state, mapped, selection
-from sigprop.theory.network.linear import paired, significant_mean, without
+from sigprop.theory.network.layout import as_state, chosen, mapped, selection
+from sigprop.theory.network.linear import KNOWN, paired, significant_mean, without
 from sigprop.theory.network.state import (
     SignalState,
     broadcast,
@@ -125,8 +125,8 @@ def _embedding(ctx: RuleContext) -> SignalState:
     full = _full(ctx, counts.shape[:-1])
     if ctx.call.actual or not weight.random or len(weight.shape) != 2:
         values = np.asarray(weight.values(), dtype=np.float64)[rows]
-        taken = np.tensordot(counts, values, axes=1)
-        return from_values(taken, [*full, taken.ndim - 1] if ctx.call.actual else full)
+        known = np.tensordot(counts, values, axes=1)
+        return from_values(known, [*full, known.ndim - 1] if ctx.call.actual else full)
     taken = _shared(ctx, counts, full)
     mean, square = significant_mean(weight), _square(ctx, weight)
     own = taken.second * (square - mean**2)
@@ -192,13 +192,19 @@ def _common_index(index: np.ndarray, dim: int) -> np.ndarray | None:
     return line[:, 0] if (line == line[:, :1]).all() else None
 
 
+def _apart(n: int) -> Axis | None:
+    """Places that a known table tells apart, if they are not too many."""
+    return Axis.positions(n) if n <= KNOWN else None
+
+
 def _picked(state: SignalState, dim: int, index: np.ndarray, *, back: int = 0) -> SignalState:
     """x_{i, index[i, k]} for each k; ``back``: Σ of what is picked, at one of that many places."""
     n = back or state.shape[dim]
     line = _common_index(index, dim)
+    if line is not None and not back:
+        return chosen(state, dim, line % n)
     if line is not None:
-        matrix = selection(line % n, n)
-        return mapped(state, dim, matrix.T if back else matrix)
+        return mapped(state, dim, selection(line % n, n).T, _apart(n))
     for d in range(index.ndim):  # a dimension along which nothing changes needs no table
         if d != dim and (index == index.take([0], axis=d)).all():
             index = index.take([0], axis=d)
@@ -274,13 +280,13 @@ def _scatter(ctx: RuleContext) -> SignalState:
     made = _picked(as_state(ctx, source), dim, index, back=shape[dim])
     if isinstance(into, Signal) or np.asarray(into.values()).any():
         made = added(as_state(ctx, into, shape), made, None)
-    return made if count is None else mapped(made, dim, np.diag(1 / count))
+    return made if count is None else mapped(made, dim, np.diag(1 / count), _apart(len(count)))
 
 
 def _scatter_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     into, source, dim, index, count = _scattered(ctx)
     if count is not None:
-        gradient = mapped(gradient, dim, np.diag(1 / count))
+        gradient = mapped(gradient, dim, np.diag(1 / count), _apart(len(count)))
     found: list[SignalState | None] = [None] * len(ctx.inputs)
     if isinstance(into, Signal):
         found[into.place] = gradient
@@ -323,7 +329,7 @@ def _relations(axis: Axis, index: np.ndarray) -> np.ndarray:
     if axis.full:
         return np.asarray(found)
     same = (index % axis.size)[:, None] == (index % axis.size)[None, :]
-    return np.where(same, k * k + of[:, None], found)
+    return np.asarray(np.where(same, k * k + of[:, None], found))
 
 
 def _pairs(

@@ -261,8 +261,45 @@ def as_before(found: Shares, state: SignalState, like: SignalState | None = None
     return state
 
 
-def back(found: Shares, gradient: SignalState) -> SignalState:
-    """The gradient of the logits."""
+def tilted(found: Shares, common_source: float) -> SignalState:
+    """The shares as a sum over values meets them that come from where the keys do.
+
+    Keys and values of one source of D channels share its products c_ss' = x_s·x_s'/D, which scatter
+    by 1/D: large logits go with values that are alike, and E Σ A A' c grows by w (1 − R)²/D.
+
+    Args:
+        found: the softmax.
+        common_source: 1/D.
+    """
+    extra = found.common * common_source * _free(found)
+    return replace(found.state, second=found.state.second + extra * _apart(found))
+
+
+def _free(found: Shares) -> FloatArray:
+    """(1 − R_t)(1 − R_u) of each pair of rows."""
+    place = found.place
+    rows = _with(found.logits.axes, place, Axis.positions(1))
+    r = same_sum(found.state.second, found.logits.axes[place], place)
+    left = np.maximum(1 - diagonal(r, rows), 0.0)
+    return of_products(left, left, rows)
+
+
+def _apart(found: Shares) -> FloatArray:
+    """What moves 1 from entries that differ to the same: Σ over same ones 1 − R, over all 0."""
+    place, axis = found.place, found.logits.axes[found.place]
+    r = np.maximum(same_sum(found.state.second, axis, place), 1e-300)
+    shape = [-1 if i == place else 1 for i in range(r.ndim)]
+    return found.state.second * (axis.is_same.reshape(shape) / r - 1)
+
+
+def back(found: Shares, gradient: SignalState, common_source: float = 0.0) -> SignalState:
+    """The gradient of the logits.
+
+    Args:
+        found: the softmax.
+        gradient: of the shares.
+        common_source: as in :func:`tilted`, where it meets keys: it is values that made it.
+    """
     place, logits, given = found.place, found.logits, gradient
     axis, n = logits.axes[place], logits.shape[found.dim]
     gradient = one_axis(gradient, found.dim)
@@ -284,6 +321,12 @@ def back(found: Shares, gradient: SignalState) -> SignalState:
         at = gradient.places(found.dim).start
         differ, same = (np.take(gradient.second, [i], axis=at) for i in (0, 1))
         second = (same - differ) * weights.second
+    if common_source:
+        extra = replace(logits, second=np.broadcast_to(
+            common_source * _free(found) * _apart(found), logits.second.shape))  # fmt: skip
+        gradient, extra = aligned(gradient, extra)
+        at = gradient.places(found.dim).start
+        second = second + _common(gradient.second, gradient.axes[at], at) * extra.second
     zero = np.zeros(tuple(a.classes for a in gradient.axes))
     return as_before(found, SignalState(gradient.dims, second, zero), given)
 
@@ -291,10 +334,9 @@ def back(found: Shares, gradient: SignalState) -> SignalState:
 # Rules
 
 
-def _read(ctx: RuleContext) -> Shares:
+def read(ctx: RuleContext) -> Shares:
+    """The softmax of a call."""
     call, value = ctx.call, ctx.call.argument(0, "input", Signal(0))
-    if call.operation == "gumbel_softmax":
-        raise CannotPredict("a softmax of noisy logits")
     state, table = before_tables(ctx, value)
     dim = call.named("dim")
     if dim is None:
@@ -302,15 +344,6 @@ def _read(ctx: RuleContext) -> Shares:
     if call.operation == "softmin":
         state, table = state.times(-1.0), None if table is None else -table
     return shares(state, int(dim), table)
-
-
-def _softmax(ctx: RuleContext) -> SignalState:
-    found = _read(ctx)
-    return as_before(found, found.state)
-
-
-def _softmax_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return [back(_read(ctx), gradient)]
 
 
 def _log_softmax(ctx: RuleContext) -> SignalState:
@@ -359,5 +392,4 @@ def _log_softmax_back(ctx: RuleContext, gradient: SignalState) -> list[SignalSta
 
 
 ASSUMED = "Gaussian logits, alike along the row but for the table; the gradient independent of them"
-rule("softmax softmin", _softmax, _softmax_back, ASSUMED)
 rule("log_softmax", _log_softmax, _log_softmax_back, ASSUMED)

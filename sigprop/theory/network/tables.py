@@ -58,6 +58,19 @@ def before_tables(ctx: RuleContext, value: Signal) -> tuple[SignalState, FloatAr
     return state, np.broadcast_to(table, own.shape)
 
 
+def signal_behind(ctx: RuleContext) -> Signal | None:
+    """The signal that :func:`before_tables` follows through a call; None: it stops there."""
+    if ctx.call.operation not in _FOLLOWED:
+        return None
+    if _FOLLOWED[ctx.call.operation] is _after_turn:
+        return Signal(0)
+    if _FOLLOWED[ctx.call.operation] is _after_fill:
+        kept = filled(ctx)[0]
+        return kept if isinstance(kept, Signal) else None
+    sides = _signal_of(ctx)
+    return None if sides is None else sides[0]
+
+
 Found = tuple[SignalState, "FloatArray | None"] | None
 
 
