@@ -30,15 +30,9 @@ from sigprop.reading.calling import (
 from sigprop.reading.calling import call as call_model
 from sigprop.reading.layers import is_whole
 from sigprop.reading.memory import storage_id
-from sigprop.reading.recorder import (
-    Recorder,
-    outputs_of,
-    refuse_operator,
-    replaced,
-    tensors_of,
-    transformed,
-)
+from sigprop.reading.recorder import Recorder, refuse_operator, transformed
 from sigprop.reading.steps import Step, data_of
+from sigprop.reading.tensors import outputs_of, replaced, tensors_of
 from sigprop.reading.verify import verify
 
 _UNTOUCHED = torch._C.DisableTorchFunction

@@ -9,7 +9,7 @@ Both are linear in the size of the graph, and blind where there is no gradient: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class Written(Protocol):
     """What a recorder knows; see :class:`sigprop.reading.recorder.Recorder`."""
 
     made: list[tuple[Step, Any]]
-    read_again: list[tuple[Step, Any, Step | None, list[Any]]]
+    read_again: list[tuple[Step, Any, Step | None, Sequence[Any]]]
     functions: dict[Any, Step]
     replaced: set[Step]
 

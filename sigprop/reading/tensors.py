@@ -1,0 +1,93 @@
+"""Tensors in what a function takes and returns: which, how often written, how large."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigprop.graph import Moments
+from sigprop.reading.memory import Owner
+
+NESTED = (tuple, list, dict, slice)
+"""What tensors are looked for in."""
+
+
+def tensors_of(*values: Any) -> list[Tensor]:
+    """Every tensor in nested lists, tuples, mappings and slices."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, NESTED):
+            if isinstance(value, dict):
+                value = value.values()
+            elif isinstance(value, slice):
+                value = (value.start, value.stop, value.step)
+            found += tensors_of(*value)
+    return found
+
+
+def outputs_of(out: Any) -> list[tuple[Tensor, int | None]]:
+    """The tensors of what a function returned, with their places where there are several."""
+    if isinstance(out, Tensor):
+        return [(out, None)]
+    if isinstance(out, list | tuple):
+        return [(t, place) for place, entry in enumerate(out) for t, _ in outputs_of(entry)]
+    return []
+
+
+def replaced(value: Any, read: Mapping[int, Owner]) -> Any:
+    """Nested arguments with the owner of each tensor in its place."""
+    if id(value) in read:
+        return read[id(value)]
+    if not isinstance(value, NESTED):
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(replaced(v, read) for v in value))
+    if isinstance(value, list | tuple):
+        return type(value)(replaced(v, read) for v in value)
+    if isinstance(value, dict):
+        return {k: replaced(v, read) for k, v in value.items()}
+    if isinstance(value, slice):
+        return slice(*(replaced(v, read) for v in (value.start, value.stop, value.step)))
+    return value
+
+
+def versions(tensors: list[Tensor]) -> list[int | None]:
+    """How often each tensor was written; None: made in inference mode, not counted."""
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:
+        return [None if tensor.is_inference() else version(tensor) for tensor in tensors]
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was written; 0 where that is not counted."""
+    try:
+        return tensor._version
+    except RuntimeError:
+        return 0
+
+
+def is_float(found: list[Tensor]) -> bool:
+    """Whether the first of some tensors holds floating-point numbers."""
+    return bool(found) and found[0].is_floating_point()
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether its entries can be looked at."""
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_meta
+
+
+def moments(tensor: Tensor) -> Moments:
+    """Mean and second moment of a tensor, in float64."""
+    values = tensor.detach()
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    if not values.numel():
+        return Moments(0.0, 0.0)
+    norm = torch.linalg.vector_norm(values, dtype=torch.float64).square() / values.numel()
+    return Moments(float(values.sum(dtype=torch.float64)) / values.numel(), float(norm))
