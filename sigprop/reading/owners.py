@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.reading.memory import Owner, StorageOwners, storage_id
-from sigprop.reading.steps import Step, call, data_of, parts
+from sigprop.reading.steps import Step, call, data_of, taken_by
 from sigprop.reading.tensors import is_plain, moments, version
 from sigprop.reading.writing import left_by
 
@@ -30,7 +30,7 @@ class KnownTensor:
     version: int
 
 
-class Owners:
+class TensorOwners:
     """What is known of the tensors of one run; the recorder tells it what happens to them.
 
     Attributes:
@@ -199,7 +199,7 @@ class Owners:
 
     def _add_hidden(self, step: Step, outputs: list[tuple[Tensor, int | None]]) -> None:
         """Give an unknown function also what autograd knows it to have taken."""
-        steps, tensors = parts((step.args, step.kwargs))
+        steps, tensors = taken_by(step)
         own = {*map(id, steps), *map(id, tensors)}
         for tensor, _ in outputs:
             made, leaves = self._behind(tensor.grad_fn)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from sigprop.reading.layers import layer_of
 from sigprop.reading.memory import Owner, storage_id
-from sigprop.reading.owners import Owners
+from sigprop.reading.owners import TensorOwners
 from sigprop.reading.steps import Step, call
 from sigprop.reading.tensors import (
     is_float,
@@ -24,7 +24,7 @@ from sigprop.reading.tensors import (
 from sigprop.reading.writing import Traits, traits, writes
 
 
-class Recorder(Owners, TorchFunctionMode):
+class Recorder(TensorOwners, TorchFunctionMode):
     """Writes down what one thread computes.
 
     Attributes:

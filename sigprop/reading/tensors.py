@@ -10,23 +10,19 @@ from torch import Tensor
 
 from sigprop.graph import Moments
 from sigprop.reading.memory import Owner
-
-NESTED = (tuple, list, dict, slice)
-"""What tensors are looked for in."""
+from sigprop.reading.steps import HOLD_NONE, NESTED, entries_of
 
 
 def tensors_of(*values: Any) -> list[Tensor]:
     """Every tensor in nested lists, tuples, mappings and slices."""
     found: list[Tensor] = []
     for value in values:
+        if type(value) in HOLD_NONE:
+            continue
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, NESTED):
-            if isinstance(value, dict):
-                value = value.values()
-            elif isinstance(value, slice):
-                value = (value.start, value.stop, value.step)
-            found += tensors_of(*value)
+            found += tensors_of(*entries_of(value))
     return found
 
 
@@ -43,7 +39,7 @@ def replaced(value: Any, read: Mapping[int, Owner]) -> Any:
     """Nested arguments with the owner of each tensor in its place."""
     if id(value) in read:
         return read[id(value)]
-    if not isinstance(value, NESTED):
+    if type(value) in HOLD_NONE or not isinstance(value, NESTED):
         return value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(replaced(v, read) for v in value))
