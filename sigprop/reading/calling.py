@@ -138,12 +138,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def as_found(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
-    """Give the model its buffers and torch its random state back, whatever the forward pass did.
+def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Give modules their buffers and torch its random state back, whatever the forward pass did.
 
-    Random states are those of the CPU and of every CUDA device that the model or ``inputs`` are on.
+    Random states are those of the CPU and of every CUDA device that modules or ``inputs`` are on.
     """
-    modules = list(model.modules())
+    modules = list(modules)
     tables = [(m._buffers, dict(m._buffers)) for m in modules if _is_plain(m)]
     buffers = {id(b): b for m in modules for b in m._buffers.values() if b is not None}
     values = [(buffer, buffer.clone()) for buffer in buffers.values() if not _overlaps(buffer)]
@@ -178,11 +178,11 @@ def _overlaps(buffer: Tensor) -> bool:
 
 
 @contextmanager
-def attributes_kept(model: nn.Module) -> Iterator[None]:
+def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Undo what running or following a model may leave: attributes set in forward, constants."""
     held: list[dict[str, Any]] = [
         table
-        for module in model.modules()
+        for module in modules
         if _is_plain(module)
         for table in (module.__dict__, module._buffers, module._parameters)
     ]
@@ -191,12 +191,12 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for now, before in zip(held, kept, strict=True):
-            if (now or before) and not _is_same(now, before):
+            if (now or before) and not _are_same(now, before):
                 now.clear()
                 now.update(before)
 
 
-def _is_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
+def _are_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
     """Whether two tables hold the very same things under the same names in the same order."""
     if len(now) != len(before) or not all(map(operator.is_, now.values(), before.values())):
         return False

@@ -32,9 +32,15 @@ def has_slopes(module: nn.Module) -> bool:
 
 def is_whole(module: nn.Module) -> bool:
     """Whether a module is one step of the data: it has slopes, or is an activation of ours."""
-    if isinstance(module, torch.jit.ScriptModule):
+    kind = type(module)
+    return can_be_whole(kind) and (kind.forward.__module__ in _OURS or has_slopes(module))
+
+
+def can_be_whole(kind: type[nn.Module]) -> bool:
+    """Whether a module of a class can be one step; some hold layers, and then are none."""
+    if issubclass(kind, torch.jit.ScriptModule):
         return False
-    return has_slopes(module) or type(module).forward.__module__ in _OURS
+    return kind.forward.__module__ in _OURS or callable(getattr(kind, "slopes", None))
 
 
 _LAYERS: dict[type, tuple[str, Operation | None]] = {}

@@ -28,7 +28,7 @@ from sigprop.reading.calling import (
     uncompiled,
 )
 from sigprop.reading.calling import call as call_model
-from sigprop.reading.layers import is_whole
+from sigprop.reading.layers import can_be_whole, is_whole
 from sigprop.reading.memory import storage_id
 from sigprop.reading.recorder import Recorder, refuse_operator, transformed
 from sigprop.reading.steps import Step, data_of
@@ -39,13 +39,11 @@ _UNTOUCHED = torch._C.DisableTorchFunction
 
 
 @contextmanager
-def recording(
-    model: nn.Module, recorder: Recorder, named: Mapping[str, nn.Module]
-) -> Iterator[None]:
+def recording(recorder: Recorder, paths: Mapping[nn.Module, str]) -> Iterator[None]:
     """Hooks that say in which module a step stands; they come off on any exit."""
     with ExitStack() as on:
         on.enter_context(uncompiled())
-        hooks = Hooks(recorder, {module: path for path, module in named.items()})
+        hooks = Hooks(recorder, paths)
         for handle in hooks.register():
             on.callback(handle.remove)
         on.enter_context(torch.enable_grad())
@@ -62,7 +60,8 @@ class Hooks:
 
     def register(self) -> list[RemovableHandle]:
         """Hooks for all modules at once, and one for each that is a single step."""
-        whole = [m for m in self.paths if not isinstance(m, torch.jit.ScriptModule) and is_whole(m)]
+        kinds = {kind for kind in set(map(type, self.paths)) if can_be_whole(kind)}
+        whole = [m for m in self.paths if type(m) in kinds and is_whole(m)]
         return [
             register_module_forward_pre_hook(self.enter),
             *(
@@ -72,21 +71,25 @@ class Hooks:
             register_module_forward_hook(self.leave, always_call=True),
         ]
 
-    def _is_ours(self, module: nn.Module) -> bool:
-        return module in self.paths and threading.get_ident() == self.thread
+    def _path(self, module: nn.Module) -> str | None:
+        """The path of a module that this thread calls; None: it is not ours."""
+        path = self.paths.get(module)
+        return path if path is not None and threading.get_ident() == self.thread else None
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Say in which module what follows stands."""
-        if self._is_ours(module):
-            self.recorder.stack.append((self.paths[module], module))
-            self.recorder.blind += bool(self.recorder.blind)
+        path = self._path(module)
+        if path is not None:
+            self.recorder.stack.append((path, module))
+            if self.recorder.blind:
+                self.recorder.blind += 1
 
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Look away while a module that is a single step computes."""
         recorder = self.recorder
-        if recorder.blind or transformed() is not None or not self._is_ours(module):
+        path = self._path(module)
+        if recorder.blind or transformed() is not None or path is None:
             return
-        path = self.paths[module]
         with _UNTOUCHED():
             recorder.clock += 1
             read = {id(t): recorder.read(t) for t in tensors_of(args, kwargs)}
@@ -98,11 +101,12 @@ class Hooks:
 
     def leave(self, module: nn.Module, inputs: Any, out: Any) -> None:
         """Give what a module returned to whoever made it."""
-        if not self._is_ours(module):
+        path = self._path(module)
+        if path is None:
             return
         recorder = self.recorder
-        if isinstance(module, torch.jit.ScriptModule) and recorder.stack[-1][1] is not module:
-            recorder.stack.append((self.paths[module], module))  # not told when it was entered
+        if recorder.stack[-1][1] is not module and isinstance(module, torch.jit.ScriptModule):
+            recorder.stack.append((path, module))  # not told when it was entered
         _, top = recorder.stack.pop()
         if recorder.blind > 1:
             recorder.blind -= 1
@@ -116,7 +120,7 @@ class Hooks:
                     recorder.bind(tensor, top, place)
         elif not (isinstance(out, Tensor) and id(out) in recorder.values) and transformed() is None:
             with _UNTOUCHED():
-                _made_by_nobody(recorder, self.paths[module], module, inputs, out)
+                _made_by_nobody(recorder, path, module, inputs, out)
 
 
 def _made_by_nobody(
@@ -157,19 +161,19 @@ def record_steps(
 
     Everything is given back as it was: parameters, buffers, attributes, random states, gradients.
     """
-    named = dict(named_modules(model))
-    parameters = _parameters(named)
+    paths = {module: path for path, module in named_modules(model)}
+    parameters = _parameters(paths)
     recorder = Recorder(parameters.values(), measure=measure)
-    for module in named.values():
+    for module in paths:
         _remember(module, recorder.constants)
-    with as_found(model, flatten((inputs, kwargs))), attributes_kept(model):
+    with as_found(paths, flatten((inputs, kwargs))), attributes_kept(paths):
         copies, named_copies = cloned(inputs), cloned(kwargs or {})
         for label, tensor in (*labelled(model, copies), *labelled(model, named_copies)):
             step = Step("input", label=label)
             recorder._add(step, tensor)
             recorder.bind(tensor, step)
         try:
-            with recording(model, recorder, named):
+            with recording(recorder, paths):
                 out = (
                     model(*copies, **named_copies)
                     if kwargs is not None
@@ -197,28 +201,30 @@ def record_steps(
     return recorder, [end for end, _ in found]
 
 
-def _parameters(named: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def _parameters(paths: Mapping[nn.Module, str]) -> dict[str, Tensor]:
     """Every parameter by name.
 
     Raises:
         ValueError: they are elsewhere, or no numbers; it names the module.
     """
     found: dict[str, Tensor] = {}
-    for path, module in named.items():
-        if type(module).__module__.startswith(_QUANTIZED):
+    quantized = {k for k in set(map(type, paths)) if k.__module__.startswith(_QUANTIZED)}
+    for module, path in paths.items():
+        if type(module) in quantized:
             raise ValueError(
                 f"{path or type(module).__name__!r} is quantized ({type(module).__name__}): its "
                 "weights are no numbers to read; record the model before it is converted."
             )
         for name, tensor in module._parameters.items():
-            if tensor is None or isinstance(tensor, nn.UninitializedParameter):
-                continue
-            if type(tensor) is not nn.Parameter and is_traceable_wrapper_subclass(tensor):
-                raise ValueError(
-                    f"the parameters of {path or type(module).__name__!r} are "
-                    f"{type(tensor).__name__}s, of which this process holds a part; record the "
-                    "model before it is sharded."
-                )
+            if type(tensor) is not nn.Parameter:
+                if tensor is None or isinstance(tensor, nn.UninitializedParameter):
+                    continue
+                if is_traceable_wrapper_subclass(tensor):
+                    raise ValueError(
+                        f"the parameters of {path or type(module).__name__!r} are "
+                        f"{type(tensor).__name__}s, of which this process holds a part; record "
+                        "the model before it is sharded."
+                    )
             found[f"{path}.{name}" if path else name] = tensor
     return found
 
