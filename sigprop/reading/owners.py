@@ -43,7 +43,8 @@ class TensorOwners:
             known to be, and all who wrote.
         replaced: steps whose result was overwritten where autograd does not see it.
         values: each tensor that a step made.
-        memory: each storage that was met.
+        stored: of each storage that was met the first tensor in it, and who made that.
+        memory: those storages that were written or looked into, with who made which part.
         own: the storages of the parameters, by the identity of the parameter.
         constants: tensors made of nothing that is data.
         exposed: memory that numpy has seen, with what it held.
@@ -62,18 +63,17 @@ class TensorOwners:
         self.read_again: list[tuple[Step, Any, Step | None, Sequence[Owner]]] = []
         self.replaced: set[Step] = set()
         self.values: dict[int, KnownTensor] = {}
-        self.memory: dict[int, StorageOwners] = {}
-        self.own: dict[int, StorageOwners] = {}
+        self.stored: dict[int | None, tuple[Tensor, Owner]] = {}
+        self.memory: dict[int | None, StorageOwners] = {}
+        self.own: dict[int, int | None] = {}
         self.constants: dict[int, Tensor] = {}
         self.exposed: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.stack: list[tuple[str, nn.Module | None]] = [("", None)]
         self.clock = self.written = 0
         for parameter in parameters:
-            storage = StorageOwners(parameter, parameter, parameter)
-            key = storage_id(parameter)
+            key = self.own[id(parameter)] = storage_id(parameter)
             if key is not None:
-                storage = self.memory.setdefault(key, storage)
-            self.own[id(parameter)] = storage
+                self.stored.setdefault(key, (parameter, parameter))
 
     def _add(self, step: Step, made: Tensor | None, *, new: bool = True) -> None:
         """Write down a step with what it made."""
@@ -91,14 +91,14 @@ class TensorOwners:
 
     def read(self, tensor: Tensor) -> Owner:
         """Who made a tensor as it is now: a step, or the tensor itself, a constant."""
-        own = self.own.get(id(tensor))
-        if own is not None and not own.last:
+        own = id(tensor) in self.own
+        if own and not (self.written and self._last_write(self.own[id(tensor)])):
             return tensor
         value = self.values.get(id(tensor))
         storage = None
         if value is None or self.written > value.clock or self.exposed:
             key = storage_id(tensor)
-            storage = self.memory.get(key) if key is not None else None
+            storage = self._storage(key)
             if self.exposed and self._written_by_others(key):
                 return self._unseen(tensor, "written where nothing could be seen")
         if value is not None:
@@ -113,9 +113,9 @@ class TensorOwners:
                 self.functions[function] = value.step  # an autograd.Function round it
                 value.grad_fn = function
             return value.step if value.place is None else self._of(value)
-        if storage is not None and (storage.last or own is None):
+        if storage is not None and (storage.last or not own):
             return self._painted(tensor, storage)
-        lost = self.lost and own is None and id(tensor) not in self.constants
+        lost = self.lost and not own and id(tensor) not in self.constants
         if tensor.grad_fn is not None or lost:
             return self._unseen(tensor, "made where nothing could be seen")
         return tensor
@@ -144,8 +144,7 @@ class TensorOwners:
         value = self.values.get(id(tensor))
         if value is not None:
             return value.step
-        key = storage_id(tensor)
-        storage = self.memory.get(key) if key is not None else None
+        storage = self._storage(storage_id(tensor))
         return tensor if storage is None else storage.base
 
     def _painted(self, tensor: Tensor, storage: StorageOwners) -> Owner:
@@ -173,7 +172,7 @@ class TensorOwners:
         """Have a tensor that was written into held against all who wrote into its storage."""
         function = tensor.grad_fn
         if function is not None and isinstance(owner, Step):
-            storage = self.memory.get(storage_id(tensor) or 0)
+            storage = self.memory.get(storage_id(tensor))
             past = () if storage is None else storage.past
             self.read_again.append((owner, function, self.functions.get(function), past))
 
@@ -239,12 +238,21 @@ class TensorOwners:
         self.values[id(tensor)] = KnownTensor(
             tensor, owner, place, self.clock, function, version(tensor)
         )
-        self._stored(tensor, owner)
-
-    def _stored(self, tensor: Tensor, owner: Owner) -> None:
         key = storage_id(tensor)
-        if key is not None and key not in self.memory:
-            self.memory[key] = StorageOwners(tensor, owner, tensor)
+        if key is not None and key not in self.stored:
+            self.stored[key] = tensor, owner
+
+    def _storage(self, key: int | None) -> StorageOwners | None:
+        """A storage that was met, to be written or looked into."""
+        if key in self.stored and key not in self.memory:
+            first, owner = self.stored[key]
+            self.memory[key] = StorageOwners(first, owner, first)
+        return self.memory.get(key)
+
+    def _last_write(self, key: int | None) -> int:
+        """The clock of the last write into a storage; 0: none."""
+        storage = self.memory.get(key)
+        return 0 if storage is None else storage.last
 
     def _write(
         self,
@@ -259,8 +267,9 @@ class TensorOwners:
         key = storage_id(tensor)
         owner, write = left_by(step, tensor, name, args, kwargs, read)
         if key is not None:
-            self._stored(tensor, read.get(id(tensor), tensor))
-            storage = self.memory[key]
+            self.stored.setdefault(key, (tensor, read.get(id(tensor), tensor)))
+            storage = self._storage(key)
+            assert storage is not None
             storage.last = self.written = self.clock
             storage.paint(tensor, owner, write)
             if write is not None:
@@ -272,12 +281,12 @@ class TensorOwners:
 
     def _forget(self, written: Tensor) -> None:
         """A constant was written with constants alone."""
-        storage = self.memory.get(storage_id(written) or 0)
+        storage = self._storage(storage_id(written))
         if storage is not None and id(written) not in self.own:
             storage.last = self.written = self.clock
             storage.paint(written, written)
 
     def _partly_written(self, tensor: Tensor) -> StorageOwners | None:
         """The storage of a tensor, if parts of it were made by others."""
-        storage = self.memory.get(storage_id(tensor) or 0)
+        storage = self.memory.get(storage_id(tensor))
         return storage if storage is not None and storage.painting is not None else None

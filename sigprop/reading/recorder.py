@@ -182,9 +182,7 @@ class Recorder(TensorOwners, TorchFunctionMode):
             if not known.overwrites:
                 self._again(tensor, step)
 
-    def _bind_all(
-        self, step: Step, fresh: list[tuple[Tensor, int | None]], known: Traits
-    ) -> None:
+    def _bind_all(self, step: Step, fresh: list[tuple[Tensor, int | None]], known: Traits) -> None:
         """Give what was made to its step, a view of what was partly written to its parts."""
         passage = self.written and known.row is not None and known.row.kind == "passage"
         for tensor, place in fresh:
@@ -222,7 +220,7 @@ class Recorder(TensorOwners, TorchFunctionMode):
         for tensor in tensors:
             while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
                 tensor = torch._C._functorch.get_unwrapped(tensor)
-            if id(tensor) in self.values or storage_id(tensor) in self.memory:
+            if id(tensor) in self.values or storage_id(tensor) in self.stored:
                 owner = self.read(tensor)
                 if isinstance(owner, Step) and not owner.constant:
                     self.lost[owner] = None

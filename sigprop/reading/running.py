@@ -129,7 +129,7 @@ def _made_by_nobody(
     """Give what a module returned and no function seen has made to the module as a whole."""
     for tensor in flatten(out):
         known = id(tensor) in recorder.values or id(tensor) in recorder.constants
-        known = known or storage_id(tensor) in recorder.memory
+        known = known or storage_id(tensor) in recorder.stored
         known = known or tensor.grad_fn in recorder.functions
         if known or not tensor.is_floating_point():
             continue

@@ -76,9 +76,8 @@ class _Check:
         self, step: Step, function: Any, arguments: tuple[set[Step], set[int]] | None = None
     ) -> None:
         """Whether what autograd knows right behind a step is among its arguments."""
-        taken, held = self.parts[step]
         for met in _nearest(function, self.nodes, self._known_but(step)):
-            if id(met) in held if isinstance(met, Tensor) else met in taken:
+            if self._takes(step, met):
                 continue
             own, constants = arguments = arguments or self.arguments(step)
             if isinstance(met, Tensor) and id(met) in constants:
@@ -91,6 +90,15 @@ class _Check:
                 f"the recorded graph is not complete: by autograd {_words(step)} takes {missing}, "
                 f"which is not among its arguments. {_ADVICE}"
             )
+
+    def _takes(self, step: Step, met: Step | Tensor) -> bool:
+        """Whether a step takes something itself, or through one that autograd does not know."""
+        taken, held = self.parts[step]
+        if isinstance(met, Tensor):
+            return id(met) in held
+        if met is step or met in taken:
+            return True
+        return any(met in self.parts[s][0] for s in taken if s not in self.with_function)
 
     def _known_but(self, step: Step) -> Callable[[Any], Step | None]:
         """Whose a node of autograd is, looking through what takes a step itself."""
