@@ -116,11 +116,19 @@ def flatten(value: Any) -> Iterator[Tensor]:
 
 
 def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules by path, without the steps that wrappers around parts of the model add."""
-    for path, module in root.named_modules():
-        if "_orig_mod" in path or "_wrapped_module" in path:
-            path = ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+    """Modules by path, each once, without the steps that wrappers around parts of the model add."""
+    met: set[nn.Module] = set()
+    stack = [("", root)]
+    while stack:
+        path, module = stack.pop()
+        if module in met:
+            continue
+        met.add(module)
         yield path, module
+        inside = [(name, child) for name, child in module._modules.items() if child is not None]
+        for name, child in reversed(inside):
+            shown = path if name in _WRAPPERS else f"{path}.{name}" if path else name
+            stack.append((shown, child))
 
 
 def kind_of(module: nn.Module) -> str:
@@ -144,7 +152,7 @@ def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Ite
     Random states are those of the CPU and of every CUDA device that modules or ``inputs`` are on.
     """
     modules = list(modules)
-    tables = [(m._buffers, dict(m._buffers)) for m in modules if _is_plain(m)]
+    tables = [(m._buffers, m._buffers.copy()) for m in _plain(modules)]
     buffers = {id(b): b for m in modules for b in m._buffers.values() if b is not None}
     values = [(buffer, buffer.clone()) for buffer in buffers.values() if not _overlaps(buffer)]
     held: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
@@ -163,9 +171,13 @@ def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Ite
                 buffer.data.copy_(value)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether it is not a scripted one, whose tables refuse to be put back."""
-    return not isinstance(module, torch.jit.ScriptModule)
+def _plain(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those that are not scripted, whose tables refuse to be put back."""
+    modules = list(modules)
+    plain = {
+        kind for kind in set(map(type, modules)) if not issubclass(kind, torch.jit.ScriptModule)
+    }
+    return [module for module in modules if type(module) in plain]
 
 
 def _overlaps(buffer: Tensor) -> bool:
@@ -182,8 +194,7 @@ def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Undo what running or following a model may leave: attributes set in forward, constants."""
     held: list[dict[str, Any]] = [
         table
-        for module in modules
-        if _is_plain(module)
+        for module in _plain(modules)
         for table in (module.__dict__, module._buffers, module._parameters)
     ]
     kept = [table.copy() for table in held]

@@ -54,14 +54,16 @@ def layer_of(module: nn.Module | None, row: Operation | None) -> str:
         >>> layer_of(nn.ReLU6(), ROWS["hardtanh"]), layer_of(nn.Linear(2, 2), ROWS["relu"])
         ('ReLU6', '')
     """
+    if row is None:
+        return ""
     cls = type(module)
     if cls not in _LAYERS:
         base = next((base for base in cls.__mro__ if base in MODULES), None)
         _LAYERS[cls] = ("", None) if base is None else (base.__name__, MODULES[base])
     name, own = _LAYERS[cls]
-    if row is None or own is None:
-        return ""
-    return name if own is row or own.kind == row.kind == "activation" else ""
+    if own is row:
+        return name
+    return name if own is not None and own.kind == row.kind == "activation" else ""
 
 
 def fans(

@@ -130,6 +130,7 @@ def same_place(first: Tensor, second: Tensor) -> bool:
 def storage_id(tensor: Tensor) -> int | None:
     """The identity of a tensor's storage; None where it has none of its own."""
     try:
-        return int(torch._C._storage_address(tensor))  # type: ignore[attr-defined]
+        address: int = torch._C._storage_address(tensor)  # type: ignore[attr-defined]
+        return address
     except (NotImplementedError, RuntimeError):  # sparse, nested, wrapped by a transform
         return None

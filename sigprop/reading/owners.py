@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.reading.memory import Owner, StorageOwners, storage_id
+from sigprop.reading.operations import find
 from sigprop.reading.steps import Step, call, data_of, taken_by
 from sigprop.reading.tensors import is_plain, moments, version
 from sigprop.reading.writing import left_by
 
-_ITEM = operator.getitem
+_ITEM = find(operator.getitem)
 
 
 @dataclass(slots=True, eq=False)
@@ -124,7 +125,10 @@ class TensorOwners:
         """Who made a tensor: of several made together, the step that takes this one."""
         if value.place is None or not isinstance(value.step, Step):
             return value.step
-        item = call(_ITEM, (value.step, value.place), {}, path=value.step.path)
+        made = value.step
+        data = () if made.constant else (made,)
+        item = Step("call", operator.getitem, (made, value.place), {}, made.path, "", data)
+        item.row = _ITEM
         self._add(item, value.tensor, new=False)
         value.step, value.place = item, None
         return item

@@ -61,7 +61,7 @@ class Recorder(TensorOwners, TorchFunctionMode):
         if known.body is not None:
             with self:
                 return known.body(*args, **kwargs)
-        found = tensors_of(*args, kwargs) if kwargs else tensors_of(*args)
+        found = tensors_of(*args, *kwargs.values()) if kwargs else tensors_of(*args)
         if transformed() is not None:  # inside vmap, grad, jvp: tensors are wrapped
             self._lose(found)
             return func(*args, **kwargs)
@@ -135,7 +135,7 @@ class Recorder(TensorOwners, TorchFunctionMode):
         data: tuple[Step, ...],
     ) -> Step:
         """The step of a call, where it stands."""
-        given = tuple([replaced(v, read) for v in args])
+        given = tuple([read[id(v)] if id(v) in read else replaced(v, read) for v in args])
         named = {key: replaced(value, read) for key, value in kwargs.items()} if kwargs else {}
         path, module = self.stack[-1]
         if known.straight:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import filterfalse
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from sigprop.reading.calling import call as call_model
 from sigprop.reading.layers import can_be_whole, is_whole
 from sigprop.reading.memory import storage_id
 from sigprop.reading.recorder import Recorder, refuse_operator, transformed
-from sigprop.reading.steps import Step, data_of
+from sigprop.reading.steps import HOLD_NONE, Step, data_of
 from sigprop.reading.tensors import outputs_of, replaced, tensors_of
 from sigprop.reading.verify import verify
 
@@ -56,7 +57,7 @@ class Hooks:
 
     def __init__(self, recorder: Recorder, paths: Mapping[nn.Module, str]) -> None:
         self.recorder, self.paths = recorder, paths
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
 
     def register(self) -> list[RemovableHandle]:
         """Hooks for all modules at once, and one for each that is a single step."""
@@ -71,15 +72,10 @@ class Hooks:
             register_module_forward_hook(self.leave, always_call=True),
         ]
 
-    def _path(self, module: nn.Module) -> str | None:
-        """The path of a module that this thread calls; None: it is not ours."""
-        path = self.paths.get(module)
-        return path if path is not None and threading.get_ident() == self.thread else None
-
     def enter(self, module: nn.Module, args: Any) -> None:
         """Say in which module what follows stands."""
-        path = self._path(module)
-        if path is not None:
+        path = self.paths.get(module)
+        if path is not None and get_ident() == self.thread:
             self.recorder.stack.append((path, module))
             if self.recorder.blind:
                 self.recorder.blind += 1
@@ -87,8 +83,10 @@ class Hooks:
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Look away while a module that is a single step computes."""
         recorder = self.recorder
-        path = self._path(module)
-        if recorder.blind or transformed() is not None or path is None:
+        path = self.paths.get(module)
+        if recorder.blind or transformed() is not None:
+            return
+        if path is None or get_ident() != self.thread:
             return
         with _UNTOUCHED():
             recorder.clock += 1
@@ -101,8 +99,8 @@ class Hooks:
 
     def leave(self, module: nn.Module, inputs: Any, out: Any) -> None:
         """Give what a module returned to whoever made it."""
-        path = self._path(module)
-        if path is None:
+        path = self.paths.get(module)
+        if path is None or get_ident() != self.thread:
             return
         recorder = self.recorder
         if recorder.stack[-1][1] is not module and isinstance(module, torch.jit.ScriptModule):
@@ -234,12 +232,10 @@ _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized")
 
 def _remember(module: nn.Module, constants: dict[int, Tensor]) -> None:
     """The tensors that a module holds besides its parameters are constants."""
-    for name, value in module.__dict__.items():
-        if name not in _TABLES and not isinstance(value, _NO_TENSORS):
-            constants.update((id(tensor), tensor) for tensor in tensors_of(value))
+    held = module.__dict__
+    for name in filterfalse(_TABLES.__contains__, held):
+        if type(held[name]) not in HOLD_NONE:
+            constants.update((id(tensor), tensor) for tensor in tensors_of(held[name]))
     for buffer in module._buffers.values():
         if buffer is not None:
             constants[id(buffer)] = buffer
-
-
-_NO_TENSORS = (bool, int, float, str, type(None))

@@ -9,7 +9,8 @@ Both are linear in the size of the graph, and blind where there is no gradient: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -76,8 +77,10 @@ class _Check:
         self, step: Step, function: Any, arguments: tuple[set[Step], set[int]] | None = None
     ) -> None:
         """Whether what autograd knows right behind a step is among its arguments."""
-        for met in _nearest(function, self.nodes, self._known_but(step)):
-            if self._takes(step, met):
+        through = partial(self._is_taken_by, step)
+        direct = {*map(id, step.args)}
+        for met in _nearest(function, self.nodes, self.functions, through):
+            if id(met) in direct or self._takes(step, met):
                 continue
             own, constants = arguments = arguments or self.arguments(step)
             if isinstance(met, Tensor) and id(met) in constants:
@@ -100,14 +103,8 @@ class _Check:
             return True
         return any(met in self.parts[s][0] for s in taken if s not in self.with_function)
 
-    def _known_but(self, step: Step) -> Callable[[Any], Step | None]:
-        """Whose a node of autograd is, looking through what takes a step itself."""
-
-        def known(node: Any) -> Step | None:
-            met = self.functions.get(node)
-            return None if met is None or step in self.parts[met][0] else met
-
-        return known
+    def _is_taken_by(self, step: Step, other: Step) -> bool:
+        return step in self.parts[other][0]
 
     def edges_again(
         self, step: Step, function: Any, known_as: Step | None, past: Iterable[Any]
@@ -200,9 +197,9 @@ class Nodes(dict[Any, tuple[Tensor | None, list[Any]]]):
 
 
 def _nearest(
-    function: Any, nodes: Nodes, known: Callable[[Any], Step | None]
+    function: Any, nodes: Nodes, functions: Mapping[Any, Step], through: Callable[[Step], bool]
 ) -> Iterator[Step | Tensor]:
-    """The known steps and the leaves right behind a node of autograd."""
+    """The known steps and the leaves right behind a node of autograd; through some steps."""
     seen = {function}
     stack = nodes[function][1].copy()
     while stack:
@@ -210,8 +207,8 @@ def _nearest(
         if node in seen:
             continue
         seen.add(node)
-        step = known(node)
-        if step is not None:
+        step = functions.get(node)
+        if step is not None and not through(step):
             yield step
             continue
         leaf, behind = nodes[node]
