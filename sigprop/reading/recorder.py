@@ -89,7 +89,7 @@ class Recorder(TensorOwners, TorchFunctionMode):
             read[id(tensor)] = self.read(tensor)
         if known.overwrites:
             read.setdefault(id(found[0]), self._maker(found[0]))
-        data = carriers(read)
+        data = tuple([o for o in read.values() if isinstance(o, Step) and not o.constant])
         if not data and not any(isinstance(o, Step) or id(o) in self.own for o in read.values()):
             if not known.layer or not args:
                 out = func(*args, **kwargs)
@@ -97,9 +97,9 @@ class Recorder(TensorOwners, TorchFunctionMode):
                     self._forget(found[0])
                 return self._constant(out)
             read[id(found[0])] = found[0]
-        if known.layer and args and not is_data(read[id(found[0])]):
-            read[id(found[0])] = self._source(read[id(found[0])])
-            data = carriers(read)
+        if known.layer and args and not (data and data[0] is read[id(found[0])]):
+            source = read[id(found[0])] = self._source(read[id(found[0])])
+            data = (source, *data)
         if writing or known.row is None or "max_norm" in kwargs:
             self._before_a_write(found, kwargs.get("out", args[0] if args else None), read)
         before = versions(found)
@@ -119,10 +119,17 @@ class Recorder(TensorOwners, TorchFunctionMode):
         fresh = [(t, i) for t, i in outputs_of(out) if id(t) not in read]
         if fresh or written:
             step = self._step(func, args, kwargs, read, known, data)
-            self._made(step, fresh, written, known)
+            if known.row is None:
+                self._add_hidden(step, fresh)
             if written:
-                self._wrote(step, written, known, args, kwargs, read)
-            self._bind_all(step, fresh, known)
+                self._wrote(step, fresh, written, known, args, kwargs, read)
+            else:
+                self._add(step, fresh[0][0], new=not known.overwrites)
+            for tensor, place in fresh:
+                if self.written and known.passage and (partly := self._partly_written(tensor)):
+                    self._painted(tensor, partly)
+                else:
+                    self.bind(tensor, step, place)
         return out
 
     def _step(
@@ -145,52 +152,30 @@ class Recorder(TensorOwners, TorchFunctionMode):
         step.layer = layer_of(module, step.row)
         return step
 
-    def _made(
-        self,
-        step: Step,
-        fresh: list[tuple[Tensor, int | None]],
-        written: list[Tensor],
-        known: Traits,
-    ) -> None:
-        """Write down a step with what it made."""
-        if known.row is None:
-            self._add_hidden(step, fresh)
-        new = not known.overwrites
-        if written:
-            step.written = True
-            new = new and not written[0]._is_view()
-            for tensor in written:  # where autograd is off it takes a tensor for what it was
-                value = self.values.get(id(tensor))
-                unseen = value is not None and value.grad_fn is tensor.grad_fn
-                if unseen and tensor.grad_fn is not None:
-                    self._replace(tensor, step, tensor.grad_fn)
-                    new = False
-        self._add(step, fresh[0][0] if fresh else written[0], new=new)
-
     def _wrote(
         self,
         step: Step,
+        fresh: list[tuple[Tensor, int | None]],
         written: list[Tensor],
         known: Traits,
         args: Any,
         kwargs: Any,
         read: Mapping[int, Owner],
     ) -> None:
-        """Give the memory of what was written to who wrote it."""
+        """Write down a step that wrote, and give the memory that it wrote to it."""
+        step.written = True
+        new = not (written[0]._is_view() or known.overwrites)
+        for tensor in written:  # where autograd is off it takes a tensor for what it was
+            value = self.values.get(id(tensor))
+            unseen = value is not None and value.grad_fn is tensor.grad_fn
+            if unseen and tensor.grad_fn is not None:
+                self._replace(tensor, step, tensor.grad_fn)
+                new = False
+        self._add(step, fresh[0][0] if fresh else written[0], new=new)
         for tensor in written:
             self._write(tensor, step, known.name, args, kwargs, read)
             if not known.overwrites:
                 self._again(tensor, step)
-
-    def _bind_all(self, step: Step, fresh: list[tuple[Tensor, int | None]], known: Traits) -> None:
-        """Give what was made to its step, a view of what was partly written to its parts."""
-        passage = self.written and known.row is not None and known.row.kind == "passage"
-        for tensor, place in fresh:
-            storage = self._partly_written(tensor) if passage else None
-            if storage is None:
-                self.bind(tensor, step, place)
-            else:
-                self._painted(tensor, storage)
 
     def _before_a_write(self, found: list[Tensor], target: Any, read: dict[int, Owner]) -> None:
         """Keep what is about to be overwritten: parameters, and a constant as it was before."""
@@ -248,11 +233,6 @@ class Recorder(TensorOwners, TorchFunctionMode):
 def is_data(owner: Owner) -> bool:
     """Whether data comes from it."""
     return isinstance(owner, Step) and not owner.constant
-
-
-def carriers(read: Mapping[int, Owner]) -> tuple[Step, ...]:
-    """The steps that data comes from."""
-    return tuple([o for o in read.values() if isinstance(o, Step) and not o.constant])
 
 
 transformed = torch._C._functorch.peek_interpreter_stack
