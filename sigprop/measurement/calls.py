@@ -7,7 +7,7 @@ numbers of the call that are wanted, with slopes left on their device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ def read_weight(
     func: Any,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    signals: frozenset[int],
+    signals: Collection[int],
 ) -> WeightCall | None:
     """The linear map of one signal that a call is, None if it is none or its weight is no matrix.
 
@@ -119,7 +119,8 @@ def read_weight(
     def shown(value: Tensor) -> Any:
         return Step("input", shape=tuple(value.shape)) if id(value) in signals else value
 
-    step = Step("call", func, mapped(tuple(args), shown), mapped(dict(kwargs), shown), row=row)
+    given = tuple(mapped(value, shown) for value in args)
+    step = Step("call", func, given, mapped(kwargs, shown) if kwargs else {}, row=row)
     step.data = data_of((step.args, step.kwargs))
     found = linear_map(step, row.name)
     weight = found.weight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -155,7 +155,7 @@ def report(
         if scale != first_scale:  # steps skipped in between have left infinite gradients
             row |= dict.fromkeys(GRADIENTS)
         row |= _gain(seen, layer, values, squares)
-        rows.append(asdict(LayerReport(**row)))
+        rows.append(vars(LayerReport(**row)).copy())
     return rows
 
 

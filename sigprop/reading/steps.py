@@ -212,7 +212,9 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """Nested arguments with each step and tensor replaced."""
-    if isinstance(value, Step | Tensor):
+    if type(value) in HOLD_NONE:
+        return value
+    if isinstance(value, (Step, Tensor)):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(mapped(entry, change) for entry in value))
