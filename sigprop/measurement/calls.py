@@ -21,7 +21,7 @@ from sigprop.reading.calling import kind_of
 from sigprop.reading.layers import has_slopes, module_slopes, random_slope
 from sigprop.reading.linear_maps import linear_map
 from sigprop.reading.operations import ROWS, Operation
-from sigprop.reading.steps import Step, data_of, mapped
+from sigprop.reading.steps import Step, mapped, taken_by
 
 POWERS = frozenset(ROWS[name] for name in ("pow", "square", "sqrt", "rsqrt", "reciprocal"))
 """Steps of norms and formulas, not seen as activations: what they are applied to is no signal."""
@@ -121,7 +121,7 @@ def read_weight(
 
     given = tuple(mapped(value, shown) for value in args)
     step = Step("call", func, given, mapped(kwargs, shown) if kwargs else {}, row=row)
-    step.data = data_of((step.args, step.kwargs))
+    step.data = tuple(dict.fromkeys(taken_by(step)[0]))
     found = linear_map(step, row.name)
     weight = found.weight
     if found.kind != "weight" or weight is None or weight.fans is None:

@@ -183,10 +183,11 @@ def _rows(values: Tensor) -> Rows | None:
     """Numbers of up to 32 bits on the host in rows of :data:`ROW`, the rest as one; else None."""
     if values.dtype == torch.float64 or not values.is_contiguous() or not on_host(values):
         return None
-    flat = values.detach().resolve_neg().view(-1).float()
-    whole = values.numel() // ROW * ROW
-    if whole in (0, values.numel()):
-        return [flat.view(-1, ROW if whole else max(values.numel(), 1))]
+    numbers, size = values.detach().resolve_neg().float(), values.numel()
+    whole = size // ROW * ROW
+    if whole in (0, size):
+        return [numbers.view(-1, ROW if whole else max(size, 1))]
+    flat = numbers.view(-1)
     return [flat[:whole].view(-1, ROW), flat[whole:].view(1, -1)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -280,7 +281,13 @@ def _left(seen: Observation, name: str, squares: Mapping[str, float | None]) -> 
     known = [value for value in found if value is not None]
     if not known or len(known) < len(found) or not _close(known) or not math.isfinite(known[0]):
         return None
-    return factor / float(g_star(math.sqrt(known[0]))) ** 2
+    return factor / _g_star_squared(known[0])
+
+
+@lru_cache(maxsize=64)
+def _g_star_squared(mean_square: float) -> float:
+    """The square of g* for slopes of this mean square, which most layers of a net share."""
+    return float(g_star(math.sqrt(mean_square))) ** 2
 
 
 def _close(values: Sequence[float]) -> bool:

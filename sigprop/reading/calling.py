@@ -133,8 +133,8 @@ def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def kind_of(module: nn.Module) -> str:
     """Its class; if parametrizing or sharding gave it a class of its own, the one it had."""
-    own, *bases = (base.__name__ for base in type_before_parametrizations(module).__mro__)
-    return bases[1] if bases[0] == "FSDPModule" else own
+    own, base, *others = type_before_parametrizations(module).__mro__
+    return str(others[0].__name__ if base.__name__ == "FSDPModule" else own.__name__)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
