@@ -10,12 +10,23 @@ from typing import TYPE_CHECKING
 from sigprop._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from sigprop import init, kinks, measurement, monitoring, nn, plots, regions, theory
+    from sigprop import (
+        init,
+        kinks,
+        measurement,
+        monitoring,
+        nn,
+        plots,
+        prediction,
+        regions,
+        theory,
+    )
     from sigprop.activations import activation
     from sigprop.init import init_slopes, initialize, kaiming_leaky_init
     from sigprop.measurement import measure
     from sigprop.monitoring import monitor
     from sigprop.nn import DeepMLP
+    from sigprop.prediction import predict
     from sigprop.slopes import constrain_slopes, param_groups, project_slopes
     from sigprop.theory.critical import critical_gain, edge_of_chaos
     from sigprop.theory.explain import explain_gain
@@ -48,13 +59,16 @@ _HOME: dict[str, str] = {
     "kaiming_leaky_init": "sigprop.init",
     "measure": "sigprop.measurement",
     "monitor": "sigprop.monitoring",
+    "predict": "sigprop.prediction",
     "constrain_slopes": "sigprop.slopes",
     "param_groups": "sigprop.slopes",
     "project_slopes": "sigprop.slopes",
     "validate": "sigprop.validation",
     "validate_many": "sigprop.validation",
 }
-_ROOMS = ("init", "kinks", "measurement", "monitoring", "nn", "plots", "regions", "theory")
+_ROOMS = (
+    "init", "kinks", "measurement", "monitoring", "nn", "plots", "prediction", "regions", "theory",
+)  # fmt: skip
 
 __all__ = [
     "DeepMLP",
@@ -81,6 +95,8 @@ __all__ = [
     "nn",
     "param_groups",
     "plots",
+    "predict",
+    "prediction",
     "project_slopes",
     "regions",
     "sample_trajectories",

@@ -20,8 +20,8 @@ PACKAGE = Path(sigprop.__file__).parent
 
 ORDER = (
     "_lazy", "references", "records", "checks", "data", "gaussian", "closed_form", "activations",
-    "graph", "theory", "arrangement", "nn", "reading", "slopes", "measurement", "init",
-    "piecewise", "regions", "kinks", "validation", "monitoring", "plots", "cli",
+    "graph", "theory", "arrangement", "nn", "reading", "slopes", "measurement", "prediction",
+    "init", "piecewise", "regions", "kinks", "validation", "monitoring", "plots", "cli",
 )  # fmt: skip
 """Every room of the package: it imports only from those before it.
 
@@ -510,6 +510,8 @@ PUBLIC = {
     "nn",
     "param_groups",
     "plots",
+    "predict",
+    "prediction",
     "project_slopes",
     "regions",
     "sample_trajectories",

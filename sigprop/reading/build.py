@@ -47,7 +47,13 @@ def build(
     ends = tuple(dict.fromkeys(nodes[step].name for step in outputs if step in nodes))
     output = Node(names.of("output"), "output", "output", ends)
     left = tuple(dict.fromkeys(nodes[step].name for step in cuts if step in nodes))
-    return Reading(Graph((*nodes.values(), output)), weights, left)
+    return Reading(
+        Graph((*nodes.values(), output)),
+        weights,
+        left,
+        {node.name: step for step, node in nodes.items()},
+        {node.name: meanings[step] for step, node in nodes.items()},
+    )
 
 
 def _needed(meanings: Mapping[Step, Meaning], outputs: Sequence[Step]) -> set[Step]:

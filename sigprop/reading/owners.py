@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from sigprop.reading.memory import Owner, StorageOwners, storage_id
 from sigprop.reading.operations import find
 from sigprop.reading.steps import Step, call, data_of, taken_by
-from sigprop.reading.tensors import is_plain, moments, version
+from sigprop.reading.tensors import version
+from sigprop.reading.witness import Witness, is_plain, moments
 from sigprop.reading.writing import left_by
 
 _ITEM = find(operator.getitem)
@@ -36,6 +37,7 @@ class TensorOwners:
 
     Attributes:
         measure: whether the moments of what each step made are taken.
+        witness: who looks on, too.
         steps: what was met, in order.
         functions: the step behind each of autograd's nodes that is known.
         made: each step with autograd's node of what it made.
@@ -54,9 +56,15 @@ class TensorOwners:
         written: the clock of the last write anywhere; 0: none.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], *, measure: bool = False) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        measure: bool = False,
+        witness: Witness | None = None,
+    ) -> None:
         super().__init__()
-        self.measure = measure
+        self.measure, self.witness = measure, witness
         self.steps: list[Step] = []
         self.functions: dict[Any, Step] = {}
         self.made: list[tuple[Step, Any]] = []
@@ -85,8 +93,16 @@ class TensorOwners:
             self.made.append((step, made.grad_fn))
         step.shape = tuple(made.shape)
         step.signal = made.is_floating_point() or made.is_complex()
-        if self.measure and step.signal and not step.constant and is_plain(made):
-            step.measured = moments(made)
+        if self.measure or self.witness is not None:
+            self._look(step, made)
+
+    def _look(self, step: Step, made: Tensor) -> None:
+        """Look at what a step made, where that is asked for."""
+        if step.signal and not step.constant and is_plain(made):
+            if self.measure:
+                step.measured = moments(made)
+            if self.witness is not None:
+                self.witness.made(step, made)
 
     # Reading
 

@@ -21,6 +21,7 @@ from sigprop.reading.tensors import (
     tensors_of,
     versions,
 )
+from sigprop.reading.witness import Witness
 from sigprop.reading.writing import Traits, traits, writes
 
 
@@ -34,9 +35,15 @@ class Recorder(TensorOwners, TorchFunctionMode):
         blind: modules under way that are one step together.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], *, measure: bool = False) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        measure: bool = False,
+        witness: Witness | None = None,
+    ) -> None:
         parameters = list(parameters)
-        super().__init__(parameters, measure=measure)
+        super().__init__(parameters, measure=measure, witness=witness)
         self.cuts: dict[Step, None] = {}
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
         self.sources: dict[int, Step] = {}
@@ -98,7 +105,7 @@ class Recorder(TensorOwners, TorchFunctionMode):
                 return self._constant(out)
             read[id(found[0])] = found[0]
         if known.layer and args and not (data and data[0] is read[id(found[0])]):
-            source = read[id(found[0])] = self._source(read[id(found[0])])
+            source = read[id(found[0])] = self._source(read[id(found[0])], found[0])
             data = (source, *data)
         if writing or known.row is None or "max_norm" in kwargs:
             self._before_a_write(found, kwargs.get("out", args[0] if args else None), read)
@@ -212,7 +219,7 @@ class Recorder(TensorOwners, TorchFunctionMode):
                     if exposed:
                         self.exposed[storage_id(tensor)] = (tensor, tensor.detach().clone())
 
-    def _source(self, owner: Owner) -> Step:
+    def _source(self, owner: Owner, tensor: Tensor) -> Step:
         """A constant that a layer takes for its signal: data that the model holds itself."""
         if id(owner) not in self.sources:
             step = Step("source", args=(owner,), path=self.stack[-1][0])
@@ -220,6 +227,7 @@ class Recorder(TensorOwners, TorchFunctionMode):
             step.signal = True
             self.steps.append(step)
             self.sources[id(owner)] = step
+            self._look(step, tensor)
         return self.sources[id(owner)]
 
     def restore(self) -> None:

@@ -21,7 +21,6 @@ from torch.utils.hooks import RemovableHandle
 from sigprop.reading.calling import (
     as_found,
     attributes_kept,
-    cloned,
     collector_waits,
     flatten,
     labelled,
@@ -35,6 +34,7 @@ from sigprop.reading.recorder import Recorder, refuse_operator, transformed
 from sigprop.reading.steps import HOLD_NONE, Step, data_of
 from sigprop.reading.tensors import outputs_of, replaced, tensors_of
 from sigprop.reading.verify import verify
+from sigprop.reading.witness import Witness
 
 _UNTOUCHED = torch._C.DisableTorchFunction
 
@@ -153,7 +153,12 @@ _TABLES = frozenset(vars(nn.Module()))
 
 @collector_waits()
 def record_steps(
-    model: nn.Module, inputs: Any, kwargs: Any = None, *, measure: bool = False
+    model: nn.Module,
+    inputs: Any,
+    kwargs: Any = None,
+    *,
+    measure: bool = False,
+    witness: Witness | None = None,
 ) -> tuple[Recorder, list[Step]]:
     """Run a model once on an example; the steps, and those that the output is made of.
 
@@ -161,14 +166,15 @@ def record_steps(
     """
     paths = {module: path for path, module in named_modules(model)}
     parameters = _parameters(paths)
-    recorder = Recorder(parameters.values(), measure=measure)
+    recorder = Recorder(parameters.values(), measure=measure, witness=witness)
+    witness = witness or Witness()
     for module in paths:
         _remember(module, recorder.constants)
     with as_found(paths, flatten((inputs, kwargs))), attributes_kept(paths):
-        copies, named_copies = cloned(inputs), cloned(kwargs or {})
+        copies, named_copies = witness.inputs(inputs), witness.inputs(kwargs or {})
         for label, tensor in (*labelled(model, copies), *labelled(model, named_copies)):
             step = Step("input", label=label)
-            recorder._add(step, tensor)
+            recorder._add(step, tensor, new=False)
             recorder.bind(tensor, step)
         try:
             with recording(recorder, paths):
@@ -180,6 +186,7 @@ def record_steps(
                 with _UNTOUCHED():
                     recorder.clock += 1
                     ends = [(recorder.read(tensor), tensor.grad_fn) for tensor in flatten(out)]
+            witness.returned(out)
         except Exception as error:
             if type(error).__module__.startswith("torch._dynamo"):  # compiled whatever we say
                 met = re.search(r"Higher Order Operator: (\S+)", str(error))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from sigprop.graph import Moments
 from sigprop.reading.memory import Owner
 from sigprop.reading.steps import HOLD_NONE, NESTED, entries_of
 
@@ -71,19 +69,3 @@ def version(tensor: Tensor) -> int:
 def is_float(found: list[Tensor]) -> bool:
     """Whether the first of some tensors holds floating-point numbers."""
     return bool(found) and found[0].is_floating_point()
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether its entries can be looked at."""
-    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_meta
-
-
-def moments(tensor: Tensor) -> Moments:
-    """Mean and second moment of a tensor, in float64."""
-    values = tensor.detach()
-    if values.is_complex():
-        values = torch.view_as_real(values)
-    if not values.numel():
-        return Moments(0.0, 0.0)
-    norm = torch.linalg.vector_norm(values, dtype=torch.float64).square() / values.numel()
-    return Moments(float(values.sum(dtype=torch.float64)) / values.numel(), float(norm))

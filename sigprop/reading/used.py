@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from sigprop.graph import Graph
+from sigprop.reading.meanings import Meaning
+from sigprop.reading.steps import Step
 
 FACTORS = (1.0, 2.0, 4.0)
 
@@ -72,11 +74,15 @@ class Reading:
         weights: for each weight node the weight that it uses.
         cuts: nodes whose value left as a number (``.item()``): what that enters counts as
             constant, so the graph does not say that it depends on them.
+        steps: for each node but the output the step that it is (of several: the last).
+        meanings: for each of these nodes what the step is to the signal.
     """
 
     graph: Graph
     weights: Mapping[str, UsedWeight]
     cuts: tuple[str, ...] = ()
+    steps: Mapping[str, Step] = field(default_factory=dict)
+    meanings: Mapping[str, Meaning] = field(default_factory=dict)
 
 
 def _drawn(parameter: Tensor) -> Tensor:

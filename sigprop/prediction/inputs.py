@@ -1,0 +1,83 @@
+"""What a model is predicted on: an example, or shapes from which one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigprop.reading.calling import described, flatten
+
+_SEED = 0
+
+
+def example_of(model: nn.Module, x: Any) -> tuple[Any, set[int]]:
+    """An example to call the model with, and ids of the tensors that are drawn: N(0, 1).
+
+    A tensor, tuple or dict of tensors is taken as it is. A shape is a tensor of standard normal
+    numbers; a (shape, dtype) of whole numbers is drawn below the smallest table of embeddings.
+
+    Raises:
+        TypeError: neither.
+        ValueError: a shape that is none.
+    """
+    drawn: set[int] = set()
+    if x is None:
+        raise TypeError(
+            f"predict needs an example or a shape to call {type(model).__name__} with; give "
+            "x=(batch, features), a tensor, or a dict of them by argument name."
+        )
+    return _made(model, x, drawn), drawn
+
+
+def _made(model: nn.Module, x: Any, drawn: set[int]) -> Any:
+    if isinstance(x, Tensor):
+        return x
+    if _is_shape(x):
+        return _drawn(model, tuple(x), torch.get_default_dtype(), drawn)
+    if _is_typed(x):
+        return _drawn(model, tuple(x[0]), x[1], drawn)
+    if isinstance(x, Mapping):
+        return {key: _made(model, value, drawn) for key, value in x.items()}
+    if isinstance(x, tuple | list):
+        return tuple(_made(model, value, drawn) for value in x)
+    if any(True for _ in flatten(x)) or isinstance(x, bool | int | float | str):
+        return x
+    raise TypeError(
+        f"x must be a tensor, a shape, a (shape, dtype), or a tuple or dict of these; got "
+        f"{described(x)}."
+    )
+
+
+def _is_shape(x: Any) -> bool:
+    whole = isinstance(x, tuple | list | torch.Size) and len(x) > 0
+    return whole and all(isinstance(n, int) and not isinstance(n, bool) for n in x)
+
+
+def _is_typed(x: Any) -> bool:
+    return isinstance(x, Sequence) and len(x) == 2 and _is_shape(x[0]) and _is_dtype(x[1])
+
+
+def _is_dtype(value: Any) -> bool:
+    return isinstance(value, torch.dtype)
+
+
+def _drawn(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, drawn: set[int]) -> Tensor:
+    if any(n < 1 for n in shape):
+        raise ValueError(f"a shape has sizes of at least 1; got {shape}.")
+    source = torch.Generator().manual_seed(_SEED)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if dtype.is_floating_point:
+        made = torch.randn(shape, generator=source).to(dtype)
+        made = made.to(device)
+        drawn.add(id(made))
+        return made
+    if dtype.is_complex:
+        raise ValueError("complex inputs are not predicted; give real ones.")
+    if dtype == torch.bool:
+        return torch.ones(shape, dtype=dtype, device=device)
+    sizes = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
+    largest = min(sizes, default=2)
+    return torch.randint(largest, shape, generator=source, dtype=dtype).to(device)

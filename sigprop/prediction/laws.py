@@ -1,0 +1,86 @@
+"""What is known of the weights of a model: their moments now, or those that a plan will give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sigprop.reading.steps import Step, behind, tensors_in
+from sigprop.theory.network import CannotPredict
+
+
+@dataclass(frozen=True)
+class ConstantLaw:
+    """Moments of the entries of a constant, and whose it is."""
+
+    shape: tuple[int, ...]
+    mean: float
+    square: float
+    parameter: str = ""
+    random: bool = False
+    kurtosis: float = 3.0
+
+
+class Laws:
+    """Laws of the constants of one model.
+
+    Args:
+        parameters: of the model, by name.
+        planned: standard deviation of the entries of a parameter that will be drawn, 0 of one that
+            will be zero; the others are as they are.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], planned: Mapping[str, float] | None = None
+    ) -> None:
+        self.names = {id(tensor): name for name, tensor in parameters.items()}
+        self.planned = dict(planned or {})
+        self.known: dict[int, tuple[object, ConstantLaw]] = {}
+
+    def of(self, value: Step | Tensor, tensor: Callable[[Step | Tensor], Tensor]) -> ConstantLaw:
+        """The law of a constant; ``tensor`` computes values."""
+        if id(value) not in self.known:
+            self.known[id(value)] = (value, self._find(value, tensor))
+        return self.known[id(value)][1]
+
+    def _find(self, value: Step | Tensor, tensor: Callable[[Step | Tensor], Tensor]) -> ConstantLaw:
+        names, direct = self._behind(value)
+        name = names[0] if len(names) == 1 and direct else ""
+        if name in self.planned:
+            shape = tuple(value.shape or ())
+            return ConstantLaw(shape, 0.0, self.planned[name] ** 2, name, random=True)
+        try:
+            found = tensor(value)
+        except CannotPredict:
+            return ConstantLaw(tuple(value.shape or ()), math.nan, math.nan, name, bool(names))
+        if found.is_meta or found.is_complex() or not found.numel():
+            return ConstantLaw(tuple(found.shape), math.nan, math.nan, name, bool(names))
+        entries = found.detach().double()
+        square = float(entries.square().mean())
+        fourth = float((entries**4).mean()) if square and names else 3.0 * square**2
+        kurtosis = fourth / square**2 if square else 3.0
+        return ConstantLaw(
+            tuple(found.shape), float(entries.mean()), square, name, bool(names), kurtosis
+        )
+
+    def _behind(self, value: Step | Tensor) -> tuple[list[str], bool]:
+        """Names of the parameters that a constant is made of; whether it is one of them whole."""
+        if isinstance(value, Tensor):
+            name = self.names.get(id(value))
+            return ([name], True) if name is not None else ([], True)
+        if not value.constant:
+            return [], False
+        steps = behind(value)
+        found: dict[str, Tensor] = {}
+        for step in steps:
+            for each in tensors_in((step.args, step.kwargs)):
+                if id(each) in self.names:
+                    found[self.names[id(each)]] = each
+        direct = all(s.row is not None and s.row.kind == "passage" for s in steps)
+        if len(found) == 1 and value.shape is not None:
+            whole = next(iter(found.values())).numel()
+            direct = direct and math.prod(value.shape) == whole
+        return list(found), direct

@@ -1,0 +1,103 @@
+"""One call of an operation as plain data: what a rule reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sigprop.activations import Activation
+from sigprop.checks import FloatArray
+
+
+class CannotPredict(ValueError):
+    """No rule says what an operation does to second moments: the message says why."""
+
+
+@dataclass(frozen=True)
+class Signal:
+    """An argument that carries data: the place of its node among the inputs of the call."""
+
+    place: int
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An argument without data: a weight, a table, a mask, an index.
+
+    Attributes:
+        shape: of the tensor.
+        values: its entries when they are asked for (boolean, integer or floating point).
+        mean: of its entries.
+        square: mean square of its entries.
+        parameter: name of the parameter that it is, "" if it is none or is computed from some.
+        random: whether it is a draw that only its moments matter of.
+        kurtosis: E w⁴/(E w²)² of its entries.
+    """
+
+    shape: tuple[int, ...]
+    values: Callable[[], np.ndarray]
+    mean: float
+    square: float
+    parameter: str = ""
+    random: bool = True
+    kurtosis: float = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One node of a network with its arguments.
+
+    Attributes:
+        name: of the node.
+        operation: name of the row of the table of operations.
+        kind: what it does to the signal.
+        shape: of what leaves it, or of each tensor that leaves it.
+        args: arguments by place; a tensor with data is a :class:`Signal`, another a
+            :class:`Constant`, in nested tuples too.
+        kwargs: arguments by name.
+        names: names of the arguments after the first, where the table gives them.
+        inputs: names of the nodes that signals stand for.
+        activation: the record of an activation.
+        rate: of a dropout.
+        norm: of a normalization that is written by hand: (dimensions, whether it centres, factor).
+        actual: whether weights are to be taken as they are.
+        full: whether places are told apart.
+    """
+
+    name: str
+    operation: str
+    kind: str
+    shape: tuple[int, ...] | None
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    activation: Activation | None = None
+    rate: float = 0.0
+    norm: tuple[tuple[int, ...], bool, float] | None = None
+    actual: bool = False
+    full: bool = False
+
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by its place, or by its name."""
+        if len(self.args) > place:
+            return self.args[place]
+        return self.kwargs.get(name, default)
+
+    def named(self, name: str, default: Any = None) -> Any:
+        """An argument of a row that names its arguments."""
+        if name in self.names:
+            return self.argument(self.names.index(name) + 1, name, default)
+        return self.kwargs.get(name, default)
+
+
+def values_of(value: Any) -> FloatArray | None:
+    """The entries of a constant argument or a number; None for None."""
+    if value is None:
+        return None
+    if isinstance(value, Constant):
+        return np.asarray(value.values())
+    return np.asarray(value, dtype=np.float64)

@@ -1,0 +1,449 @@
+"""Convolutions of one, two and three dimensions, and transposed ones: sums over taps.
+
+Along each spatial axis tap k is a 0/1 matrix A_k (places out, places in) with a row of zeros where
+it falls outside the border. Weights are independent with mean square w₂, so
+
+    M′ = w₂ Σ_{c in the group} ⊗_axes Σ_k A_k M_cc A_kᵀ
+
+and the sum over taps is one sparse map for each axis. A transposed convolution has the transposed
+matrices, and so has the gradient. E g_W² = Σ over pairs of places of G·(Σ_k A_k M A_kᵀ)/taps.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import Axis, Matrix, apply_mean, summed, through
+from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.linear import (
+    INDEPENDENT,
+    as_it_is,
+    paired,
+    significant_mean,
+    unit_scatter,
+    with_bias,
+    without,
+)
+from sigprop.theory.network.linear import summed as over_pairs
+from sigprop.theory.network.state import Scatter, SignalState, one_axis, with_position_axis
+from sigprop.theory.network.table import RuleContext, rule
+
+MOST = 2**24
+"""Numbers in a relation tensor; where a full one would have more, its places are exchangeable."""
+
+Taps = tuple[Matrix, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a convolution does, as matrices.
+
+    Attributes:
+        channel: the dimension of channels; the spatial ones follow.
+        taps: of each spatial axis.
+        groups: of channels.
+        channels: (in, out).
+        weight: the kernel.
+        rows: the dimension of the weight that counts channels out: 0, transposed 1.
+    """
+
+    channel: int
+    taps: tuple[Taps, ...]
+    groups: int
+    channels: tuple[int, int]
+    weight: Constant
+    rows: int
+
+    @property
+    def spatial(self) -> range:
+        """The spatial dimensions."""
+        return range(self.channel + 1, self.channel + 1 + len(self.taps))
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Taps of each axis."""
+        return tuple(len(taps) for taps in self.taps)
+
+    def back(self) -> Plan:
+        """The way of the gradient."""
+        taps = tuple(tuple(matrix.T.tocsr() for matrix in each) for each in self.taps)
+        turned = (self.channels[1], self.channels[0])
+        return Plan(self.channel, taps, self.groups, turned, self.weight, 1 - self.rows)
+
+    def matrices(self) -> dict[tuple[int, ...], Matrix]:
+        """The matrix (channels out, channels in) of each tap, from the weight as it is."""
+        values = np.asarray(self.weight.values(), dtype=np.float64)
+        values = values.reshape(*values.shape[:2], -1)
+        found: dict[tuple[int, ...], Matrix] = {}
+        for i, tap in enumerate(itertools.product(*(range(k) for k in self.kernel))):
+            blocks = np.split(values[:, :, i], self.groups, axis=0)
+            blocks = [block if self.rows == 0 else block.T for block in blocks]
+            found[tap] = blocks[0] if self.groups == 1 else sparse.block_diag(blocks, format="csr")
+        return found
+
+
+@functools.lru_cache(maxsize=256)
+def taps_of(n: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Taps:
+    """A_k of one axis: place i of the output reads place i·stride − padding + k·dilation."""
+    found = []
+    for k in range(kernel):
+        read = np.arange(out) * stride - padding + k * dilation
+        rows = np.flatnonzero((read >= 0) & (read < n))
+        ones = np.ones(len(rows))
+        found.append(sparse.csr_array((ones, (rows, read[rows])), (out, n)))
+    return tuple(found)
+
+
+def per_axis(value: Any, count: int) -> tuple[int, ...]:
+    """A number, or one for each axis."""
+    if isinstance(value, tuple | list):
+        values = tuple(int(v) for v in value)
+        return values * count if len(values) == 1 else values
+    return (int(value),) * count
+
+
+def _plan(ctx: RuleContext) -> tuple[SignalState, Plan]:
+    call = ctx.call
+    state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
+    if not isinstance(weight, Constant):
+        raise CannotPredict(f"{call.operation} with a kernel that data computes")
+    if call.shape is None:
+        raise CannotPredict(f"{call.operation} of unknown shape")
+    count = len(weight.shape) - 2
+    turned, kernel = "transpose" in call.operation, weight.shape[2:]
+    channel = len(state.dims) - count - 1
+    stride = per_axis(call.named("stride", 1), count)
+    dilation = per_axis(call.named("dilation", 1), count)
+    padding = _padding(call.named("padding", 0), kernel, dilation)
+    groups = int(call.named("groups", 1))
+    before, after = state.shape[channel + 1 :], call.shape[channel + 1 :]
+    taps: list[Taps] = []
+    for n, out, *rest in zip(before, after, kernel, stride, padding, dilation, strict=True):
+        if turned:
+            taps.append(tuple(m.T.tocsr() for m in taps_of(out, n, *rest)))
+        else:
+            taps.append(taps_of(n, out, *rest))
+    channels = (state.shape[channel], call.shape[channel])
+    return state, Plan(channel, tuple(taps), groups, channels, weight, int(turned))
+
+
+def _padding(value: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    """What stands before the first entry of each axis."""
+    if value == "valid":
+        return (0,) * len(kernel)
+    if value == "same":
+        return tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+    return per_axis(value, len(kernel))
+
+
+# Random kernels
+
+
+def random_kernel(state: SignalState, plan: Plan) -> SignalState:
+    """The mean over kernels of independent entries with the mean and mean square of these."""
+    state = _opened(state, plan)
+    place = state.places(plan.channel).start
+    axis = state.axes[place]
+    kinds, members = _groups(axis, plan.groups)
+    mean = significant_mean(plan.weight)
+    wide = plan.channels[1] // plan.groups
+    out = Axis(tuple(n * wide for n in kinds.sizes))
+    spatial = spatial_axes(state, plan, out)
+    own = np.tensordot(members, np.moveaxis(state.second, place, 0)[axis.same], axes=1)
+    same = (plan.weight.square - mean**2) * _tapped(own, state, plan, spatial)
+    differ = np.zeros((kinds.classes, *same.shape))
+    moved = np.zeros((kinds.classes, *_moved_mean(state, plan, spatial).shape[1:]))
+    if mean:
+        shared, apart = _group_pairs(state, plan, kinds, members)
+        shared = mean**2 * _tapped(shared, state, plan, spatial, together=True)
+        same = same + shared
+        differ = mean**2 * _tapped(apart, state, plan, spatial, together=True)
+        within = np.array([(wide - 1) / max(n * wide - 1, 1) for n in kinds.sizes])
+        for a, share in enumerate(within):
+            differ[a, a] = share * shared[a] + (1 - share) * differ[a, a]
+        moved = mean * np.tensordot(members, _moved_mean(state, plan, spatial), axes=1)
+    second = np.moveaxis(assembled(differ, same, out), 0, place)
+    return _made(state, plan, second, np.moveaxis(moved, 0, place), out, spatial)
+
+
+def _opened(state: SignalState, plan: Plan) -> SignalState:
+    """One axis for each dimension that a kernel moves along."""
+    for dim in (plan.channel, *plan.spatial):
+        state = one_axis(state, dim)
+    return state
+
+
+def _groups(axis: Axis, groups: int) -> tuple[Axis, FloatArray]:
+    """Groups of channels in classes, and how many of each class of channels one group has."""
+    inside = axis.class_of.reshape(groups, -1)
+    counts = np.zeros((groups, axis.classes))
+    np.add.at(counts, (np.arange(groups)[:, None], inside), 1.0)
+    starts = np.flatnonzero(np.any(np.diff(counts, axis=0) != 0, axis=1)) + 1
+    cuts = np.array([0, *starts, groups])
+    return Axis(tuple(int(n) for n in np.diff(cuts))), counts[cuts[:-1]]
+
+
+def _group_pairs(
+    state: SignalState, plan: Plan, kinds: Axis, members: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Σ over pairs of channels of one group, (kinds, …), and of two groups, (kinds, kinds, …)."""
+    place = state.places(plan.channel).start
+    axis = state.axes[place]
+    moved, k = np.moveaxis(state.second, place, 0), axis.classes
+    pairs = moved[: k * k].reshape(k, k, *moved.shape[1:])
+    apart = np.einsum("ap,bq,pq...->ab...", members, members, pairs, optimize=True)
+    shared = np.einsum("aa...->a...", apart).copy()
+    if not axis.full:
+        own = moved[axis.same] - np.einsum("pp...->p...", pairs)
+        shared += np.tensordot(members, own, axes=1)
+    return shared, apart
+
+
+def spatial_axes(state: SignalState, plan: Plan, channels: Axis) -> list[Axis]:
+    """The axes of places out: full where those in are and the relation tensor stays small."""
+    axes = [state.axes[state.places(dim).start] for dim in plan.spatial]
+    sizes = [taps[0].shape[0] for taps in plan.taps]
+    others = math.prod(axis.relations for axis in state.axes) // math.prod(
+        axis.relations for axis in (*axes, state.axes[state.places(plan.channel).start])
+    )
+    told = any(axis.full and axis.size > 1 for axis in axes)
+    out = [
+        Axis.positions(n) if told and axis.full else Axis.exchangeable(n)
+        for axis, n in zip(axes, sizes, strict=True)
+    ]
+    numbers = others * channels.relations * math.prod(axis.relations for axis in out)
+    return out if numbers <= MOST else [Axis.exchangeable(n) for n in sizes]
+
+
+def _tapped(
+    second: FloatArray, state: SignalState, plan: Plan, out: Sequence[Axis], *,
+    together: bool = False,
+) -> FloatArray:  # fmt: skip
+    """Σ_k A_k M A_kᵀ along each spatial axis, its dimensions last; or S M Sᵀ with S = Σ_k A_k."""
+    last = second.ndim - (len(state.axes) - state.places(plan.channel).start - 1)
+    for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
+        axis = state.axes[state.places(dim).start]
+        pairs = [(sum(taps[1:], start=taps[0]),) * 2] if together else [(a, a) for a in taps]
+        second = through(summed(pairs, axis, out[i]), second, last + i)
+    return second
+
+
+def _moved_mean(state: SignalState, plan: Plan, out: Sequence[Axis]) -> FloatArray:
+    """Σ over taps of the means shifted, channels first."""
+    mean = np.moveaxis(state.mean, state.places(plan.channel).start, 0)
+    for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
+        place = state.places(dim).start
+        every = sum(taps[1:], start=taps[0])
+        mean = apply_mean(every, mean, place, state.axes[place], out[i])
+    return mean
+
+
+def assembled(differ: FloatArray, same: FloatArray, out: Axis) -> FloatArray:
+    """The relations of an axis, first, from those of classes: (k, k, …) and (k, …)."""
+    k = out.classes
+    flat = differ.reshape(k * k, *differ.shape[2:])
+    if not out.full:
+        return np.concatenate([flat, same])
+    flat = flat.copy()
+    flat[out.same] = same
+    return flat
+
+
+def _made(
+    state: SignalState, plan: Plan, second: FloatArray, mean: FloatArray, out: Axis,
+    spatial: Sequence[Axis],
+) -> SignalState:  # fmt: skip
+    """Gaussian entries on new axes of channels and places."""
+    dims = list(state.dims)
+    dims[plan.channel] = (out,)
+    for dim, axis in zip(plan.spatial, spatial, strict=True):
+        dims[dim] = (axis,)
+    return SignalState(tuple(dims), second, mean, scatter=Scatter(state.scatter.variance))
+
+
+# Kernels as they are
+
+
+def known_kernel(state: SignalState, plan: Plan, *, told: bool) -> SignalState:
+    """X → Σ_k W_k X A_kᵀ with the weight as it is; ``told``: each channel for itself."""
+    state = _opened(state, plan)
+    place = state.places(plan.channel).start
+    if told:
+        state = with_position_axis(state, place)
+    axis, maps = state.axes[place], plan.matrices()
+    n = plan.channels[1]
+    out = Axis.positions(n) if (axis.full and axis.size > 1) or told else Axis.exchangeable(n)
+    spatial = spatial_axes(state, plan, out)
+    shift = _shifts(state, plan, spatial)
+    second = np.moveaxis(state.second, place, 0)
+    total = (_full if axis.full and out.full else _by_class)(second, maps, shift, axis, out)
+    mean: Any = 0.0
+    for tap, matrix in maps.items():
+        part = apply_mean(matrix, state.mean, place, axis, out)
+        for i, dim in enumerate(plan.spatial):
+            at = state.places(dim).start
+            part = apply_mean(plan.taps[i][tap[i]], part, at, state.axes[at], spatial[i])
+        mean = mean + part
+    return _made(state, plan, np.moveaxis(total, 0, place), mean, out, spatial)
+
+
+Tap = tuple[int, ...]
+Shift = Callable[[FloatArray, Tap, Tap], FloatArray]
+
+
+def _shifts(state: SignalState, plan: Plan, out: Sequence[Axis]) -> Shift:
+    """A tensor with channels first moved by one tap at its left and one at its right entries."""
+    places = [state.places(dim).start for dim in plan.spatial]
+
+    @functools.cache
+    def one(i: int, left: int, right: int) -> Matrix:
+        pair = (plan.taps[i][left], plan.taps[i][right])
+        return summed([pair], state.axes[places[i]], out[i])
+
+    def moved(second: FloatArray, left: Tap, right: Tap) -> FloatArray:
+        ahead = second.ndim - len(state.axes)  # one more where channels are two dimensions
+        channel = state.places(plan.channel).start
+        for i, place in enumerate(places):
+            at = ahead + (place if place > channel else place + 1)
+            second = through(one(i, left[i], right[i]), second, at)
+        return second
+
+    return moved
+
+
+def _by_class(
+    second: FloatArray, maps: Mapping[Tap, Matrix], shift: Shift, axis: Axis, out: Axis
+) -> FloatArray:
+    """Pairs of taps one by one."""
+    total: Any = 0.0
+    for left, one in maps.items():
+        for right, two in maps.items():
+            contracted = through(summed([(one, two)], axis, out), second, 0)
+            total = total + shift(contracted, left, right)
+    return np.asarray(total)
+
+
+def _full(
+    second: FloatArray, maps: Mapping[Tap, Matrix], shift: Shift, axis: Axis, out: Axis
+) -> FloatArray:
+    """Σ_k W_k Σ_l shift_kl(M W_lᵀ): the sum over the right tap before the left matrix."""
+    n, rest = axis.size, second.shape[1:]
+    turned = second.reshape(n, n, -1).swapaxes(0, 1).reshape(n, -1)
+    right = {
+        tap: np.asarray(matrix @ turned).reshape(out.size, n, -1).swapaxes(0, 1)
+        for tap, matrix in maps.items()
+    }
+    right = {tap: m.reshape(n, out.size, *rest) for tap, m in right.items()}
+    total: Any = 0.0
+    for left, matrix in maps.items():
+        summed_right: Any = 0.0
+        for tap, part in right.items():
+            summed_right = summed_right + shift(part, left, tap)
+        total = total + np.asarray(matrix @ summed_right.reshape(n, -1))
+    return np.asarray(total).reshape(out.size**2, *summed_right.shape[2:])
+
+
+# The rule
+
+
+def _through(ctx: RuleContext, state: SignalState, plan: Plan) -> SignalState:
+    if as_it_is(ctx, plan.weight):
+        return known_kernel(state, plan, told=ctx.call.actual)
+    return random_kernel(state, plan)
+
+
+def _convolution(ctx: RuleContext) -> SignalState:
+    state, plan = _plan(ctx)
+    made = _through(ctx, state, plan)
+    made = with_bias(ctx, made, plan.channel, ctx.call.argument(2, "bias"))
+    return unit_scatter(made, plan.channel) if plan.weight.random else made
+
+
+def _convolution_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    return [_through(ctx, gradient, _plan(ctx)[1].back())]
+
+
+def _convolution_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    state, plan = _plan(ctx)
+    weight, bias = plan.weight, ctx.call.argument(2, "bias")
+    found: dict[str, float] = {}
+    if weight.parameter:
+        found[weight.parameter] = _weight_gradient(state, gradient, plan)
+    if isinstance(bias, Constant) and bias.parameter:
+        found[bias.parameter] = over_pairs(without(gradient, plan.channel, total=False))
+    return found
+
+
+def _weight_gradient(state: SignalState, gradient: SignalState, plan: Plan) -> float:
+    """Σ over pairs of places of G·(Σ_k A_k M A_kᵀ)/taps, the mean over groups."""
+    state, gradient = _opened(state, plan), _opened(gradient, plan)
+    if plan.groups == 1:
+        parts = [(without(state, plan.channel, total=False), 1.0)]
+        back = [without(gradient, plan.channel, total=False)]
+    else:
+        ahead, back, parts = _by_group(gradient, plan), [], []
+        for size, one, two in _met(_by_group(state, plan), ahead):
+            parts.append((one, size / plan.groups))
+            back.append(two)
+    total = 0.0
+    for (part, share), sent in zip(parts, back, strict=True):
+        total += share * paired(_read(part, plan), sent)
+    return total / math.prod(plan.kernel)
+
+
+def _read(state: SignalState, plan: Plan) -> SignalState:
+    """Σ_k A_k M A_kᵀ of a state without channels."""
+    second, dims = state.second, list(state.dims)
+    for dim, taps in zip(plan.spatial, plan.taps, strict=True):
+        place = state.places(dim - 1).start
+        axis, n = state.axes[place], taps[0].shape[0]
+        out = Axis.positions(n) if axis.full and axis.size > 1 else Axis.exchangeable(n)
+        second = through(summed([(a, a) for a in taps], axis, out), second, place)
+        dims[dim - 1] = (out,)
+    mean = np.zeros(tuple(axis.classes for dim in dims for axis in dim))
+    return SignalState(tuple(dims), second, mean)
+
+
+def _by_group(state: SignalState, plan: Plan) -> list[tuple[int, SignalState]]:
+    """Runs of groups alike: how many, and the mean of one over its channels with themselves."""
+    place = state.places(plan.channel).start
+    axis = state.axes[place]
+    kinds, members = _groups(axis, plan.groups)
+    own = np.tensordot(members, np.moveaxis(state.second, place, 0)[axis.same], axes=1)
+    own = own / (axis.size / plan.groups)
+    dims = (*state.dims[: plan.channel], *state.dims[plan.channel + 1 :])
+    mean = np.zeros(tuple(a.classes for dim in dims for a in dim))
+    return [(n, SignalState(dims, own[i], mean)) for i, n in enumerate(kinds.sizes)]
+
+
+def _met(
+    one: list[tuple[int, SignalState]], two: list[tuple[int, SignalState]]
+) -> list[tuple[int, SignalState, SignalState]]:
+    """Two divisions of the same groups into runs, refined to a common one."""
+    found, i, j = list[tuple[int, SignalState, SignalState]](), 0, 0
+    left, right = one[0][0], two[0][0]
+    while True:
+        n = min(left, right)
+        found.append((n, one[i][1], two[j][1]))
+        left, right = left - n, right - n
+        if not left:
+            i += 1
+        if not right:
+            j += 1
+        if i == len(one) or j == len(two):
+            return found
+        left, right = left or one[i][0], right or two[j][0]
+
+
+rule("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d", _convolution,
+     _convolution_back, INDEPENDENT + "; the taps too", source="poole2016; schoenholz2017",
+     parameters=_convolution_parameters)  # fmt: skip

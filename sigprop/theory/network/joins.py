@@ -1,0 +1,188 @@
+"""Several signals entry by entry: sums, products, gates; and a signal with a constant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sigprop.theory.network.axes import flipped
+from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.marginals import of_sum, profile_of_term
+from sigprop.theory.network.pointwise import scaled, shifted, summed_to
+from sigprop.theory.network.state import Scatter, SignalState, aligned, broadcast, of_products
+from sigprop.theory.network.table import RuleContext, rule
+
+
+def _two(ctx: RuleContext) -> tuple[Any, Any]:
+    """The two sides; one argument twice is two signals of one place."""
+    call = ctx.call
+    return call.argument(0, "input"), call.argument(1, "other")
+
+
+def _std(state: SignalState) -> float:
+    return math.sqrt(max(state.q - state.mean_entry**2, 0.0))
+
+
+# Sums
+
+
+def _sum(ctx: RuleContext) -> SignalState:
+    first, second = _two(ctx)
+    sign = -1.0 if ctx.call.operation == "sub" else 1.0
+    if not isinstance(first, Signal):
+        return shifted(ctx.state(second).times(sign), first)
+    if not isinstance(second, Signal):
+        return shifted(ctx.state(first), second, sign)
+    if first == second:
+        return ctx.state(first).times(1 + sign)
+    one, two = ctx.state(first), ctx.state(second).times(sign)
+    return added(one, two, ctx.covariance(first.place, second.place), sign)
+
+
+def added(
+    one: SignalState, two: SignalState, covariance: SignalState | None, sign: float = 1.0
+) -> SignalState:
+    """The sum of two signals, with what is known of their covariance."""
+    shape = np.broadcast_shapes(one.shape, two.shape)
+    one, two = aligned(broadcast(one, shape), broadcast(two, shape))
+    second = one.second + two.second
+    second = second + of_products(one.mean, two.mean, one.axes)
+    second = second + of_products(two.mean, one.mean, one.axes)
+    marginal = of_sum(one.marginal, two.marginal, (_std(one), _std(two)))
+    if covariance is not None:
+        total = replace(one, second=second, mean=two.mean)
+        for _ in range(2):  # the covariance may tell more entries apart
+            one, covariance = aligned(one, broadcast(covariance, shape))
+            total, one = aligned(total, one)
+        second, two = total.second, total
+        second = second + sign * (covariance.second + flipped(covariance.second, one.axes))
+        marginal = None
+    made = replace(two, dims=one.dims, second=second, mean=one.mean + two.mean, marginal=marginal)
+    return replace(made, scatter=_scatter_of_sum(one, two, made.q), profile=None)
+
+
+def _scatter_of_sum(one: SignalState, two: SignalState, q: float) -> Scatter:
+    """Variance of log q of a sum, by shares of q; what both had before is common to them.
+
+    Units of a sum of Gaussian ones are Gaussian: own parts add as standard deviations, which
+    counts the products of the terms too.
+    """
+    a, b = one.q, two.q
+    total = max(a + b, 1e-300)
+    first, second = a / total, b / total
+    s, t = one.scatter, two.scatter
+    common = min(s.variance, t.variance, max(s.base, t.base))
+    base = first**2 * s.base + second**2 * t.base + 2 * first * second * common
+    return Scatter(base, (first * math.sqrt(s.own) + second * math.sqrt(t.own)) ** 2)
+
+
+def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    first, second = _two(ctx)
+    sign = -1.0 if ctx.call.operation == "sub" else 1.0
+    if isinstance(first, Signal) and first == second:
+        return [gradient.times(1 + sign)]
+    found: list[SignalState | None] = [None] * len(ctx.inputs)
+    for side, other in ((first, second), (second, first)):
+        if isinstance(side, Signal):
+            mine = _with_profile(ctx, gradient, side, other)
+            found[side.place] = summed_to(mine, ctx.state(side))
+    return found
+
+
+def _with_profile(ctx: RuleContext, gradient: SignalState, side: Signal, other: Any) -> SignalState:
+    if gradient.profile is None or not isinstance(other, Signal):
+        return gradient
+    one, two = ctx.state(side), ctx.state(other)
+    if one.shape != gradient.shape:
+        return replace(gradient, profile=None)
+    profile = profile_of_term(
+        gradient.profile, ctx.output.marginal, one.marginal, two.marginal, (_std(one), _std(two))
+    )
+    return replace(gradient, profile=profile)
+
+
+def _sum_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    found: dict[str, float] = {}
+    for side in _two(ctx):
+        if isinstance(side, Constant) and side.parameter:
+            found[side.parameter] = at_table(gradient, side)
+    return found
+
+
+def at_table(gradient: SignalState, table: Constant) -> float:
+    """The mean square of the gradient of a table that is added, summed over where it is used."""
+    missing = len(gradient.dims) - len(table.shape)
+    shape = (1,) * missing + tuple(table.shape)
+    like = broadcast(SignalState(((),) * len(shape), np.array(1.0), np.array(1.0)), shape)
+    return summed_to(gradient, like).q
+
+
+# Products
+
+
+def _product(ctx: RuleContext) -> SignalState:
+    first, second = _two(ctx)
+    inverse = ctx.call.operation == "div"
+    if not isinstance(first, Signal):
+        if inverse:
+            raise CannotPredict("a constant divided by a signal")
+        return scaled(ctx.state(second), first)
+    if not isinstance(second, Signal):
+        return scaled(ctx.state(first), second, inverse=inverse)
+    if inverse:
+        raise CannotPredict("a signal divided by another")
+    if first == second:
+        raise CannotPredict("a signal times itself")
+    return multiplied(ctx.state(first), ctx.state(second))
+
+
+def multiplied(one: SignalState, two: SignalState) -> SignalState:
+    """The product of two independent signals."""
+    shape = np.broadcast_shapes(one.shape, two.shape)
+    one, two = aligned(broadcast(one, shape), broadcast(two, shape))
+    scatter = Scatter(one.scatter.base + two.scatter.base, one.scatter.own + two.scatter.own)
+    return replace(one, second=one.second * two.second, mean=one.mean * two.mean,
+                   marginal=_of_product(one, two), profile=None, scatter=scatter)  # fmt: skip
+
+
+def _of_product(one: SignalState, two: SignalState) -> Any:
+    """The marginal of a product: that of the factor that varies more, for its size."""
+    spread = [_std(s) / max(abs(s.mean_entry), 1e-300) for s in (one, two)]
+    return one.marginal if spread[0] >= spread[1] else two.marginal
+
+
+def _product_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    first, second = _two(ctx)
+    inverse = ctx.call.operation == "div"
+    found: list[SignalState | None] = [None] * len(ctx.inputs)
+    for side, other in ((first, second), (second, first)):
+        if not isinstance(side, Signal):
+            continue
+        if isinstance(other, Signal):
+            through = multiplied(replace(gradient, scatter=Scatter()), ctx.state(other))
+        else:
+            through = scaled(gradient, other, inverse=inverse)
+        through = replace(through, mean=through.mean * 0, marginal=None)
+        found[side.place] = summed_to(through, ctx.state(side))
+    return found
+
+
+def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    first, second = _two(ctx)
+    found: dict[str, float] = {}
+    for side, other in ((first, second), (second, first)):
+        if isinstance(side, Constant) and side.parameter and isinstance(other, Signal):
+            both = multiplied(gradient, ctx.state(other))
+            found[side.parameter] = at_table(both, side)
+    return found
+
+
+rule("sum add sub shift", _sum, _sum_back,
+     "two signals are independent, but for the covariance that is followed to a common source",
+     parameters=_sum_parameters)  # fmt: skip
+rule("product mul div scale", _product, _product_back, "the factors are independent",
+     parameters=_product_parameters)  # fmt: skip

@@ -1,0 +1,289 @@
+"""Linear maps by a weight: dense layers and matrix products with a constant.
+
+Weights are independent with mean square w₂ (and mean m where it is not 0 within its error), so
+E y_o y_o = w₂ Σ_i E x_i x_i and outputs of different units share only what m and the mean of the
+bias carry. With actual weights the map is applied as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import (
+    Axis,
+    apply,
+    apply_mean,
+    class_sum,
+    pair_sum,
+    same_sum,
+)
+from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.freedom import fan, telling, undone
+from sigprop.theory.network.state import (
+    Scatter,
+    SignalState,
+    aligned,
+    of_products,
+    one_axis,
+    with_position_axis,
+)
+from sigprop.theory.network.table import RuleContext, rule
+
+_SIGNIFICANT = 6.0
+KNOWN = 128
+"""Places up to which a known matrix tells them apart."""
+ACTUAL = 2048
+"""Channels up to which actual weights are taken."""
+
+
+def significant_mean(weight: Constant) -> float:
+    """The mean of the entries where it is not 0 within six of its standard errors."""
+    count = max(math.prod(weight.shape), 1)
+    spread = max(weight.square - weight.mean**2, 0.0)
+    return weight.mean if weight.mean**2 * count > _SIGNIFICANT**2 * spread else 0.0
+
+
+def as_it_is(ctx: RuleContext, weight: Constant) -> bool:
+    """Whether a weight is applied as it is: asked for, or no parameter at all."""
+    return (ctx.call.actual and max(weight.shape, default=1) <= ACTUAL) or not weight.random
+
+
+# One dimension through a dense map
+
+
+def dense(state: SignalState, dim: int, weight: Constant, out: int) -> SignalState:
+    """X → W x along one dimension, W random with ``out`` rows."""
+    state = one_axis(state, dim)
+    place = state.places(dim).start
+    axis = state.axes[place]
+    mean = significant_mean(weight)
+    own, every = same_sum(state.second, axis, place), pair_sum(state.second, axis, place)
+    same = (weight.square - mean**2) * own + mean**2 * every
+    return _through(state, dim, Axis.exchangeable(out), mean**2 * every, same,
+                    mean * class_sum(state.mean, axis, place))  # fmt: skip
+
+
+def _through(
+    state: SignalState, dim: int, out: Axis, differ: FloatArray, same: FloatArray, mean: FloatArray
+) -> SignalState:
+    """A state with one dimension made anew; its entries are Gaussian."""
+    place = state.places(dim).start
+    second = same if out.size == 1 else np.concatenate([differ, same], axis=place)
+    dims = (*state.dims[:dim], (out,), *state.dims[dim + 1 :])
+    scatter = Scatter(state.scatter.variance)
+    return SignalState(dims, second, mean, scatter=scatter)
+
+
+def exact(state: SignalState, dim: int, matrix: FloatArray) -> SignalState:
+    """X → A x along one dimension with a known matrix."""
+    state = one_axis(state, dim)
+    place = state.places(dim).start
+    axis = state.axes[place]
+    n = len(matrix)
+    apart = axis.full or (max(matrix.shape) <= KNOWN and place < len(state.axes) - 1)
+    out = Axis.positions(n) if apart else Axis.exchangeable(n)
+    second = apply(matrix, matrix, state.second, place, axis, out)
+    mean = apply_mean(matrix, state.mean, place, axis, out)
+    dims = (*state.dims[:dim], (out,), *state.dims[dim + 1 :])
+    return SignalState(dims, second, mean, scatter=Scatter(state.scatter.variance))
+
+
+def with_bias(ctx: RuleContext, state: SignalState, dim: int, bias: Any) -> SignalState:
+    """A bias along one dimension added: the same number at all places of a unit."""
+    if not isinstance(bias, Constant):
+        return state
+    place = state.places(dim).start
+    axis = state.axes[place]
+    if as_it_is(ctx, bias) and axis.full:
+        b = np.asarray(bias.values(), dtype=np.float64).ravel()
+        added = b.reshape([-1 if d == place else 1 for d in range(state.second.ndim)])
+        return plus_constant(state, added)
+    mean = significant_mean(bias)
+    shape = [1] * state.second.ndim
+    shape[place] = axis.relations
+    own = np.where(axis.is_same, bias.square, mean**2).reshape(shape)
+    ones = np.full((1,) * state.mean.ndim, mean)
+    crossed = of_products(state.mean, np.broadcast_to(ones, state.mean.shape), state.axes)
+    back = of_products(np.broadcast_to(ones, state.mean.shape), state.mean, state.axes)
+    made = replace(state, second=state.second + own + crossed + back, mean=state.mean + mean)
+    return fixed_part_added(state, made)
+
+
+def fixed_part_added(state: SignalState, made: SignalState) -> SignalState:
+    """The scatter of a signal to which something is added that does not scatter with it."""
+    share = min(state.q / made.q, 1.0) if made.q > 0 else 1.0
+    scatter = Scatter(state.scatter.base * share**2, state.scatter.own * share**2)
+    return replace(made, scatter=scatter)
+
+
+def plus_constant(state: SignalState, added: FloatArray) -> SignalState:
+    """A known number added to each entry, broadcast against the means."""
+    added = np.broadcast_to(added, state.mean.shape)
+    both = of_products(state.mean, added, state.axes) + of_products(added, state.mean, state.axes)
+    second = state.second + both + of_products(added, added, state.axes)
+    return fixed_part_added(state, replace(state, second=second, mean=state.mean + added))
+
+
+def unit_scatter(state: SignalState, dim: int) -> SignalState:
+    """The scatter that a finite number of Gaussian units adds: 2 r/n, r the mean of c²."""
+    place = state.places(dim).start
+    axis = state.axes[place]
+    second, n = state.second, axis.size
+    own = same_sum(second, axis, place) / n
+    squared, pairs, q = own**2, 1, own
+    for i, other in enumerate(state.axes):
+        if i != place:
+            squared = pair_sum(squared, other, i)
+            q = same_sum(q, other, i) / other.size
+            pairs *= other.size**2
+    r = float(squared.item()) / pairs / max(float(q.item()) ** 2, 1e-300)
+    return replace(state, scatter=Scatter(state.scatter.base, 2 * r / n))
+
+
+def _linear(ctx: RuleContext) -> SignalState:
+    call = ctx.call
+    state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
+    made = _mapped(ctx, state, len(state.dims) - 1, weight, rows=0)
+    made = with_bias(ctx, made, len(made.dims) - 1, call.argument(2, "bias"))
+    made = unit_scatter(made, len(made.dims) - 1)
+    return telling(ctx, made, len(made.dims) - 1, weight, *fan(state, len(state.dims) - 1))
+
+
+def _mapped(
+    ctx: RuleContext, state: SignalState, dim: int, weight: Constant, *, rows: int
+) -> SignalState:
+    """A dense map along a dimension; ``rows``: the dimension of the weight that counts units."""
+    rows %= len(weight.shape)
+    if as_it_is(ctx, weight):
+        matrix = np.asarray(weight.values(), dtype=np.float64)
+        if ctx.call.actual:
+            state = with_position_axis(one_axis(state, dim), one_axis(state, dim).places(dim).start)
+        return exact(state, dim, matrix if rows == 0 else matrix.T)
+    return dense(state, dim, weight, weight.shape[rows])
+
+
+def _back(
+    ctx: RuleContext, gradient: SignalState, dim: int, weight: Constant, *, rows: int
+) -> SignalState:
+    """The gradient through a dense map along a dimension."""
+    columns = 1 - rows % 2
+    if as_it_is(ctx, weight):
+        matrix = np.asarray(weight.values(), dtype=np.float64)
+        if ctx.call.actual:
+            gradient = one_axis(gradient, dim)
+            gradient = with_position_axis(gradient, gradient.places(dim).start)
+        return exact(gradient, dim, matrix.T if rows % 2 == 0 else matrix)
+    return dense(gradient, dim, weight, weight.shape[columns])
+
+
+def _linear_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    weight = ctx.call.argument(1, "weight")
+    gradient = undone(ctx, gradient)
+    return [_back(ctx, gradient, len(gradient.dims) - 1, weight, rows=0)]
+
+
+def _linear_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    call = ctx.call
+    state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
+    return of_weight_and_bias(
+        state, gradient, len(state.dims) - 1, weight, call.argument(2, "bias")
+    )
+
+
+def of_weight_and_bias(
+    state: SignalState, gradient: SignalState, dim: int, weight: Any, bias: Any
+) -> dict[str, float]:
+    """E g_W² = Σ over pairs of places of G·M, and E g_b² = Σ of G, units with themselves."""
+    found: dict[str, float] = {}
+    if isinstance(weight, Constant) and weight.parameter:
+        found[weight.parameter] = paired(
+            without(state, dim, total=False), without(gradient, dim, total=False)
+        )
+    if isinstance(bias, Constant) and bias.parameter:
+        found[bias.parameter] = summed(without(gradient, dim, total=False))
+    return found
+
+
+def without(state: SignalState, dim: int, *, total: bool) -> SignalState:
+    """A dimension of a state taken away: the mean of its entries with themselves (or pairs)."""
+    state = one_axis(state, dim)
+    place = state.places(dim).start
+    axis = state.axes[place]
+    second = (pair_sum if total else same_sum)(state.second, axis, place) / axis.size
+    mean = class_sum(state.mean, axis, place) / axis.size
+    dims = (*state.dims[:dim], *state.dims[dim + 1 :])
+    return replace(state, dims=dims, second=np.squeeze(second, place), mean=np.squeeze(mean, place))
+
+
+def paired(one: SignalState, two: SignalState) -> float:
+    """Σ over all pairs of places of the product of two relation tensors."""
+    one, two = aligned(one, two)
+    product = one.second * two.second
+    for i, axis in enumerate(one.axes):
+        product = pair_sum(product, axis, i)
+    return float(product.item())
+
+
+def summed(state: SignalState) -> float:
+    """Σ over all pairs of places."""
+    second = state.second
+    for i, axis in enumerate(state.axes):
+        second = pair_sum(second, axis, i)
+    return float(second.item())
+
+
+# Products of matrices with a constant on one side
+
+
+def _sides(ctx: RuleContext) -> tuple[SignalState, Constant, bool, Any]:
+    """The signal, the constant, whether the constant stands right, the bias."""
+    call, bias = ctx.call, None
+    args = list(call.args) + list(call.kwargs.values())
+    if call.operation == "addmm":
+        bias, *args = args
+    one, two = args[0], args[1]
+    right = isinstance(two, Constant)
+    weight = two if right else one
+    if not isinstance(weight, Constant):
+        raise CannotPredict(f"{call.operation} of two signals of which none is a weight")
+    if len(weight.shape) != 2:
+        raise CannotPredict(f"{call.operation} with a weight of {len(weight.shape)} dimensions")
+    return ctx.state(one if right else two), weight, right, bias
+
+
+def matmul(ctx: RuleContext) -> SignalState:
+    """A product with a matrix that all places share."""
+    state, weight, right, bias = _sides(ctx)
+    if right:
+        dim = len(state.dims) - 1
+        made = _mapped(ctx, state, dim, weight, rows=1)
+        made = with_bias(ctx, made, dim, bias)
+    else:
+        dim = max(len(state.dims) - 2, 0)
+        made = _mapped(ctx, state, dim, weight, rows=0)
+    return unit_scatter(made, dim) if weight.random else made
+
+
+def matmul_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    """Its gradient."""
+    state, weight, right, _ = _sides(ctx)
+    dim = len(state.dims) - 1 if right else max(len(state.dims) - 2, 0)
+    return [_back(ctx, gradient, dim, weight, rows=1 if right else 0)]
+
+
+def matmul_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    """The mean square of the gradient of its matrix and of its bias."""
+    state, weight, right, bias = _sides(ctx)
+    dim = len(state.dims) - 1 if right else max(len(state.dims) - 2, 0)
+    return of_weight_and_bias(state, gradient, dim, weight, bias)
+
+
+INDEPENDENT = "weights independent of each other and of the signal, used once"
+rule("linear", _linear, _linear_back, INDEPENDENT, source="poole2016; schoenholz2017",
+     parameters=_linear_parameters)  # fmt: skip

@@ -1,0 +1,260 @@
+"""Functions of each entry by itself: what they do to pairs of entries, Gaussian or not.
+
+An entry is x = mean + std·h(z) with a standard normal z and h = the identity where it is Gaussian.
+Then φ(x) is a function of z too, Σ_k a_k He_k(z)/√k!, and E φ(x)φ(y) = Σ_k a_k b_k ρ^k for two
+entries whose z have correlation ρ. Everything is computed on one grid of z.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from sigprop.activations import Activation
+from sigprop.checks import FloatArray
+
+POINTS = 1024
+ORDERS = 40
+_END = 8.5
+_ROWS = 2048
+_COARSE = 8
+"""Every so many points of the grid are taken where two entries are summed."""
+
+Function = Callable[[FloatArray], FloatArray]
+
+
+@functools.cache
+def grid() -> FloatArray:
+    """Midpoints of equal cells, symmetric about 0."""
+    edges = np.linspace(-_END, _END, POINTS + 1)
+    return np.asarray((edges[1:] + edges[:-1]) / 2)
+
+
+CELL = 2 * _END / POINTS
+
+
+@functools.cache
+def weights() -> FloatArray:
+    """The probability of each cell."""
+    edges = np.linspace(-_END, _END, POINTS + 1)
+    found = np.diff(special.ndtr(edges))
+    return np.asarray(found / found.sum())
+
+
+@functools.cache
+def hermite() -> FloatArray:
+    """He_k(z)/√k! times the weight of each point, (points, orders + 1)."""
+    z = grid()
+    rows = [np.ones_like(z), z]
+    for k in range(1, ORDERS):
+        rows.append((z * rows[k] - np.sqrt(k) * rows[k - 1]) / np.sqrt(k + 1))
+    return np.asarray((np.array(rows) * weights()).T)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """One function of entries of several classes.
+
+    Attributes:
+        coefficients: a_k, shape (classes, orders + 1).
+        square: E φ², shape (classes,).
+    """
+
+    coefficients: FloatArray
+    square: FloatArray
+
+
+def expand(
+    f: Function,
+    breakpoints: tuple[float, ...],
+    mean: FloatArray,
+    std: FloatArray,
+    marginal: FloatArray | None,
+    profile: FloatArray | None = None,
+) -> Expansion:
+    """Hermite coefficients and mean square of φ(mean + std·h(z)), for classes of (mean, std).
+
+    Args:
+        f: φ.
+        breakpoints: where it or its slope jumps.
+        mean: shape (classes,).
+        std: shape (classes,).
+        marginal: h on the grid.
+        profile: what the square is weighted with, on the grid.
+    """
+    pairs, back = np.unique(np.stack([mean, std], axis=1), axis=0, return_inverse=True)
+    coefficients = np.empty((len(pairs), ORDERS + 1))
+    square = np.empty(len(pairs))
+    by = weights() if profile is None else weights() * profile
+    for start in range(0, len(pairs), _ROWS):
+        part = slice(start, start + _ROWS)
+        value, squared = _cells(f, breakpoints, pairs[part], marginal)
+        coefficients[part] = value @ hermite()
+        square[part] = squared @ by
+    return Expansion(coefficients[back.ravel()], square[back.ravel()])
+
+
+def _cells(
+    f: Function, breakpoints: tuple[float, ...], pairs: FloatArray, marginal: FloatArray | None
+) -> tuple[FloatArray, FloatArray]:
+    """Means of φ and φ² over each cell of the grid, (classes, points)."""
+    mean, std = pairs[:, :1], pairs[:, 1:]
+    h = grid() if marginal is None else marginal
+    value = f(mean + std * h)
+    squared = value**2
+    if marginal is None:
+        for b in breakpoints:
+            _split_cell(f, b, mean[:, 0], std[:, 0], value, squared)
+    return value, squared
+
+
+def _split_cell(
+    f: Function, b: float, mean: FloatArray, std: FloatArray, value: FloatArray,
+    squared: FloatArray,
+) -> None:  # fmt: skip
+    """In the cell that holds a breakpoint: the two sides by their shares."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = (b - mean) / std
+    rows = np.flatnonzero(np.abs(z) < _END)
+    if not len(rows):
+        return
+    place = (z[rows] + _END) / CELL
+    cell = np.minimum(place.astype(int), POINTS - 1)
+    share = place - cell  # of the cell, left of the breakpoint
+    left_x = b - std[rows] * share * CELL / 2
+    right_x = b + std[rows] * (1 - share) * CELL / 2
+    tiny = np.maximum(abs(b), 1e-30) * 1e-12
+    left = f(np.minimum(left_x, b - tiny))
+    right = f(np.maximum(right_x, b + tiny))
+    value[rows, cell] = share * left + (1 - share) * right
+    squared[rows, cell] = share * left**2 + (1 - share) * right**2
+
+
+def pair_values(
+    one: FloatArray, two: FloatArray, rho: FloatArray, rest: FloatArray | None
+) -> FloatArray:
+    """Σ_k a_k b_k ρ^k with what the orders leave out put at the last power.
+
+    Args:
+        one: function k → a_k of the first entries, broadcast against ρ; shape (orders + 1, …).
+        two: likewise of the second ones.
+        rho: correlation of the normal numbers behind them.
+        rest: √(E φ² − Σ a_k²) of the first times that of the second; None: nothing.
+    """
+    total = np.zeros_like(rho) if rest is None else rest * rho
+    for k in range(ORDERS, -1, -1):
+        total += one[k] * two[k]
+        if k:
+            total *= rho
+    return total
+
+
+def normal_correlation(c: FloatArray, marginal: FloatArray | None) -> FloatArray:
+    """The correlation of the normal numbers behind two entries of correlation c."""
+    if marginal is None:
+        return c
+    table, rho = _correlations(marginal.tobytes())
+    return np.interp(c, table, rho)
+
+
+@functools.lru_cache(maxsize=64)
+def _correlations(key: bytes) -> tuple[FloatArray, FloatArray]:
+    """Correlation of the entries, increasing, for correlations of the normal numbers."""
+    h = np.frombuffer(key)
+    b = (h @ hermite())[1:] ** 2
+    rest = max(1.0 - b.sum(), 0.0)
+    rho = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 801))
+    powers = rho[:, None] ** np.arange(1, ORDERS + 1)
+    c = powers @ b + rest * rho ** (ORDERS + 1)
+    start = int(np.argmin(c[:401]))
+    c, rho = np.maximum.accumulate(c[start:]), rho[start:]
+    c = c / c[-1] if c[-1] > 0 else c
+    keep = np.append(True, np.diff(c) > 0)
+    return c[keep], rho[keep]
+
+
+def standardized(values: FloatArray) -> FloatArray | None:
+    """A function of z with mean 0 and mean square 1; None: it is constant."""
+    mean = float(values @ weights())
+    values = values - mean
+    size = float(values**2 @ weights())
+    if not size > 1e-24 * (mean**2 + 1e-300):
+        return None
+    return np.asarray(values / np.sqrt(size))
+
+
+def after(act: Activation, mean: float, std: float, marginal: FloatArray | None) -> FloatArray:
+    """φ(x) as a function of z, standardized; the identity where φ(x) is constant."""
+    h = grid() if marginal is None else marginal
+    found = standardized(act.f(mean + std * h))
+    return grid() if found is None else found
+
+
+def of_sum(
+    one: FloatArray | None, two: FloatArray | None, std: tuple[float, float]
+) -> FloatArray | None:
+    """The marginal of the sum of two independent entries, None if both are Gaussian."""
+    size = float(np.hypot(*std))
+    if (one is None and two is None) or size == 0:
+        return None
+    share = (std[0] / size, std[1] / size)
+    if min(share) < 1e-6:
+        return one if share[0] > share[1] else two
+    x, y, p = _coarse(one) * share[0], _coarse(two) * share[1], _coarse_weights()
+    values, mass = (x[:, None] + y[None, :]).ravel(), np.outer(p, p).ravel()
+    order = np.argsort(values)
+    values, mass = values[order], mass[order]
+    level = np.cumsum(mass) - mass / 2
+    return standardized(np.interp(special.ndtr(grid()), level, values))
+
+
+def profile_of_term(
+    profile: FloatArray, sum_marginal: FloatArray | None, one: FloatArray | None,
+    two: FloatArray | None, std: tuple[float, float],
+) -> FloatArray:  # fmt: skip
+    """E[g² | first term] from E[g² | sum], for two independent terms of a sum."""
+    size = float(np.hypot(*std)) or 1.0
+    h = grid() if one is None else one
+    x, y, p = h * std[0] / size, _coarse(two) * std[1] / size, _coarse_weights()
+    values = x[:, None] + y[None, :]
+    z = values if sum_marginal is None else np.interp(values, *_increasing(sum_marginal))
+    found = np.interp(z, grid(), profile) @ p
+    return np.asarray(found / float(found @ weights()))
+
+
+def _increasing(marginal: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """A marginal as values and the normal numbers behind them."""
+    order = np.argsort(marginal, kind="stable")
+    return marginal[order], grid()[order]
+
+
+def _coarse(marginal: FloatArray | None) -> FloatArray:
+    h = grid() if marginal is None else marginal
+    return np.asarray(h.reshape(-1, _COARSE).mean(axis=1))
+
+
+def _coarse_weights() -> FloatArray:
+    return np.asarray(weights().reshape(-1, _COARSE).sum(axis=1))
+
+
+@functools.lru_cache(maxsize=256)
+def sphere(number: float) -> FloatArray:
+    """An entry of a vector of that many normal numbers over their root mean square."""
+    z = grid()
+    if number <= 1 + 1e-6:
+        return np.sign(z)
+    square = special.betaincinv(0.5, (number - 1) / 2, special.erf(np.abs(z) / np.sqrt(2)))
+    found = standardized(np.sign(z) * np.sqrt(square))
+    return z if found is None else found
+
+
+def fourth_excess(mean: float, std: float, marginal: FloatArray | None) -> float:
+    """E x⁴/(E x²)² − 1."""
+    h = grid() if marginal is None else marginal
+    x = mean + std * h
+    q = float(x**2 @ weights())
+    return float(x**4 @ weights()) / q**2 - 1 if q > 0 else 0.0

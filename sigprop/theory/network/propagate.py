@@ -1,0 +1,145 @@
+"""One pass forward and one backward over a network of calls, by the rules of the table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sigprop.theory.network.calls import Call, CannotPredict
+from sigprop.theory.network.covariance import Covariances
+from sigprop.theory.network.layout import plus
+from sigprop.theory.network.state import SignalState, reshaped
+from sigprop.theory.network.table import RuleContext, rule_of
+
+Measure = Callable[[Call], Any]
+MeasureBack = Callable[[Call, Any], Sequence[Any]]
+
+
+@dataclass(eq=False)
+class Propagation:
+    """What the rules say of a network.
+
+    Attributes:
+        states: of each node; for a node that returns several tensors a tuple.
+        gradients: of each node that the gradient reaches.
+        parameters: the mean square of the gradient of each parameter.
+        unpredicted: nodes that no rule reaches forward, with the reason.
+        unpredicted_back: nodes that no rule reaches backward, with the reason.
+    """
+
+    states: dict[str, Any] = field(default_factory=dict)
+    gradients: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, float] = field(default_factory=dict)
+    unpredicted: dict[str, str] = field(default_factory=dict)
+    unpredicted_back: dict[str, str] = field(default_factory=dict)
+
+
+def propagate(
+    calls: Sequence[Call],
+    given: Mapping[str, SignalState],
+    cotangents: Mapping[str, SignalState],
+    *,
+    measure: Measure | None = None,
+    measure_back: MeasureBack | None = None,
+) -> Propagation:
+    """Predict every node.
+
+    Args:
+        calls: in order.
+        given: states of the nodes that data enters by.
+        cotangents: gradients of the loss at nodes that leave.
+        measure: the state of what leaves a call that no rule predicts; None: it raises.
+        measure_back: gradients of the inputs of such a call; None: none arrive.
+
+    Raises:
+        CannotPredict: a call without a rule, where ``measure`` is None.
+    """
+    found = Propagation(states=dict(given))
+    pairs = Covariances({call.name: call for call in calls}, found.states)
+    for call in calls:
+        if call.name not in found.states:
+            found.states[call.name] = _forward(found, pairs, call, measure)
+    for name, cotangent in cotangents.items():
+        _add(found.gradients, name, cotangent)
+    for call in reversed(calls):
+        if call.name in found.gradients and (call.inputs or call.args):
+            _backward(found, pairs, call, measure_back)
+    return found
+
+
+def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:
+    def covariance(i: int, j: int) -> SignalState | None:
+        return pairs.of(call.inputs[i], call.inputs[j])
+
+    def source(i: int) -> RuleContext | None:
+        before = pairs.calls.get(call.inputs[i])
+        return None if before is None else _context(found, pairs, before)
+
+    inputs = [found.states[name] for name in call.inputs]
+    return RuleContext(call, inputs, found.states.get(call.name), covariance, source)
+
+
+def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measure | None) -> Any:
+    try:
+        made = rule_of(call).forward(_context(found, pairs, call))
+        _check(made, call)
+    except CannotPredict as reason:
+        if measure is None:
+            raise CannotPredict(f"{call.name}: {reason}") from reason
+        found.unpredicted[call.name] = str(reason)
+        return measure(call)
+    return made
+
+
+def _check(made: Any, call: Call) -> None:
+    """A rule must make what was recorded.
+
+    Raises:
+        CannotPredict: another shape, or a number that is not finite.
+    """
+    if not isinstance(made, SignalState):
+        return
+    if call.shape is not None and math.prod(made.shape) != math.prod(call.shape):
+        raise CannotPredict(f"the rule makes shape {made.shape}, the model {call.shape}")
+    if not math.isfinite(made.q):
+        raise CannotPredict("second moments that are not finite")
+
+
+def _backward(
+    found: Propagation, pairs: Covariances, call: Call, measure: MeasureBack | None
+) -> None:
+    ctx, gradient = _context(found, pairs, call), found.gradients[call.name]
+    try:
+        if call.name in found.unpredicted:
+            raise CannotPredict(found.unpredicted[call.name])
+        rule = rule_of(call)
+        sent = rule.backward(ctx, gradient) if call.inputs else ()
+        if rule.parameters is not None:
+            for name, square in rule.parameters(ctx, gradient).items():
+                found.parameters[name] = found.parameters.get(name, 0.0) + square
+    except CannotPredict as reason:
+        found.unpredicted_back[call.name] = str(reason)
+        if measure is None:
+            return
+        sent = measure(call, gradient) if call.inputs else ()
+    for name, part in zip(call.inputs, sent, strict=True):
+        if part is not None:
+            _add(found.gradients, name, part)
+
+
+def _add(gradients: dict[str, Any], name: str, part: Any) -> None:
+    before = gradients.get(name)
+    if isinstance(part, tuple):
+        before = before or (None,) * len(part)
+        pairs = zip(before, part, strict=True)
+        gradients[name] = tuple(
+            a if b is None else b if a is None else plus(a, b) for a, b in pairs
+        )
+    elif before is None:
+        gradients[name] = part
+    else:
+        if before.shape != part.shape:
+            part = reshaped(part, before.shape)
+        gradients[name] = plus(before, part)

@@ -1,0 +1,129 @@
+"""The table of rules: what an operation does to second moments, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
+from sigprop.theory.network.state import SignalState, from_values
+
+Several: TypeAlias = "SignalState | tuple[SignalState | None, ...]"
+"""The state of a node, or one for each tensor that it returns."""
+
+
+@dataclass(frozen=True, eq=False)
+class RuleContext:
+    """What a rule is given.
+
+    Attributes:
+        call: with its arguments.
+        inputs: states of its signals, in the order of ``call.inputs``.
+        output: what the rule made forward; None while it does.
+        covariance: for a sum: E xy − E x E y of two inputs, by their places; None: 0.
+        source: what the rule of the node behind an input was given, by its place; None: none.
+    """
+
+    call: Call
+    inputs: Sequence[Any]
+    output: Any = None
+    covariance: Callable[[int, int], SignalState | None] = field(default=lambda i, j: None)
+    source: Callable[[int], RuleContext | None] = field(default=lambda i: None)
+
+    def state(self, value: Any) -> SignalState:
+        """The state of an argument that must be a signal, or known numbers as their own values.
+
+        Raises:
+            CannotPredict: it is none, or it stands for several tensors.
+        """
+        if isinstance(value, Constant) and not value.random and not self.inputs:
+            values = np.asarray(value.values(), dtype=np.float64)
+            return from_values(values, range(1, values.ndim - 1) if self.call.full else ())
+        if not isinstance(value, Signal):
+            raise CannotPredict(f"{self.call.operation} of a constant")
+        found = self.inputs[value.place]
+        if not isinstance(found, SignalState):
+            raise CannotPredict(f"{self.call.operation} of several tensors")
+        return found
+
+    @property
+    def only(self) -> SignalState:
+        """The state of the one signal."""
+        return self.state(Signal(0))
+
+
+Forward = Callable[[RuleContext], Any]
+Backward = Callable[[RuleContext, Any], Sequence[SignalState | None]]
+Parameters = Callable[[RuleContext, Any], Mapping[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """One row.
+
+    Attributes:
+        operations: names of the rows of operations, or kinds, that it is for.
+        forward: states in → the state out (a tuple where several tensors leave).
+        backward: the state of the gradient out → one for each input, None where none arrives.
+        parameters: the mean square of the gradient of each parameter.
+        assumption: under which it is right.
+        source: a key of ``references``, or "" for our own.
+    """
+
+    operations: tuple[str, ...]
+    forward: Forward
+    backward: Backward
+    assumption: str
+    source: str = ""
+    parameters: Parameters | None = None
+
+
+RULES: dict[str, Rule] = {}
+"""By the name of the operation, by its kind, or (first) by both: ``pooling.sum`` is no sum."""
+
+
+def rule(
+    operations: str,
+    forward: Forward,
+    backward: Backward,
+    assumption: str,
+    *,
+    source: str = "",
+    parameters: Parameters | None = None,
+) -> None:
+    """Add a row.
+
+    Args:
+        operations: names of rows of operations, kinds, or kind.operation, separated by spaces.
+        forward: see :class:`Rule`.
+        backward: see :class:`Rule`.
+        assumption: see :class:`Rule`.
+        source: see :class:`Rule`.
+        parameters: see :class:`Rule`.
+    """
+    names = tuple(operations.split())
+    made = Rule(names, forward, backward, assumption, source, parameters)
+    for name in names:
+        if name in RULES:
+            raise ValueError(f"operation {name!r} has two rules.")
+        RULES[name] = made
+
+
+def rule_of(call: Call) -> Rule:
+    """The row of a call: that of its operation, else that of its kind.
+
+    Raises:
+        CannotPredict: there is none.
+    """
+    if call.norm is not None:
+        return RULES["normalization"]
+    if call.activation is not None:
+        return RULES["activation"]
+    exact = RULES.get(f"{call.kind}.{call.operation}")
+    found = exact or RULES.get(call.operation) or RULES.get(call.kind)
+    if found is None:
+        raise CannotPredict(f"there is no rule for {call.operation!r}")
+    return found

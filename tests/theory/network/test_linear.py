@@ -1,0 +1,36 @@
+"""Dense maps, activations and sums alone, against simulation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.theory.network.simulate import Op, assert_predicts
+
+
+def lifted(*layers: nn.Module, width: int = 64) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(40, width), *layers)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.GELU, nn.Sigmoid])
+def test_an_activation_between_dense_maps(act):
+    assert_predicts(
+        f"dense {act.__name__}", lambda: lifted(act(), nn.Linear(64, 48)), (6, 40), tolerance=0.01
+    )
+
+
+def test_a_sum_of_two_branches():
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(x + self.two(torch.relu(self.one(x))))
+
+    assert_predicts("residual", lambda: lifted(Branches()), (6, 40), tolerance=0.03)
+
+
+def test_a_signal_times_a_number():
+    assert_predicts("scaled", lambda: lifted(Op(lambda x: 0.5 * x + 1.0)), (6, 40))

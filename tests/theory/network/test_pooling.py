@@ -1,0 +1,127 @@
+"""Averages, interpolation, padding and maxima alone: exact where they are, else simulated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sigprop.prediction import entry
+from sigprop.theory.network import from_values
+from sigprop.theory.network.pooling import resized
+from sigprop.theory.network.state import full_state
+from tests.theory.network.simulate import Op, assert_predicts
+
+LINEAR = {
+    "average": lambda x: F.avg_pool2d(x, 2),
+    "average, padding counted": lambda x: F.avg_pool2d(x, 3, 2, 1),
+    "average, padding not counted": lambda x: F.avg_pool2d(x, (3, 2), 2, 1, False, False),
+    "average, ceil": lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "average, divisor": lambda x: F.avg_pool2d(x, 2, divisor_override=3),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, (3, 1)),
+    "mean": lambda x: x.mean((2, 3)),
+    "mean, kept": lambda x: torch.mean(x, dim=[-1, -2], keepdim=True),
+    "mean of all": lambda x: x.mean(),
+    "sum": lambda x: x.sum(1),
+    "cumulative": lambda x: x.cumsum(2),
+    "nearest": lambda x: F.interpolate(x, scale_factor=2.0),
+    "nearest, size": lambda x: F.interpolate(x, size=(4, 9)),
+    "bilinear": lambda x: F.interpolate(x, scale_factor=(2.0, 1.5), mode="bilinear"),
+    "area": lambda x: F.interpolate(x, size=(2, 5), mode="area"),
+    "bicubic": lambda x: F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=True),
+    "zeros": lambda x: F.pad(x, (1, 2, 0, 1)),
+    "cropped": lambda x: F.pad(x, (-1, 2)),
+    "reflected": lambda x: F.pad(x, (1, 2, 2, 1), mode="reflect"),
+    "repeated": lambda x: F.pad(x, (1, 2, 2, 1), mode="replicate"),
+    "circular": lambda x: F.pad(x, (1, 2, 2, 1), mode="circular"),
+    "channels": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_linear_map_is_exact(name, monkeypatch):
+    """Places told apart: E y y and the gradient's second moment are those of the matrix."""
+    monkeypatch.setattr(entry, "_channel_dim", lambda *_: 1)
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 5)
+    model = nn.Sequential(nn.Identity(), Op(LINEAR[name]))
+    found, output = entry.propagated(model, x, positions="full")
+    y = model(x).detach().double()
+    expected = from_values(y.numpy(), [2, 3] if y.dim() == 4 else [])
+    if y.dim() == 4 and name != "channels":
+        np.testing.assert_allclose(
+            full_state(found.states[output]), full_state(expected), atol=1e-5, rtol=1e-5
+        )
+    assert found.states[output].q == pytest.approx(expected.q, rel=0.2 if y.dim() == 3 else 1e-5)
+    given = x.double().requires_grad_()
+    out = model(given)
+    rows = torch.stack([
+        torch.autograd.grad(part, given, retain_graph=True)[0].ravel() for part in out.ravel()
+    ])  # fmt: skip
+    assert found.gradients["0" if "0" in found.gradients else "input"].q == pytest.approx(
+        float(rows.square().sum() / x.numel()), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_linear_map_on_exchangeable_places(name):
+    """Where all places get one gradient, ∂W is a sum of φ′(x)·input, coherent along W: left out."""
+    assert_predicts(
+        f"linear {name}", lambda: nn.Sequential(nn.Conv2d(40, 8, 1), nn.ReLU(), Op(LINEAR[name])),
+        (4, 40, 6, 5), nets=100, mutant=1.6, tolerance=0.03,
+        skip=("parameter 0.weight",) if name.startswith("mean") else (),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "linear", "area"])
+@pytest.mark.parametrize(("n", "out"), [(5, 9), (6, 4), (4, 8), (3, 1)])
+def test_the_matrix_of_an_interpolation(mode, n, out):
+    for align in (False, True) if mode == "linear" else (None,):
+        expected = F.interpolate(torch.eye(n)[None], size=out, mode=mode, align_corners=align)[0].T
+        matrix = resized(n, out, mode, bool(align))
+        np.testing.assert_allclose(matrix.toarray(), expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_the_matrix_of_cubic_interpolation(align):
+    eye = torch.eye(5)[None, :, :, None]
+    expected = F.interpolate(eye, size=(9, 1), mode="bicubic", align_corners=align)[0, :, :, 0].T
+    np.testing.assert_allclose(resized(5, 9, "bicubic", align).toarray(), expected, atol=1e-6)
+
+
+MAXIMA = {
+    "two": lambda x: F.max_pool2d(x, 2),
+    "overlapping": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "dense": lambda x: F.max_pool2d(x, 3, 1),
+    "adaptive": lambda x: F.adaptive_max_pool2d(x, (3, 2)),
+    "global": lambda x: x.amax((2, 3)),
+    "over channels": lambda x: x.max(1)[0],
+    "values": lambda x: torch.max(x, dim=2).values,
+    "smallest": lambda x: x.amin((2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", MAXIMA)
+@pytest.mark.parametrize("before", [nn.Identity, nn.LeakyReLU])
+def test_maxima(name, before):
+    """Independent places behind a 1 x 1 kernel are exchangeable: the rule is exact."""
+    assert_predicts(
+        f"largest {name} {before.__name__}",
+        lambda: nn.Sequential(nn.Conv2d(40, 8, 1), before(), Op(MAXIMA[name])),
+        (4, 40, 8, 8), nets=100, mutant=1.6, tolerance={"parameter": 0.1, "": 0.03},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("positions", ["exchangeable", "full"])
+def test_maxima_of_correlated_places_and_what_follows(positions):
+    def build():
+        return nn.Sequential(
+            nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+            nn.MaxPool2d(2), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
+            nn.Flatten(), nn.Linear(64, 30),
+        )  # fmt: skip
+
+    assert_predicts(f"pooled {positions}", build, (4, 4, 8, 8), nets=150, mutant=1.6,
+                    positions=positions, tolerance={"parameter": 0.15, "": 0.06})  # fmt: skip
