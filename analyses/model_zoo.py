@@ -4,7 +4,7 @@ Prediction (targets): at least 99 % of the nodes are predicted; second moments a
 2 % (median) and 5 % (90th percentile) at the outputs of linear maps, sums and gates, those of
 gradients by 5 % and 15 %, those of the gradients of parameters by 10 % (median); where the truth is
 exactly 0 the prediction is too; in nets without normalization log q is within three standard errors
-and the predicted scatter.
+and the predicted scatter. Kernels of nets of infinite width equal neural-tangents' to 1e-10.
 Experiment: randomly initialized architectures as their libraries initialize them, sizes cut, on
 N(0, 1) images, tokens, points, and on photographs. Truth and prediction are of the same recorded
 nodes: the truth is the mean over fresh weights, inputs and cotangents, the prediction the mean over
@@ -16,15 +16,18 @@ Run time: 6 minutes on one core.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from analyses._architectures import (
     ARCHITECTURES,
@@ -37,10 +40,14 @@ from analyses._architectures import (
     truth,
     with_natural_images,
 )
+from analyses._peer import from_neural_tangents
 from sigprop import plots, predict
 from sigprop.prediction import Prediction
+from sigprop.prediction.entry import propagated
 from sigprop.records import Row
 
+PEER = 1e-10
+"""Relative error allowed of kernels at infinite width."""
 FORWARD, BACKWARD, WEIGHT = (0.02, 0.05), (0.05, 0.15), 0.10
 LINEAR = ("weight", "sum", "product")
 """Kinds of nodes that forward errors are counted at: what a normalization returns is 1 anyway."""
@@ -65,7 +72,8 @@ def compute(params: Params) -> list[Row]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [_held(*case, params) for case in _cases(params)]
+        rows = [_held(*case, params) for case in _cases(params)]
+        return rows + (_peer_rows(params.seed) if params.packages else [])
     finally:
         torch.set_num_threads(threads)
 
@@ -110,6 +118,72 @@ def _held(architecture: Architecture, positions: str, params: Params) -> Row:
         "refused": "; ".join(sorted({*predictions[0].measured.values()}))[:200],
         "seeds": params.seeds,
     }  # fmt: skip
+
+
+# The peer: neural-tangents, in the limit of infinite width
+
+
+def _nets() -> dict[str, tuple[nn.Sequential, tuple[float, ...]]]:
+    """The nets of ``_neural_tangents_nets`` in torch, and their gains."""
+
+    def convolution(channels: int) -> nn.Module:
+        return nn.Conv2d(channels, 8, 3, padding=1, bias=False)
+
+    def dense(inputs: int) -> nn.Module:
+        return nn.Linear(inputs, 8, bias=False)
+
+    def leaky() -> nn.Module:
+        return nn.LeakyReLU(0.2)
+
+    size = math.prod(_IMAGES[1:])
+    nets = {
+        "dense, leaky ReLU": (
+            [nn.Flatten(), dense(size), leaky(), dense(8), leaky(), dense(8)], (1.3, 1.4, 1.1),
+        ),
+        "dense, erf": (
+            [nn.Flatten(), dense(size), _Erf(), dense(8), _Erf(), dense(8)], (1.3, 1.5, 1.1),
+        ),
+        "convolutions": (
+            [convolution(3), leaky(), convolution(8), leaky(), nn.Flatten(),
+             dense(8 * math.prod(_IMAGES[2:]))], (1.4, 1.4, 1.1),
+        ),
+        "convolutions, average pools": (
+            [convolution(3), leaky(), nn.AvgPool2d(2), convolution(8), leaky(),
+             nn.AdaptiveAvgPool2d(1), nn.Flatten(), dense(8)], (1.4, 1.4, 1.1),
+        ),
+    }  # fmt: skip
+    return {
+        name: (nn.Sequential(*layers).double(), gains) for name, (layers, gains) in nets.items()
+    }
+
+
+_IMAGES = (3, 3, 6, 6)
+
+
+class _Erf(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.erf(x)
+
+
+def _peer_rows(seed: int) -> list[Row]:
+    """Kernels of three images under both, with every sample and place told apart."""
+    images = torch.randn(_IMAGES, generator=torch.Generator().manual_seed(seed)).double()
+    images = images * torch.tensor([1.0, 0.5, 2.0]).double()[:, None, None, None]
+    theirs = from_neural_tangents("_neural_tangents_nets.py", json.dumps(images.tolist()))
+    rows: list[Row] = []
+    for name, (net, gains) in _nets().items() if theirs else ():
+        weights = [(n, m) for n, m in net.named_modules() if hasattr(m, "weight")]
+        layers = [
+            SimpleNamespace(name=n, std=gain / math.sqrt(m.weight[0].numel()))
+            for (n, m), gain in zip(weights, gains, strict=True)
+        ]
+        found, end = propagated(
+            net, images, init=SimpleNamespace(layers=layers), positions="full", samples="full"
+        )
+        ours = found.states[end].second[..., -1].reshape(3, 3)
+        error = float(np.abs(ours / np.array(theirs[name]) - 1).max())
+        rows.append({"name": name, "family": "neural-tangents", "peer_error": error})
+    return rows
 
 
 def _known(found: Truth, name: str) -> NodeTruth | None:
@@ -215,6 +289,10 @@ def _pass(architecture: Architecture) -> float:
 
 
 def check(rows: list[Row]) -> None:
+    for row in rows:
+        if row["family"] == "neural-tangents":
+            assert row["peer_error"] <= PEER, f"{row['name']}: off by {row['peer_error']}"
+    rows = _of_models(rows)
     assert np.mean(plots.column(rows, "predicted")) >= 0.99
     for name, (median, p90) in (("forward", FORWARD), ("backward", BACKWARD)):
         assert np.nanmedian(plots.column(rows, f"{name}_median")) <= median
@@ -222,7 +300,12 @@ def check(rows: list[Row]) -> None:
     assert np.nanmedian(plots.column(rows, "weight_median")) <= WEIGHT
 
 
+def _of_models(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["family"] != "neural-tangents"]
+
+
 def draw(rows: list[Row]) -> Figure:
+    rows = _of_models(rows)
     figure, axes = plt.subplots(
         1, 3, figsize=(11.0, 1.8 + 0.19 * len(rows)), sharey=True, layout="constrained"
     )

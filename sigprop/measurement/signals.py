@@ -261,7 +261,7 @@ class _Measurement:
         seen = Observation()
         # Under inference_mode no graph can be built, so a backward pass steps out of it.
         mode = torch.inference_mode(False) if on else nullcontext()
-        with mode, as_found(self.model, flatten(x)), every_module_called():
+        with mode, as_found(self.model.modules(), flatten(x)), every_module_called():
             inputs = with_gradient(x, leaves) if self.backward and not self.own_graph else cloned(x)
             # With integer inputs alone the gradient needs parameters to start from.
             frozen = self.model.parameters() if on and not leaves else ()

@@ -30,6 +30,7 @@ from sigprop.theory.network import (
     from_values,
     propagate,
 )
+from sigprop.theory.network.state import with_position_axis
 
 Positions = Literal["exchangeable", "full"]
 Weights = Literal["law", "actual"]
@@ -130,8 +131,9 @@ def _run(
         given = dict(zip(entries, tensors, strict=True))
         laws = Laws(dict(model.named_parameters()), planned_laws(reading, init))
         translator = Translator(
-            reading, given, laws, Materializer(model), actual=choice.weights == "actual"
-        )
+            reading, given, laws, Materializer(model),
+            actual=choice.weights == "actual", full=choice.positions == "full",
+        )  # fmt: skip
         calls = translator.calls()
         states = _entries(reading, translator, calls, drawn, choice)
         measured = Measured(
@@ -147,7 +149,18 @@ def _run(
         found = predicted()
         if measured.collect():
             found = predicted()
+    _read_out(reading, calls, laws, found)
     return reading, calls, found
+
+
+def _read_out(reading: Reading, calls: Sequence[Call], laws: Laws, found: Propagation) -> None:
+    """The gradients of parameters that enter as a signal: a class token, a learnt image."""
+    for call in calls:
+        step, gradient = reading.steps[call.name], found.gradients.get(call.name)
+        if step.what == "source" and isinstance(gradient, SignalState):
+            name = laws.names.get(id(step.args[0]))
+            if name is not None:
+                found.parameters[name] = found.parameters.get(name, 0.0) + gradient.q
 
 
 def _check(choice: _Choice, init: Any) -> None:
@@ -188,8 +201,11 @@ def _entries(
             continue
         channel = _channel_dim(reading, call.name, tensor.dim())
         full = _full_dims(tensor, channel, choice)
-        if tensor.is_meta or (id(tensor) in drawn and not full):
-            states[call.name] = from_moments(tuple(tensor.shape), 1.0)
+        if tensor.is_meta or id(tensor) in drawn:
+            state = from_moments(tuple(tensor.shape), 1.0)
+            for dim in full:
+                state = with_position_axis(state, state.places(dim).start)
+            states[call.name] = state
         else:
             states[call.name] = from_values(tensor.detach().double().cpu().numpy(), full)
     return states

@@ -15,7 +15,16 @@ from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.norms import hand_written
-from sigprop.reading.steps import CannotReplay, Step, replay, steps_in, tensors_in
+from sigprop.reading.rules import argument_names
+from sigprop.reading.steps import (
+    CannotReplay,
+    Step,
+    behind,
+    parts,
+    replay,
+    steps_in,
+    tensors_in,
+)  # fmt: skip
 from sigprop.reading.used import Reading
 from sigprop.theory.network import Call, CannotPredict, Constant, Signal
 
@@ -29,6 +38,7 @@ class Translator:
         laws: what is known of parameters.
         drawn: values of tensors on the meta device.
         actual: whether weights are taken as they are.
+        full: whether places are told apart.
     """
 
     def __init__(
@@ -39,9 +49,10 @@ class Translator:
         drawn: Materializer,
         *,
         actual: bool,
+        full: bool = False,
     ) -> None:
-        self.reading, self.given, self.laws, self.actual = reading, given, laws, actual
-        self.drawn = drawn
+        self.reading, self.given, self.laws, self.drawn = reading, given, laws, drawn
+        self.actual, self.full = actual, full
         self.names = {step: name for name, step in reading.steps.items()}
         self.meanings = {step: reading.meanings[name] for step, name in self.names.items()}
         self.meta = any(tensor.is_meta for tensor in given.values())
@@ -64,9 +75,19 @@ class Translator:
             elif step.what != "call" or not step.data:
                 self.known[step] = False
             else:
-                lookup = step.row is not None and step.row.kind == "embedding"
-                self.known[step] = not lookup and all(map(self.is_known, self._sources(step)))
+                known = all(map(self.is_known, self._sources(step)))
+                self.known[step] = known and not self._reads_a_parameter(step)
         return self.known[step]
+
+    def _reads_a_parameter(self, step: Step) -> bool:
+        """Whether rows of a table are looked up, or numbers multiplied by a weight."""
+        if step.row is not None and step.row.kind == "embedding":
+            return True
+        steps, tensors = parts((step.args, step.kwargs))
+        for each in steps:
+            if each.constant:
+                tensors += [t for s in behind(each) for t in tensors_in((s.args, s.kwargs))]
+        return any(id(tensor) in self.laws.names for tensor in tensors)
 
     def _sources(self, step: Step) -> tuple[Step, ...]:
         """The steps whose numbers a step takes, without those that lend a shape."""
@@ -93,10 +114,10 @@ class Translator:
             operation = meaning.operation
             args = tuple(self._argument(a, inputs) for a in step.args)
             kwargs = {k: self._argument(v, inputs) for k, v in step.kwargs.items()}
-        names_of = step.row.arguments if step.row is not None else ()
+        names_of = argument_names(step)
         return Call(
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,
-            actual=self.actual, **more,
+            actual=self.actual, full=self.full, **more,
         )  # fmt: skip
 
     def _argument(self, value: Any, inputs: tuple[str, ...]) -> Any:

@@ -11,19 +11,28 @@ samples, of places and of channels.
 
 The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``convolution.py``,
 ``pointwise.py`` (with ``marginals.py``: entries that are not Gaussian), ``joins.py`` (with
-``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``attention.py``,
-``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
+``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``products.py`` (with
+``contraction.py``), ``softmax.py`` (with ``concentration.py``), ``tables.py``, ``attention.py``,
+``gates.py``, ``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
 """
 
 from sigprop.theory.network import (
+    attention,
     convolution,
+    gates,
     joins,
     layout,
     linear,
+    lookup,
+    maxima,
     normalization,
+    patches,
     pointwise,
     pooling,
+    products,
     recurrent,
+    softmax,
+    tables,
 )
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.propagate import Propagation, propagate
@@ -38,6 +47,14 @@ FAMILIES = (
     layout,
     pooling,
     normalization,
+    attention,
+    lookup,
+    softmax,
+    tables,
+    products,
+    gates,
+    maxima,
+    patches,
     recurrent,
 )
 """The files that hold rules; importing them fills the table."""

@@ -291,8 +291,6 @@ def _span(axis: Axis, place: int) -> tuple[int, int]:
 
 def apply_mean(matrix: Matrix, mean: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
     """The mean of A x, averaged over the entries of each class."""
-    if axis.classes == 1 and axis.size == 1 and out.size == 1 and np.shape(matrix) == (1, 1):
-        return mean * float(sparse.csr_array(matrix).sum())
     sizes = np.array(out.sizes, dtype=np.float64)[:, None]
     weights = (_membership(out).T @ sparse.csr_array(matrix) @ _membership(axis)).toarray() / sizes
     return np.moveaxis(np.tensordot(weights, mean, axes=(1, dim)), 0, dim)

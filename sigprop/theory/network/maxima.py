@@ -278,10 +278,12 @@ def to_largest(gradient: SignalState, state: SignalState, matrices: Maps) -> Sig
         apart = replace(gradient, second=one * (1 - chance) / (m - 1))
         missed = _spread(apart, found, lambda n: 1 / np.sqrt(n))
         total = replace(total, second=total.second + missed.second * (1 - mine))
-    made = extremes.share_given(m, typical)
+    made = chosen = extremes.share_given(m, typical)
     if profile is not None:
         made = made * np.interp(grid(), extremes.quantiles(m, typical), profile)
-    return replace(total, profile=made, mean=np.zeros_like(total.mean), marginal=None)
+    return replace(
+        total, profile=made, chosen=chosen, mean=np.zeros_like(total.mean), marginal=None
+    )
 
 
 def _same_place(state: SignalState, found: Windows) -> FloatArray:
@@ -369,8 +371,8 @@ def _row(names: str, maps: Callable[[RuleContext], Maps], *, sign: float = 1.0) 
 
 
 def _mirrored(gradient: SignalState) -> SignalState:
-    profile = gradient.profile
-    return gradient if profile is None else replace(gradient, profile=profile[::-1].copy())
+    turned = [None if p is None else p[::-1].copy() for p in (gradient.profile, gradient.chosen)]
+    return replace(gradient, profile=turned[0], chosen=turned[1])
 
 
 _row("max_pool1d max_pool2d max_pool3d", _pool)

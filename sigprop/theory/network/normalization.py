@@ -34,7 +34,7 @@ from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.freedom import Freedom
 from sigprop.theory.network.joins import at_table, multiplied
 from sigprop.theory.network.layout import first_signal
-from sigprop.theory.network.marginals import grid, sphere, weights
+from sigprop.theory.network.marginals import grid, heavy, sphere, weights
 from sigprop.theory.network.pointwise import scaled, shifted
 from sigprop.theory.network.spectrum import spectrum
 from sigprop.theory.network.state import (
@@ -45,10 +45,12 @@ from sigprop.theory.network.state import (
     reshaped,
 )
 from sigprop.theory.network.table import RuleContext, rule
-from sigprop.theory.network.told import Told
+from sigprop.theory.network.told import ByActivation, ByNorm, Told
 
 SPHERE = 100.0
 """Equal normal entries up to which x/s is told from a Gaussian."""
+EXCESS = 0.02
+"""Excess kurtosis from which it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,7 @@ class Norm:
         factor: on x̂.
         scale: γ, shaped to be broadcast, or None.
         shift: β likewise.
+        group: how many channels have one v, where groups of them do.
     """
 
     shape: tuple[int, ...]
@@ -72,6 +75,7 @@ class Norm:
     factor: float = 1.0
     scale: Any = None
     shift: Any = None
+    group: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +110,10 @@ def centred(second: FloatArray, state: SignalState, places: Sequence[int]) -> Fl
     return np.where(np.abs(made) <= ROUNDING * np.abs(second).max(initial=0.0), 0.0, made)
 
 
-def normalize(state: SignalState, dims: Sequence[int], *, centre: bool, eps: float) -> Normalized:
-    """x̂ over some dimensions.
+def normalize(
+    state: SignalState, dims: Sequence[int], *, centre: bool, eps: float, excess: float = 0.0
+) -> Normalized:
+    """x̂ over some dimensions; ``excess``: of Gaussian entries that each unit has of its own.
 
     Raises:
         CannotPredict: x is constant there and ε is 0.
@@ -133,9 +139,16 @@ def normalize(state: SignalState, dims: Sequence[int], *, centre: bool, eps: flo
         scatter=Scatter(),
     )  # fmt: skip
     law = spectrum(made, places)
-    if law is not None and made.marginal is None and law.number < SPHERE:
-        made = replace(made, marginal=sphere(round(law.number, 3)))
+    if law is not None and made.marginal is None:
+        made = replace(made, marginal=_marginal(law.number, excess))
     return Normalized(made, size, float(np.mean(eps / size)), law)
+
+
+def _marginal(number: float, excess: float) -> FloatArray | None:
+    """The shape of an entry of x/s: a vector of few directions, or of excess kurtosis."""
+    if excess > EXCESS:
+        return heavy(round(excess - 6 / (number + 2), 3))
+    return sphere(round(number, 3)) if number < SPHERE else None
 
 
 def _centred_mean(state: SignalState, places: Sequence[int]) -> FloatArray:
@@ -228,7 +241,8 @@ def _norm(ctx: RuleContext) -> Norm:
     if name == "group_norm":
         groups = int(call.named("num_groups"))
         parts = (*shape[:1], groups, shape[1] // groups, *shape[2:])
-        return Norm(parts, tuple(range(2, n + 1)), True, eps, 1.0, scale, shift)
+        dims = tuple(range(2, n + 1))
+        return Norm(parts, dims, True, eps, 1.0, scale, shift, parts[2])
     if name == "batch_norm":
         dims = tuple(d for d in range(n) if d != 1)
     elif name == "instance_norm":
@@ -257,8 +271,7 @@ def _fixed(ctx: RuleContext) -> bool:
 
 def _forward(ctx: RuleContext) -> Any:
     hat, norm = _hat(ctx)
-    made = hat if norm.factor == 1 else hat.times(norm.factor)
-    made = made if norm.scale is None else scaled(made, norm.scale)
+    made = _unshifted(norm, hat)
     made = made if norm.shift is None else shifted(made, norm.shift)
     several = ctx.call.operation.startswith(("native_", "miopen_"))
     return (made, None, None) if several else made
@@ -288,8 +301,11 @@ def _running(ctx: RuleContext, norm: Norm) -> tuple[Constant, Constant]:
 
 
 def _found(ctx: RuleContext, norm: Norm) -> Normalized:
+    state = first_signal(ctx)
+    behind = state.told_at(ctx.call.inputs[0])
+    excess = behind.excess if isinstance(behind, Freedom) and _units(norm, behind.dim) == 1 else 0.0
     return normalize(
-        reshaped(first_signal(ctx), norm.shape), norm.dims, centre=norm.centre, eps=norm.eps
+        reshaped(state, norm.shape), norm.dims, centre=norm.centre, eps=norm.eps, excess=excess
     )
 
 
@@ -325,13 +341,19 @@ def _inverse(
         return inverse, None
     units = _units(norm, behind.dim)
     behind = replace(behind, shape=behind.shape * units)
-    return inverse * behind.inverse(share), Told(name, behind.undone(share))
+    by = ByNorm(behind.undone(share), behind.off_weights(share), _by_channel(norm))
+    return inverse * behind.inverse(share), Told(name, by)
+
+
+def _by_channel(norm: Norm) -> bool:
+    """Whether each channel is normalized by itself, over all samples and places."""
+    return norm.centre and norm.dims == tuple(d for d in range(len(norm.shape)) if d != 1)
 
 
 def _units(norm: Norm, dim: int) -> int:
     """How many units have one v, units along a dimension."""
-    if len(norm.shape) > dim + 1 and 2 in norm.dims and 1 not in norm.dims and 0 not in norm.dims:
-        return norm.shape[2] if dim == 1 else 1  # groups of channels
+    if norm.group:
+        return norm.group if dim == 1 else 1
     return norm.shape[dim] if dim in norm.dims else 1
 
 
@@ -339,10 +361,12 @@ def _projected(
     ctx: RuleContext, norm: Norm, gradient: SignalState, through: SignalState, hat: SignalState
 ) -> SignalState:
     """E (γg x̂)(γg′ x̂′): the mask of an activation behind the norm depends on x̂."""
-    known = gradient.told_at(ctx.call.name)
-    if callable(known) and (norm.shift is None or norm.shift.square == 0):
-        made: SignalState = known()
-        return made
+    by = gradient.told_at(ctx.call.name)
+    if isinstance(by, ByActivation):
+        shift = norm.shift.square if isinstance(norm.shift, Constant) else 0.0
+        orthogonal = by.shift_left is not None and _by_channel(norm)
+        state = _unshifted(norm, hat)
+        return by.with_entries(state, shift, orthogonal=orthogonal)  # type: ignore[no-any-return]
     through, hat = aligned(through, hat)
     second = through.second * hat.second
     if gradient.profile is not None:
@@ -350,6 +374,12 @@ def _projected(
         own = float((gradient.profile * h**2) @ weights())
         second = np.where(all_same(through.axes), second * own, second)
     return replace(through, second=second, profile=None, told=None)
+
+
+def _unshifted(norm: Norm, hat: SignalState) -> SignalState:
+    """γ x̂."""
+    made = hat if norm.factor == 1 else hat.times(norm.factor)
+    return made if norm.scale is None else scaled(made, norm.scale)
 
 
 def _parameters(ctx: RuleContext, gradient: Any) -> Mapping[str, float]:
@@ -365,7 +395,11 @@ def _parameters(ctx: RuleContext, gradient: Any) -> Mapping[str, float]:
             else at_table(multiplied(gradient, hat), norm.scale)
         )  # fmt: skip
     if isinstance(norm.shift, Constant) and norm.shift.parameter:
-        found[norm.shift.parameter] = at_table(gradient, norm.shift)
+        by = gradient.told_at(ctx.call.name)
+        left = by.shift_left if isinstance(by, ByActivation) and _by_channel(norm) else None
+        found[norm.shift.parameter] = at_table(gradient, norm.shift) * (
+            1.0 if left is None else left
+        )
     return found
 
 
@@ -375,4 +409,30 @@ rule(
     _forward, _backward,
     "entries Gaussian where v has few of them; the gradient is independent of x̂, an activation "
     "directly behind the norm apart", parameters=_parameters,
+)  # fmt: skip
+
+
+# x/(k + α · mean of x² over neighbouring channels)^β
+
+
+def _local(ctx: RuleContext) -> SignalState:
+    return first_signal(ctx).times(_local_factor(ctx))
+
+
+def _local_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    return [gradient.times(_local_factor(ctx))]
+
+
+def _local_factor(ctx: RuleContext) -> float:
+    call = ctx.call
+    alpha, beta = float(call.argument(2, "alpha", 1e-4)), float(call.argument(3, "beta", 0.75))
+    around = float(call.argument(4, "k", 1.0)) + alpha * first_signal(ctx).q
+    if not around > 0:
+        raise CannotPredict("a local response norm that divides by 0")
+    return float(around**-beta)
+
+
+rule(
+    "local_response_norm", _local, _local_back,
+    "the mean of x² over neighbouring channels is its mean; α x² is small beside k",
 )  # fmt: skip

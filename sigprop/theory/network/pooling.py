@@ -316,7 +316,7 @@ def sent_back(gradient: SignalState, maps: Maps, like: SignalState) -> SignalSta
         axis = like.axes[like.places(dim).start]
         turned = matrix.T if isinstance(matrix, np.ndarray) else matrix.T.tocsr()
         gradient = mapped(gradient, dim, turned, axis)
-    return replace(gradient, profile=None)
+    return replace(gradient, profile=None, chosen=None)
 
 
 def without_dims(state: SignalState, dims: Sequence[int]) -> SignalState:

@@ -73,7 +73,7 @@ def propagate(
         gradient = found.gradients.get(call.name)
         if isinstance(gradient, SignalState):
             found.gradients[call.name] = met(back, call.name, gradient)
-        if gradient is not None and call.inputs:
+        if gradient is not None and (call.inputs or call.args):
             _backward(found, back, call, measure_back)
     return found
 
@@ -82,8 +82,12 @@ def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:
     def covariance(i: int, j: int) -> SignalState | None:
         return pairs.of(call.inputs[i], call.inputs[j])
 
+    def source(i: int) -> RuleContext | None:
+        before = pairs.calls.get(call.inputs[i])
+        return None if before is None else _context(found, pairs, before)
+
     inputs = [found.states[name] for name in call.inputs]
-    return RuleContext(call, inputs, found.states.get(call.name), covariance)
+    return RuleContext(call, inputs, found.states.get(call.name), covariance, source)
 
 
 def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measure | None) -> Any:
@@ -120,7 +124,7 @@ def _backward(
         if call.name in found.unpredicted:
             raise CannotPredict(found.unpredicted[call.name])
         rule = rule_of(call)
-        sent = rule.backward(ctx, gradient)
+        sent = rule.backward(ctx, gradient) if call.inputs else ()
         if rule.parameters is not None:
             crossed = crossed_parameters(back, ctx)
             for name, square in rule.parameters(ctx, gradient).items():
@@ -130,7 +134,7 @@ def _backward(
         found.unpredicted_back[call.name] = str(reason)
         if measure is None:
             return
-        sent = measure(call, gradient)
+        sent = measure(call, gradient) if call.inputs else ()
     for name, part in zip(call.inputs, sent, strict=True):
         if part is not None:
             _add(found.gradients, name, part)

@@ -61,6 +61,8 @@ class SignalState:
             normal number, on the grid of ``marginals``. None: Gaussian.
         profile: of a gradient: E[g² | x] / E g² as a function of the standard normal number behind
             the entry x that it is the gradient of, on the same grid. None: it does not depend on x.
+        chosen: of a gradient that only the largest entry of each window gets: the probability of
+            being it by the normal number behind x, mean 1, on that grid; two entries by product.
         scatter: see :class:`Scatter`.
         told: see :class:`Told`.
     """
@@ -70,6 +72,7 @@ class SignalState:
     mean: FloatArray
     marginal: FloatArray | None = None
     profile: FloatArray | None = None
+    chosen: FloatArray | None = None
     scatter: Scatter = field(default_factory=Scatter)
     told: Told | None = None
 
@@ -273,7 +276,10 @@ def split_axis(state: SignalState, place: int, outer: int) -> SignalState:
 
 
 def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
-    """Neighbouring axes as one axis: full if all are (and it is not too long), else one class."""
+    """Neighbouring axes as one axis: full if all are (and it is not too long), else one class.
+
+    A full axis before exchangeable ones gives each of its entries a class.
+    """
     axes = state.axes[place : place + count]
     n = math.prod(axis.size for axis in axes)
     dims, gone = _without(state.dims, place + 1, count - 1), n
@@ -282,6 +288,10 @@ def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
         mean = state.mean.reshape(*state.mean.shape[:place], n, *state.mean.shape[place + count :])
         dims = _put(dims, place, (Axis.positions(n),))
         return replace(state, dims=dims, second=second, mean=mean)
+    if count > 1 and axes[0].full and 1 < axes[0].size <= MERGED and not any(
+        axis.full or axis.classes > 1 for axis in axes[1:]
+    ):  # fmt: skip
+        return _by_class(merge_axes(state, place + 1, count - 1), place)
     own, every, mean = state.second, state.second, state.mean
     for i, axis in enumerate(axes):
         own = same_sum(own, axis, place + i)
@@ -291,6 +301,18 @@ def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
     own, every, mean = (np.squeeze(a, axis=gone_dims) for a in (own, every, mean))
     second = np.concatenate([(every - own) / max(n * (n - 1), 1), own / n], axis=place)
     return replace(state, dims=_put(dims, place, (Axis.exchangeable(n),)), second=second, mean=mean)
+
+
+def _by_class(state: SignalState, place: int) -> SignalState:
+    """A full axis and an exchangeable one behind it as one of as many classes."""
+    n, m = state.axes[place].size, state.axes[place + 1].size
+    moved = np.moveaxis(state.second, (place, place + 1), (0, 1))
+    within = state.axes[place].same
+    differ = (1 - 1 / m) * moved[:, 0] + moved[:, 1] / m
+    differ[within] = moved[within, 0]
+    second = np.moveaxis(np.concatenate([differ, moved[within, 1]]), 0, place)
+    dims = _put(_without(state.dims, place + 1, 1), place, (Axis((m,) * n),))
+    return replace(state, dims=dims, second=second, mean=np.squeeze(state.mean, place + 1))
 
 
 def _without(dims: Dims, place: int, count: int) -> Dims:
@@ -334,7 +356,7 @@ def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
     """
     if math.prod(shape) != math.prod(state.shape):
         raise CannotPredict(f"{state.shape} has not the entries of {tuple(shape)}")
-    state = _without_units(state)
+    state = without_single(state)
     groups = _groups([axis.size for axis in state.axes], [n for n in shape if n > 1])
     place = 0
     cut: list[list[int]] = []  # axes of each dimension longer than 1
@@ -348,13 +370,14 @@ def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
     return replace(state, dims=tuple(dims_out))
 
 
-def _without_units(state: SignalState) -> SignalState:
-    """Axes of one entry left out: they have one relation."""
-    gone = tuple(place for place, axis in enumerate(state.axes) if axis.size == 1)
+def without_single(state: SignalState) -> SignalState:
+    """No axes of one entry."""
+    gone = tuple(i for i, axis in enumerate(state.axes) if axis.size == 1)
+    if not gone:
+        return state
     dims = tuple(tuple(axis for axis in dim if axis.size > 1) for dim in state.dims)
-    return replace(
-        state, dims=dims, second=np.squeeze(state.second, gone), mean=np.squeeze(state.mean, gone)
-    )
+    second, mean = np.squeeze(state.second, gone), np.squeeze(state.mean, gone)
+    return replace(state, dims=dims, second=second, mean=mean)
 
 
 def _groups(old: list[int], new: list[int]) -> list[tuple[int, list[int]]]:
@@ -443,11 +466,13 @@ def broadcast(state: SignalState, shape: Sequence[int]) -> SignalState:
 
 def repeated(state: SignalState, dim: int, n: int) -> SignalState:
     """One entry as n equal ones along a dimension of size 1."""
+    places = tuple(state.places(dim))  # of axes of one entry
     place = state.places(dim).start
     dims = list(state.dims)
     dims[dim] = (Axis.exchangeable(n),)
-    second = np.repeat(np.expand_dims(state.second, place), 2, axis=place)
-    return replace(state, dims=tuple(dims), second=second, mean=np.expand_dims(state.mean, place))
+    second, mean = np.squeeze(state.second, places), np.squeeze(state.mean, places)
+    second = np.repeat(np.expand_dims(second, place), 2, axis=place)
+    return replace(state, dims=tuple(dims), second=second, mean=np.expand_dims(mean, place))
 
 
 def aligned(first: SignalState, other: SignalState) -> tuple[SignalState, SignalState]:
@@ -465,7 +490,7 @@ def closer(first: SignalState, other: SignalState, dim: int) -> tuple[SignalStat
         if one == two:
             continue
         if one.size == two.size:
-            out = _common(one, two)
+            out = common(one, two)
             return with_axis(first, a, out), with_axis(other, b, out)
         if one.size % two.size == 0:
             return split_axis(first, a, two.size), other
@@ -475,7 +500,7 @@ def closer(first: SignalState, other: SignalState, dim: int) -> tuple[SignalStat
     return one_axis(first, dim), one_axis(other, dim)
 
 
-def _common(one: Axis, two: Axis) -> Axis:
+def common(one: Axis, two: Axis) -> Axis:
     """The coarsest division that keeps both."""
     cuts = sorted({*np.cumsum(one.sizes).tolist(), *np.cumsum(two.sizes).tolist()})
     sizes = np.diff([0, *cuts])

@@ -104,6 +104,11 @@ def test_copies_are_the_same_entry():
     assert state.correlation([2]) == pytest.approx(1.0)
 
 
+def test_copies_of_a_dimension_that_kept_its_axis():
+    state = broadcast(one_axis(from_moments((3, 1), 2.0), 1), (3, 4))
+    assert state.shape == (3, 4) and state.q == pytest.approx(2.0)
+
+
 def test_two_tensors_get_the_same_axes_and_lose_nothing():
     one, two = drawn(E(4), F(6)), reshaped(drawn(E(4), E(2), E(3), seed=1), (4, 6))
     left, right = aligned(one, two)
