@@ -67,6 +67,7 @@ class GradientCovariances:
             for name in call.inputs:
                 self.users.setdefault(name, []).append(call.name)
         self.known: dict[Any, Pair] = {}
+        self.behind: dict[str, set[str]] = {}
         self.steps = 0
 
     def of(self, one: str, two: str) -> Pair:
@@ -145,9 +146,21 @@ class GradientCovariances:
 
     def _beside(self, edge: Edge, node: str) -> bool:
         """Whether a factor may meet another that is neither before nor behind it."""
-        if self._kind(edge) != "factor" or self.place[edge[1]] <= self.place[node]:
+        if self._kind(edge) != "factor" or node in self._led_to(edge[1]):
             return False
         return any(self._kind(e) == "factor" for e in self.used(node))
+
+    def _led_to(self, node: str) -> set[str]:
+        """The nodes behind one with no weight between, itself too."""
+        if node not in self.behind:
+            found, todo = {node}, [node]
+            while todo:
+                for name in self.users.get(todo.pop(), ()):
+                    if name not in found and self.signals.calls[name].kind not in _MIXES:
+                        found.add(name)
+                        todo.append(name)
+            self.behind[node] = found
+        return self.behind[node]
 
     def _kind(self, edge: Edge) -> str:
         call = self.call(edge)
@@ -180,7 +193,7 @@ class GradientCovariances:
             return self._by_one_join(first, other)
         if kinds == ("alike", "alike"):
             return self._by_alike(first, other)
-        apart = self.place[n] > self.place[other[0]] and self.place[m] > self.place[first[0]]
+        apart = other[0] not in self._led_to(n) and first[0] not in self._led_to(m)
         if kinds == ("factor", "factor") and apart:
             return self._by_factors(first, other)
         left = not self._waits(first) and (kinds[0] == "sum" or kinds[1] != "sum")
@@ -342,6 +355,7 @@ class GradientCovariances:
         return two if one == edge[0] else one
 
 
+_MIXES = ("weight", "attention", "recurrent")
 _ARITHMETIC = ("add", "sub", "sum", "shift", "mul", "div", "scale", "neg")
 _KINDS = {
     **LAYOUT,
