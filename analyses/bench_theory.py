@@ -27,7 +27,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -44,6 +43,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from scipy import integrate
 
+from analyses._peer import from_neural_tangents
 from sigprop import plots
 from sigprop.activations import ACTIVATIONS, activation
 from sigprop.gaussian import pair_expectation
@@ -51,8 +51,6 @@ from sigprop.records import Row
 from sigprop.theory.critical import half_stable_points, solve_critical
 from sigprop.theory.mean_field import MeanField
 
-PEER = Path(__file__).parent / "_neural_tangents.py"
-NEEDS = ("jax==0.4.30", "jaxlib==0.4.30", "neural-tangents==0.6.5", "numpy<2", "scipy<1.14")
 GRIDS = {"leaky_relu": 0.1, "erf": 0.1, "gelu": 0.1, "tanh": 4.0}
 CORRELATION = 0.6  # of the two inputs
 SIDE = 1e-6  # |χ − 1| within which a cell is on the edge
@@ -216,24 +214,9 @@ def _dblquad(f: Callable[..., Any], q1: float, q2: float, c: float) -> float:
 
 
 def _neural_tangents(params: Params) -> Any:
-    """The peer's seconds by name, from an environment of its own; empty where there can be none."""
-    with tempfile.TemporaryDirectory() as folder:
-        python = str(Path(folder) / "bin" / "python")
-        sizes = [str(size) for size in (params.cells, params.depth, params.layers)]
-        commands = (
-            [sys.executable, "-m", "venv", folder],
-            [python, "-m", "pip", "install", "--quiet", *NEEDS],
-            [python, str(PEER), *sizes],
-        )
-        try:
-            for command in commands:
-                done = subprocess.run(
-                    command, check=True, capture_output=True, text=True, timeout=400
-                )
-        except (OSError, subprocess.SubprocessError) as error:
-            print(f"  neural-tangents is left out: {type(error).__name__} at {command[:4]}")
-            return {}
-        return json.loads(done.stdout.splitlines()[-1])
+    """The peer's seconds by name; empty where it cannot be installed."""
+    sizes = (params.cells, params.depth, params.layers)
+    return from_neural_tangents("_neural_tangents.py", *map(str, sizes))
 
 
 def check(rows: list[Row]) -> None:

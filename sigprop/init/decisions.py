@@ -186,7 +186,7 @@ class _Decision:
         writables = [writable for job in jobs for writable in (job.weight, *job.biases)]
         kept = {id(t): (t, t.detach().clone()) for writable in writables for t in writable.held}
         source = _same_draws(self.generator)
-        with attributes_kept(self.model):
+        with attributes_kept(self.model.modules()):
             try:
                 with torch.no_grad():
                     for job in jobs:

@@ -138,7 +138,8 @@ def init_slopes(
             done[name] = StartedSlopes(name, type(module).__name__, factor=factor)
 
     try:
-        with as_found(inner, flatten(x)), every_module_called(), torch.no_grad(), ExitStack() as on:
+        found = as_found(inner.modules(), flatten(x))
+        with found, every_module_called(), torch.no_grad(), ExitStack() as on:
             for name, module in modules.items():
                 if name in sloped or isinstance(module, WEIGHT_LAYERS):
                     handle = module.register_forward_pre_hook(_named_hook(name, before))

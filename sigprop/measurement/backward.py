@@ -20,6 +20,15 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import TensorWeakRef
 
+NEEDS_ITS_OWN_GRAPH = (
+    "you can only change requires_grad flags of leaf variables",
+    "does not require grad and does not have a grad_fn",
+    "Setting requires_grad=True on inference tensor",
+)
+"""What torch says where a forward pass differentiates by its own input."""
+REENTRANT = "compatible with .grad()"
+"""What torch says where a part of the model runs a backward pass of its own inside."""
+
 
 def current_pass() -> int:
     """The number of the run of autograd that is under way; −1: none is."""

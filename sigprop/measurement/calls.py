@@ -7,7 +7,7 @@ numbers of the call that are wanted, with slopes left on their device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from sigprop.reading.calling import kind_of
 from sigprop.reading.layers import has_slopes, module_slopes, random_slope
 from sigprop.reading.linear_maps import linear_map
 from sigprop.reading.operations import ROWS, Operation
-from sigprop.reading.steps import Step, data_of, mapped
+from sigprop.reading.steps import Step, mapped, taken_by
 
 POWERS = frozenset(ROWS[name] for name in ("pow", "square", "sqrt", "rsqrt", "reciprocal"))
 """Steps of norms and formulas, not seen as activations: what they are applied to is no signal."""
@@ -102,7 +102,7 @@ def read_weight(
     func: Any,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    signals: frozenset[int],
+    signals: Collection[int],
 ) -> WeightCall | None:
     """The linear map of one signal that a call is, None if it is none or its weight is no matrix.
 
@@ -119,8 +119,9 @@ def read_weight(
     def shown(value: Tensor) -> Any:
         return Step("input", shape=tuple(value.shape)) if id(value) in signals else value
 
-    step = Step("call", func, mapped(tuple(args), shown), mapped(dict(kwargs), shown), row=row)
-    step.data = data_of((step.args, step.kwargs))
+    given = tuple(mapped(value, shown) for value in args)
+    step = Step("call", func, given, mapped(kwargs, shown) if kwargs else {}, row=row)
+    step.data = tuple(dict.fromkeys(taken_by(step)[0]))
     found = linear_map(step, row.name)
     weight = found.weight
     if found.kind != "weight" or weight is None or weight.fans is None:

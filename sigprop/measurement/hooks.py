@@ -10,6 +10,8 @@ import torch
 
 from sigprop.reading.calling import uncompiled
 
+ONE_AT_A_TIME = threading.RLock()
+"""Buffers, random states and frozen parameters are put back: two measurements cannot overlap."""
 _LOCK = threading.Lock()
 _users = 0
 _fused = True

@@ -162,23 +162,22 @@ class LayerStatistics:
             dead = torch.count_nonzero(dying).double()
         grad, _ = self.gradient(runs)
         learnt, _ = self.slope_gradient(runs)
-        slope_fields = [none] * 4
+        slope_fields = none.expand(4)
         if learnt is not None:
-            size = learnt[1:].abs()
-            slope_fields = [learnt[0], learnt[1:].mean(), size.min(), size.max()]
+            low, high = learnt[1:].abs().aminmax()
+            slope_fields = torch.stack((learnt[0], learnt[1:].mean(), low, high))
+        silent = (torch.count_nonzero(~self.fired).double(), dead, last_fired.min().double())
         parts = (
-            *self.forward.unbind(),
-            torch.count_nonzero(~self.fired).double(),
-            dead,
-            last_fired.min().double(),
-            *([none] * len(statistics.GRADIENT_FIELDS) if grad is None else grad.unbind()),
-            *slope_fields,
-            *((none, none) if self.weight is None else self.weight),
+            self.forward,
+            torch.stack(silent),
+            none.expand(len(statistics.GRADIENT_FIELDS)) if grad is None else grad,
+            slope_fields,
+            none.expand(2) if self.weight is None else torch.stack(self.weight),
         )
         try:
-            return torch.stack(parts)
+            return torch.cat(parts)
         except RuntimeError:  # some are on another device
-            return torch.stack([part.to(none.device) for part in parts])
+            return torch.cat([part.to(none.device) for part in parts])
 
     def _add(
         self, table: dict[int, tuple[Tensor, int]], number: int, vector: Tensor, entries: int

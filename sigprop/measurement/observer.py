@@ -130,10 +130,11 @@ class Observer(TorchFunctionMode):
                 see(out)
                 return out
         elif row is not None and row.kind == "weight":
-            weight = read_weight(row, func, args, kwargs, self._signals(row, args, kwargs))
+            signals = self._signals(row, args, kwargs)
+            weight = read_weight(row, func, args, kwargs, signals)
             if weight is not None:
                 out = func(*args, **kwargs)
-                return self._weight(weight, row, args, kwargs, out)
+                return self._weight(weight, row, next(iter(signals.values())), out)
             if any(self._is_data(tensor) for tensor in _tensors(args, kwargs)):
                 self._named(row.name, row)  # a product of signals has a name in the graph too
             if _is_wrapped(first_tensor(args, kwargs)):
@@ -156,18 +157,18 @@ class Observer(TorchFunctionMode):
 
     def _signals(
         self, row: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> frozenset[int]:
-        """Identities of the signals that a linear map is given.
+    ) -> dict[int, SignalOrigin | None]:
+        """The signals that a linear map is given, by identity, with where they come from.
 
         The first argument of a layer, whatever it is; else what comes from the data; where nothing
         is known to, what comes from outside and is no parameter.
         """
-        taken = [t for t in _tensors(args, kwargs) if _is_signal(t)]
-        known = [(t, self._origin(t)) for t in taken]
-        data = [t for t, o in known if o is not None and o.tokens != _CONSTANT]
-        if "bias" in row.arguments:
-            data += [t for t in taken if t is first_tensor(args, kwargs)]
-        return frozenset(map(id, data or [t for t, o in known if o is None]))
+        known = [(t, self._origin(t)) for t in _tensors(args, kwargs) if _is_signal(t)]
+        first = first_tensor(args, kwargs) if "bias" in row.arguments else None
+        signals = {
+            id(t): o for t, o in known if t is first or (o is not None and o.tokens != _CONSTANT)
+        }
+        return signals or {id(t): o for t, o in known if o is None}
 
     def enter(self, inputs: Any) -> None:
         """Take these tensors for the model's input."""
@@ -232,15 +233,12 @@ class Observer(TorchFunctionMode):
         self,
         weight: WeightCall,
         row: Operation,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
+        origin: SignalOrigin | None,
         out: Tensor,
     ) -> Tensor:
         kind, name = self._named(weight.kind, row)
         base = weight.tensor._base
         self.used |= {id(weight.tensor), id(weight.tensor if base is None else base)}
-        signals = self._signals(row, args, kwargs)
-        origin = next((self._origin(t) for t in _tensors(args, kwargs) if id(t) in signals), None)
         for source, feeding in () if origin is None else origin.tokens:
             if source == "layer":
                 self.seen.heads.setdefault(feeding, set()).add("")
@@ -454,9 +452,9 @@ def _before_whole(observer: Observer, module: nn.Module, inputs: Any) -> Callabl
 
 def _is_signal(z: Tensor, *, scalars: bool = False) -> bool:
     """Whether the entries of a tensor can be looked at: real numbers, along one axis or more."""
+    numbers = z.is_floating_point() and (scalars or z.dim() > 0)
     plain = z.layout is torch.strided and not z.is_nested and not z.is_meta
-    numbers = z.is_floating_point() and z.numel() > 0 and (scalars or z.dim() > 0)
-    return plain and numbers and not _is_wrapped(z)
+    return numbers and plain and z.numel() > 0 and not _is_wrapped(z)
 
 
 def _joined(sources: Sequence[Source]) -> Source:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -15,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sigprop.checks import FloatArray
-from sigprop.measurement.backward import sources, thawed
-from sigprop.measurement.hooks import every_module_called
+from sigprop.measurement.backward import NEEDS_ITS_OWN_GRAPH, REENTRANT, sources, thawed
+from sigprop.measurement.hooks import ONE_AT_A_TIME, every_module_called
 from sigprop.measurement.layer_statistics import FIELDS, LayerStatistics, Observation, to_host
 from sigprop.measurement.observer import ObservedPass, Observer, Watch
 from sigprop.reading.calling import (
@@ -35,9 +34,6 @@ from sigprop.reading.calling import (
 )
 from sigprop.reading.layers import WEIGHT_LAYERS
 from sigprop.records import Row, table
-
-_ONE_AT_A_TIME = threading.RLock()
-"""Buffers, random states and frozen parameters are put back: two measurements cannot overlap."""
 
 
 @dataclass(frozen=True)
@@ -205,23 +201,13 @@ def measure(
     _check_arguments(model, loss, layers, generator)
     model = unwrapped(model)
     asked = _Measurement(model, layers, bool(backward) or loss is not None, loss, generator)
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         while True:
             try:
                 return asked.run(x)
             except RuntimeError as error:
                 if not asked.learns_from(str(error)):
                     raise
-
-
-_NEEDS_ITS_OWN_GRAPH = (
-    "you can only change requires_grad flags of leaf variables",
-    "does not require grad and does not have a grad_fn",
-    "Setting requires_grad=True on inference tensor",
-)
-"""What torch says where a forward pass differentiates by its own input."""
-_REENTRANT = "compatible with .grad()"
-"""What torch says where a part of the model runs a backward pass of its own inside."""
 
 
 class _Measurement:
@@ -260,8 +246,8 @@ class _Measurement:
     def learns_from(self, error: str) -> bool:
         """Whether torch's error says how the model wants to be run, and that was not known."""
         before = self.own_graph, self.reentrant
-        self.own_graph |= any(words in error for words in _NEEDS_ITS_OWN_GRAPH)
-        self.reentrant |= _REENTRANT in error
+        self.own_graph |= any(words in error for words in NEEDS_ITS_OWN_GRAPH)
+        self.reentrant |= REENTRANT in error
         return before != (self.own_graph, self.reentrant)
 
     def run(self, x: Any) -> Signals:
@@ -275,7 +261,7 @@ class _Measurement:
         seen = Observation()
         # Under inference_mode no graph can be built, so a backward pass steps out of it.
         mode = torch.inference_mode(False) if on else nullcontext()
-        with mode, as_found(self.model, flatten(x)), every_module_called():
+        with mode, as_found(self.model.modules(), flatten(x)), every_module_called():
             inputs = with_gradient(x, leaves) if self.backward and not self.own_graph else cloned(x)
             # With integer inputs alone the gradient needs parameters to start from.
             frozen = self.model.parameters() if on and not leaves else ()

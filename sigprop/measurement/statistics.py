@@ -8,8 +8,8 @@ or digits would cancel, and everywhere else, every square is float64: right from
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +19,9 @@ SLOPE_FIELDS = ("mean", "min", "max", "mean_square", "below_0", "above_1")
 
 ROW = 1024
 """Float32 numbers added up before the sum goes on in float64."""
+
+Number = float | Tensor
+"""A float where looking waits for nothing, a tensor of one entry where it is on its device."""
 
 LEAST = 1e-24
 """A smaller sum of float32 squares may have lost some."""
@@ -44,12 +47,13 @@ def signal(z: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     z = z.detach()
     rows = _rows(z)
     total, squares = _moments(z, rows)
-    shift, about_shift = torch.zeros_like(total), squares
+    shift: Number = 0.0
+    about_shift: Number = squares
     if z.dtype == torch.float64:
         shift = total / z.numel()
         about_shift = sum_of_squares(z - shift)
-    counts = (_negatives(z, rows).double(), nonfinite(z, squares).double())
-    vector = torch.stack((total, squares, about_shift, shift, *counts))
+    counts = (_negatives(z, rows), nonfinite(z, squares))
+    vector = _vector(total, squares, about_shift, shift, *counts)
     own = {axis % z.dim() for axis in axes}
     others = [dim for dim in range(z.dim()) if dim not in own]
     peaks = z.amax(dim=others) if others else z
@@ -59,10 +63,10 @@ def signal(z: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 def gradient(delta: Tensor) -> Tensor:
     """Of a gradient the :data:`GRADIENT_FIELDS` as float64, shape (3,)."""
     delta = delta.detach()
-    squares = sum_of_squares(delta)
+    squares = _squares(delta, _rows(delta))
     # The sum tells zero from a float64 so small that its square is zero.
-    total = delta.sum() if delta.dtype == torch.float64 else torch.zeros_like(squares)
-    return torch.stack((total, squares, nonfinite(delta, squares).double()))
+    total = delta.sum() if delta.dtype == torch.float64 else 0.0
+    return _vector(total, squares, nonfinite(delta, squares))
 
 
 def slopes(alpha: Tensor) -> Tensor:
@@ -92,17 +96,18 @@ def slope_gradient(z: Tensor, delta: Tensor, channels: int) -> tuple[Tensor, Ten
     Returns:
         A number and a vector of length ``channels``.
     """
-    product = delta.detach() * z.detach().clamp(max=0)
-    rows = _rows(product)
-    if rows is None:
-        size = product.abs().sum(dtype=torch.float64)
-    else:
-        size = _added(torch.linalg.vector_norm(row, ord=1, dim=1).double().sum() for row in rows)
-    axis = slope_axis(product, channels)
+    product, delta = z.detach().clamp(max=0), delta.detach()
+    product = product.mul_(delta) if product.dtype == delta.dtype else product * delta
+    rows, axis = _rows(product), slope_axis(product, channels)
     if axis is None:
-        return size, _sum(product, rows).reshape(1)
-    others = [dim for dim in range(product.dim()) if dim != axis]
-    return size, product.sum(dim=others, dtype=torch.float64)
+        grads = _vector(_sum(product, rows))
+    else:
+        others = [dim for dim in range(product.dim()) if dim != axis]
+        short = rows is not None and product.numel() <= ROW * channels
+        grads = product.sum(others, dtype=torch.float32 if short else torch.float64).double()
+    if rows is None:
+        return product.abs().sum(dtype=torch.float64), grads
+    return _vector(_sum(product, [row.abs_() for row in rows])).squeeze(0), grads
 
 
 def slope_axis(z: Tensor, channels: int) -> int | None:
@@ -115,16 +120,16 @@ def slope_axis(z: Tensor, channels: int) -> int | None:
 def sum_of_squares(values: Tensor) -> Tensor:
     """Σ values² in float64, to 1e-7, from 1e-300 to 1e300 whatever the dtype of the values."""
     values = values.detach()
-    return _squares(values, _rows(values))
+    return _vector(_squares(values, _rows(values))).squeeze(0)
 
 
-def nonfinite(values: Tensor, squares: Tensor) -> Tensor:
+def nonfinite(values: Tensor, squares: Number) -> Number:
     """How many entries are NaN or infinite: none if the squares have a finite sum.
 
     Looking at that sum is free on the host; elsewhere it would wait for the device.
     """
-    if on_host(squares) and math.isfinite(squares.item()):
-        return torch.zeros_like(squares)
+    if (isinstance(squares, float) or on_host(squares)) and math.isfinite(float(squares)):
+        return 0.0
     return torch.count_nonzero(values - values)
 
 
@@ -137,39 +142,36 @@ Rows = list[Tensor]
 """A tensor's entries in rows that are short enough to be added up in float32."""
 
 
-def _moments(values: Tensor, rows: Rows | None) -> tuple[Tensor, Tensor]:
+def _moments(values: Tensor, rows: Rows | None) -> tuple[Number, Number]:
     """Σ values and Σ values², in float64."""
     total, squares = _sum(values, rows), _squares(values, rows)
     if rows is not None:
-        mean_square = total.item() ** 2 / values.numel()
-        if not mean_square <= SHARP * squares.item():
-            return values.sum(dtype=torch.float64), _exact_squares(values)
+        mean_square = float(total) ** 2 / values.numel()
+        if not mean_square <= SHARP * float(squares):
+            return values.sum(dtype=torch.float64).item(), _exact_squares(values).item()
     return total, squares
 
 
-def _squares(values: Tensor, rows: Rows | None) -> Tensor:
-    if rows is not None:
-        norms = (torch.linalg.vector_norm(row, dim=1).double() for row in rows)
-        total = _added(norm.dot(norm) for norm in norms)
-        if LEAST < total.item() < math.inf:
-            return total
-    return _exact_squares(values)
+def _squares(values: Tensor, rows: Rows | None) -> Number:
+    if rows is None:
+        return _exact_squares(values)
+    norms = [torch.linalg.vector_norm(row, dim=1).double() for row in rows]
+    total = sum(norm.dot(norm).item() for norm in norms)
+    return total if LEAST < total < math.inf else _exact_squares(values).item()
 
 
-def _negatives(values: Tensor, rows: Rows | None) -> Tensor:
+def _negatives(values: Tensor, rows: Rows | None) -> Number:
     """How many entries are below zero, without NaN."""
-    if rows is not None:  # three vectorized passes are faster than one of comparisons
-        count = _added(row.clamp(max=0).sign_().sum(1).double().sum() for row in rows)
-        if math.isfinite(count.item()):
-            return count.abs()
-    return torch.count_nonzero(values < 0)
+    if rows is None:
+        return torch.count_nonzero(values < 0)
+    return float(sum(np.count_nonzero(row.numpy() < 0) for row in rows))  # faster than torch
 
 
-def _sum(values: Tensor, rows: Rows | None) -> Tensor:
+def _sum(values: Tensor, rows: Rows | None) -> Number:
     """Σ values in float64."""
     if rows is None:
         return values.sum(dtype=torch.float64)
-    return _added(row.sum(1).double().sum() for row in rows)
+    return sum(row.sum(1).double().sum().item() for row in rows)
 
 
 def _exact_squares(values: Tensor) -> Tensor:
@@ -181,13 +183,20 @@ def _rows(values: Tensor) -> Rows | None:
     """Numbers of up to 32 bits on the host in rows of :data:`ROW`, the rest as one; else None."""
     if values.dtype == torch.float64 or not values.is_contiguous() or not on_host(values):
         return None
-    flat = values.detach().view(-1).float()
-    whole = values.numel() // ROW * ROW
-    if whole in (0, values.numel()):
-        return [flat.view(-1, ROW if whole else max(values.numel(), 1))]
+    numbers, size = values.detach().resolve_neg().float(), values.numel()
+    whole = size // ROW * ROW
+    if whole in (0, size):
+        return [numbers.view(-1, ROW if whole else max(size, 1))]
+    flat = numbers.view(-1)
     return [flat[:whole].view(-1, ROW), flat[whole:].view(1, -1)]
 
 
-def _added(parts: Iterable[Tensor]) -> Tensor:
-    first, *others = parts
-    return first + others[0] if others else first
+def _vector(*numbers: Number) -> Tensor:
+    """Numbers as one float64 vector, on the device that those are on that are tensors."""
+    known = [number for number in numbers if isinstance(number, Tensor)]
+    if not known:
+        return torch.tensor(numbers, dtype=torch.float64)
+    like = known[0].double()
+    return torch.stack(
+        [n.double() if isinstance(n, Tensor) else torch.full_like(like, n) for n in numbers]
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -155,7 +156,7 @@ def report(
         if scale != first_scale:  # steps skipped in between have left infinite gradients
             row |= dict.fromkeys(GRADIENTS)
         row |= _gain(seen, layer, values, squares)
-        rows.append(asdict(LayerReport(**row)))
+        rows.append(vars(LayerReport(**row)).copy())
     return rows
 
 
@@ -280,7 +281,13 @@ def _left(seen: Observation, name: str, squares: Mapping[str, float | None]) -> 
     known = [value for value in found if value is not None]
     if not known or len(known) < len(found) or not _close(known) or not math.isfinite(known[0]):
         return None
-    return factor / float(g_star(math.sqrt(known[0]))) ** 2
+    return factor / _g_star_squared(known[0])
+
+
+@lru_cache(maxsize=64)
+def _g_star_squared(mean_square: float) -> float:
+    """The square of g* for slopes of this mean square, which most layers of a net share."""
+    return float(g_star(math.sqrt(mean_square))) ** 2
 
 
 def _close(values: Sequence[float]) -> bool:

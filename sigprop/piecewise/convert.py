@@ -135,7 +135,7 @@ def _followed(model: nn.Module) -> Iterator[fx.Graph]:
     Raises:
         ValueError: ``forward`` cannot be followed; the message carries torch.fx's reason.
     """
-    with attributes_kept(model):
+    with attributes_kept(model.modules()):
         try:
             graph = WalkTracer().trace(model)
         except Exception as error:

@@ -7,6 +7,7 @@ was read back from CSV can be drawn again.
 
 from sigprop.plots.along import kinks
 from sigprop.plots.mosaic import cells, regions
+from sigprop.plots.predicted import prediction
 from sigprop.plots.signals import (
     AXIS_LABELS,
     POINTS,
@@ -25,5 +26,5 @@ from sigprop.plots.training import monitor
 __all__ = [
     "ALARM", "AXIS_LABELS", "COLORS", "INK", "PALE", "POINTS", "cells", "column", "decade_axis",
     "departure", "gradient", "grid", "key", "kinks", "monitor", "new_axes", "p_text", "path",
-    "phase_diagram", "regions", "scores", "variance",
+    "phase_diagram", "prediction", "regions", "scores", "variance",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from sigprop.graph import Node
 from sigprop.prediction.inputs import example_of
 from sigprop.prediction.laws import Laws
-from sigprop.prediction.measured import Measured
+from sigprop.prediction.materialize import Materializer
+from sigprop.prediction.measured import Measured, Places
 from sigprop.prediction.planned import Plan, planned_laws
 from sigprop.prediction.result import NodePrediction, Prediction
 from sigprop.prediction.translate import Translator
@@ -28,6 +30,7 @@ from sigprop.theory.network import (
     from_values,
     propagate,
 )
+from sigprop.theory.network.state import with_position_axis
 
 Positions = Literal["exchangeable", "full"]
 Weights = Literal["law", "actual"]
@@ -42,6 +45,7 @@ def predict(
     *,
     weights: Weights = "law",
     positions: Positions = "exchangeable",
+    samples: Positions = "exchangeable",
     init: Plan | None = None,
 ) -> Prediction:
     """Predict second moments of activations and gradients at every node of a model.
@@ -58,6 +62,7 @@ def predict(
             ``"actual"``: this very net, where layers have at most 2,048 channels.
         positions: ``"exchangeable"``: places of an image or a sequence are alike; ``"full"``: each
             for itself, which costs their number squared.
+        samples: likewise for the samples of a batch.
         init: a plan of ``sigprop.init``: the model as it would be after it.
 
     Raises:
@@ -75,21 +80,38 @@ def predict(
         >>> round(prediction["0"].q, 2)  # U(±1/√100): 100/300 and the bias 1/300
         0.34
     """
-    _check(weights, positions, init)
-    reading, calls, found = _run(model, x, weights, positions, init)
+    choice = _Choice(weights, positions, samples)
+    _check(choice, init)
+    reading, calls, found = _run(model, x, choice, init)
     return _result(reading, calls, found)
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """How a prediction is made."""
+
+    weights: Weights = "law"
+    positions: Positions = "exchangeable"
+    samples: Positions = "exchangeable"
+
+
 def propagated(
-    model: nn.Module, x: Any, *, weights: Weights = "law", positions: Positions = "exchangeable"
+    model: nn.Module, x: Any, *, init: Plan | None = None, **choice: Any
 ) -> tuple[Propagation, str]:
-    """The states behind a prediction, and the name of the node that leaves first."""
-    reading, _, found = _run(model, x, weights, positions, None)
+    """The states behind a prediction, and the name of the node that leaves first.
+
+    Args:
+        model: see :func:`predict`.
+        x: see :func:`predict`.
+        init: see :func:`predict`.
+        choice: ``weights``, ``positions``, ``samples`` of :func:`predict`.
+    """
+    reading, _, found = _run(model, x, _Choice(**choice), init)
     return found, reading.graph.nodes[-1].inputs[0]
 
 
 def _run(
-    model: nn.Module, x: Any, weights: Weights, positions: Positions, init: Plan | None
+    model: nn.Module, x: Any, choice: _Choice, init: Plan | None
 ) -> tuple[Reading, list[Call], Propagation]:
     """Read a model and send the moments of an input through it."""
     check_model(model)
@@ -97,30 +119,58 @@ def _run(
     example, drawn = example_of(model, x)
     _check_inputs(example)
     with torch.random.fork_rng(devices=[]):
-        recorder, ends = record_steps(model, example)
+        places = Places()
+        try:
+            recorder, ends = record_steps(model, example, measure=True, witness=places)
+        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+            shapes = ", ".join(f"{tuple(t.shape)} on {t.device}" for t in flatten(example))
+            raise ValueError(f"the model does not run on inputs of {shapes}: {error}") from error
         reading = build(model, recorder.steps, ends, list(recorder.cuts))
         tensors = [tensor for _, tensor in labelled(model, example)]
         entries = [step for step in recorder.steps if step.what == "input"]
         given = dict(zip(entries, tensors, strict=True))
         laws = Laws(dict(model.named_parameters()), planned_laws(reading, init))
-        translator = Translator(reading, given, laws, actual=weights == "actual")
-        calls = translator.calls()
-        states = _entries(reading, translator, calls, drawn, weights, positions)
-        measured = Measured(translator)
-        found = propagate(
-            calls, states, _cotangents(reading, calls),
-            measure=measured.forward, measure_back=measured.backward,
+        translator = Translator(
+            reading, given, laws, Materializer(model),
+            actual=choice.weights == "actual", full=choice.positions == "full",
         )  # fmt: skip
+        calls = translator.calls()
+        states = _entries(reading, translator, calls, drawn, choice)
+        measured = Measured(
+            translator, places, lambda witness: record_steps(model, example, witness=witness)
+        )
+        ends_at = _cotangents(reading, calls)
+
+        def predicted() -> Propagation:
+            return propagate(
+                calls, states, ends_at, measure=measured.forward, measure_back=measured.backward
+            )
+
+        found = predicted()
+        if measured.collect():
+            found = predicted()
+    _read_out(reading, calls, laws, found)
     return reading, calls, found
 
 
-def _check(weights: Any, positions: Any, init: Any) -> None:
-    for name, value, allowed in (
-        ("weights", weights, ("law", "actual")),
-        ("positions", positions, ("exchangeable", "full")),
+def _read_out(reading: Reading, calls: Sequence[Call], laws: Laws, found: Propagation) -> None:
+    """The gradients of parameters that enter as a signal: a class token, a learnt image."""
+    for call in calls:
+        step, gradient = reading.steps[call.name], found.gradients.get(call.name)
+        if step.what == "source" and isinstance(gradient, SignalState):
+            name = laws.names.get(id(step.args[0]))
+            if name is not None:
+                found.parameters[name] = found.parameters.get(name, 0.0) + gradient.q
+
+
+def _check(choice: _Choice, init: Any) -> None:
+    for name, allowed in (
+        ("weights", ("law", "actual")),
+        ("positions", ("exchangeable", "full")),
+        ("samples", ("exchangeable", "full")),
     ):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {allowed}; got {value!r}.")
+        if getattr(choice, name) not in allowed:
+            raise ValueError(f"{name} must be one of {allowed}; got {getattr(choice, name)!r}.")
     if init is not None and not hasattr(init, "layers"):
         raise TypeError(f"init must be a plan of sigprop.init; got {type(init).__name__}.")
 
@@ -133,9 +183,12 @@ def _check_inputs(example: Any) -> None:
 
 
 def _entries(
-    reading: Reading, translator: Translator, calls: Sequence[Call], drawn: set[int],
-    weights: str, positions: str,
-) -> dict[str, SignalState]:  # fmt: skip
+    reading: Reading,
+    translator: Translator,
+    calls: Sequence[Call],
+    drawn: set[int],
+    choice: _Choice,
+) -> dict[str, SignalState]:
     """States of what data enters by: inputs, and tensors that the model holds for a signal."""
     states: dict[str, SignalState] = {}
     for call in calls:
@@ -146,23 +199,27 @@ def _entries(
             tensor = translator.tensor(step.args[0])
         else:
             continue
-        full = _full_dims(
-            tensor, _channel_dim(reading, call.name, tensor.dim()), weights, positions
-        )
-        if tensor.is_meta or (id(tensor) in drawn and not full):
-            states[call.name] = from_moments(tuple(tensor.shape), 1.0)
+        channel = _channel_dim(reading, call.name, tensor.dim())
+        full = _full_dims(tensor, channel, choice)
+        if tensor.is_meta or id(tensor) in drawn:
+            state = from_moments(tuple(tensor.shape), 1.0)
+            for dim in full:
+                state = with_position_axis(state, state.places(dim).start)
+            states[call.name] = state
         else:
             states[call.name] = from_values(tensor.detach().double().cpu().numpy(), full)
     return states
 
 
-def _full_dims(tensor: Tensor, channel: int, weights: str, positions: str) -> list[int]:
+def _full_dims(tensor: Tensor, channel: int, choice: _Choice) -> list[int]:
     """The dimensions of an input whose entries are told apart."""
     dims: list[int] = []
     pairs = 1
-    wanted = [channel] if weights == "actual" and tensor.dim() else []
-    if positions == "full":
+    wanted = [channel] if choice.weights == "actual" and tensor.dim() else []
+    if choice.positions == "full":
         wanted += [d for d in range(1, tensor.dim()) if d != channel]
+    if choice.samples == "full" and tensor.dim() > 1:
+        wanted.append(0)
     for dim in wanted:
         size = tensor.shape[dim]
         if pairs * size**2 <= MOST_PAIRS:

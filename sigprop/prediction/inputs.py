@@ -71,10 +71,7 @@ def _drawn(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, drawn: 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if dtype.is_floating_point:
         made = torch.randn(shape, generator=source).to(dtype)
-        if device.type != "meta":
-            made = made.to(device)
-        else:
-            made = made.to("meta")
+        made = made.to(device)
         drawn.add(id(made))
         return made
     if dtype.is_complex:

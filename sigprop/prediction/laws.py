@@ -79,7 +79,7 @@ class Laws:
             for each in tensors_in((step.args, step.kwargs)):
                 if id(each) in self.names:
                     found[self.names[id(each)]] = each
-        direct = all(s.row is not None and s.row.kind == "passage" for s in steps)
+        direct = all(s.row is not None and s.row.kind in ("passage", "embedding") for s in steps)
         if len(found) == 1 and value.shape is not None:
             whole = next(iter(found.values())).numel()
             direct = direct and math.prod(value.shape) == whole

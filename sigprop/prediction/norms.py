@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from sigprop.reading.steps import CannotReplay, Step, replay
@@ -54,4 +56,15 @@ def _tried(
         if not torch.allclose(rest, before, rtol=_TOLERANCE, atol=_TOLERANCE):
             dims.append(dim)
     same = torch.allclose(_run(end, base, x + _SIZE), out, rtol=_TOLERANCE, atol=_TOLERANCE)
-    return tuple(dims), same, float(out.square().mean()) ** 0.5
+    return tuple(dims), same, _size(end, base, out)
+
+
+def _size(end: Step, base: Step, tried: torch.Tensor) -> float:
+    """Root mean square of what leaves; of x/‖x‖ it depends on how many entries x has."""
+    source = torch.Generator().manual_seed(0)
+    try:
+        x = torch.randn(base.shape or (), generator=source, dtype=torch.float64)
+        tried = _run(end, base, _SIZE * x)
+    except CannotReplay:
+        pass
+    return math.sqrt(float(tried.square().mean()))

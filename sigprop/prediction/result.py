@@ -99,7 +99,7 @@ class Prediction:
         for node in self.nodes:
             rows.append({
                 "name": node.name, "operation": node.operation, "q": node.q, "mean": node.mean,
-                "samples": node.sample_correlation, "places": node.place_correlation,
+                "samples": _near(node.sample_correlation), "places": _near(node.place_correlation),
                 "gradient": node.gradient, "weight gradient": node.weight_gradient,
             })  # fmt: skip
         for key in ("samples", "places", "gradient", "weight gradient"):
@@ -113,3 +113,8 @@ class Prediction:
             if name not in self.measured
         ]
         return "\n".join([*lines, *self.notes])
+
+
+def _near(correlation: float) -> float:
+    """To three digits, without the sign of a zero."""
+    return round(correlation, 3) + 0.0

@@ -13,8 +13,18 @@ from torch import Tensor
 
 from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
+from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.norms import hand_written
-from sigprop.reading.steps import CannotReplay, Step, replay
+from sigprop.reading.rules import argument_names
+from sigprop.reading.steps import (
+    CannotReplay,
+    Step,
+    behind,
+    parts,
+    replay,
+    steps_in,
+    tensors_in,
+)  # fmt: skip
 from sigprop.reading.used import Reading
 from sigprop.theory.network import Call, CannotPredict, Constant, Signal
 
@@ -26,14 +36,26 @@ class Translator:
         reading: of the model.
         given: the tensor of each input step.
         laws: what is known of parameters.
+        drawn: values of tensors on the meta device.
         actual: whether weights are taken as they are.
+        full: whether places are told apart.
     """
 
     def __init__(
-        self, reading: Reading, given: Mapping[Step, Tensor], laws: Laws, *, actual: bool
+        self,
+        reading: Reading,
+        given: Mapping[Step, Tensor],
+        laws: Laws,
+        drawn: Materializer,
+        *,
+        actual: bool,
+        full: bool = False,
     ) -> None:
-        self.reading, self.given, self.laws, self.actual = reading, given, laws, actual
+        self.reading, self.given, self.laws, self.drawn = reading, given, laws, drawn
+        self.actual, self.full = actual, full
         self.names = {step: name for name, step in reading.steps.items()}
+        self.meanings = {step: reading.meanings[name] for step, name in self.names.items()}
+        self.meta = any(tensor.is_meta for tensor in given.values())
         self.known: dict[Step, bool] = {}
 
     def calls(self) -> list[Call]:
@@ -53,9 +75,24 @@ class Translator:
             elif step.what != "call" or not step.data:
                 self.known[step] = False
             else:
-                lookup = step.row is not None and step.row.kind == "embedding"
-                self.known[step] = not lookup and all(self.is_known(s) for s in step.data)
+                known = all(map(self.is_known, self._sources(step)))
+                self.known[step] = known and not self._reads_a_parameter(step)
         return self.known[step]
+
+    def _reads_a_parameter(self, step: Step) -> bool:
+        """Whether rows of a table are looked up, or numbers multiplied by a weight."""
+        if step.row is not None and step.row.kind == "embedding":
+            return True
+        steps, tensors = parts((step.args, step.kwargs))
+        for each in steps:
+            if each.constant:
+                tensors += [t for s in behind(each) for t in tensors_in((s.args, s.kwargs))]
+        return any(id(tensor) in self.laws.names for tensor in tensors)
+
+    def _sources(self, step: Step) -> tuple[Step, ...]:
+        """The steps whose numbers a step takes, without those that lend a shape."""
+        meaning = self.meanings.get(step)
+        return step.data if meaning is None or not meaning.inputs else meaning.inputs
 
     def call(self, node: Node) -> Call:
         """The call of one node."""
@@ -77,10 +114,10 @@ class Translator:
             operation = meaning.operation
             args = tuple(self._argument(a, inputs) for a in step.args)
             kwargs = {k: self._argument(v, inputs) for k, v in step.kwargs.items()}
-        names_of = step.row.arguments if step.row is not None else ()
+        names_of = argument_names(step)
         return Call(
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,
-            actual=self.actual, **more,
+            actual=self.actual, full=self.full, **more,
         )  # fmt: skip
 
     def _argument(self, value: Any, inputs: tuple[str, ...]) -> Any:
@@ -114,13 +151,34 @@ class Translator:
             CannotPredict: they cannot be computed.
         """
         if isinstance(value, Tensor):
-            return value.detach()
+            return self.drawn.values(value).detach()
         try:
             with torch.no_grad():
-                found = replay(value, self.given)
+                found = replay(value, self.around(value, self.given))
         except CannotReplay as reason:
             raise CannotPredict(f"values that cannot be computed: {reason}") from reason
         return found if isinstance(found, Tensor) else torch.as_tensor(found)
+
+    def around(self, step: Step, given: Mapping[Any, Any]) -> dict[Any, Any]:
+        """What a step needs beside what is given: inputs, drawn values, shapes of signals."""
+        found: dict[Any, Any] = {**self.given, **given}
+        todo, seen = [step], set[Step]()
+        while todo:
+            each = todo.pop()
+            if each in seen or (each in found and each is not step):
+                continue
+            seen.add(each)
+            for tensor in tensors_in((each.args, each.kwargs)):
+                if tensor.is_meta:
+                    found[id(tensor)] = self.drawn.values(tensor)
+            for before in steps_in((each.args, each.kwargs)):
+                if before in found:
+                    continue
+                if self.is_signal(before) and before.shape is not None:
+                    found[before] = torch.zeros(()).expand(before.shape)
+                else:
+                    todo.append(before)
+        return found
 
     def constant(self, value: Step | Tensor) -> Constant:
         """A constant argument with its moments."""

@@ -22,8 +22,9 @@ and ``sigprop.project_slopes`` set them. Nothing else is asked of it.
 The files:
 
 ``front.py``: ``read``, ``record``, ``trace``. ``operations.py``: what each torch callable does, one
-row each. ``running.py``: a run on an example, under the mode of ``recorder.py``, with ``memory.py``
-and ``writing.py`` (who made which part of a tensor); ``verify.py``: that nothing was missed.
+row each. ``running.py``: a run on an example, under the mode of ``recorder.py``, with
+``tensors.py`` (what a call takes and returns), ``owners.py``, ``memory.py`` and ``writing.py`` (who
+made which part of a tensor); ``witness.py``: who looks on; ``verify.py``: that nothing was missed.
 ``tracer.py``: torch.fx, without an example. Both write ``steps.py``; ``build.py`` makes the graph
 of them, with ``rules.py`` (one step) and ``expressions.py`` (steps that together are one thing).
 ``used.py``: the weight that is used. ``layers.py``, ``calling.py``: torch's layers, calling models.

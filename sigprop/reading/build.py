@@ -13,7 +13,7 @@ from sigprop.graph import Graph, Node
 from sigprop.reading.expressions import join_up
 from sigprop.reading.meanings import Meaning
 from sigprop.reading.rules import meaning
-from sigprop.reading.steps import Step, behind, replay, steps_in, taken_apart, tensors_in
+from sigprop.reading.steps import Step, behind, replay, steps_in, taken_apart, taken_by, tensors_in
 from sigprop.reading.used import Reading, UsedWeight
 
 
@@ -142,8 +142,9 @@ class Owners:
             if step in seen or step.data:  # what only lends a shape is data
                 continue
             seen.add(step)
-            tensors.update((id(tensor), None) for tensor in tensors_in((step.args, step.kwargs)))
-            stack += [s for s in steps_in((step.args, step.kwargs)) if s.constant]
+            steps, constants = taken_by(step)
+            tensors.update((id(tensor), None) for tensor in constants)
+            stack += [s for s in steps if s.constant]
         return tuple(self.parameters[key] for key in tensors if key in self.parameters)
 
     def used(self, found: Meaning) -> UsedWeight:

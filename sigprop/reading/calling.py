@@ -116,17 +116,25 @@ def flatten(value: Any) -> Iterator[Tensor]:
 
 
 def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules by path, without the steps that wrappers around parts of the model add."""
-    for path, module in root.named_modules():
-        if "_orig_mod" in path or "_wrapped_module" in path:
-            path = ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+    """Modules by path, each once, without the steps that wrappers around parts of the model add."""
+    met: set[nn.Module] = set()
+    stack = [("", root)]
+    while stack:
+        path, module = stack.pop()
+        if module in met:
+            continue
+        met.add(module)
         yield path, module
+        inside = [(name, child) for name, child in module._modules.items() if child is not None]
+        for name, child in reversed(inside):
+            shown = path if name in _WRAPPERS else f"{path}.{name}" if path else name
+            stack.append((shown, child))
 
 
 def kind_of(module: nn.Module) -> str:
     """Its class; if parametrizing or sharding gave it a class of its own, the one it had."""
-    own, *bases = (base.__name__ for base in type_before_parametrizations(module).__mro__)
-    return bases[1] if bases[0] == "FSDPModule" else own
+    own, base, *others = type_before_parametrizations(module).__mro__
+    return str(others[0].__name__ if base.__name__ == "FSDPModule" else own.__name__)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -138,13 +146,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def as_found(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
-    """Give the model its buffers and torch its random state back, whatever the forward pass did.
+def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Give modules their buffers and torch its random state back, whatever the forward pass did.
 
-    Random states are those of the CPU and of every CUDA device that the model or ``inputs`` are on.
+    Random states are those of the CPU and of every CUDA device that modules or ``inputs`` are on.
     """
-    modules = list(model.modules())
-    tables = [(m._buffers, dict(m._buffers)) for m in modules if _is_plain(m)]
+    modules = list(modules)
+    tables = [(m._buffers, m._buffers.copy()) for m in _plain(modules)]
     buffers = {id(b): b for m in modules for b in m._buffers.values() if b is not None}
     values = [(buffer, buffer.clone()) for buffer in buffers.values() if not _overlaps(buffer)]
     held: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
@@ -163,9 +171,13 @@ def as_found(model: nn.Module, inputs: Iterable[Tensor] = ()) -> Iterator[None]:
                 buffer.data.copy_(value)
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether it is not a scripted one, whose tables refuse to be put back."""
-    return not isinstance(module, torch.jit.ScriptModule)
+def _plain(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those that are not scripted, whose tables refuse to be put back."""
+    modules = list(modules)
+    plain = {
+        kind for kind in set(map(type, modules)) if not issubclass(kind, torch.jit.ScriptModule)
+    }
+    return [module for module in modules if type(module) in plain]
 
 
 def _overlaps(buffer: Tensor) -> bool:
@@ -178,12 +190,11 @@ def _overlaps(buffer: Tensor) -> bool:
 
 
 @contextmanager
-def attributes_kept(model: nn.Module) -> Iterator[None]:
+def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Undo what running or following a model may leave: attributes set in forward, constants."""
     held: list[dict[str, Any]] = [
         table
-        for module in model.modules()
-        if _is_plain(module)
+        for module in _plain(modules)
         for table in (module.__dict__, module._buffers, module._parameters)
     ]
     kept = [table.copy() for table in held]
@@ -191,12 +202,12 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for now, before in zip(held, kept, strict=True):
-            if (now or before) and not _is_same(now, before):
+            if (now or before) and not _are_same(now, before):
                 now.clear()
                 now.update(before)
 
 
-def _is_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
+def _are_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
     """Whether two tables hold the very same things under the same names in the same order."""
     if len(now) != len(before) or not all(map(operator.is_, now.values(), before.values())):
         return False

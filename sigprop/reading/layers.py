@@ -32,9 +32,15 @@ def has_slopes(module: nn.Module) -> bool:
 
 def is_whole(module: nn.Module) -> bool:
     """Whether a module is one step of the data: it has slopes, or is an activation of ours."""
-    if isinstance(module, torch.jit.ScriptModule):
+    kind = type(module)
+    return can_be_whole(kind) and (kind.forward.__module__ in _OURS or has_slopes(module))
+
+
+def can_be_whole(kind: type[nn.Module]) -> bool:
+    """Whether a module of a class can be one step; some hold layers, and then are none."""
+    if issubclass(kind, torch.jit.ScriptModule):
         return False
-    return has_slopes(module) or type(module).forward.__module__ in _OURS
+    return kind.forward.__module__ in _OURS or callable(getattr(kind, "slopes", None))
 
 
 _LAYERS: dict[type, tuple[str, Operation | None]] = {}
@@ -48,14 +54,16 @@ def layer_of(module: nn.Module | None, row: Operation | None) -> str:
         >>> layer_of(nn.ReLU6(), ROWS["hardtanh"]), layer_of(nn.Linear(2, 2), ROWS["relu"])
         ('ReLU6', '')
     """
+    if row is None:
+        return ""
     cls = type(module)
     if cls not in _LAYERS:
         base = next((base for base in cls.__mro__ if base in MODULES), None)
         _LAYERS[cls] = ("", None) if base is None else (base.__name__, MODULES[base])
     name, own = _LAYERS[cls]
-    if row is None or own is None:
-        return ""
-    return name if own is row or own.kind == row.kind == "activation" else ""
+    if own is row:
+        return name
+    return name if own is not None and own.kind == row.kind == "activation" else ""
 
 
 def fans(

@@ -170,10 +170,16 @@ _WEIGHT_FIRST = (
 """Spellings that take weight and bias before the running statistics."""
 
 
-def _normalization(step: Step, name: str) -> Meaning:
+def argument_names(step: Step) -> tuple[str, ...]:
+    """Names of the arguments of a step after the first, in its own order; () if not known."""
     names = step.row.arguments if step.row is not None else ()
     if "running_mean" in names and (step.func in _WEIGHT_FIRST or _is_aten(step.func)):
-        names = ("weight", "bias", "running_mean", "running_var", *names[4:])
+        return ("weight", "bias", "running_mean", "running_var", *names[4:])
+    return names
+
+
+def _normalization(step: Step, name: str) -> Meaning:
+    names = argument_names(step)
     values = {n: step.argument(i, n) for i, n in enumerate(names, 1)}
     gamma, beta = values.get("weight"), values.get("bias")
     if is_data(gamma) or is_data(beta):

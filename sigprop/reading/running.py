@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import filterfalse
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from torch.utils.hooks import RemovableHandle
 from sigprop.reading.calling import (
     as_found,
     attributes_kept,
-    cloned,
     collector_waits,
     flatten,
     labelled,
@@ -28,30 +28,23 @@ from sigprop.reading.calling import (
     uncompiled,
 )
 from sigprop.reading.calling import call as call_model
-from sigprop.reading.layers import is_whole
+from sigprop.reading.layers import can_be_whole, is_whole
 from sigprop.reading.memory import storage_id
-from sigprop.reading.recorder import (
-    Recorder,
-    outputs_of,
-    refuse_operator,
-    replaced,
-    tensors_of,
-    transformed,
-)
-from sigprop.reading.steps import Step, data_of
+from sigprop.reading.recorder import Recorder, refuse_operator, transformed
+from sigprop.reading.steps import HOLD_NONE, Step, data_of
+from sigprop.reading.tensors import outputs_of, replaced, tensors_of
 from sigprop.reading.verify import verify
+from sigprop.reading.witness import Witness
 
 _UNTOUCHED = torch._C.DisableTorchFunction
 
 
 @contextmanager
-def recording(
-    model: nn.Module, recorder: Recorder, named: Mapping[str, nn.Module]
-) -> Iterator[None]:
+def recording(recorder: Recorder, paths: Mapping[nn.Module, str]) -> Iterator[None]:
     """Hooks that say in which module a step stands; they come off on any exit."""
     with ExitStack() as on:
         on.enter_context(uncompiled())
-        hooks = Hooks(recorder, {module: path for path, module in named.items()})
+        hooks = Hooks(recorder, paths)
         for handle in hooks.register():
             on.callback(handle.remove)
         on.enter_context(torch.enable_grad())
@@ -64,11 +57,12 @@ class Hooks:
 
     def __init__(self, recorder: Recorder, paths: Mapping[nn.Module, str]) -> None:
         self.recorder, self.paths = recorder, paths
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
 
     def register(self) -> list[RemovableHandle]:
         """Hooks for all modules at once, and one for each that is a single step."""
-        whole = [m for m in self.paths if not isinstance(m, torch.jit.ScriptModule) and is_whole(m)]
+        kinds = {kind for kind in set(map(type, self.paths)) if can_be_whole(kind)}
+        whole = [m for m in self.paths if type(m) in kinds and is_whole(m)]
         return [
             register_module_forward_pre_hook(self.enter),
             *(
@@ -78,21 +72,22 @@ class Hooks:
             register_module_forward_hook(self.leave, always_call=True),
         ]
 
-    def _is_ours(self, module: nn.Module) -> bool:
-        return module in self.paths and threading.get_ident() == self.thread
-
     def enter(self, module: nn.Module, args: Any) -> None:
         """Say in which module what follows stands."""
-        if self._is_ours(module):
-            self.recorder.stack.append((self.paths[module], module))
-            self.recorder.blind += bool(self.recorder.blind)
+        path = self.paths.get(module)
+        if path is not None and get_ident() == self.thread:
+            self.recorder.stack.append((path, module))
+            if self.recorder.blind:
+                self.recorder.blind += 1
 
     def begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Look away while a module that is a single step computes."""
         recorder = self.recorder
-        if recorder.blind or transformed() is not None or not self._is_ours(module):
+        path = self.paths.get(module)
+        if recorder.blind or transformed() is not None:
             return
-        path = self.paths[module]
+        if path is None or get_ident() != self.thread:
+            return
         with _UNTOUCHED():
             recorder.clock += 1
             read = {id(t): recorder.read(t) for t in tensors_of(args, kwargs)}
@@ -104,11 +99,12 @@ class Hooks:
 
     def leave(self, module: nn.Module, inputs: Any, out: Any) -> None:
         """Give what a module returned to whoever made it."""
-        if not self._is_ours(module):
+        path = self.paths.get(module)
+        if path is None or get_ident() != self.thread:
             return
         recorder = self.recorder
-        if isinstance(module, torch.jit.ScriptModule) and recorder.stack[-1][1] is not module:
-            recorder.stack.append((self.paths[module], module))  # not told when it was entered
+        if recorder.stack[-1][1] is not module and isinstance(module, torch.jit.ScriptModule):
+            recorder.stack.append((path, module))  # not told when it was entered
         _, top = recorder.stack.pop()
         if recorder.blind > 1:
             recorder.blind -= 1
@@ -122,7 +118,7 @@ class Hooks:
                     recorder.bind(tensor, top, place)
         elif not (isinstance(out, Tensor) and id(out) in recorder.values) and transformed() is None:
             with _UNTOUCHED():
-                _made_by_nobody(recorder, self.paths[module], module, inputs, out)
+                _made_by_nobody(recorder, path, module, inputs, out)
 
 
 def _made_by_nobody(
@@ -131,7 +127,7 @@ def _made_by_nobody(
     """Give what a module returned and no function seen has made to the module as a whole."""
     for tensor in flatten(out):
         known = id(tensor) in recorder.values or id(tensor) in recorder.constants
-        known = known or storage_id(tensor) in recorder.memory
+        known = known or storage_id(tensor) in recorder.stored
         known = known or tensor.grad_fn in recorder.functions
         if known or not tensor.is_floating_point():
             continue
@@ -157,25 +153,31 @@ _TABLES = frozenset(vars(nn.Module()))
 
 @collector_waits()
 def record_steps(
-    model: nn.Module, inputs: Any, kwargs: Any = None, *, measure: bool = False
+    model: nn.Module,
+    inputs: Any,
+    kwargs: Any = None,
+    *,
+    measure: bool = False,
+    witness: Witness | None = None,
 ) -> tuple[Recorder, list[Step]]:
     """Run a model once on an example; the steps, and those that the output is made of.
 
     Everything is given back as it was: parameters, buffers, attributes, random states, gradients.
     """
-    named = dict(named_modules(model))
-    parameters = _parameters(named)
-    recorder = Recorder(parameters.values(), measure=measure)
-    for module in named.values():
+    paths = {module: path for path, module in named_modules(model)}
+    parameters = _parameters(paths)
+    recorder = Recorder(parameters.values(), measure=measure, witness=witness)
+    witness = witness or Witness()
+    for module in paths:
         _remember(module, recorder.constants)
-    with as_found(model, flatten((inputs, kwargs))), attributes_kept(model):
-        copies, named_copies = cloned(inputs), cloned(kwargs or {})
+    with as_found(paths, flatten((inputs, kwargs))), attributes_kept(paths):
+        copies, named_copies = witness.inputs(inputs), witness.inputs(kwargs or {})
         for label, tensor in (*labelled(model, copies), *labelled(model, named_copies)):
             step = Step("input", label=label)
-            recorder._add(step, tensor)
+            recorder._add(step, tensor, new=False)
             recorder.bind(tensor, step)
         try:
-            with recording(model, recorder, named):
+            with recording(recorder, paths):
                 out = (
                     model(*copies, **named_copies)
                     if kwargs is not None
@@ -184,6 +186,7 @@ def record_steps(
                 with _UNTOUCHED():
                     recorder.clock += 1
                     ends = [(recorder.read(tensor), tensor.grad_fn) for tensor in flatten(out)]
+            witness.returned(out)
         except Exception as error:
             if type(error).__module__.startswith("torch._dynamo"):  # compiled whatever we say
                 met = re.search(r"Higher Order Operator: (\S+)", str(error))
@@ -203,28 +206,30 @@ def record_steps(
     return recorder, [end for end, _ in found]
 
 
-def _parameters(named: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def _parameters(paths: Mapping[nn.Module, str]) -> dict[str, Tensor]:
     """Every parameter by name.
 
     Raises:
         ValueError: they are elsewhere, or no numbers; it names the module.
     """
     found: dict[str, Tensor] = {}
-    for path, module in named.items():
-        if type(module).__module__.startswith(_QUANTIZED):
+    quantized = {k for k in set(map(type, paths)) if k.__module__.startswith(_QUANTIZED)}
+    for module, path in paths.items():
+        if type(module) in quantized:
             raise ValueError(
                 f"{path or type(module).__name__!r} is quantized ({type(module).__name__}): its "
                 "weights are no numbers to read; record the model before it is converted."
             )
         for name, tensor in module._parameters.items():
-            if tensor is None or isinstance(tensor, nn.UninitializedParameter):
-                continue
-            if type(tensor) is not nn.Parameter and is_traceable_wrapper_subclass(tensor):
-                raise ValueError(
-                    f"the parameters of {path or type(module).__name__!r} are "
-                    f"{type(tensor).__name__}s, of which this process holds a part; record the "
-                    "model before it is sharded."
-                )
+            if type(tensor) is not nn.Parameter:
+                if tensor is None or isinstance(tensor, nn.UninitializedParameter):
+                    continue
+                if is_traceable_wrapper_subclass(tensor):
+                    raise ValueError(
+                        f"the parameters of {path or type(module).__name__!r} are "
+                        f"{type(tensor).__name__}s, of which this process holds a part; record "
+                        "the model before it is sharded."
+                    )
             found[f"{path}.{name}" if path else name] = tensor
     return found
 
@@ -234,12 +239,10 @@ _QUANTIZED = ("torch.ao.nn.quantized", "torch.nn.quantized")
 
 def _remember(module: nn.Module, constants: dict[int, Tensor]) -> None:
     """The tensors that a module holds besides its parameters are constants."""
-    for name, value in module.__dict__.items():
-        if name not in _TABLES and not isinstance(value, _NO_TENSORS):
-            constants.update((id(tensor), tensor) for tensor in tensors_of(value))
+    held = module.__dict__
+    for name in filterfalse(_TABLES.__contains__, held):
+        if type(held[name]) not in HOLD_NONE:
+            constants.update((id(tensor), tensor) for tensor in tensors_of(held[name]))
     for buffer in module._buffers.values():
         if buffer is not None:
             constants[id(buffer)] = buffer
-
-
-_NO_TENSORS = (bool, int, float, str, type(None))

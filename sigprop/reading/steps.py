@@ -163,18 +163,41 @@ def parts(value: Any) -> tuple[list[Step], list[Tensor]]:
     return steps, tensors
 
 
+def taken_by(step: Step) -> tuple[list[Step], list[Tensor]]:
+    """Every step and every constant tensor among the arguments of a step."""
+    steps: list[Step] = []
+    tensors: list[Tensor] = []
+    _take_apart(step.args, steps, tensors)
+    if step.kwargs:
+        _take_apart(step.kwargs.values(), steps, tensors)
+    return steps, tensors
+
+
+HOLD_NONE = frozenset((bool, int, float, str, type(None)))
+"""Types of what holds no tensors: asked for first, as asking whether it is a tensor costs more."""
+NESTED = (tuple, list, dict, slice)
+"""What steps and tensors are looked for in."""
+
+
 def _take_apart(values: Iterable[Any], steps: list[Step], tensors: list[Tensor]) -> None:
     for each in values:
         if isinstance(each, Step):
             steps.append(each)
+        elif type(each) in HOLD_NONE:
+            continue
         elif isinstance(each, Tensor):
             tensors.append(each)
-        elif isinstance(each, tuple | list):
-            _take_apart(each, steps, tensors)
-        elif isinstance(each, dict):
-            _take_apart(each.values(), steps, tensors)
-        elif isinstance(each, slice):
-            _take_apart((each.start, each.stop, each.step), steps, tensors)
+        elif isinstance(each, NESTED):
+            _take_apart(entries_of(each), steps, tensors)
+
+
+def entries_of(value: Any) -> Iterable[Any]:
+    """What a tuple, list, dict or slice holds."""
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, slice):
+        return (value.start, value.stop, value.step)
+    return value  # type: ignore[no-any-return]
 
 
 def steps_in(value: Any) -> list[Step]:
@@ -189,7 +212,9 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """Nested arguments with each step and tensor replaced."""
-    if isinstance(value, Step | Tensor):
+    if type(value) in HOLD_NONE:
+        return value
+    if isinstance(value, (Step, Tensor)):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(mapped(entry, change) for entry in value))
@@ -263,7 +288,7 @@ def behind(step: Step, given: Mapping[Any, Any] = {}) -> list[Step]:
         elif id(each) not in seen and each not in given:
             seen.add(id(each))
             stack.append((each, True))
-            stack += [(s, False) for s in steps_in((each.args, each.kwargs))]
+            stack += [(s, False) for s in taken_by(each)[0]]
     return order
 
 

@@ -77,7 +77,7 @@ def trace_steps(model: nn.Module) -> tuple[list[Step], list[Step]]:
     model = unwrapped(model)
     if is_whole(model) or of_module(model) is not None or isinstance(model, WEIGHT_LAYERS):
         return _lone(model)
-    with attributes_kept(model):
+    with attributes_kept(model.modules()):
         try:
             tracer = Tracer()
             graph = tracer.trace(model)
@@ -238,7 +238,7 @@ class _Follower:
             return getattr(module, name)
         recorder = Recorder([p for p in module.parameters() if not is_lazy(p)])
         compute: Any = getattr(hook, "compute_weight", None)
-        with as_found(module), torch.no_grad(), recorder:
+        with as_found(module.modules()), torch.no_grad(), recorder:
             made = getattr(module, name) if compute is None else compute(module)
         owner = recorder.read(made)
         for step in recorder.steps:

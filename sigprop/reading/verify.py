@@ -1,6 +1,6 @@
 """That the recorder missed nothing: what it wrote down, held against what autograd knows.
 
-Three checks together. At each read (in ``record.py``) a tensor must be what it was when it was
+Three checks together. At each read (in ``owners.py``) a tensor must be what it was when it was
 made, else it is named as unseen. Here: the parameters behind the output by autograd are behind it
 in the graph; and what autograd knows to be right behind a step is among the step's own arguments.
 Both are linear in the size of the graph, and blind where there is no gradient: under
@@ -9,13 +9,13 @@ Both are linear in the size of the graph, and blind where there is no gradient: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from sigprop.reading.steps import Step
-from sigprop.reading.steps import parts as arguments
+from sigprop.reading.steps import Step, taken_by
 
 Known = Callable[[Tensor], str | Step | None]
 
@@ -24,7 +24,7 @@ class Written(Protocol):
     """What a recorder knows; see :class:`sigprop.reading.recorder.Recorder`."""
 
     made: list[tuple[Step, Any]]
-    read_again: list[tuple[Step, Any, Step | None, list[Any]]]
+    read_again: list[tuple[Step, Any, Step | None, Sequence[Any]]]
     functions: dict[Any, Step]
     replaced: set[Step]
 
@@ -49,7 +49,7 @@ def verify(written: Written, ends: Iterable[tuple[Step, Any]], known: Known) -> 
     past_owners = [owner for *_, past in written.read_again for owner in past]
     steps = [step for step, _ in ends] + [o for o in past_owners if isinstance(o, Step)]
     behind = checked.leaves([*steps, *written.replaced])
-    for leaf in _leaves(function for _, function in ends):
+    for leaf in checked.nodes.leaves(function for _, function in ends):
         name = known(leaf)
         if isinstance(name, str) and id(leaf) not in behind:
             raise RuntimeError(
@@ -71,15 +71,16 @@ class _Check:
         self.functions, self.replaced = written.functions, written.replaced
         self.known = known
         self.with_function = {step for step, _ in written.made}
-        self.parts = Parts()
+        self.parts, self.nodes = Parts(), Nodes()
 
     def edges(
         self, step: Step, function: Any, arguments: tuple[set[Step], set[int]] | None = None
     ) -> None:
         """Whether what autograd knows right behind a step is among its arguments."""
-        taken, held = self.parts[step]
-        for met in _nearest(function, self.functions, lambda s: step in self.parts[s][0]):
-            if id(met) in held if isinstance(met, Tensor) else met in taken:
+        through = partial(self._is_taken_by, step)
+        direct = {*map(id, step.args)}
+        for met in _nearest(function, self.nodes, self.functions, through):
+            if id(met) in direct or self._takes(step, met):
                 continue
             own, constants = arguments = arguments or self.arguments(step)
             if isinstance(met, Tensor) and id(met) in constants:
@@ -92,6 +93,18 @@ class _Check:
                 f"the recorded graph is not complete: by autograd {_words(step)} takes {missing}, "
                 f"which is not among its arguments. {_ADVICE}"
             )
+
+    def _takes(self, step: Step, met: Step | Tensor) -> bool:
+        """Whether a step takes something itself, or through one that autograd does not know."""
+        taken, held = self.parts[step]
+        if isinstance(met, Tensor):
+            return id(met) in held
+        if met is step or met in taken:
+            return True
+        return any(met in self.parts[s][0] for s in taken if s not in self.with_function)
+
+    def _is_taken_by(self, step: Step, other: Step) -> bool:
+        return step in self.parts[other][0]
 
     def edges_again(
         self, step: Step, function: Any, known_as: Step | None, past: Iterable[Any]
@@ -152,7 +165,7 @@ class Parts(dict[Step, tuple[list[Step], set[int]]]):
     """The steps among the arguments of each step, and the identities of the constants."""
 
     def __missing__(self, step: Step) -> tuple[list[Step], set[int]]:
-        steps, tensors = arguments((step.args, step.kwargs))
+        steps, tensors = taken_by(step)
         constants = {id(tensor) for tensor in tensors}
         if isinstance(step.func, nn.Module):
             constants |= {id(p) for p in step.func.parameters()}
@@ -160,37 +173,48 @@ class Parts(dict[Step, tuple[list[Step], set[int]]]):
         return steps, constants
 
 
+class Nodes(dict[Any, tuple[Tensor | None, list[Any]]]):
+    """Of each of autograd's nodes the leaf that it leads to, or the nodes right behind it."""
+
+    def __missing__(self, node: Any) -> tuple[Tensor | None, list[Any]]:
+        leaf = getattr(node, "variable", None)
+        behind = [] if leaf is not None else [n for n, _ in node.next_functions if n is not None]
+        self[node] = leaf, behind
+        return leaf, behind
+
+    def leaves(self, functions: Iterable[Any]) -> Iterator[Tensor]:
+        """Every leaf behind some nodes."""
+        seen: set[Any] = set()
+        stack = [function for function in functions if function is not None]
+        while stack:
+            node = stack.pop()
+            if node not in seen:
+                seen.add(node)
+                leaf, behind = self[node]
+                if leaf is not None:
+                    yield leaf
+                stack += behind
+
+
 def _nearest(
-    function: Any, functions: Mapping[Any, Step], through: Callable[[Step], bool]
+    function: Any, nodes: Nodes, functions: Mapping[Any, Step], through: Callable[[Step], bool]
 ) -> Iterator[Step | Tensor]:
     """The known steps and the leaves right behind a node of autograd; through some steps."""
     seen = {function}
-    stack = [n for n, _ in function.next_functions]
+    stack = nodes[function][1].copy()
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
+        if node in seen:
             continue
         seen.add(node)
-        if node in functions and not through(functions[node]):
-            yield functions[node]
-        elif hasattr(node, "variable"):
-            yield node.variable
-        else:
-            stack += [n for n, _ in node.next_functions]
-
-
-def _leaves(functions: Iterable[Any]) -> Iterator[Tensor]:
-    """Every leaf behind nodes of autograd."""
-    seen: set[Any] = set()
-    stack = list(functions)
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
+        step = functions.get(node)
+        if step is not None and not through(step):
+            yield step
             continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        stack += [n for n, _ in node.next_functions]
+        leaf, behind = nodes[node]
+        if leaf is not None:
+            yield leaf
+        stack += behind
 
 
 def _words(step: Step) -> str:

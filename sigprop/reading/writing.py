@@ -43,6 +43,7 @@ class Traits:
         leaves: whether what it returns is numpy's.
         number: whether what it returns is a number of Python.
         straight: whether its step is the call as it stands.
+        passage: whether it hands entries on.
         body: what is seen step by step in place of it; None: it is one step.
     """
 
@@ -58,6 +59,7 @@ class Traits:
     leaves: bool
     number: bool
     straight: bool
+    passage: bool
     body: Any
 
 
@@ -94,6 +96,7 @@ def _traits(func: Any) -> Traits:
         name in ("numpy", "__array__"),
         name in _NUMBERS,
         row is not None and row.name not in WHOLE and name not in REFLECTED,
+        row is not None and row.kind == "passage",
         _BODIES.get(func),
     )
 

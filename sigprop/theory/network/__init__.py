@@ -11,26 +11,50 @@ samples, of places and of channels.
 
 The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``convolution.py``,
 ``pointwise.py`` (with ``marginals.py``: entries that are not Gaussian), ``joins.py`` (with
-``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``attention.py``,
-``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
+``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``products.py`` (with
+``contraction.py``), ``softmax.py`` (with ``concentration.py``), ``tables.py``, ``attention.py``,
+``gates.py``, ``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
 """
 
 from sigprop.theory.network import (
+    attention,
     convolution,
+    gates,
     joins,
     layout,
     linear,
+    lookup,
     maxima,
+    normalization,
     patches,
     pointwise,
     pooling,
+    products,
+    softmax,
+    tables,
 )
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.propagate import Propagation, propagate
 from sigprop.theory.network.state import SignalState, from_moments, from_values
 from sigprop.theory.network.table import RULES, Rule
 
-FAMILIES = (linear, pointwise, joins, layout, convolution, pooling, maxima, patches)
+FAMILIES = (
+    linear,
+    convolution,
+    pointwise,
+    joins,
+    layout,
+    pooling,
+    normalization,
+    attention,
+    lookup,
+    softmax,
+    tables,
+    products,
+    gates,
+    maxima,
+    patches,
+)
 """The files that hold rules; importing them fills the table."""
 
 __all__ = [

@@ -24,6 +24,8 @@ from sigprop.checks import FloatArray
 
 Matrix = Any
 """A map of the entries of an axis: a numpy matrix or a sparse array, (entries out, entries in)."""
+ROUNDING = 1e-13
+"""What is left of a sum that cancels, relative to its parts."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,14 @@ def along(values: FloatArray, dim: int, ndim: int) -> FloatArray:
 
 
 def pair_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
-    """Σ over all pairs of entries of one axis; its dimension keeps one place."""
-    found: FloatArray = np.sum(
-        second * along(axis.counts, dim, second.ndim), axis=dim, keepdims=True
-    )
-    return found
+    """Σ over all pairs of entries of one axis; its dimension keeps one place.
+
+    A sum that cancels within rounding is 0: the total of what is centred.
+    """
+    parts = second * along(axis.counts, dim, second.ndim)
+    found: FloatArray = np.sum(parts, axis=dim, keepdims=True)
+    size = np.sum(np.abs(parts), axis=dim, keepdims=True)
+    return np.where(np.abs(found) <= ROUNDING * size, 0.0, found)
 
 
 def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
@@ -286,8 +291,6 @@ def _span(axis: Axis, place: int) -> tuple[int, int]:
 
 def apply_mean(matrix: Matrix, mean: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
     """The mean of A x, averaged over the entries of each class."""
-    if axis.classes == 1 and axis.size == 1 and out.size == 1 and np.shape(matrix) == (1, 1):
-        return mean * float(np.asarray(matrix).ravel()[0])
     sizes = np.array(out.sizes, dtype=np.float64)[:, None]
     weights = (_membership(out).T @ sparse.csr_array(matrix) @ _membership(axis)).toarray() / sizes
     return np.moveaxis(np.tensordot(weights, mean, axes=(1, dim)), 0, dim)

@@ -64,6 +64,7 @@ class Call:
         rate: of a dropout.
         norm: of a normalization that is written by hand: (dimensions, whether it centres, factor).
         actual: whether weights are to be taken as they are.
+        full: whether places are told apart.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Call:
     rate: float = 0.0
     norm: tuple[tuple[int, ...], bool, float] | None = None
     actual: bool = False
+    full: bool = False
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by its place, or by its name."""

@@ -24,6 +24,7 @@ from scipy import sparse
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, Matrix, apply_mean, summed, through
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.freedom import off_weights, taps_fan, telling, undone
 from sigprop.theory.network.linear import (
     INDEPENDENT,
     as_it_is,
@@ -44,7 +45,7 @@ Taps = tuple[Matrix, ...]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConvolutionPlan:
     """What a convolution does, as matrices.
 
     Attributes:
@@ -73,11 +74,11 @@ class Plan:
         """Taps of each axis."""
         return tuple(len(taps) for taps in self.taps)
 
-    def back(self) -> Plan:
+    def back(self) -> ConvolutionPlan:
         """The way of the gradient."""
         taps = tuple(tuple(matrix.T.tocsr() for matrix in each) for each in self.taps)
         turned = (self.channels[1], self.channels[0])
-        return Plan(self.channel, taps, self.groups, turned, self.weight, 1 - self.rows)
+        return ConvolutionPlan(self.channel, taps, self.groups, turned, self.weight, 1 - self.rows)
 
     def matrices(self) -> dict[tuple[int, ...], Matrix]:
         """The matrix (channels out, channels in) of each tap, from the weight as it is."""
@@ -111,7 +112,7 @@ def per_axis(value: Any, count: int) -> tuple[int, ...]:
     return (int(value),) * count
 
 
-def _plan(ctx: RuleContext) -> tuple[SignalState, Plan]:
+def _plan(ctx: RuleContext) -> tuple[SignalState, ConvolutionPlan]:
     call = ctx.call
     state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
     if not isinstance(weight, Constant):
@@ -133,7 +134,7 @@ def _plan(ctx: RuleContext) -> tuple[SignalState, Plan]:
         else:
             taps.append(taps_of(n, out, *rest))
     channels = (state.shape[channel], call.shape[channel])
-    return state, Plan(channel, tuple(taps), groups, channels, weight, int(turned))
+    return state, ConvolutionPlan(channel, tuple(taps), groups, channels, weight, int(turned))
 
 
 def _padding(value: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
@@ -148,7 +149,7 @@ def _padding(value: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tupl
 # Random kernels
 
 
-def random_kernel(state: SignalState, plan: Plan) -> SignalState:
+def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
     """The mean over kernels of independent entries with the mean and mean square of these."""
     state = _opened(state, plan)
     place = state.places(plan.channel).start
@@ -175,7 +176,7 @@ def random_kernel(state: SignalState, plan: Plan) -> SignalState:
     return _made(state, plan, second, np.moveaxis(moved, 0, place), out, spatial)
 
 
-def _opened(state: SignalState, plan: Plan) -> SignalState:
+def _opened(state: SignalState, plan: ConvolutionPlan) -> SignalState:
     """One axis for each dimension that a kernel moves along."""
     for dim in (plan.channel, *plan.spatial):
         state = one_axis(state, dim)
@@ -193,7 +194,7 @@ def _groups(axis: Axis, groups: int) -> tuple[Axis, FloatArray]:
 
 
 def _group_pairs(
-    state: SignalState, plan: Plan, kinds: Axis, members: FloatArray
+    state: SignalState, plan: ConvolutionPlan, kinds: Axis, members: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Σ over pairs of channels of one group, (kinds, …), and of two groups, (kinds, kinds, …)."""
     place = state.places(plan.channel).start
@@ -208,7 +209,7 @@ def _group_pairs(
     return shared, apart
 
 
-def spatial_axes(state: SignalState, plan: Plan, channels: Axis) -> list[Axis]:
+def spatial_axes(state: SignalState, plan: ConvolutionPlan, channels: Axis) -> list[Axis]:
     """The axes of places out: full where those in are and the relation tensor stays small."""
     axes = [state.axes[state.places(dim).start] for dim in plan.spatial]
     sizes = [taps[0].shape[0] for taps in plan.taps]
@@ -225,7 +226,7 @@ def spatial_axes(state: SignalState, plan: Plan, channels: Axis) -> list[Axis]:
 
 
 def _tapped(
-    second: FloatArray, state: SignalState, plan: Plan, out: Sequence[Axis], *,
+    second: FloatArray, state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis], *,
     together: bool = False,
 ) -> FloatArray:  # fmt: skip
     """Σ_k A_k M A_kᵀ along each spatial axis, its dimensions last; or S M Sᵀ with S = Σ_k A_k."""
@@ -237,7 +238,7 @@ def _tapped(
     return second
 
 
-def _moved_mean(state: SignalState, plan: Plan, out: Sequence[Axis]) -> FloatArray:
+def _moved_mean(state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis]) -> FloatArray:
     """Σ over taps of the means shifted, channels first."""
     mean = np.moveaxis(state.mean, state.places(plan.channel).start, 0)
     for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
@@ -259,7 +260,7 @@ def assembled(differ: FloatArray, same: FloatArray, out: Axis) -> FloatArray:
 
 
 def _made(
-    state: SignalState, plan: Plan, second: FloatArray, mean: FloatArray, out: Axis,
+    state: SignalState, plan: ConvolutionPlan, second: FloatArray, mean: FloatArray, out: Axis,
     spatial: Sequence[Axis],
 ) -> SignalState:  # fmt: skip
     """Gaussian entries on new axes of channels and places."""
@@ -273,7 +274,7 @@ def _made(
 # Kernels as they are
 
 
-def known_kernel(state: SignalState, plan: Plan, *, told: bool) -> SignalState:
+def known_kernel(state: SignalState, plan: ConvolutionPlan, *, told: bool) -> SignalState:
     """X → Σ_k W_k X A_kᵀ with the weight as it is; ``told``: each channel for itself."""
     state = _opened(state, plan)
     place = state.places(plan.channel).start
@@ -300,7 +301,7 @@ Tap = tuple[int, ...]
 Shift = Callable[[FloatArray, Tap, Tap], FloatArray]
 
 
-def _shifts(state: SignalState, plan: Plan, out: Sequence[Axis]) -> Shift:
+def _shifts(state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis]) -> Shift:
     """A tensor with channels first moved by one tap at its left and one at its right entries."""
     places = [state.places(dim).start for dim in plan.spatial]
 
@@ -355,7 +356,7 @@ def _full(
 # The rule
 
 
-def _through(ctx: RuleContext, state: SignalState, plan: Plan) -> SignalState:
+def _through(ctx: RuleContext, state: SignalState, plan: ConvolutionPlan) -> SignalState:
     if as_it_is(ctx, plan.weight):
         return known_kernel(state, plan, told=ctx.call.actual)
     return random_kernel(state, plan)
@@ -365,11 +366,18 @@ def _convolution(ctx: RuleContext) -> SignalState:
     state, plan = _plan(ctx)
     made = _through(ctx, state, plan)
     made = with_bias(ctx, made, plan.channel, ctx.call.argument(2, "bias"))
-    return unit_scatter(made, plan.channel) if plan.weight.random else made
+    if not plan.weight.random:
+        return made
+    read, inside = _opened(state, plan), plan.channels[0] // plan.groups
+    made = unit_scatter(made, plan.channel)
+    return telling(ctx, made, plan.channel, plan.weight, state,
+                   *taps_fan(read, plan.channel, plan.taps, inside))  # fmt: skip
 
 
 def _convolution_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return [_through(ctx, gradient, _plan(ctx)[1].back())]
+    plan = _plan(ctx)[1]
+    sent = _through(ctx, gradient, plan.back())
+    return [undone(ctx, gradient, sent, channels=plan.groups == plan.channels[0])]
 
 
 def _convolution_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
@@ -377,13 +385,14 @@ def _convolution_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[
     weight, bias = plan.weight, ctx.call.argument(2, "bias")
     found: dict[str, float] = {}
     if weight.parameter:
-        found[weight.parameter] = _weight_gradient(state, gradient, plan)
+        off = off_weights(ctx, gradient)
+        found[weight.parameter] = off * _weight_gradient(state, gradient, plan)
     if isinstance(bias, Constant) and bias.parameter:
         found[bias.parameter] = over_pairs(without(gradient, plan.channel, total=False))
     return found
 
 
-def _weight_gradient(state: SignalState, gradient: SignalState, plan: Plan) -> float:
+def _weight_gradient(state: SignalState, gradient: SignalState, plan: ConvolutionPlan) -> float:
     """Σ over pairs of places of G·(Σ_k A_k M A_kᵀ)/taps, the mean over groups."""
     state, gradient = _opened(state, plan), _opened(gradient, plan)
     if plan.groups == 1:
@@ -400,7 +409,7 @@ def _weight_gradient(state: SignalState, gradient: SignalState, plan: Plan) -> f
     return total / math.prod(plan.kernel)
 
 
-def _read(state: SignalState, plan: Plan) -> SignalState:
+def _read(state: SignalState, plan: ConvolutionPlan) -> SignalState:
     """Σ_k A_k M A_kᵀ of a state without channels."""
     second, dims = state.second, list(state.dims)
     for dim, taps in zip(plan.spatial, plan.taps, strict=True):
@@ -413,7 +422,7 @@ def _read(state: SignalState, plan: Plan) -> SignalState:
     return SignalState(tuple(dims), second, mean)
 
 
-def _by_group(state: SignalState, plan: Plan) -> list[tuple[int, SignalState]]:
+def _by_group(state: SignalState, plan: ConvolutionPlan) -> list[tuple[int, SignalState]]:
     """Runs of groups alike: how many, and the mean of one over its channels with themselves."""
     place = state.places(plan.channel).start
     axis = state.axes[place]

@@ -66,14 +66,18 @@ def added(
 
 
 def _scatter_of_sum(one: SignalState, two: SignalState, q: float) -> Scatter:
-    """Variance of log q of a sum: shares of q; what both had before is common to them."""
+    """Variance of log q of a sum, by shares of q; what both had before is common to them.
+
+    Units of a sum of Gaussian ones are Gaussian: own parts add as standard deviations, which
+    counts the products of the terms too.
+    """
     a, b = one.q, two.q
     total = max(a + b, 1e-300)
     first, second = a / total, b / total
     s, t = one.scatter, two.scatter
     common = min(s.variance, t.variance, max(s.base, t.base))
     base = first**2 * s.base + second**2 * t.base + 2 * first * second * common
-    return Scatter(base, first**2 * s.own + second**2 * t.own)
+    return Scatter(base, (first * math.sqrt(s.own) + second * math.sqrt(t.own)) ** 2)
 
 
 def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
@@ -105,11 +109,11 @@ def _sum_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, flo
     found: dict[str, float] = {}
     for side in _two(ctx):
         if isinstance(side, Constant) and side.parameter:
-            found[side.parameter] = _at_table(gradient, side)
+            found[side.parameter] = at_table(gradient, side)
     return found
 
 
-def _at_table(gradient: SignalState, table: Constant) -> float:
+def at_table(gradient: SignalState, table: Constant) -> float:
     """The mean square of the gradient of a table that is added, summed over where it is used."""
     missing = len(gradient.dims) - len(table.shape)
     shape = (1,) * missing + tuple(table.shape)
@@ -173,7 +177,7 @@ def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str,
     for side, other in ((first, second), (second, first)):
         if isinstance(side, Constant) and side.parameter and isinstance(other, Signal):
             both = multiplied(gradient, ctx.state(other))
-            found[side.parameter] = _at_table(both, side)
+            found[side.parameter] = at_table(both, side)
     return found
 
 

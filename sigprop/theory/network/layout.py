@@ -57,7 +57,7 @@ rule(
 )  # fmt: skip
 
 
-def _order(ctx: RuleContext) -> list[int]:
+def order_of(ctx: RuleContext) -> list[int]:
     """Where each dimension of the output comes from."""
     call, n = ctx.call, len(first_signal(ctx).dims)
     name, rest = call.operation, list(call.args[1:]) + list(call.kwargs.values())
@@ -89,11 +89,11 @@ def _flat(values: Any) -> list[Any]:
 
 
 def _permute(ctx: RuleContext) -> SignalState:
-    return permuted(first_signal(ctx), _order(ctx))
+    return permuted(first_signal(ctx), order_of(ctx))
 
 
 def _permute_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return [permuted(gradient, [int(i) for i in np.argsort(_order(ctx))])]
+    return [permuted(gradient, [int(i) for i in np.argsort(order_of(ctx))])]
 
 
 rule(
@@ -148,8 +148,14 @@ def selection(index: np.ndarray, n: int) -> Matrix:
     return sparse.csr_array((np.ones(len(rows)), (rows, index[rows])), shape)
 
 
+REPEATED = 512
+"""Entries up to which they are told apart where some are copies of others."""
+
+
 def _classes_of(index: np.ndarray, axis: Axis) -> Axis | None:
-    """The classes of the entries chosen, if these stand together."""
+    """The classes of the entries chosen, if these stand together; copies are told apart."""
+    if len(np.unique(index)) < len(index) <= REPEATED:
+        return Axis.positions(len(index))
     if axis.full or axis.classes == 1 or (index < 0).any():
         return None
     met = axis.class_of[index]
@@ -180,7 +186,8 @@ def _spread_axis(axis: Axis, index: np.ndarray, n: int) -> Axis:
 # Slices
 
 
-def _item_back(ctx: RuleContext, gradient: SignalState) -> list[Any]:
+def getitem_back(ctx: RuleContext, gradient: SignalState) -> list[Any]:
+    """The gradient of what a slice was taken of; nothing where it took nothing."""
     source = ctx.inputs[0]
     if isinstance(source, tuple):
         made: list[Any] = [None] * len(source)
@@ -190,7 +197,8 @@ def _item_back(ctx: RuleContext, gradient: SignalState) -> list[Any]:
     return [_uncut(plan, source, gradient)]
 
 
-def _getitem(ctx: RuleContext) -> SignalState:
+def getitem(ctx: RuleContext) -> SignalState:
+    """Slices and entries by their places, dimension by dimension."""
     source = ctx.inputs[0]
     if isinstance(source, tuple):
         found = source[int(ctx.call.args[1])]
@@ -248,16 +256,17 @@ def _cuts(ctx: RuleContext) -> list[tuple[int, np.ndarray]]:
 
 
 def _integers(value: Any) -> np.ndarray:
-    if isinstance(value, Constant):
-        return np.asarray(value.values()).astype(int).ravel()
-    return np.asarray(value, dtype=int).ravel()
+    found = np.asarray(value.values() if isinstance(value, Constant) else value)
+    if found.dtype != bool:
+        return found.astype(int).ravel()
+    if found.ndim != 1:
+        raise CannotPredict("indexing by a mask of several dimensions")
+    return np.flatnonzero(found)
 
 
 def _cuts_of_index(index: Any, shape: Sequence[int]) -> list[tuple[int, np.ndarray]]:
     items = list(index) if isinstance(index, tuple) else [index]
     given = [i for i in items if i is not None and i is not Ellipsis]
-    if any(isinstance(i, Constant) and len(i.shape) > 1 for i in given):
-        raise CannotPredict("indexing by a table of several dimensions or by a mask")
     if any(isinstance(i, Signal) for i in given):
         raise CannotPredict("indexing by what data computes")
     if sum(isinstance(i, Constant | list) and not _is_number(i) for i in given) > 1:
@@ -287,8 +296,8 @@ def _is_number(value: Any) -> bool:
 
 
 rule(
-    "getitem select select_copy narrow narrow_copy index_select flip fliplr flipud roll",
-    _getitem, _item_back, "exact; entries of an exchangeable axis are chosen at random",
+    "select select_copy narrow narrow_copy index_select flip fliplr flipud roll",
+    getitem, getitem_back, "exact; entries of an exchangeable axis are chosen at random",
 )  # fmt: skip
 
 
@@ -469,7 +478,8 @@ def plus(one: SignalState, two: SignalState) -> SignalState:
         first = np.ones(POINTS) if one.profile is None else one.profile
         second = np.ones(POINTS) if two.profile is None else two.profile
         profile = (a * first + b * second) / (a + b) if a + b > 0 else None
-    return replace(one, second=one.second + two.second, mean=one.mean + two.mean, profile=profile)
+    return replace(one, second=one.second + two.second, mean=one.mean + two.mean,
+                   profile=profile, told=None)  # fmt: skip
 
 
 rule("cat stack", _cat, _cat_back, "the parts are independent, their means apart")

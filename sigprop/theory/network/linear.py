@@ -24,6 +24,7 @@ from sigprop.theory.network.axes import (
     same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.freedom import fan, off_weights, telling, undone
 from sigprop.theory.network.state import (
     Scatter,
     SignalState,
@@ -35,6 +36,8 @@ from sigprop.theory.network.state import (
 from sigprop.theory.network.table import RuleContext, rule
 
 _SIGNIFICANT = 6.0
+KNOWN = 128
+"""Places up to which a known matrix tells them apart."""
 ACTUAL = 2048
 """Channels up to which actual weights are taken."""
 
@@ -82,7 +85,9 @@ def exact(state: SignalState, dim: int, matrix: FloatArray) -> SignalState:
     state = one_axis(state, dim)
     place = state.places(dim).start
     axis = state.axes[place]
-    out = Axis.positions(len(matrix)) if axis.full else Axis.exchangeable(len(matrix))
+    n = len(matrix)
+    apart = axis.full or (max(matrix.shape) <= KNOWN and dim < len(state.dims) - 1)
+    out = Axis.positions(n) if apart else Axis.exchangeable(n)
     second = apply(matrix, matrix, state.second, place, axis, out)
     mean = apply_mean(matrix, state.mean, place, axis, out)
     dims = (*state.dims[:dim], (out,), *state.dims[dim + 1 :])
@@ -106,7 +111,15 @@ def with_bias(ctx: RuleContext, state: SignalState, dim: int, bias: Any) -> Sign
     ones = np.full((1,) * state.mean.ndim, mean)
     crossed = of_products(state.mean, np.broadcast_to(ones, state.mean.shape), state.axes)
     back = of_products(np.broadcast_to(ones, state.mean.shape), state.mean, state.axes)
-    return replace(state, second=state.second + own + crossed + back, mean=state.mean + mean)
+    made = replace(state, second=state.second + own + crossed + back, mean=state.mean + mean)
+    return fixed_part_added(state, made)
+
+
+def fixed_part_added(state: SignalState, made: SignalState) -> SignalState:
+    """The scatter of a signal to which something is added that does not scatter with it."""
+    share = min(state.q / made.q, 1.0) if made.q > 0 else 1.0
+    scatter = Scatter(state.scatter.base * share**2, state.scatter.own * share**2)
+    return replace(made, scatter=scatter)
 
 
 def plus_constant(state: SignalState, added: FloatArray) -> SignalState:
@@ -114,7 +127,7 @@ def plus_constant(state: SignalState, added: FloatArray) -> SignalState:
     added = np.broadcast_to(added, state.mean.shape)
     both = of_products(state.mean, added, state.axes) + of_products(added, state.mean, state.axes)
     second = state.second + both + of_products(added, added, state.axes)
-    return replace(state, second=second, mean=state.mean + added)
+    return fixed_part_added(state, replace(state, second=second, mean=state.mean + added))
 
 
 def unit_scatter(state: SignalState, dim: int) -> SignalState:
@@ -138,7 +151,9 @@ def _linear(ctx: RuleContext) -> SignalState:
     state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
     made = _mapped(ctx, state, len(state.dims) - 1, weight, rows=0)
     made = with_bias(ctx, made, len(made.dims) - 1, call.argument(2, "bias"))
-    return unit_scatter(made, len(made.dims) - 1)
+    made = unit_scatter(made, len(made.dims) - 1)
+    dim = len(state.dims) - 1
+    return telling(ctx, made, dim, weight, state, *fan(state, dim))
 
 
 def _mapped(
@@ -170,15 +185,19 @@ def _back(
 
 def _linear_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     weight = ctx.call.argument(1, "weight")
-    return [_back(ctx, gradient, len(gradient.dims) - 1, weight, rows=0)]
+    sent = _back(ctx, gradient, len(gradient.dims) - 1, weight, rows=0)
+    return [undone(ctx, gradient, sent)]
 
 
 def _linear_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
     call = ctx.call
     state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
-    return of_weight_and_bias(
+    found = of_weight_and_bias(
         state, gradient, len(state.dims) - 1, weight, call.argument(2, "bias")
     )
+    if isinstance(weight, Constant) and weight.parameter:
+        found[weight.parameter] *= off_weights(ctx, gradient)
+    return found
 
 
 def of_weight_and_bias(
@@ -242,7 +261,8 @@ def _sides(ctx: RuleContext) -> tuple[SignalState, Constant, bool, Any]:
     return ctx.state(one if right else two), weight, right, bias
 
 
-def _matmul(ctx: RuleContext) -> SignalState:
+def matmul(ctx: RuleContext) -> SignalState:
+    """A product with a matrix that all places share."""
     state, weight, right, bias = _sides(ctx)
     if right:
         dim = len(state.dims) - 1
@@ -254,13 +274,15 @@ def _matmul(ctx: RuleContext) -> SignalState:
     return unit_scatter(made, dim) if weight.random else made
 
 
-def _matmul_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+def matmul_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    """Its gradient."""
     state, weight, right, _ = _sides(ctx)
     dim = len(state.dims) - 1 if right else max(len(state.dims) - 2, 0)
     return [_back(ctx, gradient, dim, weight, rows=1 if right else 0)]
 
 
-def _matmul_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+def matmul_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    """The mean square of the gradient of its matrix and of its bias."""
     state, weight, right, bias = _sides(ctx)
     dim = len(state.dims) - 1 if right else max(len(state.dims) - 2, 0)
     return of_weight_and_bias(state, gradient, dim, weight, bias)
@@ -269,4 +291,3 @@ def _matmul_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, 
 INDEPENDENT = "weights independent of each other and of the signal, used once"
 rule("linear", _linear, _linear_back, INDEPENDENT, source="poole2016; schoenholz2017",
      parameters=_linear_parameters)  # fmt: skip
-rule("matmul addmm", _matmul, _matmul_back, INDEPENDENT, parameters=_matmul_parameters)

@@ -241,6 +241,30 @@ def _coarse_weights() -> FloatArray:
     return np.asarray(weights().reshape(-1, _COARSE).sum(axis=1))
 
 
+@functools.lru_cache(maxsize=256)
+def sphere(number: float) -> FloatArray:
+    """An entry of a vector of that many normal numbers over their root mean square."""
+    z = grid()
+    if number <= 1 + 1e-6:
+        return np.sign(z)
+    square = special.betaincinv(0.5, (number - 1) / 2, special.erf(np.abs(z) / np.sqrt(2)))
+    found = standardized(np.sign(z) * np.sqrt(square))
+    return z if found is None else found
+
+
+@functools.lru_cache(maxsize=256)
+def heavy(excess: float) -> FloatArray:
+    """Symmetric entries with E x⁴/(E x²)² − 3 = excess, to first order (Cornish-Fisher)."""
+    z = grid()
+    found = standardized(z + excess / 24 * (z**3 - 3 * z))
+    return z if found is None else found
+
+
+def excess_of(marginal: FloatArray | None) -> float:
+    """E h⁴ − 3."""
+    return 0.0 if marginal is None else float(marginal**4 @ weights()) - 3.0
+
+
 def fourth_excess(mean: float, std: float, marginal: FloatArray | None) -> float:
     """E x⁴/(E x²)² − 1."""
     h = grid() if marginal is None else marginal

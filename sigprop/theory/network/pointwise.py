@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from sigprop.theory.network.axes import (
     pair_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
-from sigprop.theory.network.linear import plus_constant, significant_mean
+from sigprop.theory.network.linear import fixed_part_added, plus_constant, significant_mean
 from sigprop.theory.network.marginals import (
     ORDERS,
     Expansion,
+    Function,
     after,
     expand,
     fourth_excess,
@@ -30,10 +32,26 @@ from sigprop.theory.network.marginals import (
     hermite,
     normal_correlation,
     pair_values,
+    standardized,
     weights,
 )
-from sigprop.theory.network.state import SignalState, aligned, broadcast, from_values, of_products
+from sigprop.theory.network.state import (
+    Scatter,
+    SignalState,
+    aligned,
+    broadcast,
+    from_values,
+    of_products,
+)
 from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.told import ByActivation, Orthogonal, Told
+
+_POINTS = ((0.0, 2 / 3), (math.sqrt(3.0), 1 / 6), (-math.sqrt(3.0), 1 / 6))
+"""Points and weights with the first five moments of a normal number."""
+ALIKE = 1e-6
+"""How far coefficients may be apart that are taken for the same."""
+ALONG = 1e-6
+"""Share of a variance that is taken for 0."""
 
 # Activations
 
@@ -59,22 +77,38 @@ def pair_expectation(
     closed = _closed(act, state, slope=slope) if profile is None else None
     if closed is not None:
         return closed
+    return expanded(_expansion(act, state, slope=slope, profile=profile), state)
+
+
+def expanded(found: Expansion, state: SignalState) -> FloatArray:
+    """E φ(x)φ(y) for the pairs of each relation, from the expansion of φ."""
     axes, shape = state.axes, state.mean.shape
-    found = _expansion(act, state, slope=slope, profile=profile)
     rho = normal_correlation(_correlation(state), state.marginal)
+    size = np.sqrt(found.square)
+    row = _common_row(found.coefficients, size)
+    if row is not None:
+        rest = max(1.0 - float(row @ row), 0.0)
+        second = pair_values(row, row, rho, np.full_like(rho, rest))
+        scale = size.reshape(shape)
+        return np.where(all_same(axes), 1.0, second) * of_products(scale, scale, axes)
     used = found.coefficients.reshape(*shape, ORDERS + 1)
-    rest = found.square - (found.coefficients**2).sum(axis=1)
-    rest = np.sqrt(np.maximum(rest, 0.0)).reshape(shape)
-    if state.mean.size == 1:
-        a = used.ravel()
-        second = pair_values(a, a, rho, np.full_like(rho, float(rest.ravel()[0]) ** 2))
-    else:
-        left = [at_left(used[..., k], axes) for k in range(ORDERS + 1)]
-        right = [at_right(used[..., k], axes) for k in range(ORDERS + 1)]
-        second = pair_values(left, right, rho, of_products(rest, rest, axes))  # type: ignore[arg-type]
-    own = of_products(np.sqrt(found.square).reshape(shape), np.sqrt(found.square).reshape(shape),
-                      axes)  # fmt: skip
+    left_out = np.maximum(found.square - (found.coefficients**2).sum(axis=1), 0.0)
+    rest = np.sqrt(left_out).reshape(shape)
+    left = [at_left(used[..., k], axes) for k in range(ORDERS + 1)]
+    right = [at_right(used[..., k], axes) for k in range(ORDERS + 1)]
+    second = pair_values(left, right, rho, of_products(rest, rest, axes))  # type: ignore[arg-type]
+    own = of_products(size.reshape(shape), size.reshape(shape), axes)
     return np.where(all_same(axes), own, second)
+
+
+def _common_row(coefficients: FloatArray, size: FloatArray) -> FloatArray | None:
+    """The coefficients over √E φ² where all classes have the same: φ(c x) = c φ(x), or one x."""
+    largest = int(np.argmax(size))
+    if not size[largest] > 0:
+        return None
+    row = coefficients[largest] / size[largest]
+    off = np.abs(coefficients - size[:, None] * row).max()
+    return np.asarray(row) if off <= ALIKE * size[largest] else None
 
 
 def _correlation(state: SignalState) -> FloatArray:
@@ -116,7 +150,6 @@ def _activation(ctx: RuleContext) -> SignalState:
 def through(act: Activation, state: SignalState) -> SignalState:
     """The state of φ(x)."""
     mean, std = _typical(state)
-    before = fourth_excess(mean, std, state.marginal)
     marginal = after(act, mean, std, state.marginal)
     found = _expansion(act, state, slope=False)
     made = replace(
@@ -125,15 +158,74 @@ def through(act: Activation, state: SignalState) -> SignalState:
         mean=found.coefficients[:, 0].reshape(state.mean.shape),
         marginal=marginal,
     )
-    x = act.f(mean + std * (grid() if state.marginal is None else state.marginal))
-    q = float(x**2 @ weights())
-    excess = float(x**4 @ weights()) / q**2 - 1 if q > 0 else 0.0
+    return replace(made, scatter=_scatter_after(act, state))
+
+
+def _scatter_after(act: Activation, state: SignalState) -> Scatter:
+    """Variance of log q behind φ: what was before grows by (d log V/d log q)², V = E φ²."""
+    mean, std = _typical(state)
+    x = mean + std * (grid() if state.marginal is None else state.marginal)
+    y, w = act.f(x), weights()
+    q = float(y**2 @ w)
+    if not q > 0:
+        return state.scatter
+    growth = float((x * y * act.df(x)) @ w) / q
+    before, excess = fourth_excess(mean, std, state.marginal), float(y**4 @ w) / q**2 - 1
     own = state.scatter.own * excess / before if before > 0 else state.scatter.own
-    return replace(made, scatter=replace(state.scatter, own=own))
+    return Scatter(state.scatter.base * growth**2, own)
 
 
 def _activation_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return [back_through(_record(ctx), ctx.only, gradient)]
+    act, state = _record(ctx), ctx.only
+    orthogonal = isinstance(gradient.told_at(ctx.call.name), Orthogonal)
+    by = ByActivation(
+        partial(with_entries, act, gradient), _left(act.df, act.f, state) if orthogonal else None
+    )
+    return [replace(back_through(act, state, gradient), told=Told(ctx.call.inputs[0], by))]
+
+
+def _left(f: Function, taken: Function, state: SignalState) -> float:
+    """The share of the variance of f(x) that is not along φ(x): 1 − correlation²."""
+    mean, std = _typical(state)
+    x = mean + std * (grid() if state.marginal is None else state.marginal)
+    one, two = standardized(f(x)), standardized(taken(x))
+    left = 1.0 if one is None or two is None else 1 - float((one * two) @ weights()) ** 2
+    return left if left > ALONG else 0.0
+
+
+def with_entries(
+    act: Activation, gradient: SignalState, state: SignalState, shift: float, *, orthogonal: bool
+) -> SignalState:
+    """E (g x)(g′ y) before φ(x + β) with the entries x, y themselves: G·E xφ′(x + β)yφ′(y + β).
+
+    Args:
+        act: φ.
+        gradient: G behind it.
+        state: of x.
+        shift: mean square of β, one normal number for each channel: three points stand for it.
+        orthogonal: Σ g φ(x) is 0 behind φ: what xφ′(x) has along φ(x) counts for nothing.
+    """
+    mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
+    second: Any = 0.0
+    for point, share in _POINTS if shift else ((0.0, 1.0),):
+        b = point * math.sqrt(shift)
+        inside = partial(_times_slope, act, b)
+        found = expand(inside, tuple(c - b for c in act.breakpoints), mean, std, state.marginal,
+                       gradient.profile)  # fmt: skip
+        if orthogonal:
+            share *= _left(inside, partial(_shifted, act, b), state)
+        second = second + share * expanded(found, state)
+    gradient, state = aligned(gradient, replace(state, second=second))
+    return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
+                   marginal=None, profile=None, told=None)  # fmt: skip
+
+
+def _times_slope(act: Activation, b: float, x: FloatArray) -> FloatArray:
+    return np.asarray(x * act.df(x + b))
+
+
+def _shifted(act: Activation, b: float, x: FloatArray) -> FloatArray:
+    return np.asarray(act.f(x + b))
 
 
 def back_through(act: Activation, state: SignalState, gradient: SignalState) -> SignalState:
@@ -194,8 +286,11 @@ def number_of(value: Any) -> float | None:
 def constant_state(value: Constant, like: SignalState, *, inverse: bool = False) -> SignalState:
     """A constant as the relation tensor of its own values, in the axes of a signal."""
     values = np.asarray(value.values(), dtype=np.float64)
-    if inverse:
-        values = 1 / values
+    return values_state(1 / values if inverse else values, like)
+
+
+def values_state(values: FloatArray, like: SignalState) -> SignalState:
+    """Known numbers as the relation tensor of their own, in the axes of a signal."""
     missing = len(like.dims) - values.ndim
     values = values.reshape((1,) * missing + values.shape)
     full = [
@@ -224,6 +319,8 @@ def shifted(state: SignalState, added: Any, sign: float = 1.0) -> SignalState:
         return plus_constant(state, np.full((1,) * state.mean.ndim, sign * one))
     shape = np.broadcast_shapes(state.shape, added.shape)
     state = broadcast(state, shape)
+    if not added.random and np.isinf(np.asarray(added.values(), dtype=np.float64)).any():
+        return state  # a mask: what it hides is the business of the softmax behind
     table = constant_state(added, state)
     if added.random and not significant_mean(added):
         table = replace(table, mean=table.mean * 0)
@@ -232,11 +329,8 @@ def shifted(state: SignalState, added: Any, sign: float = 1.0) -> SignalState:
         of_products(state.mean, table.mean, state.axes)
         + of_products(table.mean, state.mean, state.axes)
     )
-    return replace(
-        state,
-        second=state.second + table.second + crossed,
-        mean=state.mean + sign * table.mean,
-    )
+    second, mean = state.second + table.second + crossed, state.mean + sign * table.mean
+    return fixed_part_added(state, replace(state, second=second, mean=mean))
 
 
 def summed_to(gradient: SignalState, like: SignalState) -> SignalState:

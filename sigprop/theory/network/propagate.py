@@ -64,7 +64,7 @@ def propagate(
     for name, cotangent in cotangents.items():
         _add(found.gradients, name, cotangent)
     for call in reversed(calls):
-        if call.name in found.gradients and call.inputs:
+        if call.name in found.gradients and (call.inputs or call.args):
             _backward(found, pairs, call, measure_back)
     return found
 
@@ -73,8 +73,12 @@ def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:
     def covariance(i: int, j: int) -> SignalState | None:
         return pairs.of(call.inputs[i], call.inputs[j])
 
+    def source(i: int) -> RuleContext | None:
+        before = pairs.calls.get(call.inputs[i])
+        return None if before is None else _context(found, pairs, before)
+
     inputs = [found.states[name] for name in call.inputs]
-    return RuleContext(call, inputs, found.states.get(call.name), covariance)
+    return RuleContext(call, inputs, found.states.get(call.name), covariance, source)
 
 
 def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measure | None) -> Any:
@@ -97,9 +101,8 @@ def _check(made: Any, call: Call) -> None:
     """
     if not isinstance(made, SignalState):
         return
-    if call.shape is not None and made.shape != call.shape:
-        if math.prod(made.shape) != math.prod(call.shape):
-            raise CannotPredict(f"the rule makes shape {made.shape}, the model {call.shape}")
+    if call.shape is not None and math.prod(made.shape) != math.prod(call.shape):
+        raise CannotPredict(f"the rule makes shape {made.shape}, the model {call.shape}")
     if not math.isfinite(made.q):
         raise CannotPredict("second moments that are not finite")
 
@@ -112,7 +115,7 @@ def _backward(
         if call.name in found.unpredicted:
             raise CannotPredict(found.unpredicted[call.name])
         rule = rule_of(call)
-        sent = rule.backward(ctx, gradient)
+        sent = rule.backward(ctx, gradient) if call.inputs else ()
         if rule.parameters is not None:
             for name, square in rule.parameters(ctx, gradient).items():
                 found.parameters[name] = found.parameters.get(name, 0.0) + square
@@ -120,7 +123,7 @@ def _backward(
         found.unpredicted_back[call.name] = str(reason)
         if measure is None:
             return
-        sent = measure(call, gradient)
+        sent = measure(call, gradient) if call.inputs else ()
     for name, part in zip(call.inputs, sent, strict=True):
         if part is not None:
             _add(found.gradients, name, part)

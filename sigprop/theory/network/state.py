@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from sigprop.theory.network.axes import (
     pair_sum,
     same_sum,
 )
+from sigprop.theory.network.calls import CannotPredict
+from sigprop.theory.network.told import Told
 
 Dims = tuple[tuple[Axis, ...], ...]
 MERGED = 1024
@@ -61,6 +64,7 @@ class SignalState:
         chosen: of a gradient that only the largest entry of each window gets: the probability of
             being it by the normal number behind x, mean 1, on that grid; two entries by product.
         scatter: see :class:`Scatter`.
+        told: see :class:`Told`.
     """
 
     dims: Dims
@@ -70,6 +74,7 @@ class SignalState:
     profile: FloatArray | None = None
     chosen: FloatArray | None = None
     scatter: Scatter = field(default_factory=Scatter)
+    told: Told | None = None
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -124,6 +129,10 @@ class SignalState:
         square = self.mean_entry**2
         spread = self.q - square
         return (apart - square) / spread if spread > 1e-12 * self.q else math.nan
+
+    def told_at(self, node: str) -> Any:
+        """What is told of this tensor as that of a node, None if nothing is."""
+        return self.told.what if self.told is not None and self.told.node == node else None
 
     def times(self, factor: float) -> SignalState:
         """Each entry times a number."""
@@ -340,7 +349,13 @@ def one_axis(state: SignalState, dim: int) -> SignalState:
 
 
 def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
-    """The same entries in another shape; axes are split and, where they must be, merged."""
+    """The same entries in another shape; axes are split and, where they must be, merged.
+
+    Raises:
+        CannotPredict: it has not as many entries.
+    """
+    if math.prod(shape) != math.prod(state.shape):
+        raise CannotPredict(f"{state.shape} has not the entries of {tuple(shape)}")
     state = without_single(state)
     groups = _groups([axis.size for axis in state.axes], [n for n in shape if n > 1])
     place = 0
@@ -451,11 +466,13 @@ def broadcast(state: SignalState, shape: Sequence[int]) -> SignalState:
 
 def repeated(state: SignalState, dim: int, n: int) -> SignalState:
     """One entry as n equal ones along a dimension of size 1."""
+    places = tuple(state.places(dim))  # of axes of one entry
     place = state.places(dim).start
     dims = list(state.dims)
     dims[dim] = (Axis.exchangeable(n),)
-    second = np.repeat(np.expand_dims(state.second, place), 2, axis=place)
-    return replace(state, dims=tuple(dims), second=second, mean=np.expand_dims(state.mean, place))
+    second, mean = np.squeeze(state.second, places), np.squeeze(state.mean, places)
+    second = np.repeat(np.expand_dims(second, place), 2, axis=place)
+    return replace(state, dims=tuple(dims), second=second, mean=np.expand_dims(mean, place))
 
 
 def aligned(first: SignalState, other: SignalState) -> tuple[SignalState, SignalState]:
@@ -473,7 +490,7 @@ def closer(first: SignalState, other: SignalState, dim: int) -> tuple[SignalStat
         if one == two:
             continue
         if one.size == two.size:
-            out = _common(one, two)
+            out = common(one, two)
             return with_axis(first, a, out), with_axis(other, b, out)
         if one.size % two.size == 0:
             return split_axis(first, a, two.size), other
@@ -483,7 +500,7 @@ def closer(first: SignalState, other: SignalState, dim: int) -> tuple[SignalStat
     return one_axis(first, dim), one_axis(other, dim)
 
 
-def _common(one: Axis, two: Axis) -> Axis:
+def common(one: Axis, two: Axis) -> Axis:
     """The coarsest division that keeps both."""
     cuts = sorted({*np.cumsum(one.sizes).tolist(), *np.cumsum(two.sizes).tolist()})
     sizes = np.diff([0, *cuts])

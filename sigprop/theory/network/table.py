@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from sigprop.theory.network.calls import Call, CannotPredict, Signal
-from sigprop.theory.network.state import SignalState
+import numpy as np
+
+from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
+from sigprop.theory.network.state import SignalState, from_values
 
 Several: TypeAlias = "SignalState | tuple[SignalState | None, ...]"
 """The state of a node, or one for each tensor that it returns."""
@@ -22,19 +24,24 @@ class RuleContext:
         inputs: states of its signals, in the order of ``call.inputs``.
         output: what the rule made forward; None while it does.
         covariance: for a sum: E xy − E x E y of two inputs, by their places; None: 0.
+        source: what the rule of the node behind an input was given, by its place; None: none.
     """
 
     call: Call
     inputs: Sequence[Any]
     output: Any = None
     covariance: Callable[[int, int], SignalState | None] = field(default=lambda i, j: None)
+    source: Callable[[int], RuleContext | None] = field(default=lambda i: None)
 
     def state(self, value: Any) -> SignalState:
-        """The state of an argument that must be a signal.
+        """The state of an argument that must be a signal, or known numbers as their own values.
 
         Raises:
             CannotPredict: it is none, or it stands for several tensors.
         """
+        if isinstance(value, Constant) and not value.random and not self.inputs:
+            values = np.asarray(value.values(), dtype=np.float64)
+            return from_values(values, range(1, values.ndim - 1) if self.call.full else ())
         if not isinstance(value, Signal):
             raise CannotPredict(f"{self.call.operation} of a constant")
         found = self.inputs[value.place]

@@ -2,8 +2,8 @@
 
 A net is a lift (a layer whose output is Gaussian), the operation under test, and perhaps a tail.
 Compared are moments of what leaves, of the gradient behind the lift, and of the gradients of
-parameters; a moment passes if it is within its tolerance (the rule's own error, stated) and its standard
-errors. False alarms are in the ledger of ``tests.stat``; a mutant must be rejected.
+parameters; a moment passes if it is within its tolerance (the rule's own error, stated) and its
+standard errors. False alarms are in the ledger of ``tests.stat``; a mutant must be rejected.
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+"""Tensors in what a function takes and returns: which, how often written, how large."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from sigprop.reading.memory import Owner
+from sigprop.reading.steps import HOLD_NONE, NESTED, entries_of
+
+
+def tensors_of(*values: Any) -> list[Tensor]:
+    """Every tensor in nested lists, tuples, mappings and slices."""
+    found: list[Tensor] = []
+    for value in values:
+        if type(value) in HOLD_NONE:
+            continue
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, NESTED):
+            found += tensors_of(*entries_of(value))
+    return found
+
+
+def outputs_of(out: Any) -> list[tuple[Tensor, int | None]]:
+    """The tensors of what a function returned, with their places where there are several."""
+    if isinstance(out, Tensor):
+        return [(out, None)]
+    if isinstance(out, list | tuple):
+        return [(t, place) for place, entry in enumerate(out) for t, _ in outputs_of(entry)]
+    return []
+
+
+def replaced(value: Any, read: Mapping[int, Owner]) -> Any:
+    """Nested arguments with the owner of each tensor in its place."""
+    if id(value) in read:
+        return read[id(value)]
+    if type(value) in HOLD_NONE or not isinstance(value, NESTED):
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(replaced(v, read) for v in value))
+    if isinstance(value, list | tuple):
+        return type(value)(replaced(v, read) for v in value)
+    if isinstance(value, dict):
+        return {k: replaced(v, read) for k, v in value.items()}
+    if isinstance(value, slice):
+        return slice(*(replaced(v, read) for v in (value.start, value.stop, value.step)))
+    return value
+
+
+def versions(tensors: list[Tensor]) -> list[int | None]:
+    """How often each tensor was written; None: made in inference mode, not counted."""
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:
+        return [None if tensor.is_inference() else version(tensor) for tensor in tensors]
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was written; 0 where that is not counted."""
+    try:
+        return tensor._version
+    except RuntimeError:
+        return 0
+
+
+def is_float(found: list[Tensor]) -> bool:
+    """Whether the first of some tensors holds floating-point numbers."""
+    return bool(found) and found[0].is_floating_point()

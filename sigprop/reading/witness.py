@@ -1,0 +1,42 @@
+"""Who looks on while a model is recorded, and what is looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sigprop.graph import Moments
+from sigprop.reading.calling import cloned
+from sigprop.reading.steps import Step
+
+
+class Witness:
+    """Looks on while a model is recorded; this one does nothing."""
+
+    def inputs(self, given: Any) -> Any:
+        """The copies that the model is called with in place of what was given."""
+        return cloned(given)
+
+    def made(self, step: Step, tensor: Tensor) -> None:
+        """Numbers that depend on the data have just been made; the tensor may change later."""
+
+    def returned(self, out: Any) -> None:
+        """The model has returned; its buffers and random states are not put back yet."""
+
+
+def moments(tensor: Tensor) -> Moments:
+    """Mean and second moment of a tensor, in float64."""
+    values = tensor.detach()
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    if not values.numel():
+        return Moments(0.0, 0.0)
+    norm = torch.linalg.vector_norm(values, dtype=torch.float64).square() / values.numel()
+    return Moments(float(values.sum(dtype=torch.float64)) / values.numel(), float(norm))
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether its entries can be looked at."""
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_meta

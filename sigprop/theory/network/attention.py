@@ -1,0 +1,166 @@
+"""Attention in one call: scaled_dot_product_attention.
+
+Y = softmax(scale · q kᵀ + mask) v by the rules of its parts: products of two signals
+(``contraction``), a softmax behind a table (``softmax``), dropout.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import all_same
+from sigprop.theory.network.calls import CannotPredict, Signal
+from sigprop.theory.network.contraction import contracted, fed_by, origin
+from sigprop.theory.network.joins import added
+from sigprop.theory.network.pointwise import shifted, summed_to
+from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, shares, tilted
+from sigprop.theory.network.state import SignalState, broadcast, reshaped
+from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.tables import hides
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The parts of one call.
+
+    Attributes:
+        q: queries, (…, groups, t, c); with fewer key heads than query heads one more dimension.
+        k: keys.
+        v: values.
+        found: the shares of the keys.
+        weights: their state behind dropout, in the axes of the logits.
+        labels: of q, k, v, the logits and what leaves.
+        scale: of the logits.
+        kept: 1/(1 − p) of the dropout.
+        bias: a signal that is added to the logits.
+        common_source: 1/D for keys and values made of one tensor of D channels, else 0.
+    """
+
+    q: SignalState
+    k: SignalState
+    v: SignalState
+    found: Shares
+    weights: SignalState
+    labels: tuple[tuple[str, ...], ...]
+    scale: float
+    kept: float
+    bias: Signal | None
+    common_source: float
+
+
+def _heads(ctx: RuleContext) -> Heads:
+    call = ctx.call
+    sides = [call.argument(i, name) for i, name in enumerate(("query", "key", "value"))]
+    q, k, v = (ctx.state(side) for side in sides)
+    if origin(ctx, sides[0]) == origin(ctx, sides[1]):
+        raise CannotPredict("queries that are the keys")
+    scale = call.kwargs.get("scale")
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    group = len(q.dims) > 2 and len(k.dims) > 2 and q.shape[-3] != k.shape[-3] and k.shape[-3] > 1
+    if group:
+        heads = k.shape[-3]
+        q = reshaped(q, (*q.shape[:-3], heads, q.shape[-3] // heads, *q.shape[-2:]))
+        k, v = (reshaped(x, (*x.shape[:-2], 1, *x.shape[-2:])) for x in (k, v))
+    every = max(len(x.dims) for x in (q, k, v))
+    batch = tuple(f"b{i}" for i in range(every - 2))
+    labels = tuple(
+        batch[len(batch) - (len(x.dims) - 2) :] + ends
+        for x, ends in ((q, ("t", "c")), (k, ("s", "c")), (v, ("s", "d")))
+    )
+    labels = (*labels, (*batch, "t", "s"), (*batch, "t", "d"))
+    logits = contracted(q, labels[0], k, labels[1], labels[3]).times(scale)
+    logits, table, bias = _masked(ctx, logits)
+    found = shares(logits, -1, table)
+    p = float(call.argument(4, "dropout_p", 0.0) or 0.0)
+    kept = 1 / (1 - p) if p < 1 else 0.0
+    key, value = fed_by(ctx, sides[1]), fed_by(ctx, sides[2])
+    share = 1 / key[1] if key is not None and key == value else 0.0
+    weights = _dropped(as_before(found, found.state), kept)
+    return Heads(q, k, v, found, weights, labels, scale, kept, bias, share)
+
+
+def _masked(
+    ctx: RuleContext, logits: SignalState
+) -> tuple[SignalState, FloatArray | None, Signal | None]:
+    """The logits with what is added to them as a signal or a weight; the known table."""
+    call, (t, s) = ctx.call, logits.shape[-2:]
+    table: FloatArray | None = None
+    if call.argument(5, "is_causal", False):
+        table = np.where(np.tril(np.ones((t, s), dtype=bool)), 0.0, -np.inf)
+        table = table.reshape((1,) * (len(logits.dims) - 2) + (t, s))
+    mask = call.argument(3, "attn_mask")
+    if mask is None:
+        return logits, table, None
+    if isinstance(mask, Signal):
+        extra = _grouped(ctx.state(mask), logits)
+        return added(logits, extra, None), table, mask
+    if mask.random and not hides(mask):
+        return shifted(logits, mask), table, None
+    values = np.asarray(mask.values())
+    values = np.where(values, 0.0, -np.inf) if values.dtype == bool else values.astype(np.float64)
+    shape = _grouped_shape(values.shape, logits)
+    return logits, values.reshape((1,) * (len(logits.dims) - len(shape)) + shape), None
+
+
+def _grouped_shape(shape: tuple[int, ...], logits: SignalState) -> tuple[int, ...]:
+    """The shape of a mask with its heads in groups, as the logits have them."""
+    if len(logits.dims) >= 5 and len(shape) >= 3:
+        heads, groups = logits.shape[-4:-2]
+        pair = (heads, groups) if shape[-3] == heads * groups else (1, 1)
+        return (*shape[:-3], *pair, *shape[-2:])
+    return shape
+
+
+def _grouped(state: SignalState, logits: SignalState) -> SignalState:
+    shape = _grouped_shape(state.shape, logits)
+    return broadcast(reshaped(state, shape), logits.shape)
+
+
+def _dropped(state: SignalState, kept: float) -> SignalState:
+    second = np.where(all_same(state.axes), state.second * kept, state.second)
+    return replace(state, second=second)
+
+
+def _attention(ctx: RuleContext) -> SignalState:
+    heads = _heads(ctx)
+    labels = heads.labels
+    weights = as_before(heads.found, tilted(heads.found, heads.common_source))
+    made = contracted(_dropped(weights, heads.kept), labels[3], heads.v, labels[2], labels[4])
+    made = replace(made, scatter=heads.v.scatter)
+    return reshaped(made, ctx.call.shape or made.shape)
+
+
+def _attention_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    heads = _heads(ctx)
+    q, k, v, logits, out = heads.labels
+    shape = {label: n for names, x in ((q, heads.q), (k, heads.k), (v, heads.v))
+             for label, n in zip(names, x.shape, strict=True) if n > 1}  # fmt: skip
+    gradient = reshaped(gradient, [shape.get(label, 1) for label in out])
+    value = contracted(gradient, out, heads.weights, logits, (*out[:-2], "s", "d"))
+    weights = _dropped(contracted(gradient, out, heads.v, v, logits), heads.kept)
+    before = back(heads.found, weights)
+    scaled = before.times(heads.scale)
+    to_keys = back(heads.found, weights, heads.common_source).times(heads.scale)
+    query = contracted(to_keys, logits, heads.k, k, (*logits[:-2], "t", "c"))
+    key = contracted(scaled, logits, heads.q, q, (*logits[:-2], "s", "c"))
+    found: list[SignalState | None] = [None] * len(ctx.inputs)
+    sides = zip(("query", "key", "value"), (query, key, value), (heads.q, heads.k, heads.v),
+                strict=True)  # fmt: skip
+    for i, (name, made, like) in enumerate(sides):
+        place = ctx.call.argument(i, name).place
+        mine = reshaped(summed_to(replace(made, mean=made.mean * 0), like), ctx.inputs[place].shape)
+        earlier = found[place]
+        found[place] = mine if earlier is None else added(earlier, mine, None)
+    if heads.bias is not None:
+        like = reshaped(ctx.state(heads.bias), _grouped_shape(ctx.state(heads.bias).shape, before))
+        mine = summed_to(before, like)
+        found[heads.bias.place] = reshaped(mine, ctx.state(heads.bias).shape)
+    return found
+
+
+rule("scaled_dot_product_attention", _attention, _attention_back,
+     "the shares are independent of the values; " + ASSUMED)  # fmt: skip

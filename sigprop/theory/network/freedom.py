@@ -1,0 +1,218 @@
+"""The mean of 1/v, v a variance over a finite number of directions, and what weights undo of it.
+
+v = Σ λ_i t_i with independent t_i of mean 1: squares of normal numbers, or of weights. A gamma law
+of shape a = 1/(E t² − 1) stands for each t (exact for squares of normal numbers, a = 1/2), so
+E exp(−s v) = Π (1 + s λ_i/a)^(−a) and E[1/v] = ∫₀^∞ of it ds.
+
+A norm behind a linear map y_p = Σ_i w_i x_ip divides by the v of its own weights. Its E[1/v] is
+larger for a small fan-in, but the map's gradient Σ_i w_i²/v is not: the two cancel one step further
+back (wholly for equal λ). So a linear map tells a norm that follows it the law of its weights
+(:func:`telling`), the norm tells the map what it may take back, and the map takes it
+(:func:`undone`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import Axis, Matrix, pair_mean, same_sum
+from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.marginals import excess_of
+from sigprop.theory.network.state import SignalState, one_axis
+from sigprop.theory.network.table import RuleContext
+from sigprop.theory.network.told import ByNorm, Orthogonal, Told
+
+_LOG_S = np.linspace(-26.0, 40.0, 800)
+
+
+@dataclass(frozen=True, eq=False)
+class Freedom:
+    """v = Σ λ_i t_i.
+
+    Attributes:
+        values: λ, of sum 1 with their counts.
+        counts: how many i have each λ; λ = 0 is counted too.
+        shape: a = 1/(E t² − 1).
+        dim: the dimension of the units that each have such a v.
+        excess: of one unit's entries over samples and places: E x⁴/(E x²)² − 3.
+    """
+
+    values: FloatArray
+    counts: FloatArray
+    shape: float = 0.5
+    dim: int = -1
+    excess: float = 0.0
+
+    @property
+    def number(self) -> float:
+        """2/Var v: the number of equal normal directions that scatter like it."""
+        return 2 * self.shape / float(self.counts @ self.values**2)
+
+    def inverse(self, share: float = 0.0) -> float:
+        """E[1/((1 − share) v + share)].
+
+        Raises:
+            CannotPredict: it is infinite.
+        """
+        return float(np.trapezoid(self._integrand(share), _LOG_S))
+
+    def undone(self, share: float = 0.0) -> float:
+        """E[Σ_i t_i/n / v]/E[1/v]: what the gradient of the weights' own map takes back."""
+        whole = self._integrand(share)
+        s = np.exp(_LOG_S)[:, None]
+        by = 1 / (1 + s * (1 - share) * self.values / self.shape) @ self.counts
+        return float(np.trapezoid(whole * by, _LOG_S) / np.trapezoid(whole, _LOG_S)) / float(
+            self.counts.sum()
+        )
+
+    def off_weights(self, share: float = 0.0) -> float:
+        """1 − E[Σ λ_i² t_i/v²]/E[1/v]: what is left of the weights' gradient off the weights."""
+        whole = self._integrand(share)
+        s = np.exp(_LOG_S)[:, None]
+        values = (1 - share) * self.values
+        by = s / (1 + s * values / self.shape) @ (self.counts * values**2)
+        return 1 - float(np.trapezoid(whole * by, _LOG_S) / np.trapezoid(whole, _LOG_S))
+
+    def _integrand(self, share: float) -> FloatArray:
+        met = float(self.counts @ (self.values > 0))
+        if share <= 0 and met * self.shape <= 1:
+            raise CannotPredict("a variance over so few entries that the mean of 1/v is infinite")
+        s = np.exp(_LOG_S)
+        grown = np.log1p(s[:, None] * (1 - share) * self.values / self.shape) @ self.counts
+        return np.asarray(s * np.exp(-self.shape * grown - s * share))
+
+
+def freedom(values: FloatArray, counts: FloatArray, shape: float = 0.5) -> Freedom | None:
+    """The same of any λ ≥ 0; None if all are 0."""
+    values = np.maximum(np.asarray(values, dtype=np.float64).ravel(), 0.0)
+    counts = np.broadcast_to(np.asarray(counts, dtype=np.float64), values.shape)
+    total = float(values @ counts)
+    return Freedom(values / total, counts, shape) if total > 0 else None
+
+
+def fan(state: SignalState, dim: int) -> tuple[FloatArray, FloatArray]:
+    """Variance of the entries of one dimension over samples and places, by classes; counts."""
+    state = one_axis(state, dim)
+    place = state.places(dim).start
+    axis = state.axes[place]
+    own, every = np.take(state.second, axis.same, axis=place), None
+    for i, other in enumerate(state.axes):
+        if i != place:
+            every = pair_mean(own if every is None else every, other, i)
+            own = same_sum(own, other, i) / other.size
+    left = own if every is None else np.maximum(own - every, 0.0)
+    return left.ravel(), np.array(axis.sizes, dtype=np.float64)
+
+
+def taps_fan(
+    state: SignalState, channel: int, taps: Sequence[Sequence[Matrix]], fan_in: int
+) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues of the covariance of what the taps of a kernel read, over samples and places.
+
+    Args:
+        state: of what a convolution reads.
+        channel: the dimension of channels; the spatial ones follow, one axis each.
+        taps: for each spatial axis and tap the 0/1 matrix (places out, places in).
+        fan_in: channels that one unit reads.
+    """
+    axes, first = state.axes, state.places(channel).start
+    own = same_sum(state.second, axes[first], first) / axes[first].size
+    every = own
+    for place in range(first):
+        own = same_sum(own, axes[place], place) / axes[place].size
+        every = pair_mean(every, axes[place], place)
+    for i, each in enumerate(taps):
+        place = first + 1 + i
+        one, two = _read_pairs(each, axes[place])
+        own = np.moveaxis(np.tensordot(one, own, axes=(1, place)), 0, place)
+        every = np.moveaxis(np.tensordot(two, every, axes=(1, place)), 0, place)
+    kernel = [len(each) for each in taps]
+    opened = (own - every).reshape([k for size in kernel for k in (size, size)])
+    count, n = len(kernel), math.prod(kernel)
+    order = [2 * i for i in range(count)] + [2 * i + 1 for i in range(count)]
+    values = np.linalg.eigvalsh(opened.transpose(order).reshape(n, n))
+    return np.where(values > 1e-9 * values.max(), values, 0.0), np.full(n, float(fan_in))
+
+
+def _read_pairs(taps: Sequence[Matrix], axis: Axis) -> tuple[FloatArray, FloatArray]:
+    """Matrices (pairs of taps, relations): what two taps read at one place, and at any two."""
+    n, k, count = axis.size, axis.classes, len(taps)
+    places = taps[0].shape[0]
+    one, two = np.zeros((2, count, count, axis.relations))
+    read = np.full((count, places), -1)
+    met = np.zeros((count, n))
+    for t, matrix in enumerate(taps):
+        rows, columns = matrix.nonzero()
+        read[t, rows] = columns
+        met[t, columns] += 1 / places
+    c = axis.class_of
+    for t, u in itertools.product(range(count), repeat=2):
+        both = (read[t] >= 0) & (read[u] >= 0)
+        i, j = read[t, both], read[u, both]
+        relation = c[i] * k + c[j]
+        if not axis.full:
+            relation = np.where(i == j, k * k + c[i], relation)
+        np.add.at(one[t, u], relation, 1 / places)
+        a, b = (np.bincount(c, met[v], k) for v in (t, u))
+        pairs, same = np.outer(a, b), np.bincount(c, met[t] * met[u], k)
+        two[t, u, : k * k] = (pairs if axis.full else pairs - np.diag(same)).ravel()
+        if not axis.full:
+            two[t, u, k * k :] = same
+    return one.reshape(count**2, -1), two.reshape(count**2, -1)
+
+
+def telling(
+    ctx: RuleContext, made: SignalState, dim: int, weight: Constant, read: SignalState,
+    values: FloatArray, counts: FloatArray,
+) -> SignalState:  # fmt: skip
+    """What leaves a linear map, with the law of Σ_i w_i² K_ii for a norm that follows it.
+
+    Args:
+        ctx: of the map.
+        made: what leaves it.
+        dim: the dimension of units.
+        weight: with the kurtosis of its entries.
+        read: what it reads.
+        values: eigenvalues of the covariance (over samples and places) of the entries that one
+            weight vector is contracted with, up to a factor: of ``fan`` or ``taps_fan``.
+        counts: how often each stands; in sum the fan-in.
+    """
+    if ctx.call.actual or not weight.random:
+        return made
+    kurtosis = max(weight.kurtosis, 1 + 1e-3) if math.isfinite(weight.kurtosis) else 3.0
+    found = freedom(values, counts, 1 / (kurtosis - 1))
+    if found is None:
+        return made
+    excess = kurtosis / (1 / float(found.counts @ found.values**2) + kurtosis - 1)
+    found = replace(found, dim=dim, excess=excess * excess_of(read.marginal))
+    return replace(made, told=Told(ctx.call.name, found))
+
+
+def undone(
+    ctx: RuleContext, gradient: SignalState, sent: SignalState, *, channels: bool = False
+) -> SignalState:
+    """What a linear map sends back, less what its weights take back of the E[1/v] of a norm.
+
+    Args:
+        ctx: of the map.
+        gradient: that reaches it.
+        sent: the gradient behind it for weights that are independent of that one.
+        channels: whether each channel goes its own way (a depthwise map).
+    """
+    by = gradient.told_at(ctx.call.name)
+    if not isinstance(by, ByNorm):
+        return replace(sent, told=None)
+    told = Told(ctx.call.inputs[0], Orthogonal()) if channels and by.channels else None
+    return replace(sent, second=sent.second * by.signal, told=told)
+
+
+def off_weights(ctx: RuleContext, gradient: SignalState) -> float:
+    """What a norm that follows leaves of the gradient of the weights of a linear map."""
+    by = gradient.told_at(ctx.call.name)
+    return by.weights if isinstance(by, ByNorm) else 1.0

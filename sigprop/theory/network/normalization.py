@@ -1,0 +1,438 @@
+"""Normalizations: batch, instance, layer, RMS, group norm, x/‖x‖, and norms written by hand.
+
+One mechanism: x̂ = (x − m)/s over some dimensions, s² = v + ε, v the mean square of x − m there (or
+of x, where it does not centre), then γ x̂ + β. Forward the relation tensor is centred and divided by
+v + ε of either entry. Backward, with P what centres,
+
+    g_x = (P γg − x̂ · mean(γg x̂))/s,    E g_x g_x′ = (P G P − κ X̂) · E[1/(s s′)],
+
+κ = E (mean γg x̂)². E[1/v] is that of Σ λ_i z_i² with the spectrum λ of the centred kernel, times
+that of the weights behind the entries (``freedom.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import (
+    ROUNDING,
+    all_same,
+    class_sum,
+    diagonal,
+    flipped,
+    mean_left,
+    pair_mean,
+    same_sum,
+)
+from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.freedom import Freedom
+from sigprop.theory.network.joins import at_table, multiplied
+from sigprop.theory.network.layout import first_signal
+from sigprop.theory.network.marginals import grid, heavy, sphere, weights
+from sigprop.theory.network.pointwise import scaled, shifted
+from sigprop.theory.network.spectrum import spectrum
+from sigprop.theory.network.state import (
+    Scatter,
+    SignalState,
+    aligned,
+    of_products,
+    reshaped,
+)
+from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.told import ByActivation, ByNorm, Told
+
+SPHERE = 100.0
+"""Equal normal entries up to which x/s is told from a Gaussian."""
+EXCESS = 0.02
+"""Excess kurtosis from which it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """What a call normalizes.
+
+    Attributes:
+        shape: in which the dimensions stand; that of the tensor but for groups of channels.
+        dims: dimensions that statistics are over.
+        centre: whether the mean is taken off.
+        eps: added to v.
+        factor: on x̂.
+        scale: γ, shaped to be broadcast, or None.
+        shift: β likewise.
+        group: how many channels have one v, where groups of them do.
+    """
+
+    shape: tuple[int, ...]
+    dims: tuple[int, ...]
+    centre: bool = True
+    eps: float = 1e-5
+    factor: float = 1.0
+    scale: Any = None
+    shift: Any = None
+    group: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Normalized:
+    """x̂ and what it was divided by.
+
+    Attributes:
+        state: of x̂.
+        size: v + ε, by classes of the dimensions kept.
+        share: ε/(v + ε), their mean.
+        law: of v over its mean; None where x is constant.
+    """
+
+    state: SignalState
+    size: FloatArray
+    share: float
+    law: Freedom | None
+
+
+# The mechanism
+
+
+def centred(second: FloatArray, state: SignalState, places: Sequence[int]) -> FloatArray:
+    """P M P: M with the mean over some axes taken off both entries."""
+    axes, left = state.axes, second
+    for place in places:
+        left = mean_left(left, axes[place], place)
+    both = second
+    for place in places:
+        both = pair_mean(both, axes[place], place)
+    made = second - left - flipped(left, axes) + both
+    return np.where(np.abs(made) <= ROUNDING * np.abs(second).max(initial=0.0), 0.0, made)
+
+
+def normalize(
+    state: SignalState, dims: Sequence[int], *, centre: bool, eps: float, excess: float = 0.0
+) -> Normalized:
+    """x̂ over some dimensions; ``excess``: of Gaussian entries that each unit has of its own.
+
+    Raises:
+        CannotPredict: x is constant there and ε is 0.
+    """
+    axes = state.axes
+    places = [place for dim in dims for place in state.places(dim)]
+    second, mean = state.second, state.mean
+    if centre:
+        second = centred(second, state, places)
+        for place in places:
+            mean = mean - class_sum(mean, axes[place], place) / axes[place].size
+        if len(places) > 1:
+            mean = _centred_mean(state, places)
+    v = np.maximum(diagonal(second, axes), 0.0)
+    for place in places:
+        v = class_sum(v, axes[place], place) / axes[place].size
+    size = v + eps
+    if not np.all(size > 0):
+        raise CannotPredict("a normalization of what is constant")
+    s = np.broadcast_to(np.sqrt(size), mean.shape)
+    made = replace(
+        state, second=second / of_products(s, s, axes), mean=mean / s, profile=None, told=None,
+        scatter=Scatter(),
+    )  # fmt: skip
+    law = spectrum(made, places)
+    if law is not None and made.marginal is None:
+        made = replace(made, marginal=_marginal(law.number, excess))
+    return Normalized(made, size, float(np.mean(eps / size)), law)
+
+
+def _marginal(number: float, excess: float) -> FloatArray | None:
+    """The shape of an entry of x/s: a vector of few directions, or of excess kurtosis."""
+    if excess > EXCESS:
+        return heavy(round(excess - 6 / (number + 2), 3))
+    return sphere(round(number, 3)) if number < SPHERE else None
+
+
+def _centred_mean(state: SignalState, places: Sequence[int]) -> FloatArray:
+    whole = state.mean
+    for place in places:
+        whole = class_sum(whole, state.axes[place], place) / state.axes[place].size
+    return np.asarray(state.mean - whole)
+
+
+def normalize_back(
+    found: Normalized, gradient: SignalState, projected: SignalState, dims: Sequence[int], *,
+    centre: bool, inverse: float,
+) -> SignalState:  # fmt: skip
+    """The gradient of x from that of x̂.
+
+    Args:
+        found: forward.
+        gradient: G of x̂.
+        projected: E (g x̂)(g′ x̂′).
+        dims: dimensions of the statistics.
+        centre: whether it centres.
+        inverse: (v + ε) E[1/(v + ε)].
+    """
+    gradient, hat = aligned(gradient, found.state)
+    gradient, projected = aligned(gradient, projected)
+    gradient, hat = aligned(gradient, hat)
+    axes = gradient.axes
+    places = [place for dim in dims for place in gradient.places(dim)]
+    second = centred(gradient.second, gradient, places) if centre else gradient.second
+    kappa = projected.second
+    for place in places:
+        kappa = pair_mean(kappa, axes[place], place)
+    s = np.broadcast_to(np.sqrt(_size(found, hat)), hat.mean.shape)
+    second = (second - kappa * hat.second) / of_products(s, s, axes)
+    second = second * inverse ** _together(hat, places)
+    return replace(gradient, second=second, mean=gradient.mean * 0, told=None)
+
+
+def _size(found: Normalized, like: SignalState) -> FloatArray:
+    """V + ε in the classes of another division of the same axes."""
+    size = np.broadcast_to(found.size, found.state.mean.shape)
+    _, made = aligned(like, replace(found.state, second=found.state.second * 0, mean=size))
+    return made.mean
+
+
+def _together(hat: SignalState, places: Sequence[int]) -> FloatArray:
+    """The power of v E[1/v] that E[1/(s s′)] has: 1 for one v, 3/4 for two independent ones.
+
+    E[1/√v]² = 1 + (3/4) Var v to first order; c² is the correlation of v and v′.
+    """
+    own = hat.second
+    for place in places:
+        own = same_sum(own, hat.axes[place], place) / hat.axes[place].size
+    top = float(np.max(np.abs(own))) or 1.0
+    return np.asarray(0.75 + 0.25 * np.minimum((own / top) ** 2, 1.0))
+
+
+# The calls
+
+
+def _norm(ctx: RuleContext) -> Norm:
+    """What a call normalizes.
+
+    Raises:
+        CannotPredict: another norm than the second, an unknown call.
+    """
+    call, state = ctx.call, first_signal(ctx)
+    shape, name = state.shape, call.operation.removeprefix("native_").removeprefix("miopen_")
+    n = len(shape)
+    if call.norm is not None:
+        dims, centre, factor = call.norm
+        return Norm(shape, dims, centre, 0.0, factor)
+    eps = call.named("eps")
+    if name == "normalize":
+        dim, p = call.named("dim", 1), call.named("p", 2.0)
+        if float(p) != 2.0 or dim is None:
+            raise CannotPredict(f"x over its norm of order {p}")
+        dims = tuple(d % n for d in (dim if isinstance(dim, tuple | list) else (dim,)))
+        return Norm(shape, dims, False, 0.0, math.prod(shape[d] for d in dims) ** -0.5)
+    scale, shift = call.named("weight"), call.named("bias")
+    if name in ("layer_norm", "rms_norm"):
+        given = call.named("normalized_shape")
+        count = len(given) if isinstance(given, tuple | list) else 1
+        small = 1e-5 if name == "layer_norm" else float(np.finfo(np.float32).eps)
+        eps = small if eps is None else float(eps)
+        return Norm(shape, tuple(range(n - count, n)), name == "layer_norm", eps, 1.0, scale, shift)
+    eps = 1e-5 if eps is None else float(eps)
+    channel = 1 if n > 1 else 0
+    scale, shift = (_at_channels(value, n - channel) for value in (scale, shift))
+    if name == "group_norm":
+        groups = int(call.named("num_groups"))
+        parts = (*shape[:1], groups, shape[1] // groups, *shape[2:])
+        dims = tuple(range(2, n + 1))
+        return Norm(parts, dims, True, eps, 1.0, scale, shift, parts[2])
+    if name == "batch_norm":
+        dims = tuple(d for d in range(n) if d != 1)
+    elif name == "instance_norm":
+        dims = tuple(range(2, n))
+    else:
+        raise CannotPredict(f"there is no rule for {name!r}")
+    return Norm(shape, dims, True, eps, 1.0, scale, shift)
+
+
+def _at_channels(value: Any, dims: int) -> Any:
+    """One number for each channel, shaped to stand before the places."""
+    if not isinstance(value, Constant):
+        return value
+    shape = (*value.shape, *(1,) * (dims - 1))
+    values = value.values
+    return replace(value, shape=shape, values=lambda: np.asarray(values()).reshape(shape))
+
+
+def _fixed(ctx: RuleContext) -> bool:
+    """Whether it takes the running statistics."""
+    call = ctx.call
+    if call.operation in ("batch_norm", "native_batch_norm", "miopen_batch_norm"):
+        return not call.named("training", False)
+    return call.operation == "instance_norm" and not call.named("use_input_stats", True)
+
+
+def _forward(ctx: RuleContext) -> Any:
+    hat, norm = _hat(ctx)
+    made = _unshifted(norm, hat)
+    made = made if norm.shift is None else shifted(made, norm.shift)
+    several = ctx.call.operation.startswith(("native_", "miopen_"))
+    return (made, None, None) if several else made
+
+
+def _hat(ctx: RuleContext) -> tuple[SignalState, Norm]:
+    """x̂ in the shape of the tensor."""
+    norm, state = _norm(ctx), first_signal(ctx)
+    if _fixed(ctx):
+        mean, size = _running(ctx, norm)
+        return scaled(shifted(state, mean, -1.0), size, inverse=True), norm
+    found = _found(ctx, norm)
+    return reshaped(found.state, state.shape), norm
+
+
+def _running(ctx: RuleContext, norm: Norm) -> tuple[Constant, Constant]:
+    """The running mean, and √(running variance + ε)."""
+    n = len(norm.shape) - (1 if len(norm.shape) > 1 else 0)
+    mean = _at_channels(ctx.call.named("running_mean"), n)
+    var = _at_channels(ctx.call.named("running_var"), n)
+    if not isinstance(mean, Constant) or not isinstance(var, Constant):
+        raise CannotPredict("running statistics that are not known")
+    sizes = np.sqrt(np.asarray(var.values(), dtype=np.float64) + norm.eps)
+    size = Constant(var.shape, lambda: sizes, float(sizes.mean()), float((sizes**2).mean()),
+                    random=False)  # fmt: skip
+    return replace(mean, random=False), size
+
+
+def _found(ctx: RuleContext, norm: Norm) -> Normalized:
+    state = first_signal(ctx)
+    behind = state.told_at(ctx.call.inputs[0])
+    excess = behind.excess if isinstance(behind, Freedom) and _units(norm, behind.dim) == 1 else 0.0
+    return normalize(
+        reshaped(state, norm.shape), norm.dims, centre=norm.centre, eps=norm.eps, excess=excess
+    )
+
+
+def _backward(ctx: RuleContext, gradient: Any) -> list[SignalState | None]:
+    gradient = gradient[0] if isinstance(gradient, tuple) else gradient
+    norm, state = _norm(ctx), first_signal(ctx)
+    through = gradient if norm.factor == 1 else gradient.times(norm.factor)
+    through = through if norm.scale is None else scaled(through, norm.scale)
+    if _fixed(ctx):
+        through = scaled(through, _running(ctx, norm)[1], inverse=True)
+        return [replace(through, mean=through.mean * 0, told=None)]
+    found = _found(ctx, norm)
+    if found.law is None:
+        inverse, told = 1.0, None
+    else:
+        inverse, told = _inverse(ctx, norm, found, found.law)
+    projected = _projected(ctx, norm, gradient, through, reshaped(found.state, state.shape))
+    made = normalize_back(
+        found, reshaped(through, norm.shape), reshaped(projected, norm.shape), norm.dims,
+        centre=norm.centre, inverse=inverse,
+    )  # fmt: skip
+    return [replace(reshaped(made, state.shape), told=told)]
+
+
+def _inverse(
+    ctx: RuleContext, norm: Norm, found: Normalized, law: Freedom
+) -> tuple[float, Told | None]:
+    """(v + ε) E[1/(v + ε)], and what the weights before take back of it."""
+    share, name = found.share, ctx.call.inputs[0]
+    behind = first_signal(ctx).told_at(name)
+    inverse = law.inverse(share)
+    if not isinstance(behind, Freedom):
+        return inverse, None
+    units = _units(norm, behind.dim)
+    behind = replace(behind, shape=behind.shape * units)
+    by = ByNorm(behind.undone(share), behind.off_weights(share), _by_channel(norm))
+    return inverse * behind.inverse(share), Told(name, by)
+
+
+def _by_channel(norm: Norm) -> bool:
+    """Whether each channel is normalized by itself, over all samples and places."""
+    return norm.centre and norm.dims == tuple(d for d in range(len(norm.shape)) if d != 1)
+
+
+def _units(norm: Norm, dim: int) -> int:
+    """How many units have one v, units along a dimension."""
+    if norm.group:
+        return norm.group if dim == 1 else 1
+    return norm.shape[dim] if dim in norm.dims else 1
+
+
+def _projected(
+    ctx: RuleContext, norm: Norm, gradient: SignalState, through: SignalState, hat: SignalState
+) -> SignalState:
+    """E (γg x̂)(γg′ x̂′): the mask of an activation behind the norm depends on x̂."""
+    by = gradient.told_at(ctx.call.name)
+    if isinstance(by, ByActivation):
+        shift = norm.shift.square if isinstance(norm.shift, Constant) else 0.0
+        orthogonal = by.shift_left is not None and _by_channel(norm)
+        state = _unshifted(norm, hat)
+        return by.with_entries(state, shift, orthogonal=orthogonal)  # type: ignore[no-any-return]
+    through, hat = aligned(through, hat)
+    second = through.second * hat.second
+    if gradient.profile is not None:
+        h = grid() if hat.marginal is None else hat.marginal
+        own = float((gradient.profile * h**2) @ weights())
+        second = np.where(all_same(through.axes), second * own, second)
+    return replace(through, second=second, profile=None, told=None)
+
+
+def _unshifted(norm: Norm, hat: SignalState) -> SignalState:
+    """γ x̂."""
+    made = hat if norm.factor == 1 else hat.times(norm.factor)
+    return made if norm.scale is None else scaled(made, norm.scale)
+
+
+def _parameters(ctx: RuleContext, gradient: Any) -> Mapping[str, float]:
+    gradient = gradient[0] if isinstance(gradient, tuple) else gradient
+    hat, norm = _hat(ctx)
+    found: dict[str, float] = {}
+    if isinstance(norm.scale, Constant) and norm.scale.parameter:
+        through = scaled(gradient, norm.scale)
+        both = _projected(ctx, norm, gradient, through, hat)
+        size = norm.scale.square
+        found[norm.scale.parameter] = (
+            at_table(both, norm.scale) / size if size > 0
+            else at_table(multiplied(gradient, hat), norm.scale)
+        )  # fmt: skip
+    if isinstance(norm.shift, Constant) and norm.shift.parameter:
+        by = gradient.told_at(ctx.call.name)
+        left = by.shift_left if isinstance(by, ByActivation) and _by_channel(norm) else None
+        found[norm.shift.parameter] = at_table(gradient, norm.shift) * (
+            1.0 if left is None else left
+        )
+    return found
+
+
+rule(
+    "batch_norm instance_norm layer_norm rms_norm group_norm normalize normalization "
+    "native_batch_norm miopen_batch_norm native_layer_norm",
+    _forward, _backward,
+    "entries Gaussian where v has few of them; the gradient is independent of x̂, an activation "
+    "directly behind the norm apart", parameters=_parameters,
+)  # fmt: skip
+
+
+# x/(k + α · mean of x² over neighbouring channels)^β
+
+
+def _local(ctx: RuleContext) -> SignalState:
+    return first_signal(ctx).times(_local_factor(ctx))
+
+
+def _local_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    return [gradient.times(_local_factor(ctx))]
+
+
+def _local_factor(ctx: RuleContext) -> float:
+    call = ctx.call
+    alpha, beta = float(call.argument(2, "alpha", 1e-4)), float(call.argument(3, "beta", 0.75))
+    around = float(call.argument(4, "k", 1.0)) + alpha * first_signal(ctx).q
+    if not around > 0:
+        raise CannotPredict("a local response norm that divides by 0")
+    return float(around**-beta)
+
+
+rule(
+    "local_response_norm", _local, _local_back,
+    "the mean of x² over neighbouring channels is its mean; α x² is small beside k",
+)  # fmt: skip

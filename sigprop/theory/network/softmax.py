@@ -1,0 +1,395 @@
+"""Softmax: shares of Gaussian logits, behind known masks.
+
+A = softmax(l + table) along one dimension. Rows t and u share w = E l_ts l_us − E l_ts l_us' (means
+apart, s ≠ s'), U = softmax(table) is what the table alone makes, S_tu = Σ_s U_ts U_us. Then
+Σ_s E A_ts A_us = R(S, w) (``concentration``) and, of entries that differ, Σ_s A = 1 leaves 1 − R.
+Where each entry of the row is told apart, E A_ts A_us' ∝ U_ts U_us' exp(means + variances/2 + C).
+
+Backward g_l = A ∘ (g − Σ_s A_s g_s): with γ = E g_s g_s − E g_s g_s' its own square is γ H(S, w).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import (
+    Axis,
+    at_left,
+    at_right,
+    diagonal,
+    pair_sum,
+    same_sum,
+)
+from sigprop.theory.network.calls import CannotPredict, Signal
+from sigprop.theory.network.concentration import overlap, responsive
+from sigprop.theory.network.contraction import LARGEST
+from sigprop.theory.network.pointwise import values_state
+from sigprop.theory.network.state import (
+    Scatter,
+    SignalState,
+    aligned,
+    common,
+    of_products,
+    one_axis,
+    with_axis,
+    with_position_axis,
+)
+from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.tables import before_tables
+
+APART = 64
+"""Places of a sequence up to which they are told apart where a mask or a concatenation does."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A softmax: its logits and what comes of them.
+
+    Attributes:
+        logits: along the dimension one axis, full or of one class; rows that the table tells apart
+            are told apart.
+        dim: the dimension.
+        state: of the shares, in the axes of ``logits``.
+        share: S of each pair of rows (1 relation along the dimension).
+        spread: v, geometric mean of both rows.
+        common: w of each pair of rows.
+        before: the logits as they were given.
+    """
+
+    logits: SignalState
+    dim: int
+    state: SignalState
+    share: FloatArray
+    spread: FloatArray
+    common: FloatArray
+    before: SignalState
+
+    @property
+    def rows(self) -> int:
+        """The dimension of rows, next to that of the entries."""
+        return self.dim - 1 if self.dim == len(self.before.dims) - 1 else -1
+
+    @property
+    def place(self) -> int:
+        """Of the axis of the dimension."""
+        return self.logits.places(self.dim).start
+
+
+def shares(before: SignalState, dim: int, table: FloatArray | None = None) -> Shares:
+    """softmax(l + table) along one dimension."""
+    dim %= len(before.dims)
+    table = None if table is None else np.broadcast_to(table, before.shape)
+    logits = _told_apart(_row(before, dim), dim, table)
+    place = logits.places(dim).start
+    uniform = np.full((1,) * len(before.shape), 0.0) if table is None else table
+    weights = _uniform(uniform, dim, before.shape[dim])
+    if logits.axes[place].full:
+        return _over_places(logits, dim, weights, before)
+    share, spread, common = _rows(logits, dim, weights)
+    n = before.shape[dim]
+    r = overlap(share, spread, common)
+    second = np.concatenate([(1 - r) / (n * (n - 1)), r / n], axis=place)
+    mean = np.full(logits.mean.shape, 1 / n)
+    second = np.broadcast_to(second, logits.second.shape)
+    state = SignalState(logits.dims, second, mean)
+    return Shares(logits, dim, state, share, spread, common, before)
+
+
+def _uniform(table: FloatArray, dim: int, n: int) -> FloatArray:
+    """U: the softmax of the table alone; its dimensions of size 1 stay.
+
+    Raises:
+        CannotPredict: a row is hidden whole.
+    """
+    if table.shape[dim] == 1:
+        table = np.repeat(table, n, axis=dim)
+    top = table.max(axis=dim, keepdims=True)
+    if np.isneginf(top).any():
+        raise CannotPredict("a softmax of a row that is hidden whole")
+    made = np.exp(table - top)
+    return np.asarray(made / made.sum(axis=dim, keepdims=True))
+
+
+def _row(state: SignalState, dim: int) -> SignalState:
+    """The dimension as one axis, full or of one class."""
+    state = one_axis(state, dim)
+    place = state.places(dim).start
+    axis = state.axes[place]
+    if axis.full or axis.classes == 1:
+        return state
+    pairs = state.second.size // axis.relations * axis.size**2
+    if axis.size <= APART and pairs <= LARGEST:
+        return with_position_axis(state, place)
+    return with_axis(state, place, Axis.exchangeable(axis.size))
+
+
+def _told_apart(state: SignalState, dim: int, table: FloatArray | None) -> SignalState:
+    """Rows and entries told apart where the table tells them, if they are not too many."""
+    if table is None:
+        return state
+    table = _compact(table)
+    for d in reversed(range(table.ndim)):
+        if table.shape[d] == 1:
+            continue
+        made = one_axis(state, d)
+        place = made.places(d).start
+        pairs = made.second.size // made.axes[place].relations * made.axes[place].size ** 2
+        if pairs <= LARGEST:
+            state = with_position_axis(made, place)
+    return state
+
+
+def _rows(
+    logits: SignalState, dim: int, weights: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """S, v and w of each pair of rows, the axis of the row kept with 1 relation."""
+    place = logits.places(dim).start
+    rows = tuple(axis for i, axis in enumerate(logits.axes) if i != place)
+    cov = logits.second - of_products(logits.mean, logits.mean, logits.axes)
+    common = np.take(cov, [1], axis=place) - np.take(cov, [0], axis=place)
+    own = np.maximum(np.expand_dims(diagonal(np.squeeze(common, place), rows), place), 0.0)
+    lengthened = (*logits.axes[:place], Axis.positions(1), *logits.axes[place + 1 :])
+    spread = np.sqrt(of_products(own, own, lengthened))
+    known = values_state(_compact(weights), logits)
+    _, known = aligned(logits, known)
+    share = same_sum(known.second, logits.axes[place], place)
+    return share, spread, np.broadcast_to(common, spread.shape)
+
+
+def _compact(values: FloatArray) -> FloatArray:
+    """Dimensions along which nothing changes, at size 1."""
+    for d in range(values.ndim):
+        if values.shape[d] > 1 and (values.strides[d] == 0
+                                    or (values == values.take([0], axis=d)).all()):  # fmt: skip
+            values = values.take([0], axis=d)
+    return values
+
+
+def _over_places(logits: SignalState, dim: int, weights: FloatArray, before: SignalState) -> Shares:
+    """Each entry of a row for itself."""
+    place = logits.places(dim).start
+    axis = logits.axes[place]
+    known = values_state(_compact(weights), logits)
+    if known.shape != logits.shape:
+        raise CannotPredict("a table of another shape")
+    logits, known = aligned(logits, known)
+    cov = logits.second - of_products(logits.mean, logits.mean, logits.axes)
+    cov = bracket(cov, known.mean, logits.axes, place)
+    variance = np.maximum(diagonal(cov, logits.axes), 0.0)
+    own = np.maximum(_own_spread(cov, logits.axes, place), 0.0)  # of each row
+    share = same_sum(known.second, axis, place)
+    rows = _with(logits.axes, place, Axis.positions(1))
+    alone = diagonal(share, rows)
+    target = overlap(alone, own, own)
+    wanted = np.log(np.maximum(target * (1 - alone), 1e-300)) - np.log(
+        np.maximum(alone * (1 - target), 1e-300)
+    )
+    ratio = np.divide(wanted, own, out=np.ones_like(own), where=(own > 1e-6) & (alone < 1 - 1e-9))
+    slow = np.sqrt(np.clip(ratio, 0.0, 1.5))
+    scale = of_products(slow, slow, rows)
+    level = logits.mean - logits.mean.mean() + variance * slow**2 / 2
+    power = cov * scale + at_left(level, logits.axes) + at_right(level, logits.axes)
+    power -= power.max(axis=place, keepdims=True)
+    made = known.second * np.exp(power)
+    made = made / np.maximum(pair_sum(made, axis, place), 1e-300)
+    first = known.mean * np.exp(level - level.max(axis=place, keepdims=True))
+    first = first / (first.sum(axis=place, keepdims=True))
+    state = SignalState(logits.dims, made, first)
+    spread = np.sqrt(of_products(own, own, rows))
+    common = np.clip(_common(cov, axis, place), -spread, spread)
+    return Shares(logits, dim, state, share, spread, common, before)
+
+
+def _with(axes: tuple[Axis, ...], place: int, axis: Axis) -> tuple[Axis, ...]:
+    return (*axes[:place], axis, *axes[place + 1 :])
+
+
+def _common(cov: FloatArray, axis: Axis, place: int) -> FloatArray:
+    """E l_s l_s − E l_s l_s', mean over the places of a row."""
+    n = axis.size
+    own = same_sum(cov, axis, place)
+    every = pair_sum(cov, axis, place)
+    return (own - (every - own) / max(n - 1, 1)) / n
+
+
+def _own_spread(cov: FloatArray, axes: tuple[Axis, ...], place: int) -> FloatArray:
+    rows = _with(axes, place, Axis.positions(1))
+    return diagonal(_common(cov, axes[place], place), rows)
+
+
+def bracket(second: FloatArray, mean: FloatArray, axes: tuple[Axis, ...], place: int) -> FloatArray:
+    """E (x_s − Σ m x)(y_s' − Σ m y) on a full axis, m the mean share of each row."""
+    n = axes[place].size
+    rows = axes[:place] + axes[place + 1 :]
+    moved = np.moveaxis(second, place, -1)
+    moved = moved.reshape(*moved.shape[:-1], n, n)
+    shares_ = np.moveaxis(mean, place, -1)
+    left = np.stack([at_left(shares_[..., s], rows) for s in range(n)], axis=-1)
+    right = np.stack([at_right(shares_[..., s], rows) for s in range(n)], axis=-1)
+    by_left = np.einsum("...a,...ab->...b", left, moved)[..., None, :]
+    by_right = np.einsum("...b,...ab->...a", right, moved)[..., :, None]
+    both = np.einsum("...b,...b->...", by_left[..., 0, :], right)[..., None, None]
+    made = moved - by_left - by_right + both
+    return np.moveaxis(made.reshape(*made.shape[:-2], n * n), -1, place)
+
+
+def as_before(found: Shares, state: SignalState, like: SignalState | None = None) -> SignalState:
+    """A tensor with samples and heads that only the table told apart averaged again.
+
+    The rows of a sample stay apart: behind a causal mask the places of a sequence are not alike.
+
+    Args:
+        found: the softmax.
+        state: the tensor, of the shape of the logits.
+        like: another of that shape, whose rows stay apart.
+    """
+    for dim, axes in enumerate(found.before.dims):
+        if state.dims[dim] == axes or found.logits.dims[dim] == axes or len(state.dims[dim]) != 1:
+            continue
+        if dim == found.rows and state.shape[dim] <= APART:
+            continue
+        place = state.places(dim).start
+        n = state.shape[dim]
+        wanted = axes[0] if len(axes) == 1 else Axis.exchangeable(n)
+        if like is not None and len(like.dims[dim]) == 1:
+            wanted = common(wanted, like.dims[dim][0])
+        state = with_axis(state, place, wanted)
+    return state
+
+
+def tilted(found: Shares, common_source: float) -> SignalState:
+    """The shares as a sum over values meets them that come from where the keys do.
+
+    Keys and values of one source of D channels share its products c_ss' = x_s·x_s'/D, which scatter
+    by 1/D: large logits go with values that are alike, and E Σ A A' c grows by w (1 − R)²/D.
+
+    Args:
+        found: the softmax.
+        common_source: 1/D.
+    """
+    extra = found.common * common_source * _free(found)
+    return replace(found.state, second=found.state.second + extra * _apart(found))
+
+
+def _free(found: Shares) -> FloatArray:
+    """(1 − R_t)(1 − R_u) of each pair of rows."""
+    place = found.place
+    rows = _with(found.logits.axes, place, Axis.positions(1))
+    r = same_sum(found.state.second, found.logits.axes[place], place)
+    left = np.maximum(1 - diagonal(r, rows), 0.0)
+    return of_products(left, left, rows)
+
+
+def _apart(found: Shares) -> FloatArray:
+    """What moves 1 from entries that differ to the same: Σ over same ones 1 − R, over all 0."""
+    place, axis = found.place, found.logits.axes[found.place]
+    r = np.maximum(same_sum(found.state.second, axis, place), 1e-300)
+    shape = [-1 if i == place else 1 for i in range(r.ndim)]
+    return found.state.second * (axis.is_same.reshape(shape) / r - 1)
+
+
+def back(found: Shares, gradient: SignalState, common_source: float = 0.0) -> SignalState:
+    """The gradient of the logits.
+
+    Args:
+        found: the softmax.
+        gradient: of the shares.
+        common_source: as in :func:`tilted`, where it meets keys: it is values that made it.
+    """
+    place, logits, given = found.place, found.logits, gradient
+    axis, n = logits.axes[place], logits.shape[found.dim]
+    gradient = one_axis(gradient, found.dim)
+    h = responsive(found.share, found.spread, found.common)
+    if axis.full:
+        r = np.maximum(same_sum(found.state.second, axis, place), 1e-300)
+        plain = r * np.maximum(1 - found.share, 0.0)
+        ratio = np.divide(h, plain, out=np.ones_like(h), where=plain > 1e-12)
+        gradient, weights = aligned(
+            gradient, replace(found.state, second=found.state.second * ratio)
+        )
+        at = gradient.places(found.dim).start
+        second = weights.second * bracket(gradient.second, weights.mean, weights.axes, at)
+    else:
+        own = np.concatenate([-h / (n * max(n - 1, 1)), h / n], axis=place)
+        own = np.broadcast_to(own, logits.second.shape)
+        gradient = with_axis(gradient, gradient.places(found.dim).start, axis)
+        gradient, weights = aligned(gradient, replace(logits, second=own))
+        at = gradient.places(found.dim).start
+        differ, same = (np.take(gradient.second, [i], axis=at) for i in (0, 1))
+        second = (same - differ) * weights.second
+    if common_source:
+        extra = replace(logits, second=np.broadcast_to(
+            common_source * _free(found) * _apart(found), logits.second.shape))  # fmt: skip
+        gradient, extra = aligned(gradient, extra)
+        at = gradient.places(found.dim).start
+        second = second + _common(gradient.second, gradient.axes[at], at) * extra.second
+    zero = np.zeros(tuple(a.classes for a in gradient.axes))
+    return as_before(found, SignalState(gradient.dims, second, zero), given)
+
+
+# Rules
+
+
+def read(ctx: RuleContext) -> Shares:
+    """The softmax of a call."""
+    call, value = ctx.call, ctx.call.argument(0, "input", Signal(0))
+    state, table = before_tables(ctx, value)
+    dim = call.named("dim")
+    if dim is None:
+        dim = 0 if len(state.dims) in (0, 1, 3) else 1
+    if call.operation == "softmin":
+        state, table = state.times(-1.0), None if table is None else -table
+    return shares(state, int(dim), table)
+
+
+def _log_softmax(ctx: RuleContext) -> SignalState:
+    """l_s − log Σ e^l: centred logits, and the mean −log n − v/2 + (R n − 1)/2 of one of n."""
+    found = _log(ctx)
+    logits, place = found.logits, found.place
+    n = logits.shape[found.dim]
+    r = overlap(found.share, found.spread, found.common)
+    w = found.common
+    same = w * (1 - 2 / n) + w * r  # of l_s − Σ A l: w (δ − 1/n − 1/n + R)
+    differ = w * (r - 2 / n)
+    rows = _with(logits.axes, place, Axis.positions(1))
+    v, own_r = diagonal(found.spread, rows), diagonal(r, rows)
+    mean = -math.log(n) - v / 2 + (own_r * n - 1) / (2 * n)
+    second = np.concatenate([differ, same], axis=place) + of_products(mean, mean, rows)
+    mean = np.broadcast_to(mean, tuple(a.classes for a in logits.axes))
+    return SignalState(logits.dims, second, mean, scatter=Scatter())
+
+
+def _log(ctx: RuleContext) -> Shares:
+    state, table = before_tables(ctx, ctx.call.argument(0, "input", Signal(0)))
+    if table is not None:
+        raise CannotPredict("log_softmax behind a table")
+    dim = ctx.call.named("dim")
+    dim = (0 if len(state.dims) in (0, 1, 3) else 1) if dim is None else int(dim)
+    one = one_axis(state, dim)
+    place = one.places(dim).start
+    n = one.shape[dim]
+    if n < 2:
+        raise CannotPredict("log_softmax of one entry")
+    return shares(with_axis(one, place, Axis.exchangeable(n)), dim)
+
+
+def _log_softmax_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    """g_s − A_s Σ g."""
+    found = _log(ctx)
+    _, gradient = aligned(found.logits, one_axis(gradient, found.dim))
+    place, n = found.place, found.logits.shape[found.dim]
+    differ, same = (np.take(gradient.second, [i], axis=place) for i in (0, 1))
+    r = overlap(found.share, found.spread, found.common)
+    line = same + (n - 1) * differ  # Σ_a E g_s g_a
+    own = same - 2 * line / n + r * line
+    apart = differ - 2 * line / n + (1 - r) / (n - 1) * line
+    second = np.concatenate([apart, own], axis=place)
+    return [SignalState(found.logits.dims, second, np.zeros_like(found.logits.mean))]
+
+
+ASSUMED = "Gaussian logits, alike along the row but for the table; the gradient independent of them"
+rule("log_softmax", _log_softmax, _log_softmax_back, ASSUMED)

@@ -1,0 +1,122 @@
+"""The table of architectures that predictions are held against, and what is measured of them."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from analyses import _architectures
+from analyses._architectures import (
+    ARCHITECTURES,
+    BY_NAME,
+    Spread,
+    drawn,
+    natural_images,
+    truth,
+    with_natural_images,
+)
+from sigprop.measurement import measure_nodes
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+each = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+
+
+def test_the_table_is_as_large_as_it_should_be():
+    assert len(BY_NAME) == len(ARCHITECTURES) >= 34
+    assert {a.kind for a in ARCHITECTURES} >= {"images", "tokens", "vectors", "sequences"}
+
+
+@each
+def test_every_node_is_measured(architecture):
+    """Finite and not zero, but for what no gradient reaches; the same numbers a second time."""
+    found = truth(architecture, [3])
+    model, inputs = drawn(architecture, 3)
+    again = measure_nodes(model, *inputs, gradients=False)
+    first = again.nodes[0]
+    assert first.q is None or found.nodes[first.name].q.mean == first.q
+    weights = [node for node in found.nodes.values() if node.kind == "weight"]
+    assert len(weights) >= 3 or architecture.family == "recurrent"
+    for node in weights:
+        assert node.q.mean > 0 and math.isfinite(node.q.mean)
+    reached = [node.gradient for node in weights if node.gradient is not None]
+    assert len(reached) >= len(weights) - 1  # WaveNet's last residual leads nowhere
+    assert all(spread.mean > 0 and math.isfinite(spread.mean) for spread in reached)
+    assert found.nodes["output"].gradient.mean == 1
+
+
+@each
+def test_the_flag_of_norms_is_right(architecture):
+    model, _ = drawn(architecture, 0)
+    by_hand = architecture.name in ("llama", "t5_encoder")
+    has = by_hand or any(isinstance(module, NORMS) for module in model.modules())
+    assert architecture.norms == has
+
+
+def test_seeds_draw_weights_inputs_and_cotangents_anew():
+    architecture = BY_NAME["mlp_tanh"]
+    both, one, other = (truth(architecture, seeds) for seeds in ([1, 2], [1], [2]))
+    for name in ("input", "0", "40"):
+        parts = ("q", "gradient")
+        values = [[getattr(t.nodes[name], part).mean for part in parts] for t in (one, other, both)]
+        for a, b, mean in zip(*values, strict=True):
+            if (name, a) != ("40", pytest.approx(1)):
+                assert a != b
+            assert mean == pytest.approx((a + b) / 2)
+    spread = both.parameters["0.weight"]
+    logs = [math.log(t.parameters["0.weight"].mean) for t in (one, other)]
+    assert spread.log_mean == pytest.approx(sum(logs) / 2)
+    assert spread.log_std == pytest.approx(abs(logs[0] - logs[1]) / math.sqrt(2))
+    with pytest.raises(ValueError, match="at least one"):
+        truth(architecture, [])
+
+
+def test_a_spread_counts_what_is_missing_zero_or_infinite():
+    assert Spread.of([None, None]) is None
+    assert Spread.of([0.0, None]) == Spread(0.0, None, None, 1, 1)
+    found = Spread.of([1.0, 0.0, math.e**2, None])
+    assert dataclasses.astuple(found)[1:] == pytest.approx((1.0, math.sqrt(2), 3, 1))
+    assert Spread.of([math.inf, 1.0]) == Spread(math.inf, 0.0, None, 2, 0)
+
+
+def test_torchs_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    truth(BY_NAME["bert"], [0])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_photographs():
+    pytest.importorskip("sklearn")
+    images = natural_images(16, 12, seed=1)
+    assert images.shape == (12, 3, 16, 16)
+    assert images.mean() == pytest.approx(0, abs=1e-5) and images.std() == pytest.approx(1)
+    assert torch.equal(images, natural_images(16, 12, seed=1))
+    assert not torch.equal(images, natural_images(16, 12, seed=2))
+    near = (images[..., 1:] * images[..., :-1]).mean()
+    assert near > 0.7, "neighbours in photographs are alike"
+
+
+def test_an_architecture_sees_photographs():
+    pytest.importorskip("sklearn")
+    architecture = with_natural_images(BY_NAME["vgg11"])
+    found = truth(architecture, [0, 1])
+    assert found.nodes["x"].q.mean == pytest.approx(1, rel=1e-3)
+    _, (images,) = drawn(architecture, 0)
+    assert images.shape == (16, 3, 32, 32)
+    with pytest.raises(ValueError, match="tokens, no images"):
+        with_natural_images(BY_NAME["gpt2"])
+
+
+def test_a_library_that_does_not_work_is_left_out(monkeypatch):
+    def broken():
+        raise RuntimeError("operator nms does not exist")
+
+    names = ("torchvision", "timm", "transformers")
+    for name in names:
+        monkeypatch.setattr(_architectures, f"_{name}", broken)
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: object() if name == "timm" else None
+    )
+    with pytest.warns(UserWarning, match="timm is installed and does not work"):
+        assert _architectures.installed_architectures() == ()
