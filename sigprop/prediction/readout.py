@@ -95,7 +95,7 @@ def _notes(model: nn.Module, reading: Reading) -> Iterator[str]:
 
 
 def _copies(model: nn.Module) -> Iterator[str]:
-    """Weights with the same entries as one before: layers that were copied after they were drawn."""
+    """Weights with the entries of one before: layers that were copied after they were drawn."""
     seen: dict[tuple[Any, ...], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2 or parameter.is_meta or parameter.numel() < 2:
