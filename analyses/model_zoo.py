@@ -65,7 +65,10 @@ class Params:
     seeds: int = 8
     predictions: int = 4
     names: tuple[str, ...] = tuple(a.name for a in ARCHITECTURES)
-    photographs: tuple[str, ...] = ("vgg11", "resnet18", "convnext_t", "vit_s")
+    photographs: tuple[tuple[str, str], ...] = (
+        ("vgg11", "positions"), ("preact_resnet", "positions"), ("resnet18", "samples"),
+        ("vit_s", "samples"),
+    )  # fmt: skip
     packages: bool = True
 
 
@@ -87,14 +90,14 @@ def compute(params: Params) -> list[Row]:
 
 
 def _cases(params: Params) -> Iterator[tuple[Architecture, str]]:
-    """Architectures, and whether places are told apart."""
+    """Architectures, and what is told apart: "", positions or samples."""
     for name in params.names:
-        yield BY_NAME[name], "exchangeable"
-    for name in params.photographs:
-        yield with_natural_images(BY_NAME[name]), "full"
+        yield BY_NAME[name], ""
+    for name, full in params.photographs:
+        yield with_natural_images(BY_NAME[name]), full
     if params.packages:
         for architecture in installed_architectures():
-            yield architecture, "exchangeable"
+            yield architecture, ""
 
 
 def _all(rows: Sequence[Row], pooled: Pooled) -> Row:
@@ -110,7 +113,7 @@ def _all(rows: Sequence[Row], pooled: Pooled) -> Row:
     return made
 
 
-def _held(architecture: Architecture, positions: str, params: Params, pooled: Pooled) -> Row:
+def _held(architecture: Architecture, full: str, params: Params, pooled: Pooled) -> Row:
     """One architecture: errors of its nodes and parameters."""
     seeds = range(params.seed, params.seed + params.seeds)
     found = truth(architecture, seeds)
@@ -118,7 +121,7 @@ def _held(architecture: Architecture, positions: str, params: Params, pooled: Po
     for seed in seeds[: params.predictions]:
         model, inputs = drawn(architecture, seed)
         start = time.process_time()
-        predictions.append(predict(model, inputs, positions=positions))
+        predictions.append(predict(model, inputs, **({full: "full"} if full else {})))
         seconds.append(time.process_time() - start)
     size = _mean_of if architecture.norms else _log_normal_mean
     forward, zeros = _forward(predictions, found, size)
@@ -131,7 +134,7 @@ def _held(architecture: Architecture, positions: str, params: Params, pooled: Po
     nodes = [node for node in predictions[0] if _known(found, node.name)]
     return {
         "name": architecture.name, "family": architecture.family, "inputs": architecture.kind,
-        "positions": positions, "nodes": len(nodes),
+        "told_apart": full, "nodes": len(nodes),
         "predicted": sum(not node.note for node in nodes) / max(len(nodes), 1),
         **_errors("forward", forward), **_errors("backward", backward),
         **_errors("weight", weights),
