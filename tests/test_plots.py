@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import sigprop
 from sigprop import kaiming_leaky_init, plots, validate
@@ -164,3 +165,19 @@ def test_panels_without_numbers_stay_away_and_nothing_is_refused():
     with pytest.raises(ValueError, match="nothing has been reported"):
         plots.monitor([])
     plt.close("all")
+
+
+def test_a_prediction_is_drawn_with_what_was_measured_beside_it():
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    result = sigprop.predict(net, (5, 8))
+    figure = plots.prediction(result)
+    above, below = figure.axes
+    line = above.lines[0].get_ydata()
+    assert np.allclose(line, np.log10([node.q for node in result]))
+    assert np.allclose(below.lines[0].get_ydata(), np.log10([n.gradient for n in result]))
+    plt.close(figure)
+    rows = [{"name": node.name, "q": 2 * node.q, "gradient": node.gradient} for node in result]
+    figure = plots.prediction(result, measured=rows[1:])
+    points = figure.axes[0].lines[-1].get_ydata()
+    assert np.isnan(points[0]) and np.allclose(points[1:], line[1:] + np.log10(2))
+    plt.close(figure)

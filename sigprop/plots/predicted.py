@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sigprop.prediction import Prediction
 
 TICKS = 12
-"""Names of blocks written below at most."""
+"""Names of blocks written below, about."""
 
 
 def prediction(result: Prediction, figure: Figure | None = None, *, measured: Any = None) -> Figure:
@@ -86,15 +86,15 @@ def _log(values: np.ndarray) -> np.ndarray:
 
 
 def _name_blocks(ax: Axes, rows: Sequence[Row]) -> None:
-    """Write the name of each block below its first node."""
-    blocks: list[tuple[int, str]] = []
-    for tried in (1, 2, 3):
-        made = _blocks(rows, tried)
-        if blocks and len(made) > TICKS:
-            break
-        blocks = made
-    step = max(1, -(-len(blocks) // TICKS))
-    shown = blocks[::step]
+    """Write the names of blocks below their first nodes, as many as there is room for."""
+    blocks = _blocks(rows, 1)
+    for depth in (2, 3):
+        if len(blocks) < TICKS:
+            blocks = _blocks(rows, depth)
+    apart, shown = len(rows) / TICKS, list[tuple[int, str]]()
+    for place, name in blocks:
+        if not shown or place - shown[-1][0] >= apart:
+            shown.append((place, name))
     ax.set_xticks([place for place, _ in shown], [name for _, name in shown], rotation=30,
                   ha="right", fontsize="small")  # fmt: skip
     ax.set_xlabel("nodes of the model, in the order of the data")
@@ -124,4 +124,7 @@ def _title(rows: Sequence[Row]) -> str:
 def _span(values: np.ndarray) -> str:
     known = values[np.isfinite(values)]
     decades = known.max() - known.min()
-    return f"within a factor of {10**decades:.2g}" if decades < 3 else f"over {decades:.0f} decades"
+    if decades >= 3:
+        return f"over {decades:.0f} decades"
+    factor = 10**decades
+    return f"within a factor of {factor:.{1 if factor < 10 else 0}f}"

@@ -6,8 +6,8 @@ take ``prediction.records()``, draw it with ``sigprop.plots.prediction``.
 The files: ``entry.py``: the one call. ``inputs.py``: examples and shapes. ``translate.py``: a
 recorded model as the calls that the rules of ``sigprop.theory.network`` read, with ``laws.py`` (the
 moments of weights), ``materialize.py`` (of models without values), ``planned.py`` (of a plan) and
-``norms.py`` (normalizations by hand). ``measured.py``: what no rule predicts. ``result.py``: what
-comes back.
+``norms.py`` (normalizations by hand). ``measured.py``: what no rule predicts. ``readout.py`` and
+``result.py``: what comes back.
 """
 
 from sigprop.prediction.entry import predict

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sigprop.graph import Node
 from sigprop.prediction.inputs import example_of
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.measured import Measured, Places
 from sigprop.prediction.planned import Plan, planned_laws
-from sigprop.prediction.result import NodePrediction, Prediction
+from sigprop.prediction.readout import read_out
+from sigprop.prediction.result import Prediction
 from sigprop.prediction.translate import Translator
 from sigprop.reading.build import build
 from sigprop.reading.calling import check_model, collector_waits, flatten, labelled, unwrapped
@@ -83,7 +82,7 @@ def predict(
     choice = _Choice(weights, positions, samples)
     _check(choice, init)
     reading, calls, found = _run(model, x, choice, init)
-    return _result(reading, calls, found)
+    return read_out(model, reading, calls, found)
 
 
 @dataclass(frozen=True)
@@ -250,66 +249,3 @@ def _cotangents(reading: Reading, calls: Sequence[Call]) -> dict[str, Any]:
         for name in output.inputs
         if name in shapes and shapes[name] is not None
     }
-
-
-def _result(reading: Reading, calls: Sequence[Call], found: Propagation) -> Prediction:
-    nodes: list[NodePrediction] = []
-    channels = _channels(reading)
-    by_name = reading.graph.by_name
-    for call in calls:
-        state = found.states[call.name]
-        gradient = found.gradients.get(call.name)
-        if not isinstance(state, SignalState):
-            continue
-        nodes.append(_node(by_name[call.name], call, state, gradient, found, channels))
-    inputs = tuple(c.name for c in calls if reading.steps[c.name].what == "input")
-    notes = [
-        f"'{name}' leaves as a number: what depends on it holds for this example"
-        for name in reading.cuts
-    ]
-    return Prediction(
-        tuple(nodes), dict(found.parameters), inputs, dict(found.unpredicted),
-        dict(found.unpredicted_back), tuple(notes),
-    )  # fmt: skip
-
-
-def _node(
-    node: Node, call: Call, state: SignalState, gradient: Any, found: Propagation,
-    channels: Mapping[str, int],
-) -> NodePrediction:  # fmt: skip
-    weight = node.weight.parameters if node.weight is not None else ()
-    squares = [found.parameters[name] for name in weight if name in found.parameters]
-    dims = len(state.shape)
-    channel = channels.get(node.name, dims - 1)
-    places = [d for d in range(1, dims) if d != channel]
-    return NodePrediction(
-        node.name,
-        node.layer or node.operation,
-        state.shape,
-        state.q,
-        state.mean_entry,
-        state.correlation([0]) if dims > 1 else math.nan,
-        state.correlation(places) if places else math.nan,
-        gradient.q if isinstance(gradient, SignalState) else None,
-        squares[0] if squares else None,
-        math.sqrt(max(state.scatter.variance, 0.0)),
-        found.unpredicted.get(node.name, ""),
-    )
-
-
-def _channels(reading: Reading) -> dict[str, int]:
-    """The dimension of channels of each node: a weight knows it, the others have their input's."""
-    found: dict[str, int] = {}
-    for node in reading.graph.nodes:
-        dims = len(node.shape or ())
-        if node.kind == "weight" and dims:
-            spatial = int(node.operation[-2]) if node.operation.startswith("conv") else 0
-            found[node.name] = max(dims - spatial - 1, 0)
-        elif node.operation in ("permute", "transpose") or not node.inputs:
-            continue
-        else:
-            before = node.inputs[0]
-            same = len(reading.graph.by_name[before].shape or ()) == dims
-            if before in found and same:
-                found[node.name] = found[before]
-    return found

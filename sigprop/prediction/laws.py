@@ -22,6 +22,7 @@ class ConstantLaw:
     parameter: str = ""
     random: bool = False
     kurtosis: float = 3.0
+    row_sum: float = 1.0
 
 
 class Laws:
@@ -63,8 +64,9 @@ class Laws:
         fourth = float((entries**4).mean()) if square and names else 3.0 * square**2
         kurtosis = fourth / square**2 if square else 3.0
         return ConstantLaw(
-            tuple(found.shape), float(entries.mean()), square, name, bool(names), kurtosis
-        )
+            tuple(found.shape), float(entries.mean()), square, name, bool(names), kurtosis,
+            _row_sum(entries, square) if names else 1.0,
+        )  # fmt: skip
 
     def _behind(self, value: Step | Tensor) -> tuple[list[str], bool]:
         """Names of the parameters that a constant is made of; whether it is one of them whole."""
@@ -84,3 +86,11 @@ class Laws:
             whole = next(iter(found.values())).numel()
             direct = direct and math.prod(value.shape) == whole
         return list(found), direct
+
+
+def _row_sum(entries: Tensor, square: float) -> float:
+    """Mean square of the sums of rows over that of independent entries."""
+    if entries.dim() < 2 or not square:
+        return 1.0
+    rows = entries.flatten(1)
+    return float(rows.sum(dim=1).square().mean()) / (rows.shape[1] * square)

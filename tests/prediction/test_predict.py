@@ -268,3 +268,12 @@ def test_a_branch_on_data_is_said():
 
     prediction = predict(Branch(), (4, 8))
     assert prediction.notes and "holds for this example" in prediction.notes[0]
+
+
+def test_weights_that_are_not_independent_are_named():
+    layer = nn.Linear(8, 8)
+    assert any("more than once" in n for n in predict(nn.Sequential(layer, layer), (4, 8)).notes)
+    copies = nn.Sequential(layer, copy.deepcopy(layer))
+    notes = predict(copies, (4, 8)).notes
+    assert len(notes) == 1 and "equal to an earlier weight" in notes[0] and "1.weight" in notes[0]
+    assert not predict(mlp(), (4, 40)).notes

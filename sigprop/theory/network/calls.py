@@ -35,6 +35,8 @@ class Constant:
         parameter: name of the parameter that it is, "" if it is none or is computed from some.
         random: whether it is a draw that only its moments matter of.
         kurtosis: E w⁴/(E w²)² of its entries.
+        row_sum: mean square of the sum of a row (its first index fixed), over that of as many
+            independent entries: 1 if they are, 0 for weights that are standardized row by row.
     """
 
     shape: tuple[int, ...]
@@ -44,6 +46,7 @@ class Constant:
     parameter: str = ""
     random: bool = True
     kurtosis: float = 3.0
+    row_sum: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,7 @@ from sigprop.theory.network.freedom import off_weights, taps_fan, telling, undon
 from sigprop.theory.network.linear import (
     INDEPENDENT,
     as_it_is,
+    pair_moments,
     paired,
     significant_mean,
     unit_scatter,
@@ -155,18 +156,18 @@ def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
     place = state.places(plan.channel).start
     axis = state.axes[place]
     kinds, members = _groups(axis, plan.groups)
-    mean = significant_mean(plan.weight)
+    mean, (pair, _) = significant_mean(plan.weight), pair_moments(plan.weight, plan.rows)
     wide = plan.channels[1] // plan.groups
     out = Axis(tuple(n * wide for n in kinds.sizes))
     spatial = spatial_axes(state, plan, out)
     own = np.tensordot(members, np.moveaxis(state.second, place, 0)[axis.same], axes=1)
-    same = (plan.weight.square - mean**2) * _tapped(own, state, plan, spatial)
+    same = (plan.weight.square - pair) * _tapped(own, state, plan, spatial)
     differ = np.zeros((kinds.classes, *same.shape))
     moved = np.zeros((kinds.classes, *_moved_mean(state, plan, spatial).shape[1:]))
-    if mean:
+    if mean or pair:
         shared, apart = _group_pairs(state, plan, kinds, members)
-        shared = mean**2 * _tapped(shared, state, plan, spatial, together=True)
-        same = same + shared
+        shared = _tapped(shared, state, plan, spatial, together=True)
+        same, shared = same + pair * shared, mean**2 * shared
         differ = mean**2 * _tapped(apart, state, plan, spatial, together=True)
         within = np.array([(wide - 1) / max(n * wide - 1, 1) for n in kinds.sizes])
         for a, share in enumerate(within):

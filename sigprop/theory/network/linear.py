@@ -49,6 +49,33 @@ def significant_mean(weight: Constant) -> float:
     return weight.mean if weight.mean**2 * count > _SIGNIFICANT**2 * spread else 0.0
 
 
+def pair_moments(weight: Constant, rows: int) -> tuple[float, float]:
+    """E w w′ of two weights of one unit, and of two that meet one input in different units.
+
+    The square of the mean where the sums of the rows are those of independent entries. Rows that
+    are standardized (of sum 0) have −w₂/(n − 1) for two of their entries.
+
+    Args:
+        weight: of any number of dimensions.
+        rows: the index that counts units: 0, or 1 where the first one counts inputs.
+    """
+    plain, first = significant_mean(weight) ** 2, weight.shape[0]
+    n = math.prod(weight.shape) // max(first, 1)
+    if n < 2 or abs(_chi_square_score(weight.row_sum, first)) < _SIGNIFICANT - 1:
+        return plain, plain
+    in_a_row = weight.square * (weight.row_sum - 1) / (n - 1)
+    return (in_a_row, plain) if rows == 0 else (plain, in_a_row)
+
+
+def _chi_square_score(ratio: float, degrees: int) -> float:
+    """A mean of so many squares of normal numbers as a standard normal number, nearly.
+
+    The cube root of a chi-square variable (Wilson and Hilferty).
+    """
+    spread = 2 / (9 * degrees)
+    return (math.cbrt(max(ratio, 0.0)) - (1 - spread)) / math.sqrt(spread)
+
+
 def as_it_is(ctx: RuleContext, weight: Constant) -> bool:
     """Whether a weight is applied as it is: asked for, or no parameter at all."""
     return (ctx.call.actual and max(weight.shape, default=1) <= ACTUAL) or not weight.random
@@ -57,15 +84,16 @@ def as_it_is(ctx: RuleContext, weight: Constant) -> bool:
 # One dimension through a dense map
 
 
-def dense(state: SignalState, dim: int, weight: Constant, out: int) -> SignalState:
-    """X → W x along one dimension, W random with ``out`` rows."""
+def dense(state: SignalState, dim: int, weight: Constant, rows: int) -> SignalState:
+    """X → W x along one dimension, W random; ``rows``: the index of W that counts units."""
     state = one_axis(state, dim)
     place = state.places(dim).start
     axis = state.axes[place]
-    mean = significant_mean(weight)
+    mean, pair, apart = significant_mean(weight), *pair_moments(weight, rows)
     own, every = same_sum(state.second, axis, place), pair_sum(state.second, axis, place)
-    same = (weight.square - mean**2) * own + mean**2 * every
-    return _through(state, dim, Axis.exchangeable(out), mean**2 * every, same,
+    same = (weight.square - pair) * own + pair * every
+    differ = apart * own + mean**2 * (every - own)
+    return _through(state, dim, Axis.exchangeable(weight.shape[rows]), differ, same,
                     mean * class_sum(state.mean, axis, place))  # fmt: skip
 
 
@@ -166,7 +194,7 @@ def _mapped(
         if ctx.call.actual:
             state = with_position_axis(one_axis(state, dim), one_axis(state, dim).places(dim).start)
         return exact(state, dim, matrix if rows == 0 else matrix.T)
-    return dense(state, dim, weight, weight.shape[rows])
+    return dense(state, dim, weight, rows)
 
 
 def _back(
@@ -180,7 +208,7 @@ def _back(
             gradient = one_axis(gradient, dim)
             gradient = with_position_axis(gradient, gradient.places(dim).start)
         return exact(gradient, dim, matrix.T if rows % 2 == 0 else matrix)
-    return dense(gradient, dim, weight, weight.shape[columns])
+    return dense(gradient, dim, weight, columns)
 
 
 def _linear_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:

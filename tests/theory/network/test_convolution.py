@@ -137,6 +137,19 @@ def test_the_gradient_against_autograd(name, full):
     assert sent.q == pytest.approx(total * float(w.square().mean()), rel=loose)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_gradient_through_the_weight_as_it_is(name):
+    module = PLAIN[name]()
+    x = data(module)[:1]
+    made, ctx = called(module, x, full=range(x.ndim), actual=True)
+    g = RNG.standard_normal(made.shape)
+    sent = RULES[ctx.call.operation].backward(ctx, from_values(g, range(g.ndim)))[0]
+    given = torch.tensor(x, requires_grad=True)
+    (module.double()(given) * torch.tensor(g)).sum().backward()
+    expected = given.grad.numpy().ravel()
+    np.testing.assert_allclose(full_state(sent), np.outer(expected, expected), atol=1e-9)
+
+
 def lifted(*layers, channels=12, kernel=3):
     return nn.Sequential(nn.Conv2d(5, channels, kernel, padding=1), *layers)
 

@@ -1,0 +1,111 @@
+"""From the states of a propagation to the records that a user reads, with what is to be said."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigprop.graph import Node
+from sigprop.prediction.result import NodePrediction, Prediction
+from sigprop.reading.calling import some
+from sigprop.reading.used import Reading
+from sigprop.theory.network import Call, Propagation, SignalState
+
+
+def read_out(
+    model: nn.Module, reading: Reading, calls: Sequence[Call], found: Propagation
+) -> Prediction:
+    """The nodes that have one tensor, the parameters, and notes."""
+    nodes: list[NodePrediction] = []
+    channels = _channels(reading)
+    by_name = reading.graph.by_name
+    for call in calls:
+        state = found.states[call.name]
+        gradient = found.gradients.get(call.name)
+        if not isinstance(state, SignalState):
+            continue
+        nodes.append(_node(by_name[call.name], call, state, gradient, found, channels))
+    inputs = tuple(c.name for c in calls if reading.steps[c.name].what == "input")
+    return Prediction(
+        tuple(nodes), dict(found.parameters), inputs, dict(found.unpredicted),
+        dict(found.unpredicted_back), tuple(_notes(model, reading)),
+    )  # fmt: skip
+
+
+def _node(
+    node: Node, call: Call, state: SignalState, gradient: Any, found: Propagation,
+    channels: Mapping[str, int],
+) -> NodePrediction:  # fmt: skip
+    weight = node.weight.parameters if node.weight is not None else ()
+    squares = [found.parameters[name] for name in weight if name in found.parameters]
+    dims = len(state.shape)
+    channel = channels.get(node.name, dims - 1)
+    places = [d for d in range(1, dims) if d != channel]
+    return NodePrediction(
+        node.name,
+        node.layer or node.operation,
+        state.shape,
+        state.q,
+        state.mean_entry,
+        state.correlation([0]) if dims > 1 else math.nan,
+        state.correlation(places) if places else math.nan,
+        gradient.q if isinstance(gradient, SignalState) else None,
+        squares[0] if squares else None,
+        math.sqrt(max(state.scatter.variance, 0.0)),
+        found.unpredicted.get(node.name, ""),
+    )
+
+
+def _channels(reading: Reading) -> dict[str, int]:
+    """The dimension of channels of each node: a weight knows it, the others have their input's."""
+    found: dict[str, int] = {}
+    for node in reading.graph.nodes:
+        dims = len(node.shape or ())
+        if node.kind == "weight" and dims:
+            spatial = int(node.operation[-2]) if node.operation.startswith("conv") else 0
+            found[node.name] = max(dims - spatial - 1, 0)
+        elif node.operation in ("permute", "transpose") or not node.inputs:
+            continue
+        else:
+            before = node.inputs[0]
+            same = len(reading.graph.by_name[before].shape or ()) == dims
+            if before in found and same:
+                found[node.name] = found[before]
+    return found
+
+
+# What the numbers take for granted and this model does not
+
+
+def _notes(model: nn.Module, reading: Reading) -> Iterator[str]:
+    for name in reading.cuts:
+        yield f"'{name}' leaves as a number: what depends on it holds for this example"
+    uses = Counter(name for used in reading.weights.values() for name in used.parameters)
+    again = [name for name, count in uses.items() if count > 1]
+    if again:
+        yield (f"used more than once, where each use is taken as independent: {some(again)}")
+    copies = list(_copies(model))
+    if copies:
+        yield f"equal to an earlier weight, where all are taken as independent: {some(copies)}"
+
+
+def _copies(model: nn.Module) -> Iterator[str]:
+    """Weights with the entries of one before: layers that were copied after they were drawn."""
+    seen: dict[tuple[Any, ...], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2 or parameter.is_meta or parameter.numel() < 2:
+            continue
+        entries = parameter.detach()
+        first = entries.flatten()[:8]
+        if bool((first == first[0]).all()):
+            continue
+        key = (tuple(entries.shape), tuple(first.tolist()))
+        if any(torch.equal(entries, other) for other in seen.get(key, ())):
+            yield name
+        else:
+            seen.setdefault(key, []).append(entries)
