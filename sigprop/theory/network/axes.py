@@ -203,7 +203,7 @@ def apply(
     if axis.full and out.full:
         made = _full(left, right, flat, axis.size)
     else:
-        made = _weights(left, right, axis, out) @ flat
+        made = relation_weights(left, right, axis, out) @ flat
     return np.moveaxis(made.reshape(out.relations, *rest), 0, dim)
 
 
@@ -227,7 +227,7 @@ def summed(pairs: Iterable[tuple[Matrix, Matrix]], axis: Axis, out: Axis) -> Mat
         if axis.full and out.full:
             made = sparse.kron(sparse.csr_array(left), sparse.csr_array(right), format="csr")
         else:
-            made = _weights(left, right, axis, out)
+            made = relation_weights(left, right, axis, out)
         total = made if total is None else total + made
     return total
 
@@ -239,7 +239,7 @@ def through(operator: Matrix, second: FloatArray, dim: int) -> FloatArray:
     return np.moveaxis(made.reshape(-1, *moved.shape[1:]), 0, dim)
 
 
-def _weights(left: Matrix, right: Matrix, axis: Axis, out: Axis) -> FloatArray:
+def relation_weights(left: Matrix, right: Matrix, axis: Axis, out: Axis) -> FloatArray:
     """The matrix (relations out, relations in) that averages Σ A_ip B_jq over the pairs."""
     a, b = sparse.csr_array(left), sparse.csr_array(right)
     within, outside = _membership(axis), _membership(out)

@@ -14,17 +14,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.layout import cuts_of, parts_of
 from sigprop.theory.network.pointwise import number_of
-from sigprop.theory.network.pooling import MAPS, axis_out
+from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
-    mapped_sides,
     mean_slope,
     means_taken,
+    one_side_mapped,
     pair_of_functions,
     picked,
     plus_pair,
@@ -38,6 +36,8 @@ from sigprop.theory.network.table import RuleContext, rule_of
 
 DEEPEST = 150
 """Steps after which a covariance is taken for 0."""
+LEAST = 1e-5
+"""A correlation up to which two are taken for independent."""
 MOST = 50_000
 """Covariances that are followed for one network."""
 
@@ -71,6 +71,8 @@ class Covariances:
             found = None
         finally:
             self.steps -= 1
+        if found is not None and negligible(found, self.states[one], self.states[two]):
+            found = None
         self.known[one, two] = found
         return found
 
@@ -148,6 +150,12 @@ LAYOUT = {
     for name in line.split()[1:]
 }  # fmt: skip
 """What is followed on both sides at once, by the name of the operation."""
+
+
+def negligible(pair: SignalState, one: SignalState, two: SignalState) -> bool:
+    """Whether all moments of a pair are small beside what the two could have."""
+    return bool(np.max(np.abs(pair.second), initial=0.0) <= LEAST * np.sqrt(one.q * two.q))
+
 
 Meet = Callable[[str], "SignalState | None"]
 
@@ -241,14 +249,8 @@ def _map(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState |
     found = meet(call.inputs[0])
     if found is None or found.shape != call.shape:
         return None
-    for dim, matrix in MAPS[call.operation](all_.context(call)).items():
-        n = matrix.shape[0]
-        one = sparse.csr_array(sparse.eye_array(n))
-        found = reshaped(found, found.shape)
-        sides = (matrix, one) if left else (one, matrix)
-        axis = axis_out(found, found.places(dim).start, n) if found.dims[dim] else Axis((1,))
-        found = mapped_sides(found, dim, *sides, axis)
-    return found
+    maps = MAPS[call.operation](all_.context(call))
+    return one_side_mapped(found, maps, left=left)
 
 
 _EXPANDED: dict[str, Any] = {

@@ -23,13 +23,16 @@ from sigprop.theory.network.calls import Call, CannotPredict, Signal
 from sigprop.theory.network.covariance import (
     LAYOUT,
     Covariances,
+    negligible,
     same_arguments,
     slice_of,
     weight_of,
 )
 from sigprop.theory.network.pointwise import number_of
+from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,
+    one_side_mapped,
     pair_of_functions,
     picked,
     plus_pair,
@@ -124,7 +127,8 @@ class GradientCovariances:
         total: Pair = None
         for edge in self.used(one):
             total = plus_pair(total, self._edge_and_node(edge, two))
-        return total
+        gradients = self.gradients[one], self.gradients[two]
+        return None if total is None or negligible(total, *gradients) else total
 
     def _edge_and_node(self, edge: Edge, node: str) -> Pair:
         """E g h of what one node sends and the gradient of another."""
@@ -172,6 +176,8 @@ class GradientCovariances:
             return "weight" if weight_of(call) and len(call.inputs) == 1 else ""
         if call.operation in ("cat", "stack"):
             return "join"
+        if call.operation in MAPS:
+            return "sum"
         if call.operation in ("mul", "div"):
             two = all(isinstance(value, Signal) for value in call.args[:2])
             return "sum" if not two else "factor" if call.operation == "mul" else ""
@@ -223,6 +229,8 @@ class GradientCovariances:
             for factor in self._factors(edge):
                 total = plus_pair(total, times_side(pair, factor, left=True))
             return total
+        if call.operation in MAPS:
+            return one_side_mapped(pair, MAPS[call.operation](signals.context(call)), back=True)
         number = self._number(edge)
         return replace(pair, second=pair.second * number) if number else None
 

@@ -73,7 +73,8 @@ def propagate(
         gradient = found.gradients.get(call.name)
         if isinstance(gradient, SignalState):
             found.gradients[call.name] = met(back, call.name, gradient)
-        if gradient is not None and (call.inputs or call.args):
+        entered = call.name in given or not (call.inputs or call.args)
+        if gradient is not None and not entered:
             _backward(found, back, call, measure_back)
     return found
 

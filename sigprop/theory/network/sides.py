@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from scipy import sparse
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, Matrix, apply, at_left, at_right, flipped
+from sigprop.theory.network.axes import (
+    Axis,
+    Matrix,
+    apply,
+    at_left,
+    at_right,
+    flipped,
+    relation_weights,
+)
 from sigprop.theory.network.layout import selection
 from sigprop.theory.network.marginals import ORDERS, Expansion, expand, pair_values
 from sigprop.theory.network.state import SignalState, aligned, of_products, one_axis
@@ -64,15 +75,26 @@ def picked(
 ) -> SignalState:
     """Other entries of a dimension on each side; with ``n`` put at these places among n."""
     pair = one_axis(pair, dim)
-    axis = pair.axes[pair.places(dim).start]
+    place = pair.places(dim).start
+    axis, count = pair.axes[place], n or len(one)
+    out = Axis.positions(count) if axis.full or count == 1 else Axis.exchangeable(count)
+    if axis.full and out.full:
+        return mapped_sides(pair, dim, *_choices(axis, one, two, n), out)
+    averages = _averages(axis, out, one.tobytes(), two.tobytes(), n)
+    second = np.moveaxis(np.tensordot(averages, pair.second, axes=(1, place)), 0, place)
+    return _on(pair, dim, out, second)
+
+
+def _choices(axis: Axis, one: np.ndarray, two: np.ndarray, n: int) -> tuple[Matrix, Matrix]:
     if n:
-        left, right = selection(one, n).T, selection(two, n).T
-        out = Axis.positions(n) if axis.full else Axis.exchangeable(n)
-    else:
-        left, right = selection(one, axis.size), selection(two, axis.size)
-        count = len(one)
-        out = Axis.positions(count) if axis.full or count == 1 else Axis.exchangeable(count)
-    return mapped_sides(pair, dim, left, right, out)
+        return selection(one, n).T, selection(two, n).T
+    return selection(one, axis.size), selection(two, axis.size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _averages(axis: Axis, out: Axis, one: bytes, two: bytes, n: int) -> FloatArray:
+    left, right = (np.frombuffer(key, dtype=np.int64) for key in (one, two))
+    return relation_weights(*_choices(axis, left, right, n), axis, out)
 
 
 def mapped_sides(
@@ -81,10 +103,27 @@ def mapped_sides(
     """A matrix for each side along one dimension."""
     pair = one_axis(pair, dim)
     place = pair.places(dim).start
-    second = apply(left, right, pair.second, place, pair.axes[place], out)
-    dims = (*pair.dims[:dim], (out,), *pair.dims[dim + 1 :])
+    return _on(pair, dim, out, apply(left, right, pair.second, place, pair.axes[place], out))
+
+
+def one_side_mapped(
+    pair: SignalState, maps: Mapping[int, Matrix], *, left: bool = True, back: bool = False
+) -> SignalState:
+    """Square matrices along some dimensions of one side, their transposes if ``back``."""
+    for dim, matrix in maps.items():
+        turned = sparse.csr_array(matrix.T if back else matrix)
+        one = sparse.csr_array(sparse.eye_array(turned.shape[0]))
+        pair = one_axis(pair, dim)
+        out = pair.axes[pair.places(dim).start]
+        pair = mapped_sides(pair, dim, *((turned, one) if left else (one, turned)), out)
+    return pair
+
+
+def _on(pair: SignalState, dim: int, out: Axis, second: FloatArray) -> SignalState:
+    """With other entries along one dimension."""
     shape = list(pair.mean.shape)
-    shape[place] = out.classes
+    shape[pair.places(dim).start] = out.classes
+    dims = (*pair.dims[:dim], (out,), *pair.dims[dim + 1 :])
     return replace(pair, dims=dims, second=second, mean=np.zeros(shape))
 
 
