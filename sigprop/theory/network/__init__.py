@@ -31,6 +31,7 @@ from sigprop.theory.network import (
     pooling,
     products,
     recurrent,
+    selection,
     softmax,
     tables,
 )
@@ -56,6 +57,7 @@ FAMILIES = (
     maxima,
     patches,
     recurrent,
+    selection,
 )
 """The files that hold rules; importing them fills the table."""
 

@@ -30,7 +30,7 @@ from sigprop.theory.network.axes import (
     summed,
     through,
 )
-from sigprop.theory.network.calls import CannotPredict, Signal
+from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.convolution import per_axis
 from sigprop.theory.network.layout import mapped
 from sigprop.theory.network.marginals import (
@@ -329,8 +329,8 @@ def _adaptive(ctx: RuleContext) -> Maps:
 
 
 def _over(ctx: RuleContext) -> Maps:
-    if isinstance(ctx.call.argument(1, "other"), Signal):
-        raise CannotPredict(f"{ctx.call.operation} of two signals")
+    if isinstance(ctx.call.argument(1, "other"), Constant):
+        raise CannotPredict(f"{ctx.call.operation} of a signal and a table")
     shape = source(ctx).shape
     return {dim: sparse.csr_array(np.ones((1, shape[dim]))) for dim in reduced_dims(ctx)}
 
