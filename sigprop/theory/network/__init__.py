@@ -13,12 +13,14 @@ The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``con
 ``pointwise.py`` (with ``marginals.py``: entries that are not Gaussian), ``joins.py`` (with
 ``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``products.py`` (with
 ``contraction.py``), ``softmax.py`` (with ``concentration.py``), ``tables.py``, ``attention.py``,
-``gates.py``, ``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
+``gates.py``, ``recurrent.py`` (with ``units.py``), ``selection.py``, ``dropout.py``, ``lookup.py``.
+``propagate.py``: the two passes.
 """
 
 from sigprop.theory.network import (
     attention,
     convolution,
+    dropout,
     gates,
     joins,
     layout,
@@ -44,6 +46,7 @@ FAMILIES = (
     linear,
     convolution,
     pointwise,
+    dropout,
     joins,
     layout,
     pooling,

@@ -404,34 +404,7 @@ def _sum_out(gradient: SignalState, dim: int, *, keep: bool) -> SignalState:
                    mean=np.squeeze(mean, gone), profile=None)  # fmt: skip
 
 
-# Dropout
-
-
-def _dropout(ctx: RuleContext) -> SignalState:
-    state, p = ctx.only, ctx.call.rate
-    kept = 1 / (1 - p) if p < 1 else 0.0
-    shared = dropped_together(ctx.call.operation, len(state.dims))
-    same = np.ones((1,) * len(state.axes), dtype=bool)
-    for dim in range(len(state.dims)):
-        if dim not in shared:
-            for place in state.places(dim):
-                shape = [1] * len(state.axes)
-                shape[place] = -1
-                same = same & state.axes[place].is_same.reshape(shape)
-    return replace(state, second=np.where(same, state.second * kept, state.second))
-
-
-def dropped_together(operation: str, dims: int) -> set[int]:
-    """Dimensions whose entries live and die together: places of a channel, a whole sample."""
-    if operation == "stochastic_depth":
-        return set(range(1, dims))
-    count = int(operation[-2]) if operation[-1] == "d" and operation[-2].isdigit() else 0
-    return set(range(dims - count, dims)) if count else set()
-
-
-def _dropout_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    masked = replace(ctx, inputs=(gradient,))
-    return [_dropout(masked)]
+# Rows
 
 
 def _slope_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
@@ -456,7 +429,6 @@ rule("activation", _activation, _activation_back,
      "two entries are jointly Gaussian, or have a Gaussian copula; the gradient is independent of "
      "them, its profile apart", source="poole2016; schoenholz2017",
      parameters=_slope_parameters)  # fmt: skip
-rule("dropout", _dropout, _dropout_back, "exact for the mean over masks")
 
 
 def _untouched(ctx: RuleContext) -> SignalState:

@@ -15,7 +15,7 @@ import numpy as np
 
 from sigprop.activations import activation
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import all_same, at_left, at_right, flipped
+from sigprop.theory.network.axes import at_left, at_right, flipped
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.joins import added, at_table, multiplied
 from sigprop.theory.network.linear import plus_constant
@@ -313,38 +313,3 @@ def _blend_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | N
 
 
 rule("lerp", _blend, _blend_back, "as a sum")
-
-
-# Dropout that keeps mean and variance of a SELU
-
-_SATURATED = -1.7580993408473766
-
-
-def _alpha(ctx: RuleContext, state: SignalState, *, back: bool) -> SignalState:
-    """A (x d + α′(q − d)), d the mask of mean q = 1 − p and a = (q + α′² q p)^(−1/2)."""
-    call = ctx.call
-    training = bool(call.argument(2, "training", call.kwargs.get("train", False)))
-    q = 1.0 - float(call.argument(1, "p", 0.5))
-    if not training or q >= 1:
-        return state
-    if q <= 0:
-        raise CannotPredict("alpha dropout of everything")
-    scale = 1 / (q + _SATURATED**2 * q * (1 - q))
-    shared = set(range(2, len(state.dims))) if call.operation.startswith("feature") else set[int]()
-    places = [i for dim in range(len(state.dims)) if dim not in shared for i in state.places(dim)]
-    one = all_same(tuple(axis for i, axis in enumerate(state.axes) if i in places))
-    shape = [n if i in places else 1 for i, n in enumerate(state.second.shape)]
-    same = one.reshape(shape)
-    own = q * state.second
-    if not back:
-        sums = at_left(state.mean, state.axes) + at_right(state.mean, state.axes)
-        own = own + q * (1 - q) * (_SATURATED**2 - _SATURATED * sums)
-    second = scale * np.where(same, own, q**2 * state.second)
-    mean = state.mean * (0 if back else q * scale**0.5)
-    return replace(state, second=second, mean=mean, marginal=None, told=None)
-
-
-rule("alpha_dropout feature_alpha_dropout",
-     lambda ctx: _alpha(ctx, ctx.only, back=False),
-     lambda ctx, gradient: [_alpha(ctx, gradient, back=True)],
-     "exact for the mean over masks")  # fmt: skip

@@ -127,10 +127,11 @@ def test_what_is_refused():
         def __init__(self, table: bool) -> None:
             super().__init__()
             self.one, self.two, self.table = nn.Linear(8, 6), nn.Linear(8, 6), table
+            self.floor = nn.Parameter(torch.randn(6))
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.one(x)
-            return torch.max(y, torch.arange(6.0)) if self.table else y / self.two(x)
+            return torch.max(y, -self.floor) if self.table else y / self.two(x)
 
     assert "near 0" in next(iter(predict(Near(False), (5, 8)).measured.values()))
     assert "table" in next(iter(predict(Near(True), (5, 8)).measured.values()))
