@@ -293,5 +293,5 @@ def test_layers_that_are_copies_of_one_add_up():
     net = Both()
     copied, one = predict(net, (16, 64)), predict(net, (16, 64))["one"].q
     assert copied["add"].q == pytest.approx(4 * one, rel=1e-6)
-    nn.init.normal_(net.two.weight, std=float(net.one.weight.square().mean()) ** 0.5)
+    nn.init.normal_(net.two.weight, std=net.one.weight.detach().square().mean().sqrt().item())
     assert predict(net, (16, 64))["add"].q == pytest.approx(2 * one, rel=0.05)
