@@ -161,12 +161,22 @@ Meet = Callable[[str], "SignalState | None"]
 
 
 def weight_of(call: Call) -> str:
+    """The draw of the weight that a linear map applies; "" if it is no parameter."""
+    weight = _weight(call)
+    return "" if weight is None else weight.draw or weight.parameter
+
+
+def parameter_of(call: Call) -> str:
     """The parameter that a linear map applies; "" if it is none."""
+    weight = _weight(call)
+    return "" if weight is None else weight.parameter
+
+
+def _weight(call: Call) -> Constant | None:
     if call.kind != "weight":
-        return ""
-    found = [value.parameter for value in (*call.args, *call.kwargs.values())
-             if isinstance(value, Constant) and len(value.shape) > 1]  # fmt: skip
-    return found[0] if found else ""
+        return None
+    found = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Constant)]
+    return next((value for value in found if len(value.shape) > 1), None)
 
 
 def _key(call: Call) -> str:

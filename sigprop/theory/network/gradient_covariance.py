@@ -24,6 +24,7 @@ from sigprop.theory.network.covariance import (
     LAYOUT,
     Covariances,
     negligible,
+    parameter_of,
     same_arguments,
     slice_of,
     weight_of,
@@ -382,6 +383,8 @@ def crossed_parameters(pairs: GradientCovariances, ctx: RuleContext) -> dict[str
         return found
     for other in signals.users_of(call):
         if other.shape != call.shape or signals.place[other.name] <= signals.place[call.name]:
+            continue
+        if parameter_of(other) != parameter_of(call):  # a copy has a gradient of its own
             continue
         gradient = pairs.of(call.name, other.name)
         if gradient is None or len(other.inputs) != 1:
