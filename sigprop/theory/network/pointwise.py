@@ -214,7 +214,11 @@ def with_entries(
                        gradient.profile)  # fmt: skip
         if orthogonal:
             share *= _left(inside, partial(_shifted, act, b), state)
-        second = second + share * expanded(found, state)
+        pairs = expanded(found, state)
+        if gradient.chosen is not None:
+            own = all_same(state.axes)
+            pairs = np.where(own, pairs, where_chosen(inside, state, gradient.chosen))
+        second = second + share * pairs
     gradient, state = aligned(gradient, replace(state, second=second))
     return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
                    marginal=None, profile=None, told=None)  # fmt: skip
@@ -232,7 +236,7 @@ def back_through(act: Activation, state: SignalState, gradient: SignalState) -> 
     """The gradient before φ: G·E φ′(x)φ′(y), single entries weighted by their profile."""
     slopes, before = pair_expectation(act, state, slope=True), state
     if gradient.chosen is not None:
-        slopes = slopes_where_chosen(act, state, gradient.chosen)
+        slopes = where_chosen(act.df, state, gradient.chosen)
     if gradient.profile is not None:
         weighted = _expansion(act, state, slope=True, profile=gradient.profile).square
         own = np.sqrt(weighted).reshape(state.mean.shape)
@@ -244,18 +248,18 @@ def back_through(act: Activation, state: SignalState, gradient: SignalState) -> 
                    marginal=None, profile=profile, chosen=None)  # fmt: skip
 
 
-def slopes_where_chosen(act: Activation, state: SignalState, chosen: FloatArray) -> FloatArray:
-    """E φ′(x)φ′(y) over pairs weighted by the probability that both are the largest ones."""
+def where_chosen(f: Function, state: SignalState, chosen: FloatArray) -> FloatArray:
+    """E f(x)f(y) over pairs weighted by the probability that both are the largest ones."""
     h = grid() if state.marginal is None else state.marginal
     rho = normal_correlation(_correlation(state), state.marginal)
     mean, std = state.mean[..., None], np.sqrt(state.variance)[..., None]
-    slopes = (act.df(mean + std * h) * chosen) @ hermite()
-    met, first = chosen @ hermite(), slopes.reshape(-1, ORDERS + 1)[0]
-    if np.allclose(slopes, first, rtol=0, atol=1e-9 * float(np.abs(first).max())):
+    values = (f(mean + std * h) * chosen) @ hermite()
+    met, first = chosen @ hermite(), values.reshape(-1, ORDERS + 1)[0]
+    if np.allclose(values, first, rtol=0, atol=1e-9 * float(np.abs(first).max())):
         both = pair_values(first, first, rho, None)
     else:
-        left = [at_left(slopes[..., k], state.axes) for k in range(ORDERS + 1)]
-        right = [at_right(slopes[..., k], state.axes) for k in range(ORDERS + 1)]
+        left = [at_left(values[..., k], state.axes) for k in range(ORDERS + 1)]
+        right = [at_right(values[..., k], state.axes) for k in range(ORDERS + 1)]
         both = pair_values(left, right, rho, None)  # type: ignore[arg-type]
     return both / pair_values(met, met, rho, None)
 
