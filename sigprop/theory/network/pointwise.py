@@ -44,10 +44,12 @@ from sigprop.theory.network.state import (
     of_products,
 )
 from sigprop.theory.network.table import RuleContext, rule
-from sigprop.theory.network.told import ByActivation, Orthogonal, Told
+from sigprop.theory.network.told import ByActivation, Told
 
 _POINTS = ((0.0, 2 / 3), (math.sqrt(3.0), 1 / 6), (-math.sqrt(3.0), 1 / 6))
 """Points and weights with the first five moments of a normal number."""
+_EVERY, _TERMS = 8, 12
+"""Points of the grid taken as one, and orders kept, for functions of two entries."""
 ALIKE = 1e-6
 """How far coefficients may be apart that are taken for the same."""
 ALONG = 1e-6
@@ -177,19 +179,26 @@ def _scatter_after(act: Activation, state: SignalState) -> Scatter:
 
 def _activation_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     act, state = _record(ctx), ctx.only
-    orthogonal = isinstance(gradient.told_at(ctx.call.name), Orthogonal)
+    behind = getattr(gradient.told_at(ctx.call.name), "orthogonal", False)
+    left, still = None, False
+    if behind:
+        left = _left(act.df, act.f, state, gradient.profile)
+        still = _left(partial(_times_slope, act, 0.0), act.f, state) == 0
     by = ByActivation(
-        partial(with_entries, act, gradient), _left(act.df, act.f, state) if orthogonal else None
+        partial(with_entries, act, gradient), left, partial(of_term, act, gradient), still
     )
     return [replace(back_through(act, state, gradient), told=Told(ctx.call.inputs[0], by))]
 
 
-def _left(f: Function, taken: Function, state: SignalState) -> float:
+def _left(
+    f: Function, taken: Function, state: SignalState, profile: FloatArray | None = None
+) -> float:
     """The share of the variance of f(x) that is not along φ(x): 1 − correlation²."""
     mean, std = _typical(state)
     x = mean + std * (grid() if state.marginal is None else state.marginal)
-    one, two = standardized(f(x)), standardized(taken(x))
-    left = 1.0 if one is None or two is None else 1 - float((one * two) @ weights()) ** 2
+    by = weights() if profile is None else weights() * profile
+    one, two = standardized(f(x), by), standardized(taken(x), by)
+    left = 1.0 if one is None or two is None else 1 - float((one * two) @ by) ** 2
     return left if left > ALONG else 0.0
 
 
@@ -222,6 +231,47 @@ def with_entries(
     gradient, state = aligned(gradient, replace(state, second=second))
     return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
                    marginal=None, profile=None, told=None)  # fmt: skip
+
+
+def of_term(
+    act: Activation, gradient: SignalState, term: SignalState, other: SignalState
+) -> SignalState:
+    """E (g y)(g′ y′) before φ(y + r) for one of two independent terms: G·E yφ′(y + r) y′φ′(y′ + r′).
+
+    yφ′(y + r) = Σ a_kl He_k He_l in the normal numbers behind y and r, so the mean for a pair is
+    Σ a_kl² ρ^k ρ_r^l; that of an entry with itself is taken as it is.
+
+    Args:
+        act: φ.
+        gradient: G behind it.
+        term: y.
+        other: r.
+    """
+    term, other = aligned(term, other)
+    gradient, term = aligned(gradient, term)
+    term, other = aligned(term, other)
+    (y, by), (r, _) = (_points(state) for state in (term, other))
+    values = y[:, None] * act.df(y[:, None] + r[None, :])
+    rho = [normal_correlation(_correlation(state), state.marginal) for state in (term, other)]
+    a = (by.T @ values @ by) ** 2
+    second = np.zeros(np.broadcast_shapes(*(each.shape for each in rho)))
+    for row in a[::-1]:
+        inner = np.zeros_like(second)
+        for value in row[::-1]:
+            inner = inner * rho[1] + value
+        second = second * rho[0] + inner
+    p = by[:, 0]
+    second = np.where(all_same(term.axes), float(p @ values**2 @ p), second)
+    return replace(gradient, second=gradient.second * second, mean=gradient.mean * 0,
+                   marginal=None, profile=None, chosen=None, told=None)  # fmt: skip
+
+
+def _points(state: SignalState) -> tuple[FloatArray, FloatArray]:
+    """A typical entry on a coarse grid, and the Hermite functions with their weights there."""
+    mean, std = _typical(state)
+    h = grid() if state.marginal is None else state.marginal
+    by = hermite()[:, :_TERMS].reshape(-1, _EVERY, _TERMS).sum(axis=1)
+    return mean + std * h.reshape(-1, _EVERY).mean(axis=1), by
 
 
 def _times_slope(act: Activation, b: float, x: FloatArray) -> FloatArray:
