@@ -17,7 +17,9 @@ from sigprop.theory.network.axes import at_left
 from sigprop.theory.network.calls import Call, Signal
 from sigprop.theory.network.marginals import expand
 from sigprop.theory.network.pointwise import number_of
+from sigprop.theory.network.pooling import averages, one_side
 from sigprop.theory.network.state import SignalState, aligned, broadcast, of_products
+from sigprop.theory.network.table import RuleContext
 
 DEEPEST = 64
 """Steps after which a covariance is taken for 0."""
@@ -64,7 +66,8 @@ def _key(call: Call) -> str:
         return "normalization"
     if call.activation is not None:
         return "activation"
-    by_name = call.operation in _EXPANDED and call.kind != "pooling"  # ``sum`` over a dimension
+    reduces = call.kind == "pooling" and call.operation == "sum"  # over a dimension
+    by_name = call.operation in _EXPANDED and not reduces
     return call.operation if by_name else call.kind
 
 
@@ -131,9 +134,17 @@ def _at_right(state: SignalState) -> Any:
     return of_products(np.ones_like(state.mean), state.mean, state.axes)
 
 
+def _pooled(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
+    """A known linear map of places: one side of the covariance is mapped."""
+    found, state = meet(call.inputs[0]), all_.states.get(call.inputs[0])
+    if found is None or not isinstance(state, SignalState) or state.shape != call.shape:
+        return None
+    return one_side(found, averages(RuleContext(call, [state])), first=first)
+
+
 _EXPANDED: dict[str, Any] = {
     "sum": _sum, "add": _sum, "sub": _sum, "shift": _sum, "scale": _scale, "mul": _scale,
     "div": _scale, "neg": _neg, "activation": _activation, "dropout": _same, "clone": _same,
     "contiguous": _same, "positive": _same, "to": _same, "type": _same, "float": _same,
-    "type_as": _same,
+    "type_as": _same, "avg_pool1d": _pooled, "avg_pool2d": _pooled, "avg_pool3d": _pooled,
 }  # fmt: skip
