@@ -117,6 +117,47 @@ def _expand_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | 
 rule("expand expand_as broadcast_to expand_copy", _expand, _expand_back, "exact")
 
 
+def _copies(ctx: RuleContext) -> tuple[list[int], list[int]]:
+    """Shapes in which copies stand along dimensions of their own: of size 1 before, n after.
+
+    Raises:
+        CannotPredict: not each entry has as many copies.
+    """
+    call, shape = ctx.call, first_signal(ctx).shape
+    one: list[int] = []
+    many: list[int] = []
+    if call.operation == "repeat_interleave":
+        count, dim = call.argument(1, "repeats"), call.argument(2, "dim")
+        if not isinstance(count, int) or dim is None:
+            raise CannotPredict("copies of different number, or of a flattened tensor")
+        for i, n in enumerate(shape):
+            here = i == dim % len(shape)
+            one += [n, 1] if here else [n]
+            many += [n, count] if here else [n]
+        return one, many
+    given = call.args[1:] or (call.kwargs.get("repeats", call.kwargs.get("dims")),)
+    counts = list(given[0] if isinstance(given[0], tuple | list) else given)
+    missing = len(counts) - len(shape)
+    for count, n in zip(counts, (1,) * missing + tuple(shape), strict=False):
+        one += [1, n]
+        many += [int(count), n]
+    return (one, many) if missing >= 0 else (list(shape), list(shape))
+
+
+def _repeated(ctx: RuleContext) -> SignalState:
+    one, many = _copies(ctx)
+    return reshaped(broadcast(reshaped(first_signal(ctx), one), many), _shape(ctx))
+
+
+def _repeated_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    state, (one, many) = first_signal(ctx), _copies(ctx)
+    like = reshaped(state, one)
+    return [reshaped(summed_to(reshaped(gradient, many), like), state.shape)]
+
+
+rule("repeat_interleave repeat tile", _repeated, _repeated_back, "exact")
+
+
 # A known map of the entries of one dimension
 
 
