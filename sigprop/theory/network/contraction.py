@@ -35,7 +35,7 @@ from sigprop.theory.network.state import (
 )
 from sigprop.theory.network.table import RuleContext
 
-LARGEST = 2**22
+LARGEST = 2**23
 """Numbers that a relation tensor has at most; beyond, its longest axis becomes exchangeable."""
 Labels = Sequence[str]
 
