@@ -93,7 +93,7 @@ def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | Non
         if isinstance(side, Signal):
             mine = _with_profile(ctx, gradient, side, other)
             told = _told_of_term(ctx, gradient, side, other)
-            found[side.place] = replace(summed_to(mine, ctx.state(side)), told=told)
+            found[side.place] = replace(summed_to(mine, ctx.state(side)), told=told or mine.told)
     if isinstance(first, Signal) and isinstance(second, Signal):
         for one, two in ((first, second), (second, first)):
             maps = averaged_elsewhere(ctx, two.place, one.place)
@@ -196,7 +196,7 @@ def _product_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState |
             through = multiplied(replace(gradient, scatter=Scatter()), ctx.state(other))
         else:
             through = scaled(gradient, other, inverse=inverse)
-        through = replace(through, mean=through.mean * 0, marginal=None, told=None)
+        through = replace(through, mean=through.mean * 0, marginal=None)
         found[side.place] = _beside_factor(ctx, gradient, side, other, through)
     return found
 
