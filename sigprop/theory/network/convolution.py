@@ -26,6 +26,8 @@ from sigprop.theory.network.axes import Axis, Matrix, apply_mean, summed, throug
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.freedom import off_weights, taps_fan, telling, undone
 from sigprop.theory.network.linear import (
+    coherent,
+    of_weights_along,
     INDEPENDENT,
     as_it_is,
     pair_moments,
@@ -387,7 +389,10 @@ def _convolution_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[
     found: dict[str, float] = {}
     if weight.parameter:
         off = off_weights(ctx, gradient)
+        more = coherent(ctx, gradient, lambda: _through(ctx, state, plan))
+        fan_in = math.prod(plan.kernel) * plan.channels[0] // plan.groups
         found[weight.parameter] = off * _weight_gradient(state, gradient, plan)
+        found[weight.parameter] += of_weights_along(more, plan.channel, weight, fan_in)
     if isinstance(bias, Constant) and bias.parameter:
         found[bias.parameter] = over_pairs(without(gradient, plan.channel, total=False))
     return found
