@@ -122,10 +122,11 @@ def pair_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 
     A sum that cancels within rounding is 0: the total of what is centred.
     """
-    parts = second * along(axis.counts, dim, second.ndim)
-    found: FloatArray = np.sum(parts, axis=dim, keepdims=True)
-    size = np.sum(np.abs(parts), axis=dim, keepdims=True)
-    return np.where(np.abs(found) <= ROUNDING * size, 0.0, found)
+    moved = np.moveaxis(second, dim, -1)
+    found = moved @ axis.counts
+    size = np.abs(moved) @ axis.counts
+    found = np.where(np.abs(found) <= ROUNDING * size, 0.0, found)
+    return np.asarray(np.expand_dims(found, dim))
 
 
 def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
@@ -135,9 +136,8 @@ def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 
 def same_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """Σ over the entries of one axis, each with itself."""
-    weights = np.where(axis.is_same, axis.counts, 0.0)
-    found: FloatArray = np.sum(second * along(weights, dim, second.ndim), axis=dim, keepdims=True)
-    return found
+    own = np.moveaxis(np.take(second, axis.same, axis=dim), dim, -1)
+    return np.asarray(np.expand_dims(own @ axis.counts[axis.same], dim))
 
 
 def class_sum(values: FloatArray, axis: Axis, dim: int) -> FloatArray:

@@ -46,10 +46,12 @@ from sigprop.theory.network.state import (
     of_products,
 )
 from sigprop.theory.network.table import RuleContext, rule
-from sigprop.theory.network.told import ByActivation, Orthogonal, Told
+from sigprop.theory.network.told import ByActivation, Told
 
 _POINTS = ((0.0, 2 / 3), (math.sqrt(3.0), 1 / 6), (-math.sqrt(3.0), 1 / 6))
 """Points and weights with the first five moments of a normal number."""
+_EVERY, _TERMS = 8, 12
+"""Points of the grid taken as one, and orders kept, for functions of two entries."""
 ALIKE = 1e-6
 """How far coefficients may be apart that are taken for the same."""
 ALONG = 1e-6
@@ -221,19 +223,26 @@ def _scatter_after(act: Activation, state: SignalState) -> Scatter:
 
 def _activation_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     act, state = _record(ctx), ctx.only
-    orthogonal = isinstance(gradient.told_at(ctx.call.name), Orthogonal)
+    behind = getattr(gradient.told_at(ctx.call.name), "orthogonal", False)
+    left, still = None, False
+    if behind:
+        left = _left(act.df, act.f, state, gradient.profile)
+        still = _left(partial(_times_slope, act, 0.0), act.f, state) == 0
     by = ByActivation(
-        partial(with_entries, act, gradient), _left(act.df, act.f, state) if orthogonal else None
+        partial(with_entries, act, gradient), left, partial(of_term, act, gradient), still
     )
     return [replace(back_through(act, state, gradient), told=Told(ctx.call.inputs[0], by))]
 
 
-def _left(f: Function, taken: Function, state: SignalState) -> float:
+def _left(
+    f: Function, taken: Function, state: SignalState, profile: FloatArray | None = None
+) -> float:
     """The share of the variance of f(x) that is not along φ(x): 1 − correlation²."""
     mean, std = _typical(state)
     x = mean + std * (grid() if state.marginal is None else state.marginal)
-    one, two = standardized(f(x)), standardized(taken(x))
-    left = 1.0 if one is None or two is None else 1 - float((one * two) @ weights()) ** 2
+    by = weights() if profile is None else weights() * profile
+    one, two = standardized(f(x), by), standardized(taken(x), by)
+    left = 1.0 if one is None or two is None else 1 - float((one * two) @ by) ** 2
     return left if left > ALONG else 0.0
 
 
@@ -258,10 +267,55 @@ def with_entries(
                        gradient.profile)  # fmt: skip
         if orthogonal:
             share *= _left(inside, partial(_shifted, act, b), state)
-        second = second + share * expanded(found, state)
+        pairs = expanded(found, state)
+        if gradient.chosen is not None:
+            own = all_same(state.axes)
+            pairs = np.where(own, pairs, where_chosen(inside, state, gradient.chosen))
+        second = second + share * pairs
     gradient, state = aligned(gradient, replace(state, second=second))
     return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
                    marginal=None, profile=None, told=None)  # fmt: skip
+
+
+def of_term(
+    act: Activation, gradient: SignalState, term: SignalState, other: SignalState
+) -> SignalState:
+    """E (g y)(g′ y′) before φ(y + r) for one of two independent terms: G·E yφ′(y + r) y′φ′(y′ + r′).
+
+    yφ′(y + r) = Σ a_kl He_k He_l in the normal numbers behind y and r, so the mean for a pair is
+    Σ a_kl² ρ^k ρ_r^l; that of an entry with itself is taken as it is.
+
+    Args:
+        act: φ.
+        gradient: G behind it.
+        term: y.
+        other: r.
+    """
+    term, other = aligned(term, other)
+    gradient, term = aligned(gradient, term)
+    term, other = aligned(term, other)
+    (y, by), (r, _) = (_points(state) for state in (term, other))
+    values = y[:, None] * act.df(y[:, None] + r[None, :])
+    rho = [normal_correlation(_correlation(state), state.marginal) for state in (term, other)]
+    a = (by.T @ values @ by) ** 2
+    second = np.zeros(np.broadcast_shapes(*(each.shape for each in rho)))
+    for row in a[::-1]:
+        inner = np.zeros_like(second)
+        for value in row[::-1]:
+            inner = inner * rho[1] + value
+        second = second * rho[0] + inner
+    p = by[:, 0]
+    second = np.where(all_same(term.axes), float(p @ values**2 @ p), second)
+    return replace(gradient, second=gradient.second * second, mean=gradient.mean * 0,
+                   marginal=None, profile=None, chosen=None, told=None)  # fmt: skip
+
+
+def _points(state: SignalState) -> tuple[FloatArray, FloatArray]:
+    """A typical entry on a coarse grid, and the Hermite functions with their weights there."""
+    mean, std = _typical(state)
+    h = grid() if state.marginal is None else state.marginal
+    by = hermite()[:, :_TERMS].reshape(-1, _EVERY, _TERMS).sum(axis=1)
+    return mean + std * h.reshape(-1, _EVERY).mean(axis=1), by
 
 
 def _times_slope(act: Activation, b: float, x: FloatArray) -> FloatArray:
@@ -276,7 +330,7 @@ def back_through(act: Activation, state: SignalState, gradient: SignalState) -> 
     """The gradient before φ: G·E φ′(x)φ′(y), single entries weighted by their profile."""
     slopes, before = pair_expectation(act, state, slope=True), state
     if gradient.chosen is not None:
-        slopes = slopes_where_chosen(act, state, gradient.chosen)
+        slopes = where_chosen(act.df, state, gradient.chosen)
     if gradient.profile is not None:
         weighted = _expansion(act, state, slope=True, profile=gradient.profile).square
         if slope_variance(act):
@@ -292,18 +346,18 @@ def back_through(act: Activation, state: SignalState, gradient: SignalState) -> 
                    marginal=None, profile=profile, chosen=None)  # fmt: skip
 
 
-def slopes_where_chosen(act: Activation, state: SignalState, chosen: FloatArray) -> FloatArray:
-    """E φ′(x)φ′(y) over pairs weighted by the probability that both are the largest ones."""
+def where_chosen(f: Function, state: SignalState, chosen: FloatArray) -> FloatArray:
+    """E f(x)f(y) over pairs weighted by the probability that both are the largest ones."""
     h = grid() if state.marginal is None else state.marginal
     rho = normal_correlation(_correlation(state), state.marginal)
     mean, std = state.mean[..., None], np.sqrt(state.variance)[..., None]
-    slopes = (act.df(mean + std * h) * chosen) @ hermite()
-    met, first = chosen @ hermite(), slopes.reshape(-1, ORDERS + 1)[0]
-    if np.allclose(slopes, first, rtol=0, atol=1e-9 * float(np.abs(first).max())):
+    values = (f(mean + std * h) * chosen) @ hermite()
+    met, first = chosen @ hermite(), values.reshape(-1, ORDERS + 1)[0]
+    if np.allclose(values, first, rtol=0, atol=1e-9 * float(np.abs(first).max())):
         both = pair_values(first, first, rho, None)
     else:
-        left = [at_left(slopes[..., k], state.axes) for k in range(ORDERS + 1)]
-        right = [at_right(slopes[..., k], state.axes) for k in range(ORDERS + 1)]
+        left = [at_left(values[..., k], state.axes) for k in range(ORDERS + 1)]
+        right = [at_right(values[..., k], state.axes) for k in range(ORDERS + 1)]
         both = pair_values(left, right, rho, None)  # type: ignore[arg-type]
     return both / pair_values(met, met, rho, None)
 
