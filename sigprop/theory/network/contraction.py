@@ -18,8 +18,8 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network import linear
 from sigprop.theory.network.axes import Axis, along
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
-from sigprop.theory.network.joins import added
 from sigprop.theory.network.directions import scatter_of_products
+from sigprop.theory.network.joins import added
 from sigprop.theory.network.linear import as_it_is, significant_mean
 from sigprop.theory.network.pointwise import shifted, summed_to
 from sigprop.theory.network.state import (
@@ -289,7 +289,7 @@ _THROUGH = ("passage", "scale", "dropout", "sum", "concatenation")
 
 
 def fed_by(ctx: RuleContext, value: Signal) -> tuple[str, float] | None:
-    """Where the dense map that a signal leaves takes its input from, and how many directions it has.
+    """Where the dense map that a signal leaves takes its input from, and the directions of that.
 
     None: it leaves none, through what turns, cuts or joins tensors, scales them or adds to them.
     """

@@ -26,10 +26,10 @@ from sigprop.theory.network.axes import Axis, Matrix, apply_mean, summed, throug
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.freedom import off_weights, taps_fan, telling, undone
 from sigprop.theory.network.linear import (
-    coherent,
-    of_weights_along,
     INDEPENDENT,
     as_it_is,
+    coherent,
+    of_weights_along,
     pair_moments,
     paired,
     significant_mean,

@@ -77,9 +77,27 @@ class ByActivation:
 
 
 _KEPT_BY = frozenset(
-    "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-    "cat dropout dropout1d dropout2d dropout3d clone contiguous".split()
+    [
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "adaptive_max_pool1d",
+        "adaptive_max_pool2d",
+        "adaptive_max_pool3d",
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "adaptive_avg_pool1d",
+        "adaptive_avg_pool2d",
+        "adaptive_avg_pool3d",
+        "cat",
+        "dropout",
+        "dropout1d",
+        "dropout2d",
+        "dropout3d",
+        "clone",
+        "contiguous",
+    ]
 )
 """Functions f with f(c x) = c f(x) for a number c for each channel."""
 
