@@ -114,6 +114,8 @@ class Translator:
             operation = meaning.operation
             args = tuple(self._argument(a, inputs) for a in step.args)
             kwargs = {k: self._argument(v, inputs) for k, v in step.kwargs.items()}
+            if step.made_by is not None:
+                kwargs["made_by"] = self.constant(step.made_by)
         names_of = argument_names(step)
         return Call(
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,

@@ -174,7 +174,7 @@ class TensorOwners:
         if len(found) > 1:
             shares = tuple(share for _, share in found)
             step = Step("join", args=tuple(o for o, _ in found), path=self.stack[-1][0])
-            step.shares = shares
+            step.shares, step.made_by = shares, storage.map_of(tensor)
             step.data = data_of(step.args)
         elif not storage.stands_at(tensor):
             step = call(torch.Tensor.view_as, (owner, tensor.detach()), {})

@@ -36,6 +36,7 @@ class Step:
         signal: whether it returned floating-point (or complex) numbers; None: not known.
         written: whether it wrote into its first argument.
         shares: of a join: the share of each argument.
+        made_by: of a join: the place of the argument that each entry is of.
         measured: moments of what it returned.
         label: name of an input.
         row: of the table of operations.
@@ -52,6 +53,7 @@ class Step:
     signal: bool | None = None
     written: bool = False
     shares: tuple[float, ...] = ()
+    made_by: Tensor | None = None
     measured: Moments | None = None
     label: str = ""
     row: Operation | None = None

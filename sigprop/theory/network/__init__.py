@@ -13,7 +13,7 @@ The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``con
 ``pointwise.py`` (with ``marginals.py``: entries that are not Gaussian), ``joins.py`` (with
 ``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``products.py`` (with
 ``contraction.py``), ``softmax.py`` (with ``concentration.py``), ``tables.py``, ``attention.py``,
-``gates.py``, ``recurrent.py``, ``lookup.py``. ``propagate.py``: the two passes.
+``gates.py``, ``recurrent.py``, ``lookup.py``, ``writes.py``. ``propagate.py``: the two passes.
 """
 
 from sigprop.theory.network import (
@@ -32,6 +32,7 @@ from sigprop.theory.network import (
     products,
     softmax,
     tables,
+    writes,
 )
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.propagate import Propagation, propagate
@@ -54,6 +55,7 @@ FAMILIES = (
     gates,
     maxima,
     patches,
+    writes,
 )
 """The files that hold rules; importing them fills the table."""
 

@@ -17,6 +17,13 @@ Measure = Callable[[Call], Any]
 MeasureBack = Callable[[Call, Any], Sequence[Any]]
 
 
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """The whole gradient at a node, from all that it goes to, as it was measured."""
+
+    state: Any
+
+
 @dataclass(eq=False)
 class Propagation:
     """What the rules say of a network.
@@ -27,6 +34,7 @@ class Propagation:
         parameters: the mean square of the gradient of each parameter.
         unpredicted: nodes that no rule reaches forward, with the reason.
         unpredicted_back: nodes that no rule reaches backward, with the reason.
+        measured: gradients at nodes that were measured as a whole.
     """
 
     states: dict[str, Any] = field(default_factory=dict)
@@ -34,6 +42,7 @@ class Propagation:
     parameters: dict[str, float] = field(default_factory=dict)
     unpredicted: dict[str, str] = field(default_factory=dict)
     unpredicted_back: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
 
 
 def propagate(
@@ -51,7 +60,8 @@ def propagate(
         given: states of the nodes that data enters by.
         cotangents: gradients of the loss at nodes that leave.
         measure: the state of what leaves a call that no rule predicts; None: it raises.
-        measure_back: gradients of the inputs of such a call; None: none arrive.
+        measure_back: gradients of the inputs of such a call, each a part that adds to others, or
+            a :class:`Whole`; None: none arrive.
 
     Raises:
         CannotPredict: a call without a rule, where ``measure`` is None.
@@ -64,6 +74,8 @@ def propagate(
     for name, cotangent in cotangents.items():
         _add(found.gradients, name, cotangent)
     for call in reversed(calls):
+        if call.name in found.measured:
+            found.gradients[call.name] = found.measured[call.name]
         if call.name in found.gradients and (call.inputs or call.args):
             _backward(found, pairs, call, measure_back)
     return found
@@ -85,12 +97,31 @@ def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measur
     try:
         made = rule_of(call).forward(_context(found, pairs, call))
         _check(made, call)
-    except CannotPredict as reason:
+    except FAILURES as error:
+        reason = _reason(call, error, measure is None)
         if measure is None:
-            raise CannotPredict(f"{call.name}: {reason}") from reason
-        found.unpredicted[call.name] = str(reason)
+            raise CannotPredict(f"{call.name}: {reason}") from error
+        found.unpredicted[call.name] = reason
         return measure(call)
     return made
+
+
+FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a rule raises that was not made for a call: ``CannotPredict``, and what it stumbles over."""
+
+
+def _reason(call: Call, error: Exception, alone: bool) -> str:
+    """Why a call is measured, in words.
+
+    Raises:
+        Exception: a rule stumbled, and there is nothing to measure instead.
+    """
+    if isinstance(error, CannotPredict):
+        return str(error)
+    if alone:
+        raise error
+    said = " ".join(str(error).split())
+    return f"the rule for {call.operation!r} fails here ({type(error).__name__}: {said})"
 
 
 def _check(made: Any, call: Call) -> None:
@@ -119,13 +150,15 @@ def _backward(
         if rule.parameters is not None:
             for name, square in rule.parameters(ctx, gradient).items():
                 found.parameters[name] = found.parameters.get(name, 0.0) + square
-    except CannotPredict as reason:
-        found.unpredicted_back[call.name] = str(reason)
+    except FAILURES as error:
+        found.unpredicted_back[call.name] = _reason(call, error, measure is None)
         if measure is None:
             return
         sent = measure(call, gradient) if call.inputs else ()
     for name, part in zip(call.inputs, sent, strict=True):
-        if part is not None:
+        if isinstance(part, Whole):
+            found.measured[name] = part.state
+        elif part is not None:
             _add(found.gradients, name, part)
 
 
