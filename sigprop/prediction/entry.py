@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sigprop.graph import Node
+from sigprop.measurement.nodes import NodeStatistics, measure_nodes
 from sigprop.prediction.inputs import example_of
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
@@ -117,7 +119,7 @@ def _run(
     check_model(model)
     model = unwrapped(model)
     example, drawn = example_of(model, x)
-    _check_inputs(example)
+    _check_inputs(model, example)
     with torch.random.fork_rng(devices=[]):
         places = Places()
         try:
@@ -137,7 +139,10 @@ def _run(
         calls = translator.calls()
         states = _entries(reading, translator, calls, drawn, choice)
         measured = Measured(
-            translator, places, lambda witness: record_steps(model, example, witness=witness)
+            translator,
+            places,
+            lambda witness: record_steps(model, example, witness=witness),
+            lambda: measured_nodes(model, example),
         )
         ends_at = _cotangents(reading, calls)
 
@@ -149,18 +154,48 @@ def _run(
         found = predicted()
         if measured.collect():
             found = predicted()
-    _read_out(reading, calls, laws, found)
+        _read_out(reading, calls, translator, found)
+        _measure_parameters(reading, found, measured)
     return reading, calls, found
 
 
-def _read_out(reading: Reading, calls: Sequence[Call], laws: Laws, found: Propagation) -> None:
-    """The gradients of parameters that enter as a signal: a class token, a learnt image."""
+def _read_out(
+    reading: Reading, calls: Sequence[Call], translator: Translator, found: Propagation
+) -> None:
+    """The gradients of parameters that enter as a signal, and of those that weights are made of."""
+    laws, squares = translator.laws, found.parameters
     for call in calls:
         step, gradient = reading.steps[call.name], found.gradients.get(call.name)
         if step.what == "source" and isinstance(gradient, SignalState):
-            name = laws.names.get(id(step.args[0]))
-            if name is not None:
-                found.parameters[name] = found.parameters.get(name, 0.0) + gradient.q
+            name = laws.of(step.args[0], translator.tensor).parameter
+            if name:
+                squares[name] = squares.get(name, 0.0) + gradient.q
+    for name, value in laws.derived.items():
+        square = squares.pop(name, None)
+        if square is not None:
+            for each, part in translator.gradients(value, square).items():
+                squares[each] = squares.get(each, 0.0) + part
+
+
+def measured_nodes(model: nn.Module, example: Any) -> NodeStatistics:
+    """Gradients as they are on the example."""
+    if isinstance(example, Mapping):
+        return measure_nodes(model, **example)
+    return measure_nodes(model, *(example if type(example) is tuple else (example,)))
+
+
+def _measure_parameters(reading: Reading, found: Propagation, measured: Measured) -> None:
+    """The gradients of the parameters of nodes that no rule takes back."""
+    for name in found.unpredicted_back:
+        node = reading.graph.by_name[name]
+        weight = node.weight.parameters if node.weight is not None else ()
+        missing = [p for p in (*weight, *node.parameters) if p not in found.parameters]
+        if not missing or measured.translator.meta or measured.seen is None:
+            continue
+        for parameter in missing:
+            square = measured.seen.parameters.get(parameter)
+            if square is not None:
+                found.parameters[parameter] = square
 
 
 def _check(choice: _Choice, init: Any) -> None:
@@ -175,11 +210,34 @@ def _check(choice: _Choice, init: Any) -> None:
         raise TypeError(f"init must be a plan of sigprop.init; got {type(init).__name__}.")
 
 
-def _check_inputs(example: Any) -> None:
+def _check_inputs(model: nn.Module, example: Any) -> None:
     for tensor in flatten(example):
         if tensor.is_complex() or tensor.layout != torch.strided:
             kind = "complex" if tensor.is_complex() else f"{tensor.layout}"
             raise ValueError(f"inputs that are {kind} are not predicted; give real, dense ones.")
+        if not tensor.numel():
+            raise ValueError(
+                f"an input of shape {tuple(tensor.shape)} has no entries, and no moments; give one "
+                "with sizes of at least 1."
+            )
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
+            raise ValueError(
+                f"an input of shape {tuple(tensor.shape)} holds NaN or infinite numbers, which "
+                "have no moments; give finite ones."
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name!r} is lazy: it has no shape before the model has run. Call the model once "
+                "on an example, then predict it."
+            )
+    for name, parameter in model.named_parameters():
+        known = parameter.layout is torch.strided and not parameter.is_meta
+        if known and not parameter.detach().isfinite().all():
+            raise ValueError(
+                f"the parameter {name!r} holds NaN or infinite numbers: nothing can be predicted "
+                "behind it; give a model with finite ones."
+            )
 
 
 def _entries(
@@ -255,22 +313,51 @@ def _cotangents(reading: Reading, calls: Sequence[Call]) -> dict[str, Any]:
 def _result(reading: Reading, calls: Sequence[Call], found: Propagation) -> Prediction:
     nodes: list[NodePrediction] = []
     channels = _channels(reading)
-    by_name = reading.graph.by_name
-    for call in calls:
-        state = found.states[call.name]
-        gradient = found.gradients.get(call.name)
-        if not isinstance(state, SignalState):
-            continue
-        nodes.append(_node(by_name[call.name], call, state, gradient, found, channels))
+    called = {call.name: call for call in calls}
+    hidden: set[str] = set()
+    for node in reading.graph.nodes[:-1]:
+        step = reading.steps.get(node.name)
+        if step is None or step.signal is False:  # masks and indices are no signal
+            hidden.add(node.name)
+        elif node.name not in called:
+            nodes += _known(node)
+        else:
+            state = _first(found.states[node.name])
+            if state is not None:
+                gradient = _first(found.gradients.get(node.name))
+                call = called[node.name]
+                nodes.append(_node(node, call, state, gradient, found, channels))
     inputs = tuple(c.name for c in calls if reading.steps[c.name].what == "input")
     notes = [
         f"'{name}' leaves as a number: what depends on it holds for this example"
         for name in reading.cuts
     ]
     return Prediction(
-        tuple(nodes), dict(found.parameters), inputs, dict(found.unpredicted),
-        dict(found.unpredicted_back), tuple(notes),
+        tuple(nodes), dict(found.parameters), inputs,
+        {name: why for name, why in found.unpredicted.items() if name not in hidden},
+        {name: why for name, why in found.unpredicted_back.items() if name not in hidden},
+        tuple(notes),
     )  # fmt: skip
+
+
+def _first(state: Any) -> SignalState | None:
+    """A state; of several tensors that of the first."""
+    if isinstance(state, tuple):
+        return next((each for each in state if isinstance(each, SignalState)), None)
+    return state if isinstance(state, SignalState) else None
+
+
+def _known(node: Node) -> list[NodePrediction]:
+    """What is made of whole numbers alone, as it is: tables of positions, masks as numbers."""
+    if node.measured is None or node.shape is None:
+        return []
+    q, mean = node.measured.q, node.measured.mean
+    operation = node.layer or node.operation
+    return [
+        NodePrediction(
+            node.name, operation, node.shape, q, mean, math.nan, math.nan, None, None, 0.0
+        )
+    ]  # fmt: skip
 
 
 def _node(

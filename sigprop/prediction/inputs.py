@@ -36,7 +36,7 @@ def _made(model: nn.Module, x: Any, drawn: set[int]) -> Any:
     if isinstance(x, Tensor):
         return x
     if _is_shape(x):
-        return _drawn(model, tuple(x), torch.get_default_dtype(), drawn)
+        return _drawn(model, tuple(x), _dtype_of(model), drawn)
     if _is_typed(x):
         return _drawn(model, tuple(x[0]), x[1], drawn)
     if isinstance(x, Mapping):
@@ -49,6 +49,12 @@ def _made(model: nn.Module, x: Any, drawn: set[int]) -> Any:
         f"x must be a tensor, a shape, a (shape, dtype), or a tuple or dict of these; got "
         f"{described(x)}."
     )
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    """That of the model's first real parameter, else torch's default."""
+    found = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(found, torch.get_default_dtype())
 
 
 def _is_shape(x: Any) -> bool:

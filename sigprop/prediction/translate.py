@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.norms import hand_written
+from sigprop.reading.meanings import Meaning
 from sigprop.reading.rules import argument_names
 from sigprop.reading.steps import (
     CannotReplay,
@@ -27,6 +28,10 @@ from sigprop.reading.steps import (
 )  # fmt: skip
 from sigprop.reading.used import Reading
 from sigprop.theory.network import Call, CannotPredict, Constant, Signal
+from sigprop.theory.network.table import rule_of
+
+_SEED = 0x51697072
+"""Of the numbers that are sent back: none that a model is likely to be drawn with."""
 
 
 class Translator:
@@ -57,6 +62,8 @@ class Translator:
         self.meanings = {step: reading.meanings[name] for step, name in self.names.items()}
         self.meta = any(tensor.is_meta for tensor in given.values())
         self.known: dict[Step, bool] = {}
+        self.values: dict[Step, Tensor] = {}
+        """What some steps made on the example, as far as it was kept."""
 
     def calls(self) -> list[Call]:
         """The calls of all nodes that carry a signal, in order."""
@@ -97,12 +104,18 @@ class Translator:
     def call(self, node: Node) -> Call:
         """The call of one node."""
         step, meaning = self.reading.steps[node.name], self.reading.meanings[node.name]
-        names = [self.names[s] for s in meaning.inputs if s in self.names and self.is_signal(s)]
+        return self._call(node, step, meaning, meaning.inputs)
+
+    def _call(
+        self, node: Node, step: Step, meaning: Meaning, sources: Iterable[Step], last: bool = False
+    ) -> Call:
+        names = [self.names[s] for s in self._named(sources) if self.is_signal(s)]
         inputs = tuple(dict.fromkeys(names))
         shape = step.shape if step.signal is not False else None
         more: dict[str, Any] = {
             "activation": meaning.activation if meaning.kind == "activation" else None,
             "rate": meaning.rate,
+            "refused": self._refused(step),
         }
         if meaning.inside:
             if meaning.kind == "normalization":
@@ -110,6 +123,8 @@ class Translator:
             operation: str = meaning.kind
             args: tuple[Any, ...] = (Signal(0),)
             kwargs: dict[str, Any] = {}
+        elif step.what == "source":
+            operation, args, kwargs = meaning.operation, (), {}
         else:
             operation = meaning.operation
             args = tuple(self._argument(a, inputs) for a in step.args)
@@ -117,10 +132,35 @@ class Translator:
             if step.made_by is not None:
                 kwargs["made_by"] = self.constant(step.made_by)
         names_of = argument_names(step)
-        return Call(
+        call = Call(
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,
             actual=self.actual, full=self.full, **more,
         )  # fmt: skip
+        if last or meaning.inside or step.what != "call" or set(step.data) <= set(sources):
+            return call
+        try:
+            rule_of(call)
+        except CannotPredict:  # what is measured needs all that it is computed from
+            return self._call(node, step, meaning, step.data, last=True)
+        return call
+
+    def _named(self, sources: Iterable[Step]) -> list[Step]:
+        """The nearest steps that are nodes behind some."""
+        found: dict[Step, None] = {}
+        todo, seen = list(sources)[::-1], set[Step]()
+        while todo:
+            step = todo.pop()
+            if step in self.names:
+                found[step] = None
+            elif step not in seen:
+                todo += step.data[::-1]
+            seen.add(step)
+        return list(found)
+
+    def _refused(self, step: Step) -> str:
+        """Why no rule may be asked for a step."""
+        met = [s for s in (step, *step.data) if s.complex]
+        return "complex numbers" if met else ""
 
     def _argument(self, value: Any, inputs: tuple[str, ...]) -> Any:
         if isinstance(value, Step):
@@ -163,6 +203,7 @@ class Translator:
 
     def around(self, step: Step, given: Mapping[Any, Any]) -> dict[Any, Any]:
         """What a step needs beside what is given: inputs, drawn values, shapes of signals."""
+        values = self.values
         found: dict[Any, Any] = {**self.given, **given}
         todo, seen = [step], set[Step]()
         while todo:
@@ -176,11 +217,45 @@ class Translator:
             for before in steps_in((each.args, each.kwargs)):
                 if before in found:
                     continue
-                if self.is_signal(before) and before.shape is not None:
-                    found[before] = torch.zeros(()).expand(before.shape)
+                if self.is_signal(before) and before in values:
+                    found[before] = values[before]
+                elif self._is_end(before):
+                    found[before] = torch.zeros(()).expand(before.shape or ())
                 else:
                     todo.append(before)
         return found
+
+    def gradients(self, value: Step, square: float) -> dict[str, float]:
+        """What comes at parameters of a gradient of a mean square at what is computed from them.
+
+        One vector-Jacobian product with independent normal numbers.
+        """
+        leaves: dict[int, Tensor] = {}
+        for step in behind(value):
+            for tensor in tensors_in((step.args, step.kwargs)):
+                if id(tensor) in self.laws.names:
+                    leaf = self.drawn.values(tensor).detach().clone()
+                    leaves[id(tensor)] = leaf.requires_grad_()
+        try:
+            with torch.enable_grad():
+                out = replay(value, self.around(value, leaves))
+        except (CannotReplay, CannotPredict):
+            return {}
+        if not isinstance(out, Tensor) or not out.requires_grad:
+            return {}
+        source = torch.Generator().manual_seed(_SEED)
+        sent = torch.randn(out.shape, generator=source).to(out) * square**0.5
+        found = torch.autograd.grad(out, list(leaves.values()), sent, allow_unused=True)
+        return {
+            self.laws.names[key]: float(grad.detach().double().square().mean())
+            for key, grad in zip(leaves, found, strict=True)
+            if grad is not None
+        }
+
+    def _is_end(self, step: Step) -> bool:
+        """Whether only the shape of a signal is asked for."""
+        own = step in self.names or step.what != "call"
+        return own and self.is_signal(step) and step.shape is not None
 
     def constant(self, value: Step | Tensor) -> Constant:
         """A constant argument with its moments."""
@@ -204,6 +279,10 @@ def _numpy(tensor: Callable[[Any], Tensor], value: Any) -> np.ndarray:
     found = tensor(value)
     if found.is_meta:
         raise CannotPredict("the values of a constant on the meta device")
+    if found.layout is not torch.strided:
+        found = found.to_dense()
+    if found.is_complex():
+        raise CannotPredict("complex numbers")
     if found.is_floating_point():
         found = found.double()
     return np.asarray(found.cpu().numpy())

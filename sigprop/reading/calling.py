@@ -8,8 +8,9 @@ import operator
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -217,6 +218,8 @@ def _are_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
 _STANCE = threading.Lock()
 _eager: list[Any] = []
 """The stance of torch.compile that is in force, once for each thread that asks for it."""
+_FIRES_TWICE = r"Using `torch\.compile\(module\)` when there are global hooks"
+"""What torch warns of, and does not happen while compiled code runs as it is written."""
 
 
 @contextmanager
@@ -227,7 +230,11 @@ def uncompiled() -> Iterator[None]:
         return
     with _STANCE:
         if not _eager:
-            _eager.append(torch.compiler.set_stance("force_eager"))
+            quiet = ExitStack()
+            quiet.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", _FIRES_TWICE)
+            quiet.enter_context(torch.compiler.set_stance("force_eager"))
+            _eager.append(quiet)
         _eager.append(_eager[0])
     try:
         yield

@@ -92,7 +92,8 @@ class TensorOwners:
         if new and made.grad_fn is not None:
             self.made.append((step, made.grad_fn))
         step.shape = tuple(made.shape)
-        step.signal = made.is_floating_point() or made.is_complex()
+        step.complex = made.is_complex()
+        step.signal = step.complex or made.is_floating_point()
         if self.measure or self.witness is not None:
             self._look(step, made)
 

@@ -68,6 +68,7 @@ class Call:
         norm: of a normalization that is written by hand: (dimensions, whether it centres, factor).
         actual: whether weights are to be taken as they are.
         full: whether places are told apart.
+        refused: why no rule may be asked, "" if one may.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Call:
     norm: tuple[tuple[int, ...], bool, float] | None = None
     actual: bool = False
     full: bool = False
+    refused: str = ""
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by its place, or by its name."""

@@ -149,7 +149,7 @@ def _backward(
         sent = rule.backward(ctx, gradient) if call.inputs else ()
         if rule.parameters is not None:
             for name, square in rule.parameters(ctx, gradient).items():
-                found.parameters[name] = found.parameters.get(name, 0.0) + square
+                found.parameters[name] = found.parameters.get(name, 0.0) + max(square, 0.0)
     except FAILURES as error:
         found.unpredicted_back[call.name] = _reason(call, error, measure is None)
         if measure is None:
