@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sigprop.graph import Node
+from sigprop.measurement.hooks import ONE_AT_A_TIME
 from sigprop.measurement.nodes import NodeStatistics, measure_nodes
-from sigprop.prediction.inputs import example_of
+from sigprop.prediction.inputs import example_of, tokens
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.measured import Measured, Places
@@ -21,7 +23,7 @@ from sigprop.prediction.planned import Plan, planned_laws
 from sigprop.prediction.result import NodePrediction, Prediction
 from sigprop.prediction.translate import Translator
 from sigprop.reading.build import build
-from sigprop.reading.calling import check_model, collector_waits, flatten, labelled, unwrapped
+from sigprop.reading.calling import check_model, collector_waits, flatten, labelled, some, unwrapped
 from sigprop.reading.running import record_steps
 from sigprop.reading.used import Reading
 from sigprop.theory.network import (
@@ -54,7 +56,9 @@ def predict(
 
     The model is run once on the example to read its graph; the numbers come from the graph, the
     moments of its weights and those of the input, by the rules of ``theory.network``. Nothing is
-    changed. Gradients are those of a loss whose gradient at each output is N(0, 1).
+    changed; several threads may predict, they wait for each other. Gradients are those of a loss
+    whose gradient at each output is N(0, 1). A node that no rule predicts is measured on the
+    example, and named in ``measured``; so is the gradient that no rule takes further.
 
     Args:
         model: any module, in the mode (training or evaluation) it is in.
@@ -84,8 +88,8 @@ def predict(
     """
     choice = _Choice(weights, positions, samples)
     _check(choice, init)
-    reading, calls, found = _run(model, x, choice, init)
-    return _result(reading, calls, found)
+    with ONE_AT_A_TIME:
+        return _result(*_run(model, x, choice, init))
 
 
 @dataclass(frozen=True)
@@ -108,19 +112,19 @@ def propagated(
         init: see :func:`predict`.
         choice: ``weights``, ``positions``, ``samples`` of :func:`predict`.
     """
-    reading, _, found = _run(model, x, _Choice(**choice), init)
+    reading, _, found, _ = _run(model, x, _Choice(**choice), init)
     return found, reading.graph.nodes[-1].inputs[0]
 
 
 def _run(
     model: nn.Module, x: Any, choice: _Choice, init: Plan | None
-) -> tuple[Reading, list[Call], Propagation]:
+) -> tuple[Reading, list[Call], Propagation, list[str]]:
     """Read a model and send the moments of an input through it."""
     check_model(model)
     model = unwrapped(model)
     example, drawn = example_of(model, x)
     _check_inputs(model, example)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), np.errstate(all="ignore"):
         places = Places()
         try:
             recorder, ends = record_steps(model, example, measure=True, witness=places)
@@ -130,12 +134,13 @@ def _run(
         reading = build(model, recorder.steps, ends, list(recorder.cuts))
         tensors = [tensor for _, tensor in labelled(model, example)]
         entries = [step for step in recorder.steps if step.what == "input"]
-        given = dict(zip(entries, tensors, strict=True))
+        given = {e: _with_values(model, t) for e, t in zip(entries, tensors, strict=True)}
         laws = Laws(dict(model.named_parameters()), planned_laws(reading, init))
         translator = Translator(
             reading, given, laws, Materializer(model),
             actual=choice.weights == "actual", full=choice.positions == "full",
         )  # fmt: skip
+        translator.meta = any(tensor.is_meta for tensor in tensors)
         calls = translator.calls()
         states = _entries(reading, translator, calls, drawn, choice)
         measured = Measured(
@@ -155,8 +160,15 @@ def _run(
         if measured.collect():
             found = predicted()
         _read_out(reading, calls, translator, found)
-        _measure_parameters(reading, found, measured)
-    return reading, calls, found
+        added = _measure_parameters(reading, found, measured)
+    return reading, calls, found, added
+
+
+def _with_values(model: nn.Module, tensor: Tensor) -> Tensor:
+    """A tensor; tokens on the meta device are drawn, as a look-up asks which are equal."""
+    if tensor.is_meta and not tensor.is_floating_point():
+        return tokens(model, tuple(tensor.shape), tensor.dtype)
+    return tensor
 
 
 def _read_out(
@@ -184,18 +196,19 @@ def measured_nodes(model: nn.Module, example: Any) -> NodeStatistics:
     return measure_nodes(model, *(example if type(example) is tuple else (example,)))
 
 
-def _measure_parameters(reading: Reading, found: Propagation, measured: Measured) -> None:
-    """The gradients of the parameters of nodes that no rule takes back."""
-    for name in found.unpredicted_back:
-        node = reading.graph.by_name[name]
-        weight = node.weight.parameters if node.weight is not None else ()
-        missing = [p for p in (*weight, *node.parameters) if p not in found.parameters]
-        if not missing or measured.translator.meta or measured.seen is None:
-            continue
-        for parameter in missing:
-            square = measured.seen.parameters.get(parameter)
-            if square is not None:
-                found.parameters[parameter] = square
+def _measure_parameters(reading: Reading, found: Propagation, measured: Measured) -> list[str]:
+    """The gradients of parameters that no rule has given, where one arrives; their names."""
+    missing: dict[str, None] = {}
+    for node in reading.graph.nodes:
+        if found.gradients.get(node.name) is not None:
+            weight = node.weight.parameters if node.weight is not None else ()
+            used = (*weight, *node.parameters)
+            missing.update((name, None) for name in used if name not in found.parameters)
+    if not missing or measured.translator.meta or measured.seen is None:
+        return []
+    added = {name: measured.seen.parameters.get(name) for name in missing}
+    found.parameters.update({n: square for n, square in added.items() if square is not None})
+    return [name for name, square in added.items() if square]
 
 
 def _check(choice: _Choice, init: Any) -> None:
@@ -310,7 +323,9 @@ def _cotangents(reading: Reading, calls: Sequence[Call]) -> dict[str, Any]:
     }
 
 
-def _result(reading: Reading, calls: Sequence[Call], found: Propagation) -> Prediction:
+def _result(
+    reading: Reading, calls: Sequence[Call], found: Propagation, added: Sequence[str]
+) -> Prediction:
     nodes: list[NodePrediction] = []
     channels = _channels(reading)
     called = {call.name: call for call in calls}
@@ -332,6 +347,8 @@ def _result(reading: Reading, calls: Sequence[Call], found: Propagation) -> Pred
         f"'{name}' leaves as a number: what depends on it holds for this example"
         for name in reading.cuts
     ]
+    if added:
+        notes.append(f"gradient of a parameter measured, not predicted: {some(added)}")
     return Prediction(
         tuple(nodes), dict(found.parameters), inputs,
         {name: why for name, why in found.unpredicted.items() if name not in hidden},

@@ -82,8 +82,13 @@ def _drawn(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, drawn: 
         return made
     if dtype.is_complex:
         raise ValueError("complex inputs are not predicted; give real ones.")
+    return tokens(model, shape, dtype).to(device)
+
+
+def tokens(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Whole numbers below the smallest table of embeddings; of truth values true."""
     if dtype == torch.bool:
-        return torch.ones(shape, dtype=dtype, device=device)
+        return torch.ones(shape, dtype=dtype)
+    source = torch.Generator().manual_seed(_SEED)
     sizes = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
-    largest = min(sizes, default=2)
-    return torch.randint(largest, shape, generator=source, dtype=dtype).to(device)
+    return torch.randint(min(sizes, default=2), shape, generator=source, dtype=dtype)

@@ -171,7 +171,8 @@ class Measured:
 
     def _whole(self, call: Call) -> list[Any]:
         """The gradients at the inputs of a node, from all that they go to."""
-        seen, found = self.seen, []
+        seen = self.seen
+        found: list[Any] = []
         for name in call.inputs:
             node = None if seen is None else seen.by_name.get(name)
             shape = self.steps[name].shape
@@ -210,7 +211,8 @@ def _noise(like: Tensor, q: float, source: torch.Generator) -> Tensor:
     if like.is_complex():
         parts = torch.view_as_real(like)
         return torch.view_as_complex(_noise(parts, q, source).contiguous())
-    return torch.randn(like.shape, generator=source).to(like) * q**0.5
+    made: Tensor = torch.randn(like.shape, generator=source).to(like) * q**0.5
+    return made
 
 
 def _several(gradient: Any) -> tuple[SignalState | None, ...]:

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigprop.activations import Activation
 from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.norms import hand_written
 from sigprop.reading.meanings import Meaning
 from sigprop.reading.rules import argument_names
+from sigprop.reading.rules import meaning as own_meaning
 from sigprop.reading.steps import (
     CannotReplay,
     Step,
@@ -113,13 +115,16 @@ class Translator:
         inputs = tuple(dict.fromkeys(names))
         shape = step.shape if step.signal is not False else None
         more: dict[str, Any] = {
-            "activation": meaning.activation if meaning.kind == "activation" else None,
+            "activation": _activation(step, meaning),
             "rate": meaning.rate,
             "refused": self._refused(step),
         }
         if meaning.inside:
             if meaning.kind == "normalization":
-                more["norm"] = hand_written(step, meaning.inputs[0])
+                try:
+                    more["norm"] = hand_written(step, meaning.inputs[0])
+                except CannotPredict as reason:
+                    more["refused"] = str(reason)
             operation: str = meaning.kind
             args: tuple[Any, ...] = (Signal(0),)
             kwargs: dict[str, Any] = {}
@@ -159,8 +164,7 @@ class Translator:
 
     def _refused(self, step: Step) -> str:
         """Why no rule may be asked for a step."""
-        met = [s for s in (step, *step.data) if s.complex]
-        return "complex numbers" if met else ""
+        return "complex numbers" if any(s.complex for s in (step, *step.data)) else ""
 
     def _argument(self, value: Any, inputs: tuple[str, ...]) -> Any:
         if isinstance(value, Step):
@@ -264,6 +268,15 @@ class Translator:
             law.shape, partial(_numpy, self.tensor, value), law.mean, law.square, law.parameter,
             law.random, law.kurtosis, law.row_sum,
         )  # fmt: skip
+
+
+def _activation(step: Step, meaning: Meaning) -> Activation | None:
+    """The record of an activation, also behind a shift that a reader may not look through."""
+    if meaning.kind != "activation":
+        return None
+    if meaning.activation is None and not meaning.inside and len(step.data) == 1:
+        return own_meaning(step).activation
+    return meaning.activation
 
 
 def _lends_a_shape(step: Step) -> Constant:

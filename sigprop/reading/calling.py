@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import operator
+import random
 import re
 import sys
 import threading
@@ -148,9 +149,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Iterator[None]:
-    """Give modules their buffers and torch its random state back, whatever the forward pass did.
+    """Give modules their buffers and random states back, whatever the forward pass did.
 
-    Random states are those of the CPU and of every CUDA device that modules or ``inputs`` are on.
+    Random states are Python's, numpy's where it is loaded, and torch's: those of the CPU and of
+    every CUDA device that modules or ``inputs`` are on.
     """
     modules = list(modules)
     tables = [(m._buffers, m._buffers.copy()) for m in _plain(modules)]
@@ -159,10 +161,15 @@ def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Ite
     held: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
     held += [*buffers.values(), *inputs]
     devices = sorted({tensor.device.index for tensor in held if tensor.is_cuda})
+    numbers: Any = sys.modules.get("numpy.random")
+    drawn = random.getstate(), None if numbers is None else numbers.get_state()
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
+            random.setstate(drawn[0])
+            if numbers is not None:
+                numbers.set_state(drawn[1])
             for table, before in tables:
                 if table or before:
                     table.clear()

@@ -9,10 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.activations import Activation
 from sigprop.theory.network.axes import flipped
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.marginals import of_sum, profile_of_term
-from sigprop.theory.network.pointwise import scaled, shifted, summed_to
+from sigprop.theory.network.pointwise import (
+    pair_expectation,
+    scaled,
+    shifted,
+    summed_to,
+    through,
+)
 from sigprop.theory.network.state import Scatter, SignalState, aligned, broadcast, of_products
 from sigprop.theory.network.table import RuleContext, rule
 
@@ -129,15 +136,38 @@ def _product(ctx: RuleContext) -> SignalState:
     inverse = ctx.call.operation == "div"
     if not isinstance(first, Signal):
         if inverse:
-            raise CannotPredict("a constant divided by a signal")
+            below = ctx.state(second)
+            return scaled(through(_reciprocal(below), below), first)
         return scaled(ctx.state(second), first)
     if not isinstance(second, Signal):
         return scaled(ctx.state(first), second, inverse=inverse)
     if inverse:
-        raise CannotPredict("a signal divided by another")
+        below = ctx.state(second)
+        return multiplied(ctx.state(first), through(_reciprocal(below), below))
     if first == second:
         raise CannotPredict("a signal times itself")
     return multiplied(ctx.state(first), ctx.state(second))
+
+
+AWAY = 3.0
+"""Standard deviations that a divisor's mean is away from 0 at least."""
+
+
+def _reciprocal(state: SignalState) -> Activation:
+    """1/x of what is away from 0.
+
+    Raises:
+        CannotPredict: 1/x has no moments.
+    """
+    low = np.abs(state.mean) - AWAY * np.sqrt(state.variance)
+    if not np.all(low > 0):
+        raise CannotPredict("a divisor that comes near 0")
+    least = 0.1 * float(np.abs(state.mean).min())
+
+    def kept(x: Any) -> Any:
+        return np.where(np.abs(x) < least, np.copysign(least, x), x)
+
+    return Activation("reciprocal", lambda x: 1 / kept(x), lambda x: -1 / kept(x) ** 2)
 
 
 def multiplied(one: SignalState, two: SignalState) -> SignalState:
@@ -162,13 +192,31 @@ def _product_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState |
     for side, other in ((first, second), (second, first)):
         if not isinstance(side, Signal):
             continue
-        if isinstance(other, Signal):
-            through = multiplied(replace(gradient, scatter=Scatter()), ctx.state(other))
+        mine = replace(gradient, scatter=Scatter())
+        if inverse:
+            below = ctx.state(second) if isinstance(second, Signal) else None
+            if side is first and below is not None:
+                mine = multiplied(mine, through(_reciprocal(below), below))
+            elif below is not None:
+                square = replace(below, second=slopes(_reciprocal(below), below), marginal=None)
+                mine = multiplied(mine, replace(square, mean=square.mean * 0))
+                mine = multiplied(mine, ctx.state(first)) if isinstance(
+                    first, Signal
+                ) else scaled(mine, first)  # fmt: skip
+            else:
+                mine = scaled(mine, other, inverse=True)
+        elif isinstance(other, Signal):
+            mine = multiplied(mine, ctx.state(other))
         else:
-            through = scaled(gradient, other, inverse=inverse)
-        through = replace(through, mean=through.mean * 0, marginal=None)
-        found[side.place] = summed_to(through, ctx.state(side))
+            mine = scaled(mine, other)
+        mine = replace(mine, mean=mine.mean * 0, marginal=None)
+        found[side.place] = summed_to(mine, ctx.state(side))
     return found
+
+
+def slopes(act: Activation, state: SignalState) -> Any:
+    """E φ′(x)φ′(y) for the pairs of each relation."""
+    return pair_expectation(act, state, slope=True)
 
 
 def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:

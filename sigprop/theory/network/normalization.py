@@ -53,8 +53,8 @@ SPHERE = 100.0
 EXCESS = 0.02
 """Excess kurtosis from which it is."""
 
-OWN = 0.5
-"""How far running statistics and those of the signal are apart that are the same, over q."""
+OWN = 4.0
+"""Ratio up to which running statistics are taken for those of the signal: few channels scatter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,7 +311,8 @@ def _is_own(ctx: RuleContext, norm: Norm, mean: Constant, size: Constant) -> boo
     """Whether running statistics are those of the signal: they follow each channel's own mean.
 
     A law of weights knows the means of channels by their size only, so a running mean can not be
-    taken off entry by entry. It is that of the signal where both means of channels and q agree.
+    taken off entry by entry. It is that of the signal where the means of channels and the variance
+    agree.
     """
     if ctx.call.actual or not mean.square > 0:
         return False
@@ -324,8 +325,12 @@ def _is_own(ctx: RuleContext, norm: Norm, mean: Constant, size: Constant) -> boo
         Axis.positions(1) if any(i in state.places(d) for d in norm.dims) else axis
         for i, axis in enumerate(state.axes)
     ))))  # fmt: skip
-    q = mean.square + size.square
-    return abs(own - mean.square) <= OWN * q and abs(state.q - q) <= OWN * q
+    rest, small = state.q - own, 0.1 * state.q
+    return _alike(own + small, mean.square + small) and _alike(rest, size.square)
+
+
+def _alike(one: float, two: float) -> bool:
+    return two <= OWN * one and one <= OWN * two
 
 
 def _found(ctx: RuleContext, norm: Norm) -> Normalized:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from sigprop.activations import Activation
+from sigprop.activations import Activation, activation
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import (
     all_same,
@@ -26,6 +27,7 @@ from sigprop.theory.network.marginals import (
     Expansion,
     Function,
     after,
+    excess_of_squares,
     expand,
     fourth_excess,
     grid,
@@ -170,7 +172,7 @@ def _scatter_after(act: Activation, state: SignalState) -> Scatter:
     if not q > 0:
         return state.scatter
     growth = float((x * y * act.df(x)) @ w) / q
-    before, excess = fourth_excess(mean, std, state.marginal), float(y**4 @ w) / q**2 - 1
+    before, excess = fourth_excess(mean, std, state.marginal), excess_of_squares(y)
     own = state.scatter.own * excess / before if before > 0 else state.scatter.own
     return Scatter(state.scatter.base * growth**2, own)
 
@@ -386,9 +388,25 @@ def _dropout_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState |
     return [_dropout(masked)]
 
 
+def _slope_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    """Of learnt slopes: g·min(x, 0), summed over the entries that share one."""
+    slope = ctx.call.argument(1, "weight")
+    if ctx.call.operation != "prelu" or not isinstance(slope, Constant) or not slope.parameter:
+        return {}
+    below = through(activation("relu"), ctx.only.times(-1.0))
+    gradient, below = aligned(gradient, below)
+    both = replace(gradient, second=gradient.second * below.second, profile=None)
+    channel = 1 if len(both.dims) > 1 else 0
+    shape = [1] * len(both.dims)
+    shape[channel] = math.prod(slope.shape)
+    like = SignalState(((),) * len(shape), np.array(1.0), np.array(1.0))
+    return {slope.parameter: summed_to(both, broadcast(like, shape)).q}
+
+
 rule("activation", _activation, _activation_back,
      "two entries are jointly Gaussian, or have a Gaussian copula; the gradient is independent of "
-     "them, its profile apart", source="poole2016; schoenholz2017")  # fmt: skip
+     "them, its profile apart", source="poole2016; schoenholz2017",
+     parameters=_slope_parameters)  # fmt: skip
 rule("dropout", _dropout, _dropout_back, "exact for the mean over masks")
 
 

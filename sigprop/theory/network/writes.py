@@ -90,7 +90,9 @@ def _in_box(state: SignalState, shape: Sequence[int]) -> SignalState:
     """What was written, in the shape of the entries it was written at."""
     if math.prod(state.shape) == math.prod(shape):
         return reshaped(state, shape)
-    if len(state.shape) == len(shape) and all(a >= b for a, b in zip(state.shape, shape, strict=True)):
+    if len(state.shape) == len(shape) and all(
+        a >= b for a, b in zip(state.shape, shape, strict=True)
+    ):
         for dim, n in enumerate(shape):  # the rest has been written over
             if n < state.shape[dim]:
                 state = chosen(_alike(state, dim), dim, np.arange(n))
