@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sigprop.prediction.planned import computed_from
 from sigprop.reading.steps import Step, behind, tensors_in
 from sigprop.theory.network import CannotPredict
 
@@ -59,9 +60,9 @@ class Laws:
         if names and not name and isinstance(value, Step):
             name = f"computed from {', '.join(names)}#{len(self.derived)}"
             self.derived[name] = value
-        if name in self.planned:
-            shape = tuple(value.shape or ())
-            return ConstantLaw(shape, 0.0, self.planned[name] ** 2, name, random=True)
+        std = self.planned.get(computed_from(names)) if names else None
+        if std is not None:
+            return ConstantLaw(tuple(value.shape or ()), 0.0, std**2, name, random=True)
         try:
             found = tensor(value)
         except CannotPredict:

@@ -64,6 +64,7 @@ class Translator:
         self.meanings = {step: reading.meanings[name] for step, name in self.names.items()}
         self.meta = any(tensor.is_meta for tensor in given.values())
         self.known: dict[Step, bool] = {}
+        self.lent = 0
         self.values: dict[Step, Tensor] = {}
         """What some steps made on the example, as far as it was kept."""
 
@@ -198,16 +199,28 @@ class Translator:
         """
         if isinstance(value, Tensor):
             return self.drawn.values(value).detach()
+        found = self._replayed(value, 0.0)
+        if self.lent and not self.meta and not _equal(found, self._replayed(value, 1.0)):
+            raise CannotPredict("a number or an index that is computed from the signal")
+        return found
+
+    def _replayed(self, value: Step, size: float) -> Tensor:
+        """The values of a step, with normal numbers of a size in place of signals."""
         try:
-            with torch.no_grad():
-                found = replay(value, self.around(value, self.given))
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_SEED)
+                found = replay(value, self.around(value, self.given, size=size))
         except CannotReplay as reason:
             raise CannotPredict(f"values that cannot be computed: {reason}") from reason
         return found if isinstance(found, Tensor) else torch.as_tensor(found)
 
-    def around(self, step: Step, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        """What a step needs beside what is given: inputs, drawn values, shapes of signals."""
-        values = self.values
+    def around(self, step: Step, given: Mapping[Any, Any], *, size: float = 0.0) -> dict[Any, Any]:
+        """What a step needs beside what is given: inputs, drawn values, shapes of signals.
+
+        Signals are as they were on the example, as far as they were kept; of the others only the
+        shape is lent, with normal numbers of a size; ``lent`` says how many.
+        """
+        values, self.lent = self.values if size == 0.0 else {}, 0
         found: dict[Any, Any] = {**self.given, **given}
         todo, seen = [step], set[Step]()
         while todo:
@@ -224,7 +237,9 @@ class Translator:
                 if self.is_signal(before) and before in values:
                     found[before] = values[before]
                 elif self._is_end(before):
-                    found[before] = torch.zeros(()).expand(before.shape or ())
+                    self.lent += 1
+                    like = torch.zeros(()).expand(before.shape or ())
+                    found[before] = size * torch.randn_like(like) if size else like
                 else:
                     todo.append(before)
         return found
@@ -277,6 +292,10 @@ def _activation(step: Step, meaning: Meaning) -> Activation | None:
     if meaning.activation is None and not meaning.inside and len(step.data) == 1:
         return own_meaning(step).activation
     return meaning.activation
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    return one.shape == two.shape and bool(torch.isclose(one, two, equal_nan=True).all())
 
 
 def _lends_a_shape(step: Step) -> Constant:
