@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -142,6 +143,7 @@ class Translator:
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,
             actual=self.actual, full=self.full, **more,
         )  # fmt: skip
+        call = replace(call, own=_is_own(step, call))
         if last or meaning.inside or step.what != "call" or set(step.data) <= set(sources):
             return call
         try:
@@ -292,6 +294,31 @@ def _activation(step: Step, meaning: Meaning) -> Activation | None:
     if meaning.activation is None and not meaning.inside and len(step.data) == 1:
         return own_meaning(step).activation
     return meaning.activation
+
+
+def _is_own(step: Step, call: Call) -> bool:
+    """Whether running statistics are those of the signal: whether the example leaves like that.
+
+    γ x̂ + β has then the mean square γ² + β². With a running mean of another signal it has
+    γ² (q + mean²)/variance + β².
+    """
+    if "batch_norm" not in call.operation or not step.data or step.measured is None:
+        return False
+    before, given = step.data[0].measured, [call.named(name) for name in _STATISTICS]
+    if before is None or not all(isinstance(g, Constant | None) for g in given):
+        return False
+    mean, var, scale, shift = given
+    if mean is None or var is None or not mean.square * var.mean > 0:
+        return False
+    gamma = 1.0 if scale is None else scale.square
+    beta = 0.0 if shift is None else shift.square
+    own = gamma + beta
+    other = gamma * (before.q + mean.square) / var.mean + beta
+    q = step.measured.q
+    return min(q, own, other) > 0 and abs(math.log(q / own)) < abs(math.log(q / other))
+
+
+_STATISTICS = ("running_mean", "running_var", "weight", "bias")
 
 
 def _equal(one: Tensor, two: Tensor) -> bool:

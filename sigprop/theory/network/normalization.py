@@ -311,10 +311,10 @@ def _is_own(ctx: RuleContext, norm: Norm, mean: Constant, size: Constant) -> boo
     """Whether running statistics are those of the signal: they follow each channel's own mean.
 
     A law of weights knows the means of channels by their size only, so a running mean can not be
-    taken off entry by entry. It is that of the signal where the means of channels and the variance
-    agree.
+    taken off entry by entry. It is that of the signal where the call says so, and the means of
+    channels and the variance agree.
     """
-    if ctx.call.actual or not mean.square > 0:
+    if not ctx.call.own or ctx.call.actual:
         return False
     state = reshaped(first_signal(ctx), norm.shape)
     fixed = state.second
