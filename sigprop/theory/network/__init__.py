@@ -13,8 +13,8 @@ The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``con
 ``pointwise.py`` (with ``marginals.py``: entries that are not Gaussian), ``joins.py`` (with
 ``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``products.py`` (with
 ``contraction.py``), ``softmax.py`` (with ``concentration.py``), ``tables.py``, ``attention.py``,
-``gates.py``, ``recurrent.py`` (with ``units.py``), ``selection.py``, ``dropout.py``, ``lookup.py``.
-``propagate.py``: the two passes.
+``gates.py``, ``recurrent.py`` (with ``units.py``), ``selection.py``, ``dropout.py``, ``lookup.py``,
+``writes.py``. ``propagate.py``: the two passes.
 """
 
 from sigprop.theory.network import (
@@ -36,6 +36,7 @@ from sigprop.theory.network import (
     selection,
     softmax,
     tables,
+    writes,
 )
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.propagate import Propagation, propagate
@@ -46,21 +47,22 @@ FAMILIES = (
     linear,
     convolution,
     pointwise,
-    dropout,
     joins,
     layout,
     pooling,
     normalization,
     attention,
     lookup,
+    recurrent,
+    selection,
     softmax,
     tables,
     products,
     gates,
     maxima,
     patches,
-    recurrent,
-    selection,
+    dropout,
+    writes,
 )
 """The files that hold rules; importing them fills the table."""
 

@@ -22,6 +22,7 @@ import numpy as np
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import (
     ROUNDING,
+    Axis,
     all_same,
     class_sum,
     diagonal,
@@ -51,6 +52,9 @@ SPHERE = 100.0
 """Equal normal entries up to which x/s is told from a Gaussian."""
 EXCESS = 0.02
 """Excess kurtosis from which it is."""
+
+OWN = 4.0
+"""Ratio up to which running statistics are taken for those of the signal: few channels scatter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,6 +288,9 @@ def _hat(ctx: RuleContext) -> tuple[SignalState, Norm]:
     norm, state = _norm(ctx), first_signal(ctx)
     if _fixed(ctx):
         mean, size = _running(ctx, norm)
+        if _is_own(ctx, norm, mean, size):
+            found = _found(ctx, norm)
+            return reshaped(found.state, state.shape), norm
         return scaled(shifted(state, mean, -1.0), size, inverse=True), norm
     found = _found(ctx, norm)
     return reshaped(found.state, state.shape), norm
@@ -300,6 +307,32 @@ def _running(ctx: RuleContext, norm: Norm) -> tuple[Constant, Constant]:
     size = Constant(var.shape, lambda: sizes, float(sizes.mean()), float((sizes**2).mean()),
                     random=False)  # fmt: skip
     return replace(mean, random=False), size
+
+
+def _is_own(ctx: RuleContext, norm: Norm, mean: Constant, size: Constant) -> bool:
+    """Whether running statistics are those of the signal: they follow each channel's own mean.
+
+    A law of weights knows the means of channels by their size only, so a running mean can not be
+    taken off entry by entry. It is that of the signal where the call says so, and the means of
+    channels and the variance agree.
+    """
+    if not ctx.call.own or ctx.call.actual:
+        return False
+    state = reshaped(first_signal(ctx), norm.shape)
+    fixed = state.second
+    for dim in norm.dims:
+        for place in state.places(dim):
+            fixed = pair_mean(fixed, state.axes[place], place)
+    own = float(np.mean(diagonal(fixed, tuple(
+        Axis.positions(1) if any(i in state.places(d) for d in norm.dims) else axis
+        for i, axis in enumerate(state.axes)
+    ))))  # fmt: skip
+    rest, small = state.q - own, 0.1 * state.q
+    return _alike(own + small, mean.square + small) and _alike(rest, size.square)
+
+
+def _alike(one: float, two: float) -> bool:
+    return two <= OWN * one and one <= OWN * two
 
 
 def _found(ctx: RuleContext, norm: Norm) -> Normalized:
