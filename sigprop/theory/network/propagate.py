@@ -150,6 +150,16 @@ def _check(made: Any, call: Call) -> None:
         raise CannotPredict("second moments that are not finite")
 
 
+def _check_back(sent: Sequence[Any]) -> None:
+    """Second moments of gradients are none where they are negative.
+
+    Raises:
+        CannotPredict: an approximation took away more than there is.
+    """
+    if any(isinstance(part, SignalState) and not part.q >= 0 for part in sent):
+        raise CannotPredict("a gradient whose second moment comes out negative")
+
+
 def _backward(
     found: Propagation, back: GradientCovariances, call: Call, measure: MeasureBack | None
 ) -> None:
@@ -159,6 +169,7 @@ def _backward(
             raise CannotPredict(found.unpredicted[call.name])
         rule = rule_of(call)
         sent = rule.backward(ctx, gradient) if call.inputs else ()
+        _check_back(sent)
         if rule.parameters is not None:
             crossed = crossed_parameters(back, ctx)
             for name, square in rule.parameters(ctx, gradient).items():
