@@ -15,10 +15,11 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.calls import CannotPredict, Signal
 from sigprop.theory.network.contraction import contracted, fed_by, origin
+from sigprop.theory.network.divisions import broadcast, reshaped
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.pointwise import shifted, summed_to
 from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, shares, tilted
-from sigprop.theory.network.state import SignalState, broadcast, reshaped
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.tables import hides
 

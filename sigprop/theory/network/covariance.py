@@ -15,9 +15,10 @@ import numpy as np
 
 from sigprop.theory.network.axes import at_left
 from sigprop.theory.network.calls import Call, Signal
+from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.marginals import expand
 from sigprop.theory.network.pointwise import number_of
-from sigprop.theory.network.state import SignalState, aligned, broadcast, of_products
+from sigprop.theory.network.state import SignalState, of_products
 
 DEEPEST = 64
 """Steps after which a covariance is taken for 0."""

@@ -11,9 +11,10 @@ import numpy as np
 
 from sigprop.theory.network.axes import flipped
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.marginals import of_sum, profile_of_term
 from sigprop.theory.network.pointwise import scaled, shifted, summed_to
-from sigprop.theory.network.state import Scatter, SignalState, aligned, broadcast, of_products
+from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
 
 

@@ -1,30 +1,21 @@
-"""The entries handed on: reshape, permute, slices, copies, concatenation, padding."""
+"""The entries handed on: reshape, permute, copies, slices."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, Matrix, apply, apply_mean, at_left, at_right
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
-from sigprop.theory.network.marginals import POINTS
-from sigprop.theory.network.pointwise import summed_to
-from sigprop.theory.network.state import (
-    SignalState,
-    aligned,
+from sigprop.theory.network.divisions import (
     broadcast,
-    closer,
-    from_values,
-    one_axis,
     permuted,
     reshaped,
 )
+from sigprop.theory.network.pointwise import summed_to
+from sigprop.theory.network.selection import chosen, spread
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
 
 # The same entries in another shape
@@ -36,14 +27,19 @@ def first_signal(ctx: RuleContext) -> SignalState:
     return ctx.state(given if isinstance(given, Signal) else Signal(0))
 
 
-def _shape(ctx: RuleContext) -> tuple[int, ...]:
+def shape_of(ctx: RuleContext) -> tuple[int, ...]:
+    """The shape of what leaves.
+
+    Raises:
+        CannotPredict: it is unknown.
+    """
     if ctx.call.shape is None:
         raise CannotPredict(f"{ctx.call.operation} of unknown shape")
     return ctx.call.shape
 
 
 def _reshape(ctx: RuleContext) -> SignalState:
-    return reshaped(first_signal(ctx), _shape(ctx))
+    return reshaped(first_signal(ctx), shape_of(ctx))
 
 
 def _reshape_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
@@ -107,7 +103,7 @@ rule(
 
 
 def _expand(ctx: RuleContext) -> SignalState:
-    return broadcast(first_signal(ctx), _shape(ctx))
+    return broadcast(first_signal(ctx), shape_of(ctx))
 
 
 def _expand_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
@@ -115,72 +111,6 @@ def _expand_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | 
 
 
 rule("expand expand_as broadcast_to expand_copy", _expand, _expand_back, "exact")
-
-
-# A known map of the entries of one dimension
-
-
-def mapped(state: SignalState, dim: int, matrix: Matrix, out: Axis | None = None) -> SignalState:
-    """X → A x along one dimension."""
-    state = one_axis(state, dim)
-    place = state.places(dim).start
-    axis = state.axes[place]
-    n = matrix.shape[0]
-    if out is None:
-        out = Axis.positions(n) if axis.full or n == 1 else Axis.exchangeable(n)
-    second = apply(matrix, matrix, state.second, place, axis, out)
-    mean = apply_mean(matrix, state.mean, place, axis, out)
-    dims = (*state.dims[:dim], (out,), *state.dims[dim + 1 :])
-    return replace(state, dims=dims, second=second, mean=mean)
-
-
-def chosen(state: SignalState, dim: int, index: np.ndarray) -> SignalState:
-    """Entries of one dimension by their places; −1: zero."""
-    whole = one_axis(state, dim)
-    axis = whole.axes[whole.places(dim).start]
-    return mapped(state, dim, selection(index, axis.size), _classes_of(index, axis))
-
-
-def selection(index: np.ndarray, n: int) -> Matrix:
-    """The matrix that takes entries by their places; a row of zeros at −1."""
-    rows = np.flatnonzero(index >= 0)
-    shape = (len(index), n)
-    return sparse.csr_array((np.ones(len(rows)), (rows, index[rows])), shape)
-
-
-REPEATED = 512
-"""Entries up to which they are told apart where some are copies of others."""
-
-
-def _classes_of(index: np.ndarray, axis: Axis) -> Axis | None:
-    """The classes of the entries chosen, if these stand together; copies are told apart."""
-    if len(np.unique(index)) < len(index) <= REPEATED:
-        return Axis.positions(len(index))
-    if axis.full or axis.classes == 1 or (index < 0).any():
-        return None
-    met = axis.class_of[index]
-    cuts = np.flatnonzero(np.diff(met)) + 1
-    return Axis(tuple(int(n) for n in np.diff([0, *cuts, len(met)])))
-
-
-def spread(gradient: SignalState, dim: int, index: np.ndarray, n: int) -> SignalState:
-    """The gradient of entries chosen by their places."""
-    made = one_axis(gradient, dim)
-    axis = made.axes[made.places(dim).start]
-    matrix = selection(index, n).T
-    out = Axis.positions(n) if axis.full and len(index) * 2 > n else None
-    return mapped(made, dim, matrix, out if out is not None else _spread_axis(axis, index, n))
-
-
-def _spread_axis(axis: Axis, index: np.ndarray, n: int) -> Axis:
-    """Entries that were chosen and those that were not are two classes where they stand apart."""
-    if axis.full and len(index) == n:
-        return Axis.positions(n)
-    met = np.zeros(n, dtype=int)
-    met[index[index >= 0]] = 1
-    cuts = np.flatnonzero(np.diff(met)) + 1
-    sizes = np.diff([0, *cuts, n])
-    return Axis(tuple(int(s) for s in sizes)) if len(sizes) <= 3 else Axis.exchangeable(n)
 
 
 # Slices
@@ -209,7 +139,7 @@ def getitem(ctx: RuleContext) -> SignalState:
     state = ctx.state(ctx.call.args[0])
     for dim, index in _cuts(ctx):
         state = chosen(state, dim, index)
-    return reshaped(state, _shape(ctx))
+    return reshaped(state, shape_of(ctx))
 
 
 def _uncut(
@@ -299,187 +229,3 @@ rule(
     "select select_copy narrow narrow_copy index_select flip fliplr flipud roll",
     getitem, getitem_back, "exact; entries of an exchangeable axis are chosen at random",
 )  # fmt: skip
-
-
-# One tensor as several
-
-
-def _pieces(ctx: RuleContext) -> tuple[int, list[int], bool]:
-    """The dimension, the sizes of the parts, and whether the dimension goes."""
-    call, state = ctx.call, first_signal(ctx)
-    n = len(state.dims)
-    if call.operation in ("unbind", "unbind_copy"):
-        dim = int(call.argument(1, "dim", 0)) % n
-        return dim, [1] * state.shape[dim], True
-    dim = int(call.argument(2, "dim", 0)) % n
-    size, whole = call.argument(1, "split_size_or_sections"), state.shape[dim]
-    if call.operation in ("chunk", "unsafe_chunk"):
-        step = math.ceil(whole / int(call.argument(1, "chunks")))
-    elif isinstance(size, tuple | list):
-        return dim, [int(s) for s in size], False
-    else:
-        size = call.argument(1, "split_size", size)
-        step = int(size)
-        if call.operation in ("tensor_split", "hsplit", "vsplit", "dsplit"):
-            raise CannotPredict(f"{call.operation}")
-    return dim, [min(step, whole - start) for start in range(0, whole, step)], False
-
-
-def _split(ctx: RuleContext) -> tuple[SignalState | None, ...]:
-    dim, sizes, gone = _pieces(ctx)
-    state, found, start = first_signal(ctx), list[SignalState | None](), 0
-    for size in sizes:
-        part = chosen(state, dim, np.arange(start, start + size))
-        shape = list(part.shape)
-        found.append(reshaped(part, shape[:dim] + shape[dim + 1 :]) if gone else part)
-        start += size
-    return tuple(found)
-
-
-def _split_back(ctx: RuleContext, gradients: Any) -> list[SignalState | None]:
-    dim, sizes, gone = _pieces(ctx)
-    state = first_signal(ctx)
-    parts: list[SignalState] = []
-    for size, gradient in zip(sizes, gradients, strict=True):
-        shape = list(state.shape)
-        shape[dim] = size
-        if gradient is None:
-            gradient = broadcast(from_values(np.zeros((1,) * len(shape))), shape)
-        parts.append(reshaped(gradient, shape) if gone else gradient)
-    return [concatenated(parts, dim)]
-
-
-rule("chunk split split_with_sizes unsafe_chunk unsafe_split unsafe_split_with_sizes unbind "
-     "split_copy split_with_sizes_copy unbind_copy", _split, _split_back,
-     "the parts are independent of each other where they meet again")  # fmt: skip
-
-
-# Several tensors as one
-
-
-def concatenated(parts: Sequence[SignalState], dim: int) -> SignalState:
-    """Tensors beside each other along a dimension, independent of each other, means apart."""
-    parts = [_known_axis(part, dim) for part in parts]
-    parts = _all_aligned(parts, dim)
-    place = parts[0].places(dim).start
-    axes = [part.axes[place] for part in parts]
-    out = Axis(tuple(size for axis in axes for size in axis.sizes))
-    k = out.classes
-    rest = parts[0].second.shape[:place] + parts[0].second.shape[place + 1 :]
-    differ, same = np.zeros((k, k, *rest)), np.zeros((k, *rest))
-    starts = np.cumsum([0, *(axis.classes for axis in axes)])
-    for i, part in enumerate(parts):
-        moved = np.moveaxis(part.second, place, 0)
-        span, c = slice(starts[i], starts[i + 1]), axes[i].classes
-        differ[span, span] = moved[: c * c].reshape(c, c, *rest)
-        same[span] = moved[axes[i].same]
-        for j, other in enumerate(parts):
-            if i != j:
-                crossed = _crossed(part, other, place)
-                differ[span, slice(starts[j], starts[j + 1])] = crossed
-    second = differ.reshape(k * k, *rest)
-    if not out.full:
-        second = np.concatenate([second, same])
-    mean = np.concatenate([part.mean for part in parts], axis=place)
-    dims = (*parts[0].dims[:dim], (out,), *parts[0].dims[dim + 1 :])
-    state = SignalState(dims, np.moveaxis(second, 0, place), mean, scatter=parts[0].scatter)
-    variance = max(part.scatter.variance for part in parts)
-    return replace(state, marginal=_common_marginal(parts),
-                   scatter=replace(state.scatter, base=variance, own=0.0))  # fmt: skip
-
-
-def _common_marginal(parts: Sequence[SignalState]) -> FloatArray | None:
-    """The marginal of the part with the most entries."""
-    return max(parts, key=lambda part: math.prod(part.shape)).marginal
-
-
-def _known_axis(part: SignalState, dim: int) -> SignalState:
-    return one_axis(part, dim)
-
-
-def _all_aligned(parts: list[SignalState], dim: int) -> list[SignalState]:
-    """The same axes in all dimensions but one."""
-    for _ in range(2):
-        for i in range(1, len(parts)):
-            for d in range(len(parts[0].dims)):
-                if d != dim:
-                    parts[0], parts[i] = _aligned_in(parts[0], parts[i], d)
-    return parts
-
-
-def _aligned_in(one: SignalState, two: SignalState, dim: int) -> tuple[SignalState, SignalState]:
-
-    while one.dims[dim] != two.dims[dim]:
-        one, two = closer(one, two, dim)
-    return one, two
-
-
-def _crossed(one: SignalState, two: SignalState, place: int) -> FloatArray:
-    """E x E y of entries of two parts, (classes of one, classes of two, …)."""
-    left, right = np.moveaxis(one.mean, place, 0), np.moveaxis(two.mean, place, 0)
-    others = one.axes[:place] + one.axes[place + 1 :]
-    found = [[at_left(a, others) * at_right(b, others) for b in right] for a in left]
-    return np.array(found)
-
-
-def _parts(ctx: RuleContext) -> list[Any]:
-    parts = ctx.call.argument(0, "tensors", ())
-    return list(parts) if isinstance(parts, tuple | list) else [parts]
-
-
-def _cat_dim(ctx: RuleContext) -> int:
-    n = len(_shape(ctx))
-    return int(ctx.call.argument(1, "dim", ctx.call.kwargs.get("axis", 0))) % n
-
-
-def as_state(ctx: RuleContext, value: Any, shape: Sequence[int] | None = None) -> SignalState:
-    """A signal, or a constant as its own values."""
-    if isinstance(value, Signal):
-        return ctx.state(value)
-    values = np.asarray(value.values() if isinstance(value, Constant) else value, dtype=np.float64)
-    made = from_values(values)
-    return broadcast(made, shape) if shape is not None else made
-
-
-def _stacked(ctx: RuleContext, state: SignalState) -> SignalState:
-    if ctx.call.operation != "stack":
-        return state
-    dim = _cat_dim(ctx)
-    return reshaped(state, (*state.shape[:dim], 1, *state.shape[dim:]))
-
-
-def _cat(ctx: RuleContext) -> SignalState:
-    parts = [_stacked(ctx, as_state(ctx, part)) for part in _parts(ctx)]
-    parts = [p for p in parts if math.prod(p.shape)]
-    return concatenated(parts, _cat_dim(ctx))
-
-
-def _cat_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    dim, start = _cat_dim(ctx), 0
-    found: list[SignalState | None] = [None] * len(ctx.inputs)
-    for part in _parts(ctx):
-        like = _stacked(ctx, as_state(ctx, part))
-        n = like.shape[dim]
-        if isinstance(part, Signal):
-            mine = chosen(gradient, dim, np.arange(start, start + n))
-            mine = reshaped(mine, ctx.state(part).shape)
-            before = found[part.place]
-            found[part.place] = mine if before is None else plus(before, mine)
-        start += n
-    return found
-
-
-def plus(one: SignalState, two: SignalState) -> SignalState:
-    """The sum of two independent gradients, with the profile of both."""
-    one, two = aligned(one, two)
-    profile = None
-    if one.profile is not None or two.profile is not None:
-        a, b = one.q, two.q
-        first = np.ones(POINTS) if one.profile is None else one.profile
-        second = np.ones(POINTS) if two.profile is None else two.profile
-        profile = (a * first + b * second) / (a + b) if a + b > 0 else None
-    return replace(one, second=one.second + two.second, mean=one.mean + two.mean,
-                   profile=profile, told=None)  # fmt: skip
-
-
-rule("cat stack", _cat, _cat_back, "the parts are independent, their means apart")

@@ -24,15 +24,9 @@ from sigprop.theory.network.axes import (
     same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.divisions import aligned, one_axis, with_position_axis
 from sigprop.theory.network.freedom import fan, off_weights, telling, undone
-from sigprop.theory.network.state import (
-    Scatter,
-    SignalState,
-    aligned,
-    of_products,
-    one_axis,
-    with_position_axis,
-)
+from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
 
 _SIGNIFICANT = 6.0

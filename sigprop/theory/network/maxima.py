@@ -31,8 +31,7 @@ from sigprop.theory.network.axes import (
     through,
 )
 from sigprop.theory.network.calls import CannotPredict, Signal
-from sigprop.theory.network.convolution import per_axis
-from sigprop.theory.network.layout import mapped
+from sigprop.theory.network.divisions import aligned, one_axis
 from sigprop.theory.network.marginals import (
     ORDERS,
     grid,
@@ -53,8 +52,10 @@ from sigprop.theory.network.pooling import (
     with_dims,
     without_dims,
 )
-from sigprop.theory.network.state import SignalState, aligned, of_products, one_axis
+from sigprop.theory.network.selection import mapped
+from sigprop.theory.network.state import SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.taps import per_axis
 
 _CLASSES = 16
 """Different windows whose moments are computed each; more are interpolated."""

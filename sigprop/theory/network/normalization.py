@@ -31,19 +31,14 @@ from sigprop.theory.network.axes import (
     same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.divisions import aligned, reshaped
 from sigprop.theory.network.freedom import Freedom
 from sigprop.theory.network.joins import at_table, multiplied
 from sigprop.theory.network.layout import first_signal
 from sigprop.theory.network.marginals import grid, heavy, sphere, weights
 from sigprop.theory.network.pointwise import scaled, shifted
 from sigprop.theory.network.spectrum import spectrum
-from sigprop.theory.network.state import (
-    Scatter,
-    SignalState,
-    aligned,
-    of_products,
-    reshaped,
-)
+from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.told import ByActivation, ByNorm, Told
 

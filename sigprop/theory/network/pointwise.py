@@ -20,6 +20,7 @@ from sigprop.theory.network.axes import (
     pair_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.linear import fixed_part_added, plus_constant, significant_mean
 from sigprop.theory.network.marginals import (
     ORDERS,
@@ -35,14 +36,7 @@ from sigprop.theory.network.marginals import (
     standardized,
     weights,
 )
-from sigprop.theory.network.state import (
-    Scatter,
-    SignalState,
-    aligned,
-    broadcast,
-    from_values,
-    of_products,
-)
+from sigprop.theory.network.state import Scatter, SignalState, from_values, of_products
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.told import ByActivation, Orthogonal, Told
 

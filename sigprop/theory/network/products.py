@@ -25,9 +25,10 @@ from sigprop.theory.network.contraction import (
     product,
     product_parameters,
 )
+from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.pointwise import summed_to
 from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, read, tilted
-from sigprop.theory.network.state import Dims, SignalState, aligned
+from sigprop.theory.network.state import Dims, SignalState
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.tables import signal_behind
 from sigprop.theory.network.told import Told

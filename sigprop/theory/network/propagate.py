@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sigprop.theory.network.calls import Call, CannotPredict
+from sigprop.theory.network.concatenation import plus
 from sigprop.theory.network.covariance import Covariances
-from sigprop.theory.network.layout import plus
-from sigprop.theory.network.state import SignalState, reshaped
+from sigprop.theory.network.divisions import reshaped
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
 
 Measure = Callable[[Call], Any]

@@ -27,17 +27,15 @@ from sigprop.theory.network.axes import (
 from sigprop.theory.network.calls import CannotPredict, Signal
 from sigprop.theory.network.concentration import overlap, responsive
 from sigprop.theory.network.contraction import LARGEST
-from sigprop.theory.network.pointwise import values_state
-from sigprop.theory.network.state import (
-    Scatter,
-    SignalState,
+from sigprop.theory.network.divisions import (
     aligned,
     common,
-    of_products,
     one_axis,
     with_axis,
     with_position_axis,
 )
+from sigprop.theory.network.pointwise import values_state
+from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.tables import before_tables
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sigprop.theory.network import Call, Constant, Signal, from_values
-from sigprop.theory.network.state import full_state
+from sigprop.theory.network.divisions import full_state
 from sigprop.theory.network.table import RULES, RuleContext
 from tests.theory.network.simulate import Op, assert_predicts
 
