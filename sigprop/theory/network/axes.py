@@ -13,8 +13,9 @@ single entries (a mean, a variance) has one dimension for each axis, as long as 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from sigprop.checks import FloatArray
 
 Matrix = Any
 """A map of the entries of an axis: a numpy matrix or a sparse array, (entries out, entries in)."""
+REMEMBERED = 2**12
+"""Entries of matrices up to which what they do to second moments is remembered."""
 ROUNDING = 1e-13
 """What is left of a sum that cancels, relative to its parts."""
 
@@ -122,10 +125,16 @@ def pair_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 
     A sum that cancels within rounding is 0: the total of what is centred.
     """
-    parts = second * along(axis.counts, dim, second.ndim)
-    found: FloatArray = np.sum(parts, axis=dim, keepdims=True)
-    size = np.sum(np.abs(parts), axis=dim, keepdims=True)
+    found = _weighted(second, axis.counts, dim)
+    size = _weighted(np.abs(second), axis.counts, dim)
     return np.where(np.abs(found) <= ROUNDING * size, 0.0, found)
+
+
+def _weighted(values: FloatArray, weights: FloatArray, dim: int) -> FloatArray:
+    """Σ of what stands along one dimension, with weights; the dimension keeps one place."""
+    shape = values.shape
+    flat = values.reshape(math.prod(shape[:dim]), shape[dim], -1)
+    return np.matmul(weights, flat).reshape(*shape[:dim], 1, *shape[dim + 1 :])
 
 
 def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
@@ -135,40 +144,73 @@ def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 
 def same_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """Σ over the entries of one axis, each with itself."""
-    weights = np.where(axis.is_same, axis.counts, 0.0)
-    found: FloatArray = np.sum(second * along(weights, dim, second.ndim), axis=dim, keepdims=True)
-    return found
+    return class_sum(_sliced(second, axis, dim), axis, dim)
 
 
 def class_sum(values: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """Σ over the entries of one axis of what depends on single entries."""
-    sizes = np.array(axis.sizes, dtype=np.float64)
-    found: FloatArray = np.sum(values * along(sizes, dim, values.ndim), axis=dim, keepdims=True)
-    return found
+    if axis.classes == 1:
+        return values * axis.size
+    return _weighted(values, np.array(axis.sizes, dtype=np.float64), dim)
 
 
 def diagonal(second: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """The moment of each entry with itself, by classes."""
     for dim, axis in enumerate(axes):
-        if axis.relations > 1:
-            second = np.take(second, axis.same, axis=dim)
+        second = _sliced(second, axis, dim)
     return second
+
+
+def _sliced(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
+    """A view of the relations of an entry with itself."""
+    k = axis.classes
+    cut = slice(0, None, k + 1) if axis.full else slice(k * k, None)
+    return second[(slice(None),) * dim + (cut,)]
 
 
 def at_left(values: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """What depends on single entries, at the first entry of each relation."""
-    for dim, axis in enumerate(axes):
-        if axis.relations > 1:
-            values = np.take(values, axis.ends[0], axis=dim)
-    return values
+    return _at(values, axes, 0)
 
 
 def at_right(values: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """What depends on single entries, at the second entry of each relation."""
+    return _at(values, axes, 1)
+
+
+def _at(values: FloatArray, axes: tuple[Axis, ...], end: int) -> FloatArray:
+    opened, pairs = _opened(values, axes, end)
+    return np.broadcast_to(opened, pairs).reshape(tuple(axis.relations for axis in axes))
+
+
+def outer(first: FloatArray, other: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
+    """m_i n_j of the pairs of each relation, from what depends on single entries."""
+    left, pairs = _opened(first, axes, 0)
+    right, _ = _opened(other, axes, 1)
+    made = np.broadcast_to(left * right, pairs)
+    return made.reshape(tuple(axis.relations for axis in axes))
+
+
+def _opened(
+    values: FloatArray, axes: tuple[Axis, ...], end: int
+) -> tuple[FloatArray, tuple[int, ...]]:
+    """Values at one end of each relation, to be broadcast, and the shape they are broadcast to.
+
+    A full axis is two dimensions there, one for each entry of a pair.
+    """
+    shape: list[int] = []
+    pairs: list[int] = []
     for dim, axis in enumerate(axes):
-        if axis.relations > 1:
-            values = np.take(values, axis.ends[1], axis=dim)
-    return values
+        n = axis.classes
+        if axis.full:
+            shape += (n, 1) if end == 0 else (1, n)
+            pairs += (n, n)
+        else:
+            if n > 1:
+                values = np.take(values, axis.ends[end], axis=dim)
+            shape.append(values.shape[dim])
+            pairs.append(axis.relations)
+    return values.reshape(shape), tuple(pairs)
 
 
 def all_same(axes: tuple[Axis, ...]) -> np.ndarray:
@@ -241,7 +283,40 @@ def through(operator: Matrix, second: FloatArray, dim: int) -> FloatArray:
 
 def _weights(left: Matrix, right: Matrix, axis: Axis, out: Axis) -> FloatArray:
     """The matrix (relations out, relations in) that averages Σ A_ip B_jq over the pairs."""
-    a, b = sparse.csr_array(left), sparse.csr_array(right)
+    a = sparse.csr_array(left)
+    b = a if left is right else sparse.csr_array(right)
+    if max(a.nnz, b.nnz) > REMEMBERED:
+        return _weights_of(a, b, axis, out)
+    one = _Entries.of(a)
+    return _remembered(one, one if a is b else _Entries.of(b), axis, out)
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """A sparse matrix as a key: its entries and where they stand."""
+
+    shape: tuple[int, ...]
+    ends: bytes
+    places: bytes
+    values: bytes
+    matrix: Matrix = field(compare=False)
+
+    @classmethod
+    def of(cls, a: Matrix) -> _Entries:
+        """The key of a matrix."""
+        return cls(a.shape, a.indptr.tobytes(), a.indices.tobytes(), a.data.tobytes(), a)
+
+
+@functools.lru_cache(maxsize=1024)
+def _remembered(left: _Entries, right: _Entries, axis: Axis, out: Axis) -> FloatArray:
+    made = _weights_of(left.matrix, right.matrix, axis, out)
+    made.flags.writeable = False
+    return made
+
+
+def _weights_of(a: Matrix, b: Matrix, axis: Axis, out: Axis) -> FloatArray:
+    if axis.classes == out.classes == 1 and not axis.full and not out.full:
+        return _of_one_class(a, b, out.size)
     within, outside = _membership(axis), _membership(out)
     k, m = axis.classes, out.classes
     by_class_a, by_class_b = (a @ within), (b @ within)  # (entries out, k)
@@ -276,6 +351,23 @@ def _weights(left: Matrix, right: Matrix, axis: Axis, out: Axis) -> FloatArray:
         both[:, axis.same] += made[:, k * k :]
         return both
     return made
+
+
+def _of_one_class(a: Matrix, b: Matrix, n: int) -> FloatArray:
+    """:func:`_weights` from one class to one class."""
+    rows, columns = (_totals(a, 1), _totals(b, 1)), (_totals(a, 0), _totals(b, 0))
+    own, crossed = float(rows[0] @ rows[1]), float(columns[0] @ columns[1])
+    met = float((a.data**2).sum() if a is b else a.multiply(b).sum())
+    every = float(rows[0].sum() * rows[1].sum())
+    differ = np.array([every - crossed - own + met, crossed - met]) / max(n * (n - 1), 1)
+    return np.stack([differ, np.array([own - met, met]) / n])
+
+
+def _totals(a: Matrix, dim: int) -> FloatArray:
+    """Sums over one index of a sparse matrix."""
+    rows = np.repeat(np.arange(a.shape[0]), np.diff(a.indptr))
+    kept = rows if dim == 1 else a.indices
+    return np.bincount(kept, weights=a.data, minlength=a.shape[1 - dim]).astype(float)
 
 
 def _membership(axis: Axis) -> Matrix:

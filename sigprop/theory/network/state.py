@@ -13,10 +13,9 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import (
     Axis,
     all_same,
-    at_left,
-    at_right,
     class_sum,
     diagonal,
+    outer,
     pair_sum,
     same_sum,
 )
@@ -144,7 +143,7 @@ def _mean_of(values: FloatArray, axes: tuple[Axis, ...]) -> float:
 
 def of_products(first: FloatArray, other: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """The relation tensor of m_i n_j, from what depends on single entries."""
-    return at_left(first, axes) * at_right(other, axes)
+    return outer(first, other, axes)
 
 
 def from_moments(
