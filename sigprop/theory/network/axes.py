@@ -133,6 +133,8 @@ def pair_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 def _weighted(values: FloatArray, weights: FloatArray, dim: int) -> FloatArray:
     """Σ of what stands along one dimension, with weights; the dimension keeps one place."""
     shape = values.shape
+    if (weights == 1.0).all():
+        return np.sum(values, axis=dim, keepdims=True)
     flat = values.reshape(math.prod(shape[:dim]), shape[dim], -1)
     return np.matmul(weights, flat).reshape(*shape[:dim], 1, *shape[dim + 1 :])
 
@@ -181,6 +183,14 @@ def at_right(values: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
 def _at(values: FloatArray, axes: tuple[Axis, ...], end: int) -> FloatArray:
     opened, pairs = _opened(values, axes, end)
     return np.broadcast_to(opened, pairs).reshape(tuple(axis.relations for axis in axes))
+
+
+def ends_added(second: FloatArray, values: FloatArray, axes: tuple[Axis, ...]) -> None:
+    """Add v_i + v_j to each pair of a relation tensor, in its place."""
+    left, pairs = _opened(values, axes, 0)
+    opened = second.reshape(pairs)
+    opened += left
+    opened += _opened(values, axes, 1)[0]
 
 
 def outer(first: FloatArray, other: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:

@@ -292,7 +292,8 @@ def repeated(state: SignalState, dim: int, n: int) -> SignalState:
     dims = list(state.dims)
     dims[dim] = (Axis.exchangeable(n),)
     second, mean = np.squeeze(state.second, places), np.squeeze(state.mean, places)
-    second = np.repeat(np.expand_dims(second, place), 2, axis=place)
+    second = np.expand_dims(second, place)
+    second = np.broadcast_to(second, (*second.shape[:place], 2, *second.shape[place + 1 :]))
     return replace(state, dims=tuple(dims), second=second, mean=np.expand_dims(mean, place))
 
 

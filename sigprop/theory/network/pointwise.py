@@ -355,6 +355,8 @@ def _sum_out(gradient: SignalState, dim: int, *, keep: bool) -> SignalState:
 
 def _dropout(ctx: RuleContext) -> SignalState:
     state, p = ctx.only, ctx.call.rate
+    if p == 0:
+        return state
     kept = 1 / (1 - p) if p < 1 else 0.0
     shared = dropped_together(ctx.call.operation, len(state.dims))
     same = np.ones((1,) * len(state.axes), dtype=bool)

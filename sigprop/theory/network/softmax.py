@@ -21,6 +21,7 @@ from sigprop.theory.network.axes import (
     at_left,
     at_right,
     diagonal,
+    ends_added,
     pair_sum,
     same_sum,
 )
@@ -175,7 +176,9 @@ def _over_places(logits: SignalState, dim: int, weights: FloatArray, before: Sig
     if known.shape != logits.shape:
         raise CannotPredict("a table of another shape")
     logits, known = aligned(logits, known)
-    cov = logits.second - of_products(logits.mean, logits.mean, logits.axes)
+    cov = logits.second
+    if logits.mean.any():
+        cov = cov - of_products(logits.mean, logits.mean, logits.axes)
     cov = bracket(cov, known.mean, logits.axes, place)
     variance = np.maximum(diagonal(cov, logits.axes), 0.0)
     own = np.maximum(_own_spread(cov, logits.axes, place), 0.0)  # of each row
@@ -190,10 +193,12 @@ def _over_places(logits: SignalState, dim: int, weights: FloatArray, before: Sig
     slow = np.sqrt(np.clip(ratio, 0.0, 1.5))
     scale = of_products(slow, slow, rows)
     level = logits.mean - logits.mean.mean() + variance * slow**2 / 2
-    power = cov * scale + at_left(level, logits.axes) + at_right(level, logits.axes)
-    power -= power.max(axis=place, keepdims=True)
-    made = known.second * np.exp(power)
-    made = made / np.maximum(pair_sum(made, axis, place), 1e-300)
+    made = np.ascontiguousarray(cov * scale)
+    ends_added(made, level, logits.axes)
+    made -= made.max(axis=place, keepdims=True)
+    np.exp(made, out=made)
+    made *= known.second
+    made /= np.maximum(made.sum(axis=place, keepdims=True), 1e-300)
     first = known.mean * np.exp(level - level.max(axis=place, keepdims=True))
     first = first / (first.sum(axis=place, keepdims=True))
     state = SignalState(logits.dims, made, first)
@@ -215,8 +220,12 @@ def _common(cov: FloatArray, axis: Axis, place: int) -> FloatArray:
 
 
 def _own_spread(cov: FloatArray, axes: tuple[Axis, ...], place: int) -> FloatArray:
-    rows = _with(axes, place, Axis.positions(1))
-    return diagonal(_common(cov, axes[place], place), rows)
+    """w of each row with itself."""
+    for i, axis in enumerate(axes):
+        if i != place:
+            cov = diagonal(np.moveaxis(cov, i, 0), (axis,))
+            cov = np.moveaxis(cov, 0, i)
+    return _common(cov, axes[place], place)
 
 
 def bracket(second: FloatArray, mean: FloatArray, axes: tuple[Axis, ...], place: int) -> FloatArray:
@@ -227,11 +236,10 @@ def bracket(second: FloatArray, mean: FloatArray, axes: tuple[Axis, ...], place:
     moved = moved.reshape(*moved.shape[:-1], n, n)
     shares_ = np.moveaxis(mean, place, -1)
     left = np.stack([at_left(shares_[..., s], rows) for s in range(n)], axis=-1)
-    right = np.stack([at_right(shares_[..., s], rows) for s in range(n)], axis=-1)
-    by_left = np.einsum("...a,...ab->...b", left, moved)[..., None, :]
-    by_right = np.einsum("...b,...ab->...a", right, moved)[..., :, None]
-    both = np.einsum("...b,...b->...", by_left[..., 0, :], right)[..., None, None]
-    made = moved - by_left - by_right + both
+    right = np.stack([at_right(shares_[..., s], rows) for s in range(n)], axis=-1)[..., None]
+    by_left, by_right = left[..., None, :] @ moved, moved @ right
+    made = moved - by_left
+    made -= by_right - by_left @ right
     return np.moveaxis(made.reshape(*made.shape[:-2], n * n), -1, place)
 
 
@@ -290,13 +298,12 @@ def _apart(found: Shares) -> FloatArray:
     return found.state.second * (axis.is_same.reshape(shape) / r - 1)
 
 
-def back(found: Shares, gradient: SignalState, common_source: float = 0.0) -> SignalState:
+def back(found: Shares, gradient: SignalState) -> SignalState:
     """The gradient of the logits.
 
     Args:
         found: the softmax.
         gradient: of the shares.
-        common_source: as in :func:`tilted`, where it meets keys: it is values that made it.
     """
     place, logits, given = found.place, found.logits, gradient
     axis, n = logits.axes[place], logits.shape[found.dim]
@@ -310,7 +317,8 @@ def back(found: Shares, gradient: SignalState, common_source: float = 0.0) -> Si
             gradient, replace(found.state, second=found.state.second * ratio)
         )
         at = gradient.places(found.dim).start
-        second = weights.second * bracket(gradient.second, weights.mean, weights.axes, at)
+        second = bracket(gradient.second, weights.mean, weights.axes, at)
+        second *= weights.second
     else:
         own = np.concatenate([-h / (n * max(n - 1, 1)), h / n], axis=place)
         own = np.broadcast_to(own, logits.second.shape)
@@ -319,12 +327,32 @@ def back(found: Shares, gradient: SignalState, common_source: float = 0.0) -> Si
         at = gradient.places(found.dim).start
         differ, same = (np.take(gradient.second, [i], axis=at) for i in (0, 1))
         second = (same - differ) * weights.second
-    if common_source:
-        extra = replace(logits, second=np.broadcast_to(
-            common_source * _free(found) * _apart(found), logits.second.shape))  # fmt: skip
-        gradient, extra = aligned(gradient, extra)
+    return _before(found, gradient, second, given)
+
+
+def grown(found: Shares, gradient: SignalState, common_source: float) -> SignalState:
+    """What the gradient of the logits has more as it meets keys: it is values that made it.
+
+    Args:
+        found: the softmax.
+        gradient: of the shares.
+        common_source: as in :func:`tilted`.
+    """
+    given, gradient = gradient, one_axis(gradient, found.dim)
+    if not found.logits.axes[found.place].full:
         at = gradient.places(found.dim).start
-        second = second + _common(gradient.second, gradient.axes[at], at) * extra.second
+        gradient = with_axis(gradient, at, found.logits.axes[found.place])
+    extra = _apart(found)
+    extra *= common_source * _free(found)
+    gradient, more = aligned(gradient, replace(found.logits, second=extra))
+    at = gradient.places(found.dim).start
+    second = _common(gradient.second, gradient.axes[at], at) * more.second
+    return _before(found, gradient, second, given)
+
+
+def _before(
+    found: Shares, gradient: SignalState, second: FloatArray, given: SignalState
+) -> SignalState:
     zero = np.zeros(tuple(a.classes for a in gradient.axes))
     return as_before(found, SignalState(gradient.dims, second, zero), given)
 

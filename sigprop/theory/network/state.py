@@ -129,6 +129,8 @@ class SignalState:
 
     def times(self, factor: float) -> SignalState:
         """Each entry times a number."""
+        if factor == 1.0:
+            return self
         return replace(
             self, second=self.second * factor**2, mean=self.mean * factor,
             marginal=None if self.marginal is None else self.marginal * math.copysign(1.0, factor),
