@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import all_same
+from sigprop.theory.network.axes import diagonal
 from sigprop.theory.network.calls import CannotPredict, Signal
 from sigprop.theory.network.contraction import contracted, fed_by, origin
 from sigprop.theory.network.divisions import broadcast, reshaped
@@ -20,7 +20,7 @@ from sigprop.theory.network.joins import added
 from sigprop.theory.network.pointwise import shifted, summed_to
 from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, grown, shares, tilted
 from sigprop.theory.network.state import SignalState
-from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
 from sigprop.theory.network.tables import hides
 
 
@@ -53,6 +53,7 @@ class Heads:
     common_source: float
 
 
+@kept_for_the_way_back
 def _heads(ctx: RuleContext) -> Heads:
     call = ctx.call
     sides = [call.argument(i, name) for i, name in enumerate(("query", "key", "value"))]
@@ -124,7 +125,9 @@ def _grouped(state: SignalState, logits: SignalState) -> SignalState:
 def _dropped(state: SignalState, kept: float) -> SignalState:
     if kept == 1.0:
         return state
-    second = np.where(all_same(state.axes), state.second * kept, state.second)
+    second = state.second.copy()
+    same = diagonal(second, state.axes)
+    same *= kept
     return replace(state, second=second)
 
 

@@ -134,9 +134,9 @@ def _weighted(values: FloatArray, weights: FloatArray, dim: int) -> FloatArray:
     """Σ of what stands along one dimension, with weights; the dimension keeps one place."""
     shape = values.shape
     if (weights == 1.0).all():
-        return np.sum(values, axis=dim, keepdims=True)
+        return np.asarray(np.sum(values, axis=dim, keepdims=True))
     flat = values.reshape(math.prod(shape[:dim]), shape[dim], -1)
-    return np.matmul(weights, flat).reshape(*shape[:dim], 1, *shape[dim + 1 :])
+    return np.asarray(weights @ flat).reshape(*shape[:dim], 1, *shape[dim + 1 :])
 
 
 def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
@@ -146,7 +146,7 @@ def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 
 def same_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """Σ over the entries of one axis, each with itself."""
-    return class_sum(_sliced(second, axis, dim), axis, dim)
+    return class_sum(own(second, axis, dim), axis, dim)
 
 
 def class_sum(values: FloatArray, axis: Axis, dim: int) -> FloatArray:
@@ -159,11 +159,11 @@ def class_sum(values: FloatArray, axis: Axis, dim: int) -> FloatArray:
 def diagonal(second: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """The moment of each entry with itself, by classes."""
     for dim, axis in enumerate(axes):
-        second = _sliced(second, axis, dim)
+        second = own(second, axis, dim)
     return second
 
 
-def _sliced(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
+def own(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """A view of the relations of an entry with itself."""
     k = axis.classes
     cut = slice(0, None, k + 1) if axis.full else slice(k * k, None)
@@ -393,9 +393,23 @@ def _span(axis: Axis, place: int) -> tuple[int, int]:
 
 def apply_mean(matrix: Matrix, mean: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
     """The mean of A x, averaged over the entries of each class."""
-    sizes = np.array(out.sizes, dtype=np.float64)[:, None]
-    weights = (_membership(out).T @ sparse.csr_array(matrix) @ _membership(axis)).toarray() / sizes
+    sparse_matrix = sparse.csr_array(matrix)
+    if sparse_matrix.nnz <= REMEMBERED:
+        weights = _remembered_mean(_Entries.of(sparse_matrix), axis, out)
+    else:
+        weights = _mean_weights(sparse_matrix, axis, out)
     return np.moveaxis(np.tensordot(weights, mean, axes=(1, dim)), 0, dim)
+
+
+@functools.lru_cache(maxsize=1024)
+def _remembered_mean(matrix: _Entries, axis: Axis, out: Axis) -> FloatArray:
+    return _mean_weights(matrix.matrix, axis, out)
+
+
+def _mean_weights(matrix: Matrix, axis: Axis, out: Axis) -> FloatArray:
+    sizes = np.array(out.sizes, dtype=np.float64)[:, None]
+    found = (_membership(out).T @ matrix @ _membership(axis)).toarray() / sizes
+    return np.asarray(found)
 
 
 def mean_left(second: FloatArray, axis: Axis, dim: int) -> FloatArray:

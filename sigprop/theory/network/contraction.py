@@ -78,6 +78,8 @@ def _summed(
     left, right = ([(dim, i) for dim, axes in enumerate(dims) for i in range(len(axes))]
                    for dims in (first, second))  # fmt: skip
     for name, count in counts.items():
+        if (count == 1.0).all():
+            continue
         if name in left:
             a = a * along(count, left.index(name), a.ndim)
         else:

@@ -17,6 +17,7 @@ from sigprop.theory.network.axes import (
     at_right,
     class_sum,
     diagonal,
+    own,
     pair_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
@@ -358,15 +359,14 @@ def _dropout(ctx: RuleContext) -> SignalState:
     if p == 0:
         return state
     kept = 1 / (1 - p) if p < 1 else 0.0
-    shared = dropped_together(ctx.call.operation, len(state.dims))
-    same = np.ones((1,) * len(state.axes), dtype=bool)
+    shared, second = dropped_together(ctx.call.operation, len(state.dims)), state.second.copy()
+    same = second
     for dim in range(len(state.dims)):
         if dim not in shared:
             for place in state.places(dim):
-                shape = [1] * len(state.axes)
-                shape[place] = -1
-                same = same & state.axes[place].is_same.reshape(shape)
-    return replace(state, second=np.where(same, state.second * kept, state.second))
+                same = own(same, state.axes[place], place)
+    same *= kept
+    return replace(state, second=second)
 
 
 def dropped_together(operation: str, dims: int) -> set[int]:

@@ -37,7 +37,7 @@ from sigprop.theory.network.divisions import (
 )
 from sigprop.theory.network.pointwise import values_state
 from sigprop.theory.network.state import Scatter, SignalState, of_products
-from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
 from sigprop.theory.network.tables import before_tables
 
 APART = 64
@@ -220,7 +220,7 @@ def _common(cov: FloatArray, axis: Axis, place: int) -> FloatArray:
 
 
 def _own_spread(cov: FloatArray, axes: tuple[Axis, ...], place: int) -> FloatArray:
-    """w of each row with itself."""
+    """W of each row with itself."""
     for i, axis in enumerate(axes):
         if i != place:
             cov = diagonal(np.moveaxis(cov, i, 0), (axis,))
@@ -360,6 +360,7 @@ def _before(
 # Rules
 
 
+@kept_for_the_way_back
 def read(ctx: RuleContext) -> Shares:
     """The softmax of a call."""
     call, value = ctx.call, ctx.call.argument(0, "input", Signal(0))

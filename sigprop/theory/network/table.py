@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -53,6 +55,29 @@ class RuleContext:
     def only(self) -> SignalState:
         """The state of the one signal."""
         return self.state(Signal(0))
+
+
+KEPT = 4
+"""Calls whose parts are kept for the way back."""
+T = TypeVar("T")
+
+
+def kept_for_the_way_back(make: Callable[[RuleContext], T]) -> Callable[[RuleContext], T]:
+    """A function of a call, made once for the same states in; the last few calls are kept."""
+    kept: WeakKeyDictionary[Call, tuple[tuple[Any, ...], T]] = WeakKeyDictionary()
+
+    @functools.wraps(make)
+    def found(ctx: RuleContext) -> T:
+        inputs, before = tuple(ctx.inputs), kept.get(ctx.call)
+        if before is not None and [*map(id, before[0])] == [*map(id, inputs)]:
+            return before[1]
+        made = make(ctx)
+        for call in list(kept)[: max(len(kept) + 1 - KEPT, 0)]:
+            del kept[call]
+        kept[ctx.call] = (inputs, made)
+        return made
+
+    return found
 
 
 Forward = Callable[[RuleContext], Any]
