@@ -96,7 +96,7 @@ def test_a_norm_of_images(kind, positions):
         "group": lambda: nn.GroupNorm(8, 32),
     }
     assert_predicts(
-        f"image {kind} {positions}", lambda: image(norms[kind](), nn.ReLU()), (4, 20, 5, 5),
+        f"image {kind}", lambda: image(norms[kind](), nn.ReLU()), (4, 20, 5, 5),
         tolerance=0.04, nets=150, positions=positions, skip=ZERO if kind != "group" else (),
     )  # fmt: skip
 
