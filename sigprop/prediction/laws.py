@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from sigprop.reading.steps import Step, behind, tensors_in
@@ -23,6 +25,7 @@ class ConstantLaw:
     random: bool = False
     kurtosis: float = 3.0
     row_sum: float = 1.0
+    draw: str = ""
 
 
 class Laws:
@@ -38,6 +41,7 @@ class Laws:
         self, parameters: Mapping[str, Tensor], planned: Mapping[str, float] | None = None
     ) -> None:
         self.names = {id(tensor): name for name, tensor in parameters.items()}
+        self.draws = copies(parameters)
         self.planned = dict(planned or {})
         self.known: dict[int, tuple[object, ConstantLaw]] = {}
 
@@ -65,7 +69,7 @@ class Laws:
         kurtosis = fourth / square**2 if square else 3.0
         return ConstantLaw(
             tuple(found.shape), float(entries.mean()), square, name, bool(names), kurtosis,
-            _row_sum(entries, square) if names else 1.0,
+            _row_sum(entries, square) if names else 1.0, self.draws.get(name, name),
         )  # fmt: skip
 
     def _behind(self, value: Step | Tensor) -> tuple[list[str], bool]:
@@ -86,6 +90,27 @@ class Laws:
             whole = next(iter(found.values())).numel()
             direct = direct and math.prod(value.shape) == whole
         return list(found), direct
+
+
+def copies(parameters: Mapping[str, Tensor]) -> dict[str, str]:
+    """Weights that have the entries of an earlier one, by name: layers copied after the draw."""
+    seen: dict[tuple[Any, ...], list[str]] = {}
+    found: dict[str, str] = {}
+    for name, parameter in parameters.items():
+        if parameter.dim() < 2 or parameter.is_meta or parameter.numel() < 2:
+            continue
+        entries = parameter.detach()
+        first = entries.flatten()[:8]
+        if bool((first == first[0]).all()):
+            continue
+        alike = seen.setdefault((tuple(entries.shape), tuple(first.tolist())), [])
+        earlier = (other for other in alike if torch.equal(entries, parameters[other].detach()))
+        same = next(earlier, None)
+        if same is None:
+            alike.append(name)
+        else:
+            found[name] = same
+    return found
 
 
 def _row_sum(entries: Tensor, square: float) -> float:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sigprop.graph import Node
+from sigprop.prediction.laws import copies
 from sigprop.prediction.result import NodePrediction, Prediction
 from sigprop.reading.calling import some
 from sigprop.reading.used import Reading
@@ -87,25 +87,9 @@ def _notes(model: nn.Module, reading: Reading) -> Iterator[str]:
         yield f"'{name}' leaves as a number: what depends on it holds for this example"
     uses = Counter(name for used in reading.weights.values() for name in used.parameters)
     again = [name for name, count in uses.items() if count > 1]
+    limit = "followed through linear maps, activations and sums, not through norms and attention"
     if again:
-        yield (f"used more than once, where each use is taken as independent: {some(again)}")
-    copies = list(_copies(model))
-    if copies:
-        yield f"equal to an earlier weight, where all are taken as independent: {some(copies)}"
-
-
-def _copies(model: nn.Module) -> Iterator[str]:
-    """Weights with the entries of one before: layers that were copied after they were drawn."""
-    seen: dict[tuple[Any, ...], list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2 or parameter.is_meta or parameter.numel() < 2:
-            continue
-        entries = parameter.detach()
-        first = entries.flatten()[:8]
-        if bool((first == first[0]).all()):
-            continue
-        key = (tuple(entries.shape), tuple(first.tolist()))
-        if any(torch.equal(entries, other) for other in seen.get(key, ())):
-            yield name
-        else:
-            seen.setdefault(key, []).append(entries)
+        yield f"used more than once ({limit}): {some(again)}"
+    same = copies(dict(model.named_parameters()))
+    if same:
+        yield f"drawn once and copied ({limit}): {some(same)}"

@@ -185,7 +185,7 @@ class Translator:
         law = self.laws.of(value, self.tensor)
         return Constant(
             law.shape, partial(_numpy, self.tensor, value), law.mean, law.square, law.parameter,
-            law.random, law.kurtosis, law.row_sum,
+            law.random, law.kurtosis, law.row_sum, law.draw,
         )  # fmt: skip
 
 

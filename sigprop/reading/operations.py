@@ -377,10 +377,12 @@ _row("embedding", "embedding", 1, modules=(nn.Embedding,), arguments="weight")
 _row("embedding_bag", "embedding", 1, modules=(nn.EmbeddingBag,), arguments="weight")
 _row("lstm", "recurrent", ALL, modules=(nn.LSTM,))
 _row("gru", "recurrent", ALL, modules=(nn.GRU,))
-_row("rnn_tanh rnn_relu", "recurrent", ALL, modules=(nn.RNN,))
+_row("rnn_tanh", "recurrent", ALL, modules=(nn.RNN,))
+_row("rnn_relu", "recurrent", ALL)
 _row("lstm_cell", "recurrent", ALL, modules=(nn.LSTMCell,))
 _row("gru_cell", "recurrent", ALL, modules=(nn.GRUCell,))
-_row("rnn_tanh_cell rnn_relu_cell", "recurrent", ALL, modules=(nn.RNNCell,))
+_row("rnn_tanh_cell", "recurrent", ALL, modules=(nn.RNNCell,))
+_row("rnn_relu_cell", "recurrent", ALL)
 
 # Drawn from probabilities that data makes; the same names with ``_`` at the end write noise
 

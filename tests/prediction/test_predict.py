@@ -273,7 +273,25 @@ def test_a_branch_on_data_is_said():
 def test_weights_that_are_not_independent_are_named():
     layer = nn.Linear(8, 8)
     assert any("more than once" in n for n in predict(nn.Sequential(layer, layer), (4, 8)).notes)
-    copies = nn.Sequential(layer, copy.deepcopy(layer))
-    notes = predict(copies, (4, 8)).notes
-    assert len(notes) == 1 and "equal to an earlier weight" in notes[0] and "1.weight" in notes[0]
+    notes = predict(nn.Sequential(layer, copy.deepcopy(layer)), (4, 8)).notes
+    assert len(notes) == 1 and "drawn once and copied" in notes[0] and "1.weight" in notes[0]
     assert not predict(mlp(), (4, 40)).notes
+
+
+def test_layers_that_are_copies_of_one_add_up():
+    """One draw in two layers: x W + x W = 2 x W has four times the second moment, not twice."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(64, 64, bias=False)
+            self.two = copy.deepcopy(self.one)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.one(x) + self.two(x)
+
+    net = Both()
+    copied, one = predict(net, (16, 64)), predict(net, (16, 64))["one"].q
+    assert copied["add"].q == pytest.approx(4 * one, rel=1e-6)
+    nn.init.normal_(net.two.weight, std=net.one.weight.detach().square().mean().sqrt().item())
+    assert predict(net, (16, 64))["add"].q == pytest.approx(2 * one, rel=0.05)

@@ -11,18 +11,21 @@ samples, of places and of channels.
 
 The files, each with one idea. The ground:
     calls.py: a call as plain data.
-    axes.py: the relations of an axis, and linear maps along it.
+    axes.py: the relations of two entries of an axis, and sums over them.
+    maps.py: linear maps along one axis.
     state.py: what is known of a tensor.
     divisions.py: the same entries in other divisions.
-    selection.py: entries of a dimension by a known map.
+    mapping.py: entries of a dimension by a known map.
     marginals.py: functions of entries that are Gaussian or not, by expansion.
+    covariance.py: two signals of a common source; sides.py: one of two tensors alone.
+    gradient_covariance.py: two gradients that meet.
     told.py: what rules of neighbouring nodes tell one another.
     table.py: the table of rules.
     propagate.py: the two passes.
 
 The rules, one family a file (:data:`FAMILIES`), each with its helpers:
-    pointwise.py: activations, numbers, dropout, casts.
-    joins.py: sums and products of several signals; covariance.py: of signals of a common source.
+    pointwise.py: activations, numbers, casts; dropout.py: dropout.
+    joins.py: sums and products of several signals; selection.py: one of several at each entry.
     layout.py: reshape, permute, copies, slices; concatenation.py: split, stack, concatenation.
     linear.py: dense layers; convolution.py: convolutions; taps.py: their taps as matrices.
     pooling.py: known linear maps, averages, padding; patches.py: entries between dimensions.
@@ -32,12 +35,14 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     softmax.py: shares; concentration.py: their moments; tables.py: masks before them.
     attention.py: attention in one call; gates.py: gated linear units in one call.
     lookup.py: entries by known places, embeddings.
+    recurrent.py: recurrent layers; units.py: one unit over time; sequences.py: steps told apart.
 """
 
 from sigprop.theory.network import (
     attention,
     concatenation,
     convolution,
+    dropout,
     gates,
     joins,
     layout,
@@ -49,6 +54,8 @@ from sigprop.theory.network import (
     pointwise,
     pooling,
     products,
+    recurrent,
+    selection,
     softmax,
     tables,
 )
@@ -61,6 +68,7 @@ FAMILIES = (
     linear,
     convolution,
     pointwise,
+    dropout,
     joins,
     layout,
     concatenation,
@@ -74,6 +82,8 @@ FAMILIES = (
     gates,
     maxima,
     patches,
+    recurrent,
+    selection,
 )
 """The files that hold rules; importing them fills the table."""
 

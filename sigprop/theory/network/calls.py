@@ -33,6 +33,8 @@ class Constant:
         mean: of its entries.
         square: mean square of its entries.
         parameter: name of the parameter that it is, "" if it is none or is computed from some.
+        draw: name of the first parameter that has these very entries: itself, or one that it is a
+            copy of.
         random: whether it is a draw that only its moments matter of.
         kurtosis: E w⁴/(E w²)² of its entries.
         row_sum: mean square of the sum of a row (its first index fixed), over that of as many
@@ -47,6 +49,7 @@ class Constant:
     random: bool = True
     kurtosis: float = 3.0
     row_sum: float = 1.0
+    draw: str = ""
 
 
 @dataclass(frozen=True, eq=False)

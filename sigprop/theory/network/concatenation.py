@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, at_left, at_right
+from sigprop.theory.network.axes import Axis, at_left, at_right, flipped, pair_mean
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import (
     aligned,
@@ -20,15 +20,15 @@ from sigprop.theory.network.divisions import (
     reshaped,
 )
 from sigprop.theory.network.layout import first_signal, shape_of
+from sigprop.theory.network.mapping import chosen
 from sigprop.theory.network.marginals import POINTS
-from sigprop.theory.network.selection import chosen
 from sigprop.theory.network.state import SignalState, from_values
 from sigprop.theory.network.table import RuleContext, rule
 
 # One tensor as several
 
 
-def _pieces(ctx: RuleContext) -> tuple[int, list[int], bool]:
+def parts_of(ctx: RuleContext) -> tuple[int, list[int], bool]:
     """The dimension, the sizes of the parts, and whether the dimension goes."""
     call, state = ctx.call, first_signal(ctx)
     n = len(state.dims)
@@ -50,7 +50,7 @@ def _pieces(ctx: RuleContext) -> tuple[int, list[int], bool]:
 
 
 def _split(ctx: RuleContext) -> tuple[SignalState | None, ...]:
-    dim, sizes, gone = _pieces(ctx)
+    dim, sizes, gone = parts_of(ctx)
     state, found, start = first_signal(ctx), list[SignalState | None](), 0
     for size in sizes:
         part = chosen(state, dim, np.arange(start, start + size))
@@ -61,7 +61,7 @@ def _split(ctx: RuleContext) -> tuple[SignalState | None, ...]:
 
 
 def _split_back(ctx: RuleContext, gradients: Any) -> list[SignalState | None]:
-    dim, sizes, gone = _pieces(ctx)
+    dim, sizes, gone = parts_of(ctx)
     state = first_signal(ctx)
     parts: list[SignalState] = []
     for size, gradient in zip(sizes, gradients, strict=True):
@@ -80,11 +80,24 @@ rule("chunk split split_with_sizes unsafe_chunk unsafe_split unsafe_split_with_s
 
 # Several tensors as one
 
+Covariances = Mapping[tuple[int, int], SignalState]
+"""E x y − E x E y of two parts of one shape, entry by entry."""
 
-def concatenated(parts: Sequence[SignalState], dim: int) -> SignalState:
-    """Tensors beside each other along a dimension, independent of each other, means apart."""
-    parts = [_known_axis(part, dim) for part in parts]
-    parts = _all_aligned(parts, dim)
+
+def concatenated(
+    parts: Sequence[SignalState], dim: int, covariances: Covariances | None = None
+) -> SignalState:
+    """Tensors beside each other along a dimension, means apart.
+
+    Args:
+        parts: the tensors.
+        dim: the dimension.
+        covariances: by (i, j), i < j, of parts of one shape; of the others it is 0.
+    """
+    known = dict(covariances or {})
+    everything = _all_aligned([_known_axis(part, dim) for part in (*parts, *known.values())], dim)
+    parts = everything[: len(parts)]
+    known = dict(zip(known, everything[len(parts) :], strict=True))
     place = parts[0].places(dim).start
     axes = [part.axes[place] for part in parts]
     out = Axis(tuple(size for axis in axes for size in axis.sizes))
@@ -100,6 +113,10 @@ def concatenated(parts: Sequence[SignalState], dim: int) -> SignalState:
         for j, other in enumerate(parts):
             if i != j:
                 crossed = _crossed(part, other, place)
+                pair = known.get((min(i, j), max(i, j)))
+                if pair is not None:
+                    second = pair.second if i < j else flipped(pair.second, pair.axes)
+                    crossed = crossed + pair_mean(second, pair.axes[place], place).reshape(rest)
                 differ[span, slice(starts[j], starts[j + 1])] = crossed
     second = differ.reshape(k * k, *rest)
     if not out.full:
@@ -173,9 +190,24 @@ def _stacked(ctx: RuleContext, state: SignalState) -> SignalState:
 
 
 def _cat(ctx: RuleContext) -> SignalState:
-    parts = [_stacked(ctx, as_state(ctx, part)) for part in _parts(ctx)]
-    parts = [p for p in parts if math.prod(p.shape)]
-    return concatenated(parts, _cat_dim(ctx))
+    given = [p for p in _parts(ctx) if math.prod(as_state(ctx, p).shape)]
+    parts = [_stacked(ctx, as_state(ctx, part)) for part in given]
+    return concatenated(parts, _cat_dim(ctx), _covariances_of(ctx, given))
+
+
+def _covariances_of(ctx: RuleContext, given: Sequence[Any]) -> dict[tuple[int, int], SignalState]:
+    """Of all pairs of signals that are alike."""
+    found: dict[tuple[int, int], SignalState] = {}
+    for j, two in enumerate(given):
+        for i, one in enumerate(given[:j]):
+            if not (isinstance(one, Signal) and isinstance(two, Signal)):
+                continue
+            if ctx.state(one).shape != ctx.state(two).shape:
+                continue
+            pair = ctx.covariance(one.place, two.place)
+            if pair is not None:
+                found[i, j] = _stacked(ctx, pair)
+    return found
 
 
 def _cat_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, Matrix, apply_mean, summed, through
+from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.divisions import one_axis, with_position_axis
 from sigprop.theory.network.freedom import off_weights, taps_fan, telling, undone
@@ -34,6 +34,7 @@ from sigprop.theory.network.linear import (
     without,
 )
 from sigprop.theory.network.linear import summed as over_pairs
+from sigprop.theory.network.maps import Matrix, apply_mean, summed, through
 from sigprop.theory.network.state import Scatter, SignalState
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.taps import MOST, ConvolutionPlan, plan_of

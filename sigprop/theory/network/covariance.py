@@ -1,8 +1,10 @@
-"""The covariance of two signals that meet in a sum, by following both to where they come from.
+"""The covariance of two signals that meet, by following both to where they come from.
 
 The later of two signals is expanded: a sum into its terms, a number out of a scale, E φ′ out of an
-activation (exact for jointly Gaussian signals, by Stein's lemma). Behind fresh weights of mean 0
-nothing is left.
+activation (exact for jointly Gaussian signals, by Stein's lemma), the mean of one factor out of a
+product, a matrix out of a pooling. Two of one kind are taken together: two activations (a pair of
+Gaussian numbers), two products, two reshapes or slices, and two uses of one weight (w₂ Σ_c E x y:
+weights tied over time or depth). Behind fresh weights of mean 0 nothing is left.
 """
 
 from __future__ import annotations
@@ -13,15 +15,33 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.theory.network.axes import at_left
-from sigprop.theory.network.calls import Call, Signal
-from sigprop.theory.network.divisions import aligned, broadcast
-from sigprop.theory.network.marginals import expand
+from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
+from sigprop.theory.network.concatenation import parts_of
+from sigprop.theory.network.divisions import broadcast, reshaped
+from sigprop.theory.network.layout import cuts_of
 from sigprop.theory.network.pointwise import number_of
+from sigprop.theory.network.pooling import MAPS
+from sigprop.theory.network.sides import (
+    mean_slope,
+    means_taken,
+    one_side_mapped,
+    pair_of_functions,
+    picked,
+    plus_pair,
+    times_pair,
+    times_side,
+    turned_round,
+    with_means,
+)
 from sigprop.theory.network.state import SignalState, of_products
+from sigprop.theory.network.table import RuleContext, rule_of
 
-DEEPEST = 64
+DEEPEST = 150
 """Steps after which a covariance is taken for 0."""
+LEAST = 1e-5
+"""A correlation up to which two are taken for independent."""
+MOST = 50_000
+"""Covariances that are followed for one network."""
 
 
 class Covariances:
@@ -31,33 +51,134 @@ class Covariances:
         self.calls, self.states = calls, states
         self.place = {name: i for i, name in enumerate(calls)}
         self.known: dict[tuple[str, str], SignalState | None] = {}
+        self.uses: dict[str, list[Call]] = {}
+        for call in calls.values():
+            if weight_of(call):
+                self.uses.setdefault(weight_of(call), []).append(call)
+        self.steps = 0
 
-    def of(self, one: str, two: str, steps: int = DEEPEST) -> SignalState | None:
+    def of(self, one: str, two: str) -> SignalState | None:
         """E x y − E x E y with x of the first node and y of the second; None: 0."""
-        key = (one, two)
-        if key not in self.known:
-            self.known[key] = self._find(one, two, steps)
-        return self.known[key]
-
-    def _find(self, one: str, two: str, steps: int) -> SignalState | None:
-        state = self.states.get(one)
-        if one == two and isinstance(state, SignalState):
-            means = of_products(state.mean, state.mean, state.axes)
-            return replace(state, second=state.second - means, mean=state.mean * 0)
-        if not steps or one not in self.place or two not in self.place:
+        if (one, two) in self.known:
+            return self.known[one, two]
+        if (two, one) in self.known:
+            found = self.known[two, one]
+            return None if found is None else turned_round(found)
+        if self.steps >= DEEPEST or len(self.known) > MOST:
             return None
-        first = self.place[one] > self.place[two]
-        later, other = (one, two) if first else (two, one)
+        self.steps += 1
+        try:
+            found = self._find(one, two)
+        except CannotPredict:
+            found = None
+        finally:
+            self.steps -= 1
+        if found is not None and negligible(found, self.states[one], self.states[two]):
+            found = None
+        self.known[one, two] = found
+        return found
+
+    def state(self, name: str) -> SignalState:
+        """The state of a node.
+
+        Raises:
+            CannotPredict: it returns several tensors.
+        """
+        found = self.states.get(name)
+        if not isinstance(found, SignalState):
+            raise CannotPredict("several tensors")
+        return found
+
+    def second(self, one: str, two: str) -> SignalState:
+        """E x y."""
+        return with_means(self.of(one, two), self.state(one), self.state(two))
+
+    def context(self, call: Call, *inputs: SignalState) -> RuleContext:
+        """What a rule is given, with other states for the inputs."""
+        return RuleContext(call, list(inputs) or [self.states[name] for name in call.inputs])
+
+    def tied(self, call: Call) -> bool:
+        """Whether a call uses a weight that another uses too."""
+        return len(self.users_of(call)) > 1
+
+    def users_of(self, call: Call) -> list[Call]:
+        """All calls that use the weight of one."""
+        return self.uses.get(weight_of(call), [])
+
+    def _find(self, one: str, two: str) -> SignalState | None:
+        state = self.state(one)
+        if one == two:
+            means = of_products(state.mean, state.mean, state.axes)
+            return replace(state, second=state.second - means, mean=state.mean * 0, told=None)
+        if one not in self.place or two not in self.place:
+            return None
+        first, second = self.calls[one], self.calls[two]
+        together = _TOGETHER.get(_key(first)) if _key(first) == _key(second) else None
+        if together is not None:
+            known, found = together(self, first, second)
+            if known:
+                return found
+        left = self._expands_first(one, two)
+        later, other = (one, two) if left else (two, one)
 
         def meet(name: str) -> SignalState | None:
-            pair = (name, other) if first else (other, name)
-            return self.of(*pair, steps - 1)
+            return self.of(name, other) if left else self.of(other, name)
 
         expanded = _EXPANDED.get(_key(self.calls[later]))
-        return None if expanded is None else expanded(self, self.calls[later], meet, first)
+        return None if expanded is None else expanded(self, self.calls[later], meet, left)
+
+    def _expands_first(self, one: str, two: str) -> bool:
+        """Whether the first is expanded: the later one, unless it waits for the other."""
+        first = self.place[one] > self.place[two]
+        later = one if first else two
+        return first != self._waits(self.calls[later])
+
+    def _waits(self, call: Call) -> bool:
+        """Whether a call cannot be followed alone, but with another of its kind."""
+        if call.kind == "weight":
+            return self.tied(call)
+        return _key(call) in ("alike", "slice")
+
+
+_WORDS = """
+alike: reshape view flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes movedim
+alike: t T mT expand expand_as broadcast_to mean
+slice: getitem select narrow index_select
+split: chunk split split_with_sizes unsafe_chunk unsafe_split unsafe_split_with_sizes unbind
+"""
+LAYOUT = {
+    name: line.split(":")[0]
+    for line in _WORDS.strip().splitlines()
+    for name in line.split()[1:]
+}  # fmt: skip
+"""What is followed on both sides at once, by the name of the operation."""
+
+
+def negligible(pair: SignalState, one: SignalState, two: SignalState) -> bool:
+    """Whether all moments of a pair are small beside what the two could have."""
+    return bool(np.max(np.abs(pair.second), initial=0.0) <= LEAST * np.sqrt(one.q * two.q))
 
 
 Meet = Callable[[str], "SignalState | None"]
+
+
+def weight_of(call: Call) -> str:
+    """The draw of the weight that a linear map applies; "" if it is no parameter."""
+    weight = _weight(call)
+    return "" if weight is None else weight.draw or weight.parameter
+
+
+def parameter_of(call: Call) -> str:
+    """The parameter that a linear map applies; "" if it is none."""
+    weight = _weight(call)
+    return "" if weight is None else weight.parameter
+
+
+def _weight(call: Call) -> Constant | None:
+    if call.kind != "weight":
+        return None
+    found = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Constant)]
+    return next((value for value in found if len(value.shape) > 1), None)
 
 
 def _key(call: Call) -> str:
@@ -65,11 +186,18 @@ def _key(call: Call) -> str:
         return "normalization"
     if call.activation is not None:
         return "activation"
+    if LAYOUT.get(call.operation) in ("alike", "slice"):
+        return LAYOUT[call.operation]
+    if call.operation in MAPS:
+        return "map"
     by_name = call.operation in _EXPANDED and call.kind != "pooling"  # ``sum`` over a dimension
     return call.operation if by_name else call.kind
 
 
-def _sum(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
+# One of the two followed
+
+
+def _sum(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState | None:
     sign = -1.0 if call.operation == "sub" else 1.0
     total: SignalState | None = None
     for place, value in ((0, call.argument(0, "input")), (1, call.argument(1, "other"))):
@@ -84,17 +212,24 @@ def _sum(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState 
             found = broadcast(found, call.shape)
         if place and sign < 0:
             found = replace(found, second=-found.second)
-        if total is not None:
-            total, found = aligned(total, found)
-            found = replace(found, second=total.second + found.second)
-        total = found
+        total = plus_pair(total, found)
     return total
 
 
-def _scale(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
+def _product(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState | None:
     one, two = call.argument(0, "input"), call.argument(1, "other")
+    if isinstance(one, Signal) and isinstance(two, Signal):
+        if call.operation == "div" or one == two:
+            return None
+        total: SignalState | None = None
+        for side, other in ((one, two), (two, one)):
+            factor, found = all_.state(call.inputs[other.place]), meet(call.inputs[side.place])
+            if found is None or factor.shape != call.shape or found.shape != call.shape:
+                continue
+            total = plus_pair(total, times_side(found, factor, left=left))
+        return total
     signal, factor = (one, two) if isinstance(one, Signal) else (two, one)
-    if not isinstance(signal, Signal) or isinstance(factor, Signal):
+    if not isinstance(signal, Signal):
         return None
     found, value = meet(call.inputs[signal.place]), number_of(factor)
     if value is None:
@@ -104,37 +239,147 @@ def _scale(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalStat
     return replace(found, second=found.second * (1 / value if call.operation == "div" else value))
 
 
-def _same(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
+def _same(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState | None:
     found = meet(call.inputs[0])
     return found if found is not None and found.shape == call.shape else None
 
 
-def _neg(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
+def _neg(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState | None:
     found = meet(call.inputs[0])
     return None if found is None else replace(found, second=-found.second)
 
 
-def _activation(all_: Covariances, call: Call, meet: Meet, first: bool) -> SignalState | None:
+def _activation(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState | None:
     found, act = meet(call.inputs[0]), call.activation
-    state = all_.states.get(call.inputs[0])
-    if found is None or act is None or not isinstance(state, SignalState):
+    if found is None or act is None:
         return None
-    std = np.sqrt(state.variance)
-    slopes = expand(act.df, act.breakpoints, state.mean.ravel(), std.ravel(), state.marginal)
-    mean = slopes.coefficients[:, 0].reshape(state.mean.shape)
-    like = replace(state, second=np.zeros_like(state.second), mean=mean)
-    found, like = aligned(found, like)
-    side = at_left(like.mean, like.axes) if first else _at_right(like)
-    return replace(found, second=found.second * side)
+    return times_side(found, mean_slope(act, all_.state(call.inputs[0])), left=left)
 
 
-def _at_right(state: SignalState) -> Any:
-    return of_products(np.ones_like(state.mean), state.mean, state.axes)
+def _map(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState | None:
+    """A matrix along some dimensions, of one side."""
+    found = meet(call.inputs[0])
+    if found is None or found.shape != call.shape:
+        return None
+    maps = MAPS[call.operation](all_.context(call))
+    return one_side_mapped(found, maps, left=left)
 
 
 _EXPANDED: dict[str, Any] = {
-    "sum": _sum, "add": _sum, "sub": _sum, "shift": _sum, "scale": _scale, "mul": _scale,
-    "div": _scale, "neg": _neg, "activation": _activation, "dropout": _same, "clone": _same,
-    "contiguous": _same, "positive": _same, "to": _same, "type": _same, "float": _same,
-    "type_as": _same,
+    "sum": _sum, "add": _sum, "sub": _sum, "shift": _sum, "scale": _product, "mul": _product,
+    "div": _product, "product": _product, "neg": _neg, "activation": _activation,
+    "dropout": _same, "clone": _same, "contiguous": _same, "positive": _same, "to": _same,
+    "type": _same, "float": _same, "type_as": _same, "map": _map,
+}  # fmt: skip
+
+
+# Two of one kind
+
+
+Together = tuple[bool, "SignalState | None"]
+_NOT = (False, None)
+
+
+def _two_activations(all_: Covariances, one: Call, two: Call) -> Together:
+    if one.activation is None or two.activation is None or one.shape != two.shape:
+        return _NOT
+    found = all_.of(one.inputs[0], two.inputs[0])
+    if found is None:
+        return _NOT
+    states = (all_.state(one.inputs[0]), all_.state(two.inputs[0]))
+    both = pair_of_functions((one.activation, two.activation), states, found, slope=False)
+    return True, means_taken(both, all_.state(one.name), all_.state(two.name))
+
+
+def _two_products(all_: Covariances, one: Call, two: Call) -> Together:
+    """Cov(x a, y b) for x, a independent and y, b independent; exact where pairs are."""
+    sides = [[c.argument(0, "input"), c.argument(1, "other")] for c in (one, two)]
+    if not all(isinstance(s, Signal) for pair in sides for s in pair) or one.shape != two.shape:
+        return _NOT
+    if "div" in (one.operation, two.operation):
+        return _NOT
+    (x, a), (y, b) = ([c.inputs[s.place] for s in pair]
+                      for c, pair in zip((one, two), sides, strict=True))  # fmt: skip
+    if any(all_.state(name).shape != one.shape for name in (x, a, y, b)):
+        return _NOT
+    total: SignalState | None = None
+    for (left, right), (p, q) in (((x, y), (a, b)), ((x, b), (a, y))):
+        first, second = all_.of(left, right), all_.of(p, q)
+        if first is not None and second is not None:
+            total = plus_pair(total, times_pair(first, second))
+        for pair, (m, n) in ((first, (p, q)), (second, (left, right))):
+            if pair is not None:
+                part = times_side(pair, all_.state(m), left=True)
+                total = plus_pair(total, times_side(part, all_.state(n), left=False))
+    return True, total
+
+
+def _two_uses(all_: Covariances, one: Call, two: Call) -> Together:
+    """One weight on two signals: the rule of the map on E x y."""
+    name = weight_of(one)
+    if not name or name != weight_of(two) or one.operation != two.operation:
+        return _NOT
+    if one.shape != two.shape or one.actual or len(one.inputs) != 1 or len(two.inputs) != 1:
+        return _NOT
+    both = all_.second(one.inputs[0], two.inputs[0])
+    made = rule_of(one).forward(all_.context(one, both))
+    return True, means_taken(made, all_.state(one.name), all_.state(two.name))
+
+
+def _alike(all_: Covariances, one: Call, two: Call) -> Together:
+    """One reshape, permutation or average of both sides."""
+    found = None
+    if same_arguments(one, two) and all_.state(one.inputs[0]).shape == (
+        all_.state(two.inputs[0]).shape
+    ):
+        found = all_.of(one.inputs[0], two.inputs[0])
+        if found is not None:
+            found = rule_of(one).forward(all_.context(one, found))
+    return True, found
+
+
+def same_arguments(one: Call, two: Call) -> bool:
+    """Whether two calls differ in their signals only."""
+    return (
+        one.operation == two.operation and one.shape == two.shape
+        and repr((one.args, one.kwargs)) == repr((two.args, two.kwargs))
+        and len(one.inputs) == len(two.inputs) == 1
+    )  # fmt: skip
+
+
+def slice_of(all_: Covariances, call: Call) -> tuple[str, tuple[tuple[int, np.ndarray], ...]]:
+    """The node that a slice is of, and what of which dimensions it takes."""
+    before = call.inputs[0]
+    if isinstance(all_.states.get(before), tuple):
+        split = all_.calls[before]
+        if LAYOUT.get(split.operation) != "split":
+            raise CannotPredict("an item of several tensors")
+        dim, sizes, _ = parts_of(all_.context(split))
+        start = sum(sizes[: int(call.args[1])])
+        return split.inputs[0], ((dim, np.arange(start, start + sizes[int(call.args[1])])),)
+    return before, tuple(cuts_of(all_.context(call)))
+
+
+def _two_slices(all_: Covariances, one: Call, two: Call) -> Together:
+    (x, plan), (y, other) = slice_of(all_, one), slice_of(all_, two)
+    fit = [d for d, _ in plan] == [d for d, _ in other] and all(
+        len(i) == len(j) for (_, i), (_, j) in zip(plan, other, strict=False)
+    )
+    if not fit or one.shape != two.shape or all_.state(x).shape != all_.state(y).shape:
+        return _NOT
+    found = all_.of(x, y)
+    if found is None:
+        return True, None
+    for (dim, i), (_, j) in zip(plan, other, strict=True):
+        found = picked(found, dim, i, j)
+    return True, reshaped(found, one.shape or ())
+
+
+def _two_maps(all_: Covariances, one: Call, two: Call) -> Together:
+    return _alike(all_, one, two) if same_arguments(one, two) else _NOT
+
+
+_TOGETHER: dict[str, Callable[[Covariances, Call, Call], Together]] = {
+    "activation": _two_activations, "mul": _two_products, "product": _two_products,
+    "weight": _two_uses, "alike": _alike, "slice": _two_slices, "map": _two_maps,
 }  # fmt: skip

@@ -9,16 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import (
-    Axis,
-    as_positions,
-    class_sum,
-    mixed,
-    mixed_mean,
-    pair_sum,
-    same_sum,
-)
+from sigprop.theory.network.axes import Axis, as_positions, class_sum, pair_sum, same_sum
 from sigprop.theory.network.calls import CannotPredict
+from sigprop.theory.network.maps import mixed, mixed_mean
 from sigprop.theory.network.state import Dims, SignalState
 
 MERGED = 1024

@@ -30,6 +30,9 @@ def _std(state: SignalState) -> float:
 
 # Sums
 
+_SMALL = 0.1
+"""Correlation of two terms up to which the marginal of their sum is that of independent ones."""
+
 
 def _sum(ctx: RuleContext) -> SignalState:
     first, second = _two(ctx)
@@ -54,6 +57,7 @@ def added(
     second = second + of_products(one.mean, two.mean, one.axes)
     second = second + of_products(two.mean, one.mean, one.axes)
     marginal = of_sum(one.marginal, two.marginal, (_std(one), _std(two)))
+    spread = _std(one) * _std(two)
     if covariance is not None:
         total = replace(one, second=second, mean=two.mean)
         for _ in range(2):  # the covariance may tell more entries apart
@@ -61,7 +65,8 @@ def added(
             total, one = aligned(total, one)
         second, two = total.second, total
         second = second + sign * (covariance.second + flipped(covariance.second, one.axes))
-        marginal = None
+        if abs(covariance.q) > _SMALL * spread:
+            marginal = None
     made = replace(two, dims=one.dims, second=second, mean=one.mean + two.mean, marginal=marginal)
     return replace(made, scatter=_scatter_of_sum(one, two, made.q), profile=None)
 

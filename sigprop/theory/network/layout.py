@@ -13,8 +13,8 @@ from sigprop.theory.network.divisions import (
     permuted,
     reshaped,
 )
+from sigprop.theory.network.mapping import chosen, spread
 from sigprop.theory.network.pointwise import summed_to
-from sigprop.theory.network.selection import chosen, spread
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
 
@@ -123,7 +123,7 @@ def getitem_back(ctx: RuleContext, gradient: SignalState) -> list[Any]:
         made: list[Any] = [None] * len(source)
         made[int(ctx.call.args[1])] = gradient
         return [tuple(made)]
-    plan = _cuts(ctx)
+    plan = cuts_of(ctx)
     return [_uncut(plan, source, gradient)]
 
 
@@ -137,7 +137,7 @@ def getitem(ctx: RuleContext) -> SignalState:
         state: SignalState = found
         return state
     state = ctx.state(ctx.call.args[0])
-    for dim, index in _cuts(ctx):
+    for dim, index in cuts_of(ctx):
         state = chosen(state, dim, index)
     return reshaped(state, shape_of(ctx))
 
@@ -154,7 +154,7 @@ def _uncut(
     return gradient
 
 
-def _cuts(ctx: RuleContext) -> list[tuple[int, np.ndarray]]:
+def cuts_of(ctx: RuleContext) -> list[tuple[int, np.ndarray]]:
     """Which entries of which dimensions are taken, in the order of dimensions."""
     call = ctx.call
     shape = ctx.state(call.args[0]).shape

@@ -29,7 +29,7 @@ from sigprop.theory.network.divisions import (
 )
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.linear import KNOWN, paired, significant_mean, without
-from sigprop.theory.network.selection import chosen, mapped, selection
+from sigprop.theory.network.mapping import chosen, mapped, selection
 from sigprop.theory.network.state import SignalState, from_values
 from sigprop.theory.network.table import RuleContext, rule
 

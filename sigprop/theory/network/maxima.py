@@ -20,18 +20,11 @@ from scipy import sparse
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network import extremes
-from sigprop.theory.network.axes import (
-    Axis,
-    Matrix,
-    all_same,
-    along,
-    apply_mean,
-    diagonal,
-    summed,
-    through,
-)
-from sigprop.theory.network.calls import CannotPredict, Signal
+from sigprop.theory.network.axes import Axis, all_same, along, diagonal
+from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import aligned, one_axis
+from sigprop.theory.network.mapping import mapped
+from sigprop.theory.network.maps import Matrix, apply_mean, summed, through
 from sigprop.theory.network.marginals import (
     ORDERS,
     grid,
@@ -52,7 +45,6 @@ from sigprop.theory.network.pooling import (
     with_dims,
     without_dims,
 )
-from sigprop.theory.network.selection import mapped
 from sigprop.theory.network.state import SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.taps import per_axis
@@ -330,8 +322,8 @@ def _adaptive(ctx: RuleContext) -> Maps:
 
 
 def _over(ctx: RuleContext) -> Maps:
-    if isinstance(ctx.call.argument(1, "other"), Signal):
-        raise CannotPredict(f"{ctx.call.operation} of two signals")
+    if isinstance(ctx.call.argument(1, "other"), Constant):
+        raise CannotPredict(f"{ctx.call.operation} of a signal and a table")
     shape = source(ctx).shape
     return {dim: sparse.csr_array(np.ones((1, shape[dim]))) for dim in reduced_dims(ctx)}
 

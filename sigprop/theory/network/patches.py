@@ -14,8 +14,8 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.calls import CannotPredict
 from sigprop.theory.network.divisions import one_axis, permuted, reshaped, split_axis
+from sigprop.theory.network.mapping import mapped, selection
 from sigprop.theory.network.pooling import shape_of, source
-from sigprop.theory.network.selection import mapped, selection
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.taps import MOST, per_axis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,8 +18,8 @@ from sigprop.theory.network.axes import (
     at_right,
     class_sum,
     diagonal,
-    own,
     pair_sum,
+    same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned, broadcast
@@ -70,9 +71,45 @@ def pair_expectation(
 ) -> FloatArray:
     """E φ(x)φ(y), or of φ′, for the pairs of each relation."""
     closed = _closed(act, state, slope=slope) if profile is None else None
-    if closed is not None:
-        return closed
-    return expanded(_expansion(act, state, slope=slope, profile=profile), state)
+    if closed is None:
+        closed = expanded(_expansion(act, state, slope=slope, profile=profile), state)
+        drawn = False
+    else:
+        drawn = True  # the closed forms know that slopes of one unit are alike
+    return closed + _of_slopes(act, state, slope=slope, own_only=drawn)
+
+
+def slope_variance(act: Activation) -> float:
+    """E α² − (E α)² of the slopes of a leaky ReLU that are drawn or differ between units."""
+    if act.kind not in ("mixture", "random") or act.kernels is None:
+        return 0.0
+    square, mean = act.kernels.derivative_second_moment, float(act.df(np.array(-1.0)))
+    return max(2 * float(square(1.0)) - 1 - mean**2, 0.0) if square is not None else 0.0
+
+
+def _of_slopes(
+    act: Activation, state: SignalState, *, slope: bool, own_only: bool
+) -> FloatArray | float:
+    """What the scatter of slopes adds: Var α · E x₋y₋, where two entries have one slope.
+
+    Slopes that are drawn for each entry are shared by an entry with itself only.
+    """
+    spread = slope_variance(act)
+    drawn = act.kind == "random" and act.given is None
+    if not spread or (own_only and not drawn):
+        return 0.0
+    mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
+    below = expand(_is_below if slope else _below, (0.0,), mean, std, state.marginal)
+    second = spread * expanded(below, state)
+    return np.where(all_same(state.axes), second, 0.0) if drawn else second
+
+
+def _below(x: FloatArray) -> FloatArray:
+    return np.minimum(x, 0.0)
+
+
+def _is_below(x: FloatArray) -> FloatArray:
+    return np.where(x < 0, 1.0, 0.0)
 
 
 def expanded(found: Expansion, state: SignalState) -> FloatArray:
@@ -130,6 +167,12 @@ def _closed(act: Activation, state: SignalState, *, slope: bool) -> FloatArray |
     else:
         one, two = at_left(q, state.axes), at_right(q, state.axes)
     return np.asarray(kernel(one, two, _correlation(state)))
+
+
+def mean_slopes(act: Activation, state: SignalState) -> FloatArray:
+    """E φ′ of single entries, by classes."""
+    found = _expansion(act, state, slope=True).coefficients[:, 0]
+    return np.asarray(found.reshape(state.mean.shape))
 
 
 def _record(ctx: RuleContext) -> Activation:
@@ -230,6 +273,10 @@ def back_through(act: Activation, state: SignalState, gradient: SignalState) -> 
         slopes = slopes_where_chosen(act, state, gradient.chosen)
     if gradient.profile is not None:
         weighted = _expansion(act, state, slope=True, profile=gradient.profile).square
+        if slope_variance(act):
+            mean, std = before.mean.ravel(), np.sqrt(before.variance).ravel()
+            below = expand(_is_below, (0.0,), mean, std, before.marginal, gradient.profile)
+            weighted = weighted + slope_variance(act) * below.square
         own = np.sqrt(weighted).reshape(state.mean.shape)
         slopes = np.where(all_same(state.axes), of_products(own, own, state.axes), slopes)
     state = replace(state, second=slopes)
@@ -351,41 +398,31 @@ def _sum_out(gradient: SignalState, dim: int, *, keep: bool) -> SignalState:
                    mean=np.squeeze(mean, gone), profile=None)  # fmt: skip
 
 
-# Dropout
+# Rows
 
 
-def _dropout(ctx: RuleContext) -> SignalState:
-    state, p = ctx.only, ctx.call.rate
-    if p == 0:
-        return state
-    kept = 1 / (1 - p) if p < 1 else 0.0
-    shared, second = dropped_together(ctx.call.operation, len(state.dims)), state.second.copy()
-    same = second
-    for dim in range(len(state.dims)):
-        if dim not in shared:
-            for place in state.places(dim):
-                same = own(same, state.axes[place], place)
-    same *= kept
-    return replace(state, second=second)
-
-
-def dropped_together(operation: str, dims: int) -> set[int]:
-    """Dimensions whose entries live and die together: places of a channel, a whole sample."""
-    if operation == "stochastic_depth":
-        return set(range(1, dims))
-    count = int(operation[-2]) if operation[-1] == "d" and operation[-2].isdigit() else 0
-    return set(range(dims - count, dims)) if count else set()
-
-
-def _dropout_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    masked = replace(ctx, inputs=(gradient,))
-    return [_dropout(masked)]
+def _slope_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    """Of a PReLU: E (Σ g x₋)², over what one slope is used for."""
+    slopes = ctx.call.argument(1, "weight") if ctx.call.operation == "prelu" else None
+    if not isinstance(slopes, Constant) or not slopes.parameter:
+        return {}
+    state = ctx.only
+    mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
+    below = expanded(expand(_below, (0.0,), mean, std, state.marginal), state)
+    gradient, below_state = aligned(gradient, replace(state, second=below))
+    second = gradient.second * below_state.second
+    channel = min(1, len(gradient.dims) - 1) if math.prod(slopes.shape) > 1 else -1
+    for dim in range(len(gradient.dims)):
+        for place in gradient.places(dim):
+            total = same_sum if dim == channel else pair_sum
+            second = total(second, gradient.axes[place], place)
+    return {slopes.parameter: float(second.item()) / math.prod(slopes.shape)}
 
 
 rule("activation", _activation, _activation_back,
      "two entries are jointly Gaussian, or have a Gaussian copula; the gradient is independent of "
-     "them, its profile apart", source="poole2016; schoenholz2017")  # fmt: skip
-rule("dropout", _dropout, _dropout_back, "exact for the mean over masks")
+     "them, its profile apart", source="poole2016; schoenholz2017",
+     parameters=_slope_parameters)  # fmt: skip
 
 
 def _untouched(ctx: RuleContext) -> SignalState:
@@ -398,7 +435,7 @@ def _untouched_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState
 
 rule(
     "clone contiguous positive to type type_as float double half bfloat16 cpu cuda alias_copy "
-    "detach_copy requires_grad_ alpha_dropout feature_alpha_dropout conj resolve_conj resolve_neg "
+    "detach_copy requires_grad_ conj resolve_conj resolve_neg "
     "conj_physical data pin_memory",
     _untouched,
     _untouched_back,

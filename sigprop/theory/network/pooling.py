@@ -15,17 +15,20 @@ import numpy as np
 from scipy import sparse
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, Matrix, class_sum
+from sigprop.theory.network.axes import Axis, class_sum
 from sigprop.theory.network.calls import CannotPredict
 from sigprop.theory.network.divisions import one_axis
 from sigprop.theory.network.linear import plus_constant
-from sigprop.theory.network.selection import mapped, selection
+from sigprop.theory.network.mapping import mapped, selection
+from sigprop.theory.network.maps import Matrix
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.taps import MOST, per_axis
 
 Maps = dict[int, Matrix]
 """A matrix (entries out, entries in) for each dimension that changes."""
+MAPS: dict[str, Callable[[RuleContext], Maps]] = {}
+"""The matrices of each operation that keeps the number of dimensions."""
 _ALIKE = 0.5
 """Share of the variance of an entry above which an average is taken to have its marginal."""
 
@@ -358,6 +361,8 @@ def _map_rule(
         return [sent_back(gradient, found, state)]
 
     rule(names, forward or ahead, back, "exact, averages on exchangeable axes")
+    if not reduces:
+        MAPS.update(dict.fromkeys(names.split(), maps))
 
 
 _map_rule("avg_pool1d avg_pool2d avg_pool3d", _average)

@@ -11,6 +11,11 @@ from sigprop.theory.network.calls import Call, CannotPredict
 from sigprop.theory.network.concatenation import plus
 from sigprop.theory.network.covariance import Covariances
 from sigprop.theory.network.divisions import reshaped
+from sigprop.theory.network.gradient_covariance import (
+    GradientCovariances,
+    crossed_parameters,
+    met,
+)
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
 
@@ -64,9 +69,14 @@ def propagate(
             found.states[call.name] = _forward(found, pairs, call, measure)
     for name, cotangent in cotangents.items():
         _add(found.gradients, name, cotangent)
+    back = GradientCovariances(pairs, found.gradients, cotangents)
     for call in reversed(calls):
-        if call.name in found.gradients and (call.inputs or call.args):
-            _backward(found, pairs, call, measure_back)
+        gradient = found.gradients.get(call.name)
+        if isinstance(gradient, SignalState):
+            found.gradients[call.name] = met(back, call.name, gradient)
+        entered = call.name in given or not (call.inputs or call.args)
+        if gradient is not None and not entered:
+            _backward(found, back, call, measure_back)
     return found
 
 
@@ -109,16 +119,18 @@ def _check(made: Any, call: Call) -> None:
 
 
 def _backward(
-    found: Propagation, pairs: Covariances, call: Call, measure: MeasureBack | None
+    found: Propagation, back: GradientCovariances, call: Call, measure: MeasureBack | None
 ) -> None:
-    ctx, gradient = _context(found, pairs, call), found.gradients[call.name]
+    ctx, gradient = _context(found, back.signals, call), found.gradients[call.name]
     try:
         if call.name in found.unpredicted:
             raise CannotPredict(found.unpredicted[call.name])
         rule = rule_of(call)
         sent = rule.backward(ctx, gradient) if call.inputs else ()
         if rule.parameters is not None:
+            crossed = crossed_parameters(back, ctx)
             for name, square in rule.parameters(ctx, gradient).items():
+                square += crossed.get(name, 0.0)
                 found.parameters[name] = found.parameters.get(name, 0.0) + square
     except CannotPredict as reason:
         found.unpredicted_back[call.name] = str(reason)

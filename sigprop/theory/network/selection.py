@@ -1,77 +1,310 @@
-"""Entries of one dimension by a known map: chosen by their places, spread again, averaged."""
+"""One of several values at each entry: maxima and minima of two signals, masks that data makes.
+
+max(x, y) = s + |d| with s = (x + y)/2 and d = (x − y)/2, Gaussian where x and y are: so
+E max max′ = E s s′ + E|d||d′| + E s|d′| + E s′|d|, and E s|d′| = E s E|d′| + Cov(s, d′) E sign d′
+(Stein). The gradient goes to x where d > 0, to y elsewhere. A comparison is a step of what is
+compared, and where(m, x, y) = m x + (1 − m) y for a mask that is independent of both.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from sigprop.theory.network.axes import Axis, Matrix, apply, apply_mean
-from sigprop.theory.network.divisions import (
-    one_axis,
+from sigprop.activations import activation
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import at_left, at_right, flipped
+from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.divisions import aligned, broadcast
+from sigprop.theory.network.joins import added, at_table, multiplied
+from sigprop.theory.network.linear import plus_constant
+from sigprop.theory.network.marginals import expand, grid, standardized, weights
+from sigprop.theory.network.pointwise import (
+    expanded,
+    mean_slopes,
+    number_of,
+    pair_expectation,
+    shifted,
+    summed_to,
+    through,
+    values_state,
 )
-from sigprop.theory.network.state import SignalState
+from sigprop.theory.network.state import SignalState, from_moments, of_products
+from sigprop.theory.network.table import RuleContext, rule
+
+_ABS = activation("leaky_relu", alpha=-1.0)
 
 
-def mapped(state: SignalState, dim: int, matrix: Matrix, out: Axis | None = None) -> SignalState:
-    """X → A x along one dimension."""
-    state = one_axis(state, dim)
-    place = state.places(dim).start
-    axis = state.axes[place]
-    n = matrix.shape[0]
-    if out is None:
-        out = Axis.positions(n) if axis.full or n == 1 else Axis.exchangeable(n)
-    second = apply(matrix, matrix, state.second, place, axis, out)
-    mean = apply_mean(matrix, state.mean, place, axis, out)
-    dims = (*state.dims[:dim], (out,), *state.dims[dim + 1 :])
-    return replace(state, dims=dims, second=second, mean=mean)
+def _shape(ctx: RuleContext, *values: Any) -> tuple[int, ...]:
+    shapes = [ctx.state(v).shape if isinstance(v, Signal) else getattr(v, "shape", ())
+              for v in values]  # fmt: skip
+    return tuple(np.broadcast_shapes(*shapes))
 
 
-def chosen(state: SignalState, dim: int, index: np.ndarray) -> SignalState:
-    """Entries of one dimension by their places; −1: zero."""
-    whole = one_axis(state, dim)
-    axis = whole.axes[whole.places(dim).start]
-    return mapped(state, dim, selection(index, axis.size), _classes_of(index, axis))
+def _state(ctx: RuleContext, value: Any, like: SignalState) -> SignalState:
+    """A signal, a table or a number, in the shape of a signal."""
+    if isinstance(value, Signal):
+        return broadcast(ctx.state(value), like.shape)
+    one = number_of(value)
+    if one is not None:
+        return broadcast(from_moments((1,) * len(like.dims), one**2, one, one**2), like.shape)
+    return values_state(np.asarray(value.values(), dtype=np.float64), like)
 
 
-def selection(index: np.ndarray, n: int) -> Matrix:
-    """The matrix that takes entries by their places; a row of zeros at −1."""
-    rows = np.flatnonzero(index >= 0)
-    shape = (len(index), n)
-    return sparse.csr_array((np.ones(len(rows)), (rows, index[rows])), shape)
+# The larger and the smaller of two
 
 
-REPEATED = 512
-"""Entries up to which they are told apart where some are copies of others."""
+def _halves(ctx: RuleContext) -> tuple[SignalState, SignalState, FloatArray]:
+    """The half sum s, the half difference d, and Cov(s, d′)."""
+    first, second = ctx.call.argument(0, "input"), ctx.call.argument(1, "other")
+    if first == second:
+        raise CannotPredict(f"{ctx.call.operation} of a signal and itself")
+    signal = first if isinstance(first, Signal) else second
+    like = broadcast(ctx.state(signal), _shape(ctx, first, second))
+    one, two = _state(ctx, first, like), _state(ctx, second, like)
+    covariance = None
+    if isinstance(first, Signal) and isinstance(second, Signal):
+        covariance = ctx.covariance(first.place, second.place)
+        covariance = None if covariance is None else broadcast(covariance, like.shape)
+    half = None if covariance is None else replace(covariance, second=covariance.second / 4)
+    s = added(one.times(0.5), two.times(0.5), half)
+    d = added(one.times(0.5), two.times(-0.5), half, sign=-1.0)
+    one, two = aligned(one, two)
+    for _ in range(2):
+        s, one = aligned(s, one)
+        one, two = aligned(one, two)
+        d, s = aligned(d, s)
+    crossed = (_centred(one) - _centred(two)) / 4
+    if covariance is not None:
+        covariance, _ = aligned(covariance, s)
+        back = flipped(covariance.second, covariance.axes)
+        crossed = crossed + (back - covariance.second) / 4
+    return s, d, crossed
 
 
-def _classes_of(index: np.ndarray, axis: Axis) -> Axis | None:
-    """The classes of the entries chosen, if these stand together; copies are told apart."""
-    if len(np.unique(index)) < len(index) <= REPEATED:
-        return Axis.positions(len(index))
-    if axis.full or axis.classes == 1 or (index < 0).any():
-        return None
-    met = axis.class_of[index]
-    cuts = np.flatnonzero(np.diff(met)) + 1
-    return Axis(tuple(int(n) for n in np.diff([0, *cuts, len(met)])))
+def _centred(state: SignalState) -> FloatArray:
+    return state.second - of_products(state.mean, state.mean, state.axes)
 
 
-def spread(gradient: SignalState, dim: int, index: np.ndarray, n: int) -> SignalState:
-    """The gradient of entries chosen by their places."""
-    made = one_axis(gradient, dim)
-    axis = made.axes[made.places(dim).start]
-    matrix = selection(index, n).T
-    out = Axis.positions(n) if axis.full and len(index) * 2 > n else None
-    return mapped(made, dim, matrix, out if out is not None else _spread_axis(axis, index, n))
+def _extreme(ctx: RuleContext) -> SignalState:
+    s, d, crossed = _halves(ctx)
+    sign = _sign(ctx)
+    size = through(_ABS, d).times(sign)
+    signs = sign * mean_slopes(_ABS, d)
+    axes = s.axes
+    mixed = of_products(s.mean, size.mean, axes) + crossed * at_right(signs, axes)
+    turned = of_products(size.mean, s.mean, axes) + flipped(crossed, axes) * at_left(signs, axes)
+    second = s.second + size.second + mixed + turned
+    return replace(s, second=second, mean=s.mean + size.mean, marginal=None, profile=None)
 
 
-def _spread_axis(axis: Axis, index: np.ndarray, n: int) -> Axis:
-    """Entries that were chosen and those that were not are two classes where they stand apart."""
-    if axis.full and len(index) == n:
-        return Axis.positions(n)
-    met = np.zeros(n, dtype=int)
-    met[index[index >= 0]] = 1
-    cuts = np.flatnonzero(np.diff(met)) + 1
-    sizes = np.diff([0, *cuts, n])
-    return Axis(tuple(int(s) for s in sizes)) if len(sizes) <= 3 else Axis.exchangeable(n)
+def _sign(ctx: RuleContext) -> float:
+    return -1.0 if ctx.call.operation in ("minimum", "min", "fmin") else 1.0
+
+
+def _steps(state: SignalState) -> tuple[SignalState, SignalState]:
+    """The states of 1[x > 0] and of 1[x ≤ 0]."""
+    mean, axes = mean_slopes(_ABS, state), state.axes
+    both = pair_expectation(_ABS, state, slope=True)
+    left, right = at_left(mean, axes), at_right(mean, axes)
+    up = replace(state, second=(1 + left + right + both) / 4, mean=(1 + mean) / 2,
+                 marginal=None, profile=None, told=None)  # fmt: skip
+    down = replace(up, second=(1 - left - right + both) / 4, mean=(1 - mean) / 2)
+    return up, down
+
+
+def _shares(ctx: RuleContext, gradient: SignalState) -> list[tuple[Any, SignalState]]:
+    """Each side with the gradient that reaches it."""
+    _, d, _ = _halves(ctx)
+    up, down = _steps(d if _sign(ctx) > 0 else d.times(-1.0))
+    found: list[tuple[Any, SignalState]] = []
+    for place, name, step in ((0, "input", up), (1, "other", down)):
+        mine, share = aligned(gradient, step)
+        sent = replace(mine, second=mine.second * share.second, profile=None, told=None)
+        found.append((ctx.call.argument(place, name), sent))
+    return found
+
+
+def _extreme_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    found: list[SignalState | None] = [None] * len(ctx.inputs)
+    for value, sent in _shares(ctx, gradient):
+        if isinstance(value, Signal):
+            found[value.place] = summed_to(sent, ctx.state(value))
+    return found
+
+
+def _extreme_parameters(ctx: RuleContext, gradient: SignalState) -> dict[str, float]:
+    return {
+        value.parameter: at_table(sent, value)
+        for value, sent in _shares(ctx, gradient)
+        if isinstance(value, Constant) and value.parameter
+    }
+
+
+rule("maximum minimum selection.max selection.min fmax fmin", _extreme, _extreme_back,
+     "the two are jointly Gaussian", parameters=_extreme_parameters)  # fmt: skip
+
+
+# Comparisons, and masks that they make
+
+
+def _comparison(ctx: RuleContext) -> SignalState:
+    first, second = ctx.call.argument(0, "input"), ctx.call.argument(1, "other")
+    signal = first if isinstance(first, Signal) else second
+    like = broadcast(ctx.state(signal), _shape(ctx, first, second))
+    if isinstance(first, Signal) and isinstance(second, Signal):
+        pair = ctx.covariance(first.place, second.place)
+        d = added(_state(ctx, first, like), _state(ctx, second, like).times(-1.0), pair, sign=-1.0)
+    elif isinstance(first, Signal):
+        d = shifted(like, second, -1.0)
+    else:
+        d = shifted(like.times(-1.0), first)
+    up, down = _steps(d)
+    return up if ctx.call.operation in ("gt", "ge") else down
+
+
+rule("gt ge lt le", _comparison, lambda ctx, gradient: [None] * len(ctx.inputs),
+     "what is compared is Gaussian")  # fmt: skip
+
+
+def _not(mask: SignalState) -> SignalState:
+    """The state of 1 − m."""
+    turned = mask.times(-1.0)
+    return plus_constant(turned, np.ones((1,) * turned.mean.ndim))
+
+
+def by_signal(ctx: RuleContext) -> SignalState:
+    """Where and masked_fill by a mask that a signal computes, independent of what it chooses of."""
+    mask, one, two = _chosen(ctx)
+    like = broadcast(mask, ctx.call.shape or mask.shape)
+    parts = [multiplied(_state(ctx, value, like), broadcast(m, like.shape))
+             for value, m in ((one, mask), (two, _not(mask)))]  # fmt: skip
+    first, second = aligned(*parts)
+    apart = added(first, second, None)
+    crossed = _not_together(mask, like.shape)
+    masks, first = aligned(crossed, first)
+    first, second = aligned(first, second)
+    means = [aligned(_state(ctx, value, like), masks)[0].mean for value in (one, two)]
+    ahead, behind = (of_products(m, n, first.axes) for m, n in (means, means[::-1]))
+    both = masks.second * ahead + flipped(masks.second, masks.axes) * behind
+    return replace(apart, second=first.second + second.second + both, marginal=None)
+
+
+def _not_together(mask: SignalState, shape: tuple[int, ...]) -> SignalState:
+    """E m (1 − m′)."""
+    mask = broadcast(mask, shape)
+    return replace(mask, second=at_left(mask.mean, mask.axes) - mask.second)
+
+
+_WHERE = ("condition", "input", "other")
+_FILL = ("input", "mask", "value")
+
+
+def _chosen(ctx: RuleContext) -> tuple[SignalState, Any, Any]:
+    """The mask, what stands where it is 1, what stands elsewhere."""
+    call = ctx.call
+    if call.operation == "where":
+        mask, one, two = (
+            call.argument(i, n) for i, n in enumerate(("condition", "input", "other"))
+        )
+    else:
+        two, mask, one = (call.argument(i, n) for i, n in enumerate(("input", "mask", "value")))
+    return ctx.state(mask), one, two
+
+
+def back_by_signal(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    """The gradient of both sides: G·E m m′ and G·E (1 − m)(1 − m′)."""
+    mask, one, two = _chosen(ctx)
+    found: list[SignalState | None] = [None] * len(ctx.inputs)
+    for value, share in ((one, mask), (two, _not(mask))):
+        if isinstance(value, Signal):
+            mine, factor = aligned(gradient, broadcast(share, gradient.shape))
+            sent = replace(mine, second=mine.second * factor.second, profile=None, told=None)
+            found[value.place] = summed_to(sent, ctx.state(value))
+    return found
+
+
+# Quotients of signals, blends
+
+_SINGLE = 0.1
+"""Share of a mean that a single point of the grid may have."""
+
+
+def power_of(state: SignalState, exponent: float) -> SignalState:
+    """The state of y^exponent, for y that does not come near 0.
+
+    Raises:
+        CannotPredict: it does.
+    """
+    mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
+    h = grid() if state.marginal is None else state.marginal
+    values = mean[:, None] + std[:, None] * h
+    near = np.sort(np.abs(values) ** (2 * exponent) * weights(), axis=1)[:, ::-1]
+    if values.min() * values.max() <= 0 or (near[:, 0] > _SINGLE * near.sum(axis=1)).any():
+        raise CannotPredict("a signal divided by one that comes near 0")
+
+    def f(y: FloatArray) -> FloatArray:
+        return np.asarray(np.sign(y) ** exponent * np.abs(y) ** exponent)
+
+    found = expand(f, (), mean, std, state.marginal)
+    marginal = standardized(f(float(mean.mean()) + float(std.mean()) * h))
+    return replace(state, second=expanded(found, state), marginal=marginal, profile=None, told=None,
+                   mean=found.coefficients[:, 0].reshape(state.mean.shape))  # fmt: skip
+
+
+def _quotient(ctx: RuleContext) -> SignalState:
+    first, second = ctx.call.argument(0, "input"), ctx.call.argument(1, "other")
+    if first == second:
+        raise CannotPredict("a signal divided by itself")
+    below = power_of(ctx.state(second), -1.0)
+    if isinstance(first, Signal):
+        return multiplied(ctx.state(first), below)
+    like = broadcast(below, _shape(ctx, first, second))
+    return multiplied(_state(ctx, first, like), below)
+
+
+def _quotient_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    first, second = ctx.call.argument(0, "input"), ctx.call.argument(1, "other")
+    found: list[SignalState | None] = [None] * len(ctx.inputs)
+    gradient = replace(gradient, profile=None)
+    if isinstance(first, Signal):
+        sent = multiplied(gradient, power_of(ctx.state(second), -1.0))
+        found[first.place] = summed_to(_alone(sent), ctx.state(first))
+    above = _state(ctx, first, gradient)
+    sent = multiplied(multiplied(gradient, above), power_of(ctx.state(second), -2.0))
+    found[second.place] = summed_to(_alone(sent), ctx.state(second))
+    return found
+
+
+def _alone(sent: SignalState) -> SignalState:
+    return replace(sent, mean=sent.mean * 0, marginal=None, told=None)
+
+
+rule("product.div", _quotient, _quotient_back,
+     "the two are independent, and the lower one does not come near 0")  # fmt: skip
+
+
+def _blend(ctx: RuleContext) -> SignalState:
+    first, second, weight = (ctx.call.argument(i, n)
+                             for i, n in enumerate(("input", "end", "weight")))  # fmt: skip
+    w = number_of(weight)
+    if w is None or not (isinstance(first, Signal) and isinstance(second, Signal)):
+        raise CannotPredict("lerp of a constant, or by a weight that is no number")
+    pair = ctx.covariance(first.place, second.place)
+    if pair is not None:
+        pair = replace(pair, second=pair.second * w * (1 - w))
+    return added(ctx.state(first).times(1 - w), ctx.state(second).times(w), pair)
+
+
+def _blend_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    w = float(number_of(ctx.call.argument(2, "weight")) or 0.0)
+    found: list[SignalState | None] = [None] * len(ctx.inputs)
+    for place, share in ((0, 1 - w), (1, w)):
+        signal = ctx.call.args[place]
+        found[signal.place] = summed_to(gradient.times(share), ctx.state(signal))
+    return found
+
+
+rule("lerp", _blend, _blend_back, "as a sum")

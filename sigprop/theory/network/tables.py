@@ -20,6 +20,7 @@ from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.layout import order_of
 from sigprop.theory.network.pointwise import number_of, shifted, summed_to, values_state
+from sigprop.theory.network.selection import back_by_signal, by_signal
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule, rule_of
 
@@ -180,7 +181,14 @@ _WHERE = ("condition", "input", "other")
 _FILL = ("input", "mask", "value")
 
 
+def _by_signal(ctx: RuleContext) -> bool:
+    place, name = (0, "condition") if ctx.call.operation == "where" else (1, "mask")
+    return isinstance(ctx.call.argument(place, name), Signal)
+
+
 def _fill(ctx: RuleContext) -> SignalState:
+    if _by_signal(ctx):
+        return by_signal(ctx)
     kept, mask, other = filled(ctx)
     shape = ctx.call.shape or ()
     if not isinstance(other, Signal) and hides(other) and _is_infinite(other):
@@ -219,6 +227,8 @@ def _disjoint(one: SignalState, two: SignalState) -> SignalState:
 
 
 def _fill_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    if _by_signal(ctx):
+        return back_by_signal(ctx, gradient)
     kept, mask, other = filled(ctx)
     found: list[SignalState | None] = [None] * len(ctx.inputs)
     for value, table in ((kept, 1.0 - mask), (other, mask.astype(float))):

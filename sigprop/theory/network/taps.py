@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from sigprop.theory.network.axes import Matrix
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.maps import Matrix
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
 
