@@ -143,7 +143,7 @@ def _extreme_parameters(ctx: RuleContext, gradient: SignalState) -> dict[str, fl
     }
 
 
-rule("maximum minimum selection.max selection.min fmax fmin", _extreme, _extreme_back,
+rule("maximum minimum selection.max selection.min", _extreme, _extreme_back,
      "the two are jointly Gaussian", parameters=_extreme_parameters)  # fmt: skip
 
 

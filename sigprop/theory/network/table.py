@@ -106,32 +106,31 @@ class Rule:
     parameters: Parameters | None = None
 
 
-MEASURED = frozenset(
-    """
-    bilinear dist cdist cosine_similarity pairwise_distance cov corrcoef sample
+_MEASURED = """
+bilinear dist cdist cosine_similarity pairwise_distance cov corrcoef sample
 
-    repeat tile repeat_interleave tensor_split hsplit vsplit dsplit take masked_select diagonal diag
-    diag_embed diagflat rot90 as_strided broadcast_tensors meshgrid view_as_real view_as_complex
-    real imag retain_grad index sort msort as_strided_copy diagonal_copy slice_copy unfold_copy
-    view_as_real_copy view_as_complex_copy values resize resize_as grad _grad _base
-    _autocast_to_full_precision _autocast_to_reduced_precision dequantize to_dense coalesce
-    slice_inverse reversed xpu ipu mtia chalf cfloat cdouble complex
+repeat tile repeat_interleave tensor_split hsplit vsplit dsplit take masked_select diagonal diag
+diag_embed diagflat rot90 as_strided broadcast_tensors meshgrid view_as_real view_as_complex
+real imag retain_grad index sort msort as_strided_copy diagonal_copy slice_copy unfold_copy
+view_as_real_copy view_as_complex_copy values resize resize_as grad _grad _base
+_autocast_to_full_precision _autocast_to_reduced_precision dequantize to_dense coalesce
+slice_inverse reversed xpu ipu mtia chalf cfloat cdouble complex
 
-    lp_pool1d lp_pool2d lp_pool3d max_unpool1d max_unpool2d max_unpool3d fractional_max_pool2d
-    fractional_max_pool3d sum_to_size prod aminmax median nanmedian mode kthvalue quantile
-    nanquantile std var std_mean var_mean norm vector_norm matrix_norm frobenius_norm nuclear_norm
-    norm_except_dim logsumexp topk cumprod cummax cummin logcumsumexp cumulative_trapezoid trapezoid
-    trapz diff trace count_nonzero pdist grid_sample grid_sampler grid_sampler_2d grid_sampler_3d
-    renorm gradient hash_tensor index_reduce segment_reduce
+lp_pool1d lp_pool2d lp_pool3d max_unpool1d max_unpool2d max_unpool3d fractional_max_pool2d
+fractional_max_pool3d sum_to_size prod aminmax median nanmedian mode kthvalue quantile
+nanquantile std var std_mean var_mean norm vector_norm matrix_norm frobenius_norm nuclear_norm
+norm_except_dim logsumexp topk cumprod cummax cummin logcumsumexp cumulative_trapezoid trapezoid
+trapz diff trace count_nonzero pdist grid_sample grid_sampler grid_sampler_2d grid_sampler_3d
+renorm gradient hash_tensor index_reduce segment_reduce
 
-    combinations cartesian_prod hstack vstack dstack column_stack row_stack block_diag
+combinations cartesian_prod hstack vstack dstack column_stack row_stack block_diag
 
-    fill heaviside copysign index_fill index_copy index_put masked_scatter scatter select_scatter
-    slice_scatter diagonal_scatter as_strided_scatter copy put fill_diagonal set setitem
+fill heaviside copysign index_fill index_copy index_put masked_scatter scatter select_scatter
+slice_scatter diagonal_scatter as_strided_scatter copy put fill_diagonal set setitem
 
-    multi_head_attention_forward
-    """.split()
-)
+multi_head_attention_forward
+"""
+MEASURED = frozenset(_MEASURED.split())
 """Operations that carry a signal and have no rule on purpose: they are measured on the example."""
 
 RULES: dict[str, Rule] = {}
