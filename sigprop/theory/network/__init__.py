@@ -32,7 +32,8 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     maxima.py: the largest of a window; extremes.py: its law.
     normalization.py: norms; freedom.py: the mean of 1/v; spectrum.py: eigenvalues of a kernel.
     products.py: matrix products; contraction.py: sums over pairs of shared dimensions.
-    softmax.py: shares; concentration.py: their moments; tables.py: masks before them.
+    softmax.py: shares; concentration.py: their moments; rows.py: their places told apart.
+    tables.py: masks before a softmax.
     attention.py: attention in one call; gates.py: gated linear units in one call.
     lookup.py: entries by known places, embeddings.
     recurrent.py: recurrent layers; units.py: one unit over time; sequences.py: steps told apart.

@@ -178,14 +178,6 @@ def _at(values: FloatArray, axes: tuple[Axis, ...], end: int) -> FloatArray:
     return np.broadcast_to(opened, pairs).reshape(tuple(axis.relations for axis in axes))
 
 
-def ends_added(second: FloatArray, values: FloatArray, axes: tuple[Axis, ...]) -> None:
-    """Add v_i + v_j to each pair of a relation tensor, in its place."""
-    left, pairs = _opened(values, axes, 0)
-    opened = second.reshape(pairs)
-    opened += left
-    opened += _opened(values, axes, 1)[0]
-
-
 def outer(first: FloatArray, other: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """m_i n_j of the pairs of each relation, from what depends on single entries."""
     left, pairs = _opened(first, axes, 0)

@@ -18,10 +18,9 @@ import numpy as np
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import (
     Axis,
-    at_left,
-    at_right,
+    class_sum,
     diagonal,
-    ends_added,
+    own,
     pair_sum,
     same_sum,
 )
@@ -36,6 +35,7 @@ from sigprop.theory.network.divisions import (
     with_position_axis,
 )
 from sigprop.theory.network.pointwise import values_state
+from sigprop.theory.network.rows import bracket, weighed
 from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
 from sigprop.theory.network.tables import before_tables
@@ -193,12 +193,7 @@ def _over_places(logits: SignalState, dim: int, weights: FloatArray, before: Sig
     slow = np.sqrt(np.clip(ratio, 0.0, 1.5))
     scale = of_products(slow, slow, rows)
     level = logits.mean - logits.mean.mean() + variance * slow**2 / 2
-    made = np.ascontiguousarray(cov * scale)
-    ends_added(made, level, logits.axes)
-    made -= made.max(axis=place, keepdims=True)
-    np.exp(made, out=made)
-    made *= known.second
-    made /= np.maximum(made.sum(axis=place, keepdims=True), 1e-300)
+    made = weighed(cov, scale, level, known.second, logits.axes, place)
     first = known.mean * np.exp(level - level.max(axis=place, keepdims=True))
     first = first / (first.sum(axis=place, keepdims=True))
     state = SignalState(logits.dims, made, first)
@@ -215,7 +210,11 @@ def _common(cov: FloatArray, axis: Axis, place: int) -> FloatArray:
     """E l_s l_s − E l_s l_s', mean over the places of a row."""
     n = axis.size
     own = same_sum(cov, axis, place)
-    every = pair_sum(cov, axis, place)
+    every = (
+        class_sum(cov, Axis.positions(axis.relations), place)
+        if axis.full
+        else pair_sum(cov, axis, place)
+    )
     return (own - (every - own) / max(n - 1, 1)) / n
 
 
@@ -226,21 +225,6 @@ def _own_spread(cov: FloatArray, axes: tuple[Axis, ...], place: int) -> FloatArr
             cov = diagonal(np.moveaxis(cov, i, 0), (axis,))
             cov = np.moveaxis(cov, 0, i)
     return _common(cov, axes[place], place)
-
-
-def bracket(second: FloatArray, mean: FloatArray, axes: tuple[Axis, ...], place: int) -> FloatArray:
-    """E (x_s − Σ m x)(y_s' − Σ m y) on a full axis, m the mean share of each row."""
-    n = axes[place].size
-    rows = axes[:place] + axes[place + 1 :]
-    moved = np.moveaxis(second, place, -1)
-    moved = moved.reshape(*moved.shape[:-1], n, n)
-    shares_ = np.moveaxis(mean, place, -1)
-    left = np.stack([at_left(shares_[..., s], rows) for s in range(n)], axis=-1)
-    right = np.stack([at_right(shares_[..., s], rows) for s in range(n)], axis=-1)[..., None]
-    by_left, by_right = left[..., None, :] @ moved, moved @ right
-    made = moved - by_left
-    made -= by_right - by_left @ right
-    return np.moveaxis(made.reshape(*made.shape[:-2], n * n), -1, place)
 
 
 def as_before(found: Shares, state: SignalState, like: SignalState | None = None) -> SignalState:
@@ -277,8 +261,10 @@ def tilted(found: Shares, common_source: float) -> SignalState:
         found: the softmax.
         common_source: 1/D.
     """
-    extra = found.common * common_source * _free(found)
-    return replace(found.state, second=found.state.second + extra * _apart(found))
+    extra = _apart(found)
+    extra *= found.common * common_source * _free(found)
+    extra += found.state.second
+    return replace(found.state, second=extra)
 
 
 def _free(found: Shares) -> FloatArray:
@@ -294,8 +280,10 @@ def _apart(found: Shares) -> FloatArray:
     """What moves 1 from entries that differ to the same: Σ over same ones 1 − R, over all 0."""
     place, axis = found.place, found.logits.axes[found.place]
     r = np.maximum(same_sum(found.state.second, axis, place), 1e-300)
-    shape = [-1 if i == place else 1 for i in range(r.ndim)]
-    return found.state.second * (axis.is_same.reshape(shape) / r - 1)
+    apart = -found.state.second
+    same = own(apart, axis, place)
+    same *= 1 - 1 / r
+    return apart
 
 
 def back(found: Shares, gradient: SignalState) -> SignalState:
