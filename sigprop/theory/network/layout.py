@@ -113,6 +113,41 @@ def _expand_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | 
 rule("expand expand_as broadcast_to expand_copy", _expand, _expand_back, "exact")
 
 
+def _copies(ctx: RuleContext) -> list[tuple[int, int, int]]:
+    """For each dimension out: copies of the whole, entries, copies of each entry side by side."""
+    call, shape = ctx.call, first_signal(ctx).shape
+    if call.operation == "repeat_interleave":
+        count, dim = call.argument(1, "repeats"), call.argument(2, "dim")
+        if not isinstance(count, int) or dim is None:
+            raise CannotPredict("copies of entries of the flattened tensor, or not all as often")
+        return [(1, n, count if d == dim % len(shape) else 1) for d, n in enumerate(shape)]
+    counts = [int(v) for v in _flat([*call.args[1:], *call.kwargs.values()])]
+    counts = [1] * (len(shape) - len(counts)) + counts
+    sizes = [1] * (len(counts) - len(shape)) + list(shape)
+    return [(count, n, 1) for count, n in zip(counts, sizes, strict=True)]
+
+
+def _opened(ctx: RuleContext) -> tuple[SignalState, list[int]]:
+    """The signal with a dimension of size 1 wherever it is copied, and their sizes after it."""
+    sizes = [[(1, outer), (n, n), (1, inner)] for outer, n, inner in _copies(ctx)]
+    kept = [pair for dim in sizes for pair in dim if pair != (1, 1)]
+    state = reshaped(first_signal(ctx), [before for before, _ in kept])
+    return state, [after for _, after in kept]
+
+
+def _repeat(ctx: RuleContext) -> SignalState:
+    state, wide = _opened(ctx)
+    return reshaped(broadcast(state, wide), shape_of(ctx))
+
+
+def _repeat_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
+    state, wide = _opened(ctx)
+    return [reshaped(summed_to(reshaped(gradient, wide), state), first_signal(ctx).shape)]
+
+
+rule("repeat tile repeat_interleave", _repeat, _repeat_back, "exact")
+
+
 # Slices
 
 

@@ -109,7 +109,7 @@ class Rule:
 _MEASURED = """
 bilinear dist cdist cosine_similarity pairwise_distance cov corrcoef sample
 
-repeat tile repeat_interleave tensor_split hsplit vsplit dsplit take masked_select diagonal diag
+tensor_split hsplit vsplit dsplit take masked_select diagonal diag
 diag_embed diagflat rot90 as_strided broadcast_tensors meshgrid view_as_real view_as_complex
 real imag retain_grad index sort msort as_strided_copy diagonal_copy slice_copy unfold_copy
 view_as_real_copy view_as_complex_copy values resize resize_as grad _grad _base
