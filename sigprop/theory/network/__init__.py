@@ -19,12 +19,14 @@ The files, each with one idea. The ground:
     marginals.py: functions of entries that are Gaussian or not, by expansion.
     covariance.py: two signals of a common source; sides.py: one of two tensors alone.
     gradient_covariance.py: two gradients that meet.
+    numbers.py: numbers and known tables that multiply a signal or are added.
+    directions.py: how much products of two vectors scatter.
     told.py: what rules of neighbouring nodes tell one another.
     table.py: the table of rules.
     propagate.py: the two passes.
 
 The rules, one family a file (:data:`FAMILIES`), each with its helpers:
-    pointwise.py: activations, numbers, casts; dropout.py: dropout.
+    pointwise.py: activations, casts; dropout.py: dropout.
     joins.py: sums and products of several signals; selection.py: one of several at each entry.
     layout.py: reshape, permute, copies, slices; concatenation.py: split, stack, concatenation.
     linear.py: dense layers; convolution.py: convolutions; taps.py: their taps as matrices.

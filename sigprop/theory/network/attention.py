@@ -17,7 +17,7 @@ from sigprop.theory.network.calls import CannotPredict, Signal
 from sigprop.theory.network.contraction import contracted, fed_by, origin
 from sigprop.theory.network.divisions import broadcast, reshaped
 from sigprop.theory.network.joins import added
-from sigprop.theory.network.pointwise import shifted, summed_to
+from sigprop.theory.network.numbers import shifted, summed_to
 from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, grown, shares, tilted
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule

@@ -228,14 +228,18 @@ def _cat_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | Non
 def plus(one: SignalState, two: SignalState) -> SignalState:
     """The sum of two independent gradients, with the profile of both."""
     one, two = aligned(one, two)
-    profile = None
-    if one.profile is not None or two.profile is not None:
-        a, b = one.q, two.q
-        first = np.ones(POINTS) if one.profile is None else one.profile
-        second = np.ones(POINTS) if two.profile is None else two.profile
-        profile = (a * first + b * second) / (a + b) if a + b > 0 else None
+    share = one.q / (one.q + two.q) if one.q + two.q > 0 else 1.0
     return replace(one, second=one.second + two.second, mean=one.mean + two.mean,
-                   profile=profile, told=None)  # fmt: skip
+                   profile=_mixed(one.profile, two.profile, share),
+                   chosen=_mixed(one.chosen, two.chosen, share), told=None)  # fmt: skip
+
+
+def _mixed(one: FloatArray | None, two: FloatArray | None, share: float) -> FloatArray | None:
+    if one is None and two is None:
+        return None
+    first = np.ones(POINTS) if one is None else one
+    second = np.ones(POINTS) if two is None else two
+    return np.asarray(share * first + (1 - share) * second)
 
 
 rule("cat stack", _cat, _cat_back, "the parts are independent, their means apart")

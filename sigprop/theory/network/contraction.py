@@ -18,14 +18,15 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network import linear
 from sigprop.theory.network.axes import Axis, along
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.directions import scatter_of_products
 from sigprop.theory.network.divisions import broadcast, closer, one_axis, permuted, with_axis
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.linear import as_it_is, significant_mean
-from sigprop.theory.network.pointwise import shifted, summed_to
+from sigprop.theory.network.numbers import shifted, summed_to
 from sigprop.theory.network.state import Dims, Scatter, SignalState, from_moments, from_values
 from sigprop.theory.network.table import RuleContext
 
-LARGEST = 2**22
+LARGEST = 2**23
 """Numbers that a relation tensor has at most; beyond, its longest axis becomes exchangeable."""
 Labels = Sequence[str]
 
@@ -279,8 +280,8 @@ def origin(ctx: RuleContext, value: Signal) -> str:
 _THROUGH = ("passage", "scale", "dropout", "sum", "concatenation")
 
 
-def fed_by(ctx: RuleContext, value: Signal) -> tuple[str, int] | None:
-    """Where the dense map that a signal leaves takes its input from, and how many channels it has.
+def fed_by(ctx: RuleContext, value: Signal) -> tuple[str, float] | None:
+    """Where the dense map that a signal leaves takes its input from, and how many directions it has.
 
     None: it leaves none, through what turns, cuts or joins tensors, scales them or adds to them.
     """
@@ -293,7 +294,8 @@ def fed_by(ctx: RuleContext, value: Signal) -> tuple[str, int] | None:
                        if isinstance(arg, Constant) and len(arg.shape) == 2), None)  # fmt: skip
         if weight is None or not isinstance(before.inputs[0], SignalState):
             return None
-        return origin(before, Signal(0)), before.inputs[0].shape[-1]
+        scatter = scatter_of_products(before.source(0), before.inputs[0].shape[-1])
+        return origin(before, Signal(0)), 1 / scatter
     if call.kind in _THROUGH or (call.kind == "product" and len(call.inputs) == 1):
         return fed_by(before, Signal(0))
     return None

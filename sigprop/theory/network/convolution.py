@@ -26,6 +26,8 @@ from sigprop.theory.network.freedom import off_weights, taps_fan, telling, undon
 from sigprop.theory.network.linear import (
     INDEPENDENT,
     as_it_is,
+    coherent,
+    of_weights_along,
     pair_moments,
     paired,
     significant_mean,
@@ -279,7 +281,10 @@ def _convolution_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[
     found: dict[str, float] = {}
     if weight.parameter:
         off = off_weights(ctx, gradient)
+        more = coherent(ctx, gradient, lambda: _through(ctx, state, plan))
+        fan_in = math.prod(plan.kernel) * plan.channels[0] // plan.groups
         found[weight.parameter] = off * _weight_gradient(state, gradient, plan)
+        found[weight.parameter] += of_weights_along(more, plan.channel, weight, fan_in)
     if isinstance(bias, Constant) and bias.parameter:
         found[bias.parameter] = over_pairs(without(gradient, plan.channel, total=False))
     return found

@@ -19,7 +19,7 @@ from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.concatenation import parts_of
 from sigprop.theory.network.divisions import broadcast, reshaped
 from sigprop.theory.network.layout import cuts_of
-from sigprop.theory.network.pointwise import number_of
+from sigprop.theory.network.numbers import number_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,

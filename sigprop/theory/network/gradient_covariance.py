@@ -30,7 +30,7 @@ from sigprop.theory.network.covariance import (
     weight_of,
 )
 from sigprop.theory.network.divisions import reshaped
-from sigprop.theory.network.pointwise import number_of
+from sigprop.theory.network.numbers import number_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from sigprop.theory.network.axes import flipped
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.marginals import of_sum, profile_of_term
-from sigprop.theory.network.pointwise import scaled, shifted, summed_to
+from sigprop.theory.network.numbers import scaled, shifted, summed_to
+from sigprop.theory.network.pooling import Maps, averaged_elsewhere, one_side
 from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.told import ByActivation, Products, Told
 
 
 def _two(ctx: RuleContext) -> tuple[Any, Any]:
@@ -95,8 +98,35 @@ def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | Non
     for side, other in ((first, second), (second, first)):
         if isinstance(side, Signal):
             mine = _with_profile(ctx, gradient, side, other)
-            found[side.place] = summed_to(mine, ctx.state(side))
+            told = _told_of_term(ctx, gradient, side, other)
+            found[side.place] = replace(summed_to(mine, ctx.state(side)), told=told or mine.told)
+    if isinstance(first, Signal) and isinstance(second, Signal):
+        for one, two in ((first, second), (second, first)):
+            maps = averaged_elsewhere(ctx, two.place, one.place)
+            mine = found[one.place]
+            if maps is not None and mine is not None:
+                found[one.place] = _with_its_average(mine, maps, sign)
     return found
+
+
+def _with_its_average(gradient: SignalState, maps: Maps, sign: float) -> SignalState:
+    """The gradient of x in x ± Bx, less that by Bx: (1 ± Bᵀ)G(1 ± B) − BᵀGB = G ± (BᵀG + GB)."""
+    turned = {dim: matrix.T.tocsr() for dim, matrix in maps.items()}
+    left = one_side(gradient, turned, first=True)
+    gradient, left = aligned(gradient, left)
+    crossed = left.second + flipped(left.second, left.axes)
+    return replace(gradient, second=gradient.second + sign * crossed, profile=None)
+
+
+def _told_of_term(ctx: RuleContext, gradient: SignalState, side: Signal, other: Any) -> Told | None:
+    """The gradient of a term beside it, where an activation follows the sum."""
+    by, shape = gradient.told_at(ctx.call.name), gradient.shape
+    if not isinstance(by, ByActivation) or by.of_term is None or not isinstance(other, Signal):
+        return None
+    term, rest = ctx.state(side), ctx.state(other)
+    if term.shape != shape or rest.shape != shape or ctx.call.operation == "sub":
+        return None
+    return Told(ctx.call.inputs[side.place], Products(partial(by.of_term, term, rest)))
 
 
 def _with_profile(ctx: RuleContext, gradient: SignalState, side: Signal, other: Any) -> SignalState:
@@ -173,8 +203,28 @@ def _product_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState |
         else:
             through = scaled(gradient, other, inverse=inverse)
         through = replace(through, mean=through.mean * 0, marginal=None)
-        found[side.place] = summed_to(through, ctx.state(side))
+        found[side.place] = _beside_factor(ctx, gradient, side, other, through)
     return found
+
+
+def _beside_factor(
+    ctx: RuleContext, gradient: SignalState, side: Signal, other: Any, through: SignalState
+) -> SignalState:
+    """The gradient of a factor where that of the product depends on it: g_x x = g_y y.
+
+    A factor that is broadcast is the same at all of its copies: Σ g_x = Σ g_y y / x.
+    """
+    by, factor = gradient.told_at(ctx.call.name), ctx.state(side)
+    if not isinstance(by, Products):
+        return summed_to(through, factor)
+    if factor.shape == gradient.shape:
+        return replace(through, told=Told(ctx.call.inputs[side.place], by))
+    if not isinstance(other, Signal):
+        return summed_to(through, factor)
+    both, copies = aligned(by.state(), broadcast(factor, gradient.shape))
+    second = np.divide(both.second, copies.second, out=np.zeros_like(both.second),
+                       where=copies.second > 0)  # fmt: skip
+    return summed_to(replace(both, second=second), factor)
 
 
 def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:

@@ -14,7 +14,7 @@ from sigprop.theory.network.divisions import (
     reshaped,
 )
 from sigprop.theory.network.mapping import chosen, spread
-from sigprop.theory.network.pointwise import summed_to
+from sigprop.theory.network.numbers import summed_to
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
 

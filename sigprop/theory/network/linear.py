@@ -8,8 +8,9 @@ bias carry. With actual weights the map is applied as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from sigprop.theory.network.freedom import fan, off_weights, telling, undone
 from sigprop.theory.network.maps import apply, apply_mean
 from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.told import ByActivation, Products, Told
 
 _SIGNIFICANT = 6.0
 KNOWN = 128
@@ -201,8 +203,82 @@ def _back(
 
 def _linear_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     weight = ctx.call.argument(1, "weight")
-    sent = _back(ctx, gradient, len(gradient.dims) - 1, weight, rows=0)
-    return [undone(ctx, gradient, sent)]
+    dim = len(gradient.dims) - 1
+    sent = undone(ctx, gradient, _back(ctx, gradient, dim, weight, rows=0))
+    state = ctx.only
+    more = coherent(ctx, gradient, lambda: _mapped(ctx, state, dim, weight, rows=0))
+    if more is not None and len(state.dims) > 2:
+        by = partial(_beside_inputs, more, sent, state, weight.shape)
+        sent = replace(sent, told=Told(ctx.call.inputs[0], Products(by)))
+    return [sent]
+
+
+def coherent(
+    ctx: RuleContext, gradient: SignalState, mapped: Callable[[], SignalState]
+) -> SignalState | None:
+    """E (g h)(g′ h′) less G·H for what leaves a linear map, where its gradient depends on it.
+
+    With h = W x the weights' gradient along themselves is Σ g h/‖W‖², so that much is added to
+    the mean square of their gradient; see :func:`of_weights_along`.
+
+    Args:
+        ctx: of the map.
+        gradient: that reaches it.
+        mapped: h without its bias, when it is asked for.
+    """
+    by, bias = gradient.told_at(ctx.call.name), ctx.call.argument(2, "bias")
+    if ctx.call.actual or not isinstance(by, ByActivation | Products):
+        return None
+    h = mapped()
+    if isinstance(by, Products):
+        found = by.state()
+    else:
+        shift = bias.square if isinstance(bias, Constant) else 0.0
+        found = by.with_entries(h, shift, orthogonal=False)
+    found, h = aligned(found, h)
+    gradient, h = aligned(gradient, h)
+    found, gradient = aligned(found, gradient)
+    h, found = aligned(h, found)
+    return replace(found, second=found.second - gradient.second * h.second, told=None)
+
+
+def of_weights_along(more: SignalState | None, dim: int, weight: Constant, fan_in: int) -> float:
+    """What :func:`coherent` adds to the mean square of the gradient of a weight."""
+    if more is None or not weight.random or not weight.square > 0:
+        return 0.0
+    return summed(without(more, dim, total=False)) / (weight.square * fan_in**2)
+
+
+def _beside_inputs(
+    more: SignalState, sent: SignalState, state: SignalState, shape: tuple[int, ...]
+) -> SignalState:
+    """E (g x)(g′ x′) of one channel before h = W x: one weight is in both g and φ′(h).
+
+    G·M + 2 w₂² q² Σ_u G_u E φ″φ″, by Stein's lemma for each weight; E (g h)(g′ h′) of a unit has
+    (w₂ q fan_in)² E φ″φ″ of it.
+    """
+    dim = len(state.dims) - 1
+    units, channels = shape
+    extra = without(more, dim, total=False)
+    sent, state = aligned(sent, state)
+    sent = one_axis(sent, dim)
+    place = sent.places(dim).start
+    dims = (*sent.dims[:dim], *sent.dims[dim + 1 :])
+    rest = replace(sent, dims=dims, second=np.take(sent.second, 0, place) * 0,
+                   mean=np.take(sent.mean, 0, place) * 0, told=None)  # fmt: skip
+    rest, extra = aligned(rest, extra)
+    axis = sent.axes[place]
+    own = np.expand_dims(extra.second * 2 * units / channels**2, place)
+    shaped = [-1 if i == place else 1 for i in range(own.ndim)]
+    more_here = own * axis.is_same.astype(float).reshape(shaped)
+    mean = np.zeros(tuple(a.classes for d in extra.dims for a in d))
+    whole = SignalState((*extra.dims[:dim], (axis,), *extra.dims[dim:]), more_here,
+                        np.expand_dims(mean, place).repeat(axis.classes, place))  # fmt: skip
+    sent, whole = aligned(sent, whole)
+    state, whole = aligned(state, whole)
+    sent, whole = aligned(sent, whole)
+    return replace(sent, second=sent.second * state.second + whole.second, told=None,
+                   profile=None, chosen=None)  # fmt: skip
 
 
 def _linear_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
@@ -212,7 +288,10 @@ def _linear_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, 
         state, gradient, len(state.dims) - 1, weight, call.argument(2, "bias")
     )
     if isinstance(weight, Constant) and weight.parameter:
+        dim = len(state.dims) - 1
+        more = coherent(ctx, gradient, lambda: _mapped(ctx, state, dim, weight, rows=0))
         found[weight.parameter] *= off_weights(ctx, gradient)
+        found[weight.parameter] += of_weights_along(more, dim, weight, weight.shape[1])
     return found
 
 

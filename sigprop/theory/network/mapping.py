@@ -31,6 +31,8 @@ def mapped(state: SignalState, dim: int, matrix: Matrix, out: Axis | None = None
 
 def chosen(state: SignalState, dim: int, index: np.ndarray) -> SignalState:
     """Entries of one dimension by their places; −1: zero."""
+    if _moves_whole_parts(state, dim, index):
+        return state
     whole = one_axis(state, dim)
     axis = whole.axes[whole.places(dim).start]
     return mapped(state, dim, selection(index, axis.size), _classes_of(index, axis))
@@ -60,11 +62,45 @@ def _classes_of(index: np.ndarray, axis: Axis) -> Axis | None:
 
 def spread(gradient: SignalState, dim: int, index: np.ndarray, n: int) -> SignalState:
     """The gradient of entries chosen by their places."""
+    if _moves_whole_parts(gradient, dim, index):
+        return gradient
     made = one_axis(gradient, dim)
+    if _every_so_many(made, dim, index, n):
+        return _at_one_phase(made, dim, n // len(index))
     axis = made.axes[made.places(dim).start]
     matrix = selection(index, n).T
     out = Axis.positions(n) if axis.full and len(index) * 2 > n else None
     return mapped(made, dim, matrix, out if out is not None else _spread_axis(axis, index, n))
+
+
+def _moves_whole_parts(state: SignalState, dim: int, index: np.ndarray) -> bool:
+    """Whether a dimension of exchangeable axes is rolled by whole parts of its first one."""
+    n, axes = state.shape[dim], [state.axes[place] for place in state.places(dim)]
+    if len(index) != n or len(axes) < 2 or any(axis.classes > 1 for axis in axes):
+        return False
+    shift = int(index[0])
+    rolled = np.array_equal(index, (np.arange(n) + shift) % n)
+    return rolled and shift % (n // axes[0].size) == 0
+
+
+def _every_so_many(state: SignalState, dim: int, index: np.ndarray, n: int) -> bool:
+    """Whether every k-th entry of an exchangeable axis was chosen."""
+    step = n // max(len(index), 1)
+    if step < 2 or len(index) < 2 or len(index) * step != n:
+        return False
+    alike = state.axes[state.places(dim).start].classes == 1
+    return alike and bool((np.diff(index) == step).all())
+
+
+def _at_one_phase(gradient: SignalState, dim: int, step: int) -> SignalState:
+    """The gradient at every k-th entry: 0 between entries of two phases, mean over the phases."""
+    place = gradient.places(dim).start
+    same = np.expand_dims(gradient.second / step, place + 1)
+    second = np.concatenate([np.zeros_like(same), same], axis=place + 1)
+    phase = Axis.exchangeable(step)
+    dims = (*gradient.dims[:dim], (*gradient.dims[dim], phase), *gradient.dims[dim + 1 :])
+    mean = np.expand_dims(gradient.mean / step, place + 1)
+    return replace(gradient, dims=dims, second=second, mean=mean)
 
 
 def _spread_axis(axis: Axis, index: np.ndarray, n: int) -> Axis:

@@ -177,11 +177,12 @@ def _correlations(key: bytes) -> tuple[FloatArray, FloatArray]:
     return c[keep], rho[keep]
 
 
-def standardized(values: FloatArray) -> FloatArray | None:
-    """A function of z with mean 0 and mean square 1; None: it is constant."""
-    mean = float(values @ weights())
+def standardized(values: FloatArray, by: FloatArray | None = None) -> FloatArray | None:
+    """A function of z with mean 0 and mean square 1 (by other weights); None: it is constant."""
+    by = weights() if by is None else by
+    mean = float(values @ by)
     values = values - mean
-    size = float(values**2 @ weights())
+    size = float(values**2 @ by)
     if not size > 1e-24 * (mean**2 + 1e-300):
         return None
     return np.asarray(values / np.sqrt(size))

@@ -36,11 +36,11 @@ from sigprop.theory.network.freedom import Freedom
 from sigprop.theory.network.joins import at_table, multiplied
 from sigprop.theory.network.layout import first_signal
 from sigprop.theory.network.marginals import grid, heavy, sphere, weights
-from sigprop.theory.network.pointwise import scaled, shifted
+from sigprop.theory.network.numbers import scaled, shifted
 from sigprop.theory.network.spectrum import spectrum
 from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
-from sigprop.theory.network.told import ByActivation, ByNorm, Told
+from sigprop.theory.network.told import ByActivation, ByNorm, Orthogonal, Products, Told
 
 SPHERE = 100.0
 """Equal normal entries up to which x/s is told from a Gaussian."""
@@ -332,7 +332,7 @@ def _inverse(
     behind = first_signal(ctx).told_at(name)
     inverse = law.inverse(share)
     if not isinstance(behind, Freedom):
-        return inverse, None
+        return inverse, Told(name, Orthogonal()) if _by_channel(norm) else None
     units = _units(norm, behind.dim)
     behind = replace(behind, shape=behind.shape * units)
     by = ByNorm(behind.undone(share), behind.off_weights(share), _by_channel(norm))
@@ -360,14 +360,24 @@ def _projected(
         shift = norm.shift.square if isinstance(norm.shift, Constant) else 0.0
         orthogonal = by.shift_left is not None and _by_channel(norm)
         state = _unshifted(norm, hat)
+        if orthogonal and by.orthogonal and not shift:
+            return state.times(0.0)
         return by.with_entries(state, shift, orthogonal=orthogonal)  # type: ignore[no-any-return]
+    if isinstance(by, Products):
+        return by.state()  # type: ignore[no-any-return]
     through, hat = aligned(through, hat)
     second = through.second * hat.second
+    if getattr(by, "orthogonal", False) and _by_channel(norm) and not _shifts(norm):
+        second = second * 0
     if gradient.profile is not None:
         h = grid() if hat.marginal is None else hat.marginal
         own = float((gradient.profile * h**2) @ weights())
         second = np.where(all_same(through.axes), second * own, second)
     return replace(through, second=second, profile=None, told=None)
+
+
+def _shifts(norm: Norm) -> bool:
+    return isinstance(norm.shift, Constant) and norm.shift.square > 0
 
 
 def _unshifted(norm: Norm, hat: SignalState) -> SignalState:

@@ -16,14 +16,12 @@ from sigprop.theory.network.axes import (
     all_same,
     at_left,
     at_right,
-    class_sum,
     diagonal,
     pair_sum,
     same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
-from sigprop.theory.network.divisions import aligned, broadcast
-from sigprop.theory.network.linear import fixed_part_added, plus_constant, significant_mean
+from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.marginals import (
     ORDERS,
     Expansion,
@@ -38,12 +36,14 @@ from sigprop.theory.network.marginals import (
     standardized,
     weights,
 )
-from sigprop.theory.network.state import Scatter, SignalState, from_values, of_products
+from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
-from sigprop.theory.network.told import ByActivation, Orthogonal, Told
+from sigprop.theory.network.told import ByActivation, Told
 
 _POINTS = ((0.0, 2 / 3), (math.sqrt(3.0), 1 / 6), (-math.sqrt(3.0), 1 / 6))
 """Points and weights with the first five moments of a normal number."""
+_EVERY, _TERMS = 8, 12
+"""Points of the grid taken as one, and orders kept, for functions of two entries."""
 ALIKE = 1e-6
 """How far coefficients may be apart that are taken for the same."""
 ALONG = 1e-6
@@ -215,19 +215,26 @@ def _scatter_after(act: Activation, state: SignalState) -> Scatter:
 
 def _activation_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     act, state = _record(ctx), ctx.only
-    orthogonal = isinstance(gradient.told_at(ctx.call.name), Orthogonal)
+    behind = getattr(gradient.told_at(ctx.call.name), "orthogonal", False)
+    left, still = None, False
+    if behind:
+        left = _left(act.df, act.f, state, gradient.profile)
+        still = _left(partial(_times_slope, act, 0.0), act.f, state) == 0
     by = ByActivation(
-        partial(with_entries, act, gradient), _left(act.df, act.f, state) if orthogonal else None
+        partial(with_entries, act, gradient), left, partial(of_term, act, gradient), still
     )
     return [replace(back_through(act, state, gradient), told=Told(ctx.call.inputs[0], by))]
 
 
-def _left(f: Function, taken: Function, state: SignalState) -> float:
+def _left(
+    f: Function, taken: Function, state: SignalState, profile: FloatArray | None = None
+) -> float:
     """The share of the variance of f(x) that is not along φ(x): 1 − correlation²."""
     mean, std = _typical(state)
     x = mean + std * (grid() if state.marginal is None else state.marginal)
-    one, two = standardized(f(x)), standardized(taken(x))
-    left = 1.0 if one is None or two is None else 1 - float((one * two) @ weights()) ** 2
+    by = weights() if profile is None else weights() * profile
+    one, two = standardized(f(x), by), standardized(taken(x), by)
+    left = 1.0 if one is None or two is None else 1 - float((one * two) @ by) ** 2
     return left if left > ALONG else 0.0
 
 
@@ -252,10 +259,55 @@ def with_entries(
                        gradient.profile)  # fmt: skip
         if orthogonal:
             share *= _left(inside, partial(_shifted, act, b), state)
-        second = second + share * expanded(found, state)
+        pairs = expanded(found, state)
+        if gradient.chosen is not None:
+            own = all_same(state.axes)
+            pairs = np.where(own, pairs, where_chosen(inside, state, gradient.chosen))
+        second = second + share * pairs
     gradient, state = aligned(gradient, replace(state, second=second))
     return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
                    marginal=None, profile=None, told=None)  # fmt: skip
+
+
+def of_term(
+    act: Activation, gradient: SignalState, term: SignalState, other: SignalState
+) -> SignalState:
+    """E (g y)(g′ y′) before φ(y + r) for one of two independent terms: G·E yφ′(y + r) y′φ′(y′ + r′).
+
+    yφ′(y + r) = Σ a_kl He_k He_l in the normal numbers behind y and r, so the mean for a pair is
+    Σ a_kl² ρ^k ρ_r^l; that of an entry with itself is taken as it is.
+
+    Args:
+        act: φ.
+        gradient: G behind it.
+        term: y.
+        other: r.
+    """
+    term, other = aligned(term, other)
+    gradient, term = aligned(gradient, term)
+    term, other = aligned(term, other)
+    (y, by), (r, _) = (_points(state) for state in (term, other))
+    values = y[:, None] * act.df(y[:, None] + r[None, :])
+    rho = [normal_correlation(_correlation(state), state.marginal) for state in (term, other)]
+    a = (by.T @ values @ by) ** 2
+    second = np.zeros(np.broadcast_shapes(*(each.shape for each in rho)))
+    for row in a[::-1]:
+        inner = np.zeros_like(second)
+        for value in row[::-1]:
+            inner = inner * rho[1] + value
+        second = second * rho[0] + inner
+    p = by[:, 0]
+    second = np.where(all_same(term.axes), float(p @ values**2 @ p), second)
+    return replace(gradient, second=gradient.second * second, mean=gradient.mean * 0,
+                   marginal=None, profile=None, chosen=None, told=None)  # fmt: skip
+
+
+def _points(state: SignalState) -> tuple[FloatArray, FloatArray]:
+    """A typical entry on a coarse grid, and the Hermite functions with their weights there."""
+    mean, std = _typical(state)
+    h = grid() if state.marginal is None else state.marginal
+    by = hermite()[:, :_TERMS].reshape(-1, _EVERY, _TERMS).sum(axis=1)
+    return mean + std * h.reshape(-1, _EVERY).mean(axis=1), by
 
 
 def _times_slope(act: Activation, b: float, x: FloatArray) -> FloatArray:
@@ -270,7 +322,7 @@ def back_through(act: Activation, state: SignalState, gradient: SignalState) -> 
     """The gradient before φ: G·E φ′(x)φ′(y), single entries weighted by their profile."""
     slopes, before = pair_expectation(act, state, slope=True), state
     if gradient.chosen is not None:
-        slopes = slopes_where_chosen(act, state, gradient.chosen)
+        slopes = where_chosen(act.df, state, gradient.chosen)
     if gradient.profile is not None:
         weighted = _expansion(act, state, slope=True, profile=gradient.profile).square
         if slope_variance(act):
@@ -286,18 +338,18 @@ def back_through(act: Activation, state: SignalState, gradient: SignalState) -> 
                    marginal=None, profile=profile, chosen=None)  # fmt: skip
 
 
-def slopes_where_chosen(act: Activation, state: SignalState, chosen: FloatArray) -> FloatArray:
-    """E φ′(x)φ′(y) over pairs weighted by the probability that both are the largest ones."""
+def where_chosen(f: Function, state: SignalState, chosen: FloatArray) -> FloatArray:
+    """E f(x)f(y) over pairs weighted by the probability that both are the largest ones."""
     h = grid() if state.marginal is None else state.marginal
     rho = normal_correlation(_correlation(state), state.marginal)
     mean, std = state.mean[..., None], np.sqrt(state.variance)[..., None]
-    slopes = (act.df(mean + std * h) * chosen) @ hermite()
-    met, first = chosen @ hermite(), slopes.reshape(-1, ORDERS + 1)[0]
-    if np.allclose(slopes, first, rtol=0, atol=1e-9 * float(np.abs(first).max())):
+    values = (f(mean + std * h) * chosen) @ hermite()
+    met, first = chosen @ hermite(), values.reshape(-1, ORDERS + 1)[0]
+    if np.allclose(values, first, rtol=0, atol=1e-9 * float(np.abs(first).max())):
         both = pair_values(first, first, rho, None)
     else:
-        left = [at_left(slopes[..., k], state.axes) for k in range(ORDERS + 1)]
-        right = [at_right(slopes[..., k], state.axes) for k in range(ORDERS + 1)]
+        left = [at_left(values[..., k], state.axes) for k in range(ORDERS + 1)]
+        right = [at_right(values[..., k], state.axes) for k in range(ORDERS + 1)]
         both = pair_values(left, right, rho, None)  # type: ignore[arg-type]
     return both / pair_values(met, met, rho, None)
 
@@ -311,91 +363,6 @@ def _profile_before(
     found = act.df(mean + std * h) ** 2 * (1.0 if profile is None else profile)
     size = float(found @ weights())
     return found / size if size > 0 else None
-
-
-# Numbers and tables
-
-
-def number_of(value: Any) -> float | None:
-    """The one number that a constant argument is, None if it is a tensor of several."""
-    if isinstance(value, bool | int | float):
-        return float(value)
-    if isinstance(value, Constant) and math.prod(value.shape) == 1:
-        return float(np.asarray(value.values()).ravel()[0])
-    return None
-
-
-def constant_state(value: Constant, like: SignalState, *, inverse: bool = False) -> SignalState:
-    """A constant as the relation tensor of its own values, in the axes of a signal."""
-    values = np.asarray(value.values(), dtype=np.float64)
-    return values_state(1 / values if inverse else values, like)
-
-
-def values_state(values: FloatArray, like: SignalState) -> SignalState:
-    """Known numbers as the relation tensor of their own, in the axes of a signal."""
-    missing = len(like.dims) - values.ndim
-    values = values.reshape((1,) * missing + values.shape)
-    full = [
-        d for d, axes in enumerate(like.dims)
-        if values.shape[d] > 1 and len(axes) == 1 and axes[0].full
-    ]  # fmt: skip
-    return broadcast(from_values(values, full), like.shape)
-
-
-def scaled(state: SignalState, factor: Any, *, inverse: bool = False) -> SignalState:
-    """A signal times a constant, entry by entry."""
-    one = number_of(factor)
-    if one is not None:
-        return state.times(1 / one if inverse else one)
-    shape = np.broadcast_shapes(state.shape, factor.shape)
-    state = broadcast(state, shape)
-    table = constant_state(factor, state, inverse=inverse)
-    state, table = aligned(state, table)
-    return replace(state, second=state.second * table.second, mean=state.mean * table.mean)
-
-
-def shifted(state: SignalState, added: Any, sign: float = 1.0) -> SignalState:
-    """A signal plus a constant, entry by entry."""
-    one = number_of(added)
-    if one is not None:
-        return plus_constant(state, np.full((1,) * state.mean.ndim, sign * one))
-    shape = np.broadcast_shapes(state.shape, added.shape)
-    state = broadcast(state, shape)
-    if not added.random and np.isinf(np.asarray(added.values(), dtype=np.float64)).any():
-        return state  # a mask: what it hides is the business of the softmax behind
-    table = constant_state(added, state)
-    if added.random and not significant_mean(added):
-        table = replace(table, mean=table.mean * 0)
-    state, table = aligned(state, table)
-    crossed = sign * (
-        of_products(state.mean, table.mean, state.axes)
-        + of_products(table.mean, state.mean, state.axes)
-    )
-    second, mean = state.second + table.second + crossed, state.mean + sign * table.mean
-    return fixed_part_added(state, replace(state, second=second, mean=mean))
-
-
-def summed_to(gradient: SignalState, like: SignalState) -> SignalState:
-    """The gradient of what was broadcast: summed over its copies."""
-    while len(gradient.dims) > len(like.dims):
-        gradient = _sum_out(gradient, 0, keep=False)
-    for dim, n in enumerate(like.shape):
-        if n == 1 and gradient.shape[dim] > 1:
-            gradient = _sum_out(gradient, dim, keep=True)
-    return gradient
-
-
-def _sum_out(gradient: SignalState, dim: int, *, keep: bool) -> SignalState:
-    places = gradient.places(dim)
-    second, mean = gradient.second, gradient.mean
-    for place in places:
-        second = pair_sum(second, gradient.axes[place], place)
-        mean = class_sum(mean, gradient.axes[place], place)
-    gone = tuple(places)
-    middle = ((),) if keep else ()
-    dims = (*gradient.dims[:dim], *middle, *gradient.dims[dim + 1 :])
-    return replace(gradient, dims=dims, second=np.squeeze(second, gone),
-                   mean=np.squeeze(mean, gone), profile=None)  # fmt: skip
 
 
 # Rows

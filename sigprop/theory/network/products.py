@@ -26,7 +26,7 @@ from sigprop.theory.network.contraction import (
     product_parameters,
 )
 from sigprop.theory.network.divisions import aligned
-from sigprop.theory.network.pointwise import summed_to
+from sigprop.theory.network.numbers import summed_to
 from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, grown, read, tilted
 from sigprop.theory.network.state import Dims, SignalState
 from sigprop.theory.network.table import RuleContext, rule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sigprop.theory.network.calls import Call, CannotPredict
@@ -16,8 +16,10 @@ from sigprop.theory.network.gradient_covariance import (
     crossed_parameters,
     met,
 )
+from sigprop.theory.network.joins import multiplied
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
+from sigprop.theory.network.told import Orthogonal, Products, Told, still_orthogonal
 
 Measure = Callable[[Call], Any]
 MeasureBack = Callable[[Call, Any], Sequence[Any]]
@@ -139,10 +141,39 @@ def _backward(
         sent = measure(call, gradient) if call.inputs else ()
     for name, part in zip(call.inputs, sent, strict=True):
         if part is not None:
-            _add(found.gradients, name, part)
+            _add(found.gradients, name, _told_on(call, name, gradient, part), found.states)
 
 
-def _add(gradients: dict[str, Any], name: str, part: Any) -> None:
+def _told_on(call: Call, name: str, gradient: Any, part: Any) -> Any:
+    """What a norm behind makes of the sums of g x, for what a homogeneous function is of."""
+    if not isinstance(part, SignalState) or not isinstance(gradient, SignalState):
+        return part
+    behind = getattr(gradient.told_at(call.name), "orthogonal", False)
+    if not behind or not still_orthogonal(call.operation, call.argument(1, "dim", 0)):
+        return part
+    return replace(part, told=Told(name, Orthogonal()))
+
+
+def _met(name: str, one: SignalState, two: SignalState, state: Any) -> Told | None:
+    """What is told of the sum of two gradients of a tensor."""
+    told = [part.told_at(name) for part in (one, two)]
+    if all(getattr(each, "orthogonal", False) for each in told):
+        return Told(name, Orthogonal())
+    if not isinstance(state, SignalState) or not any(isinstance(t, Products) for t in told):
+        return None
+
+    def products() -> SignalState:
+        return plus(*(
+            t.state() if isinstance(t, Products) else multiplied(part, state)
+            for t, part in zip(told, (one, two), strict=True)
+        ))  # fmt: skip
+
+    return Told(name, Products(products))
+
+
+def _add(
+    gradients: dict[str, Any], name: str, part: Any, states: Mapping[str, Any] | None = None
+) -> None:
     before = gradients.get(name)
     if isinstance(part, tuple):
         before = before or (None,) * len(part)
@@ -155,4 +186,5 @@ def _add(gradients: dict[str, Any], name: str, part: Any) -> None:
     else:
         if before.shape != part.shape:
             part = reshaped(part, before.shape)
-        gradients[name] = plus(before, part)
+        told = _met(name, before, part, None if states is None else states.get(name))
+        gradients[name] = replace(plus(before, part), told=told)

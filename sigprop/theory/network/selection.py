@@ -21,16 +21,8 @@ from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.joins import added, at_table, multiplied
 from sigprop.theory.network.linear import plus_constant
 from sigprop.theory.network.marginals import expand, grid, standardized, weights
-from sigprop.theory.network.pointwise import (
-    expanded,
-    mean_slopes,
-    number_of,
-    pair_expectation,
-    shifted,
-    summed_to,
-    through,
-    values_state,
-)
+from sigprop.theory.network.numbers import number_of, shifted, summed_to, values_state
+from sigprop.theory.network.pointwise import expanded, mean_slopes, pair_expectation, through
 from sigprop.theory.network.state import SignalState, from_moments, of_products
 from sigprop.theory.network.table import RuleContext, rule
 

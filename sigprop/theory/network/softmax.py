@@ -16,14 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import (
-    Axis,
-    class_sum,
-    diagonal,
-    own,
-    pair_sum,
-    same_sum,
-)
+from sigprop.theory.network.axes import Axis, class_sum, diagonal, own, pair_sum, same_sum
 from sigprop.theory.network.calls import CannotPredict, Signal
 from sigprop.theory.network.concentration import overlap, responsive
 from sigprop.theory.network.contraction import LARGEST
@@ -34,7 +27,7 @@ from sigprop.theory.network.divisions import (
     with_axis,
     with_position_axis,
 )
-from sigprop.theory.network.pointwise import values_state
+from sigprop.theory.network.numbers import values_state
 from sigprop.theory.network.rows import bracket, weighed
 from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
