@@ -281,7 +281,7 @@ _THROUGH = ("passage", "scale", "dropout", "sum", "concatenation")
 
 
 def fed_by(ctx: RuleContext, value: Signal) -> tuple[str, float] | None:
-    """Where the dense map that a signal leaves takes its input from, and how many directions it has.
+    """Where the dense map that a signal leaves takes its input from, and the directions of that.
 
     None: it leaves none, through what turns, cuts or joins tensors, scales them or adds to them.
     """

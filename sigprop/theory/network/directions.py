@@ -42,11 +42,12 @@ def scatter_of_products(ctx: RuleContext | None, width: int, steps: int = DEEPES
     if call.kind == "concatenation":  # along places: the mean over them
         found = [scatter_of_products(ctx.source(i), width, steps - 1)
                  for i in range(len(call.inputs))]  # fmt: skip
-        sizes = [math.prod(state.shape) if isinstance(state, SignalState) else 0
+        sizes = [float(math.prod(state.shape)) if isinstance(state, SignalState) else 0.0
                  for state in ctx.inputs]  # fmt: skip
         alike = all(isinstance(s, SignalState) and s.shape[-1] == width for s in ctx.inputs)
-        if alike and sum(sizes):
-            return sum(n * r for n, r in zip(sizes, found, strict=True)) / sum(sizes)
+        total = float(math.fsum(sizes))
+        if alike and total > 0:
+            return math.fsum(n * r for n, r in zip(sizes, found, strict=True)) / total
     return 1 / width
 
 

@@ -73,6 +73,12 @@ class Freedom:
             self.counts.sum()
         )
 
+    def shares(self, values: FloatArray, share: float = 0.0) -> FloatArray:
+        """E[t/v] of a term λ t of v for each λ; E[λ t/v] is the share of v that it has."""
+        whole, s = self._integrand(share), np.exp(_LOG_S)
+        by = 1 / (1 + (1 - share) * values[..., None] * s / self.shape)
+        return np.asarray(np.trapezoid(whole * by, _LOG_S))
+
     def off_weights(self, share: float = 0.0) -> float:
         """1 − E[Σ λ_i² t_i/v²]/E[1/v]: what is left of the weights' gradient off the weights."""
         whole = self._integrand(share)

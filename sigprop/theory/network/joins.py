@@ -103,9 +103,9 @@ def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | Non
     if isinstance(first, Signal) and isinstance(second, Signal):
         for one, two in ((first, second), (second, first)):
             maps = averaged_elsewhere(ctx, two.place, one.place)
-            mine = found[one.place]
-            if maps is not None and mine is not None:
-                found[one.place] = _with_its_average(mine, maps, sign)
+            direct = found[one.place]
+            if maps is not None and direct is not None:
+                found[one.place] = _with_its_average(direct, maps, sign)
     return found
 
 

@@ -37,7 +37,7 @@ from sigprop.theory.network.joins import at_table, multiplied
 from sigprop.theory.network.layout import first_signal
 from sigprop.theory.network.marginals import grid, heavy, sphere, weights
 from sigprop.theory.network.numbers import scaled, shifted
-from sigprop.theory.network.spectrum import spectrum
+from sigprop.theory.network.spectrum import shares_kept, spectrum
 from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.told import ByActivation, ByNorm, Orthogonal, Products, Told
@@ -134,9 +134,11 @@ def normalize(
         scatter=Scatter(),
     )  # fmt: skip
     law = spectrum(made, places)
+    share = float(np.mean(eps / size))
+    made = replace(made, second=shares_kept(made, places, share))
     if law is not None and made.marginal is None:
         made = replace(made, marginal=_marginal(law.number, excess))
-    return Normalized(made, size, float(np.mean(eps / size)), law)
+    return Normalized(made, size, share, law)
 
 
 def _marginal(number: float, excess: float) -> FloatArray | None:

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import (
-    class_sum,
-    pair_sum,
-)
+from sigprop.theory.network.axes import class_sum, pair_sum
 from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.linear import fixed_part_added, plus_constant, significant_mean

@@ -12,14 +12,7 @@ import numpy as np
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import (
-    all_same,
-    at_left,
-    at_right,
-    diagonal,
-    pair_sum,
-    same_sum,
-)
+from sigprop.theory.network.axes import all_same, at_left, at_right, diagonal, pair_sum, same_sum
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.marginals import (
@@ -272,7 +265,7 @@ def with_entries(
 def of_term(
     act: Activation, gradient: SignalState, term: SignalState, other: SignalState
 ) -> SignalState:
-    """E (g y)(g′ y′) before φ(y + r) for one of two independent terms: G·E yφ′(y + r) y′φ′(y′ + r′).
+    """E (g y)(g′ y′) before φ(y + r), y and r independent: G·E yφ′(y + r) y′φ′(y′ + r′).
 
     yφ′(y + r) = Σ a_kl He_k He_l in the normal numbers behind y and r, so the mean for a pair is
     Σ a_kl² ρ^k ρ_r^l; that of an entry with itself is taken as it is.

@@ -87,3 +87,62 @@ def _matrix(part: FloatArray, rows: Sequence[int]) -> FloatArray:
     opened = part.reshape([size for row in rows for size in (row, row)])
     order = [2 * i for i in range(count)] + [2 * i + 1 for i in range(count)]
     return np.asarray(opened.transpose(order).reshape(n, n))
+
+
+UNEVEN = 0.01
+"""The largest share of one direction up to which a norm is taken to keep all shares."""
+
+
+def shares_kept(state: SignalState, places: Sequence[int], share: float) -> FloatArray:
+    """The kernel of x/s over some axes, where few directions have much of s²: E[x x′/s²].
+
+    Direction i of Σ λ_i z_i² has E[λ_i z_i²/(Σ λ z² + ε)], which is less than λ_i for large λ_i:
+    what is common to all samples of a channel scatters from channel to channel. Exchangeable axes
+    of one class have two eigenvalues each, s + (n − 1) d once and s − d of the rest.
+
+    Args:
+        state: divided by the root of its own mean square.
+        places: of the axes.
+        share: ε in s².
+    """
+    axes, second = [state.axes[place] for place in places], state.second
+    others = [place for place in range(second.ndim) if place not in places]
+    if any(axis.classes > 1 for axis in axes):
+        return second
+    made = np.moveaxis(second, others, range(len(others))).copy()
+    own = [state.axes[place].same for place in others]
+    if math.prod(len(each) for each in own) > LARGEST:
+        return second
+    for chosen in itertools.product(*own):
+        made[chosen] = _kept(made[chosen], axes, share)
+    return np.moveaxis(made, range(len(others)), others)
+
+
+def _kept(kernel: FloatArray, axes: Sequence[Axis], share: float) -> FloatArray:
+    counts = np.ones((1,) * kernel.ndim)
+    values = kernel
+    for place, axis in enumerate(axes):
+        if axis.relations > 1:
+            values = _turned(values, place, ((axis.size - 1, 1), (-1, 1)))
+            shape = [-1 if i == place else 1 for i in range(kernel.ndim)]
+            counts = counts * np.array([1.0, axis.size - 1]).reshape(shape)
+    values, counts = np.maximum(values, 0.0), np.broadcast_to(counts, values.shape)
+    total = float((values * counts).sum())
+    law = freedom(values, counts.ravel())
+    if law is None or float(np.max(values)) <= UNEVEN * total:
+        return kernel
+    made = values * law.shares(values / total, share)
+    made = made * (total / float((made * counts).sum()))
+    for place, axis in enumerate(axes):
+        if axis.relations > 1:
+            n = axis.size
+            made = _turned(made, place, ((1 / n, -1 / n), (1 / n, (n - 1) / n)))
+    return np.asarray(made)
+
+
+def _turned(
+    values: FloatArray, place: int, matrix: tuple[tuple[float, float], tuple[float, float]]
+) -> FloatArray:
+    """A matrix applied along one axis of two relations."""
+    moved = np.tensordot(np.array(matrix, dtype=np.float64), values, axes=(1, place))
+    return np.moveaxis(moved, 0, place)
