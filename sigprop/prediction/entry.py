@@ -33,7 +33,7 @@ from sigprop.theory.network import (
     from_values,
     propagate,
 )
-from sigprop.theory.network.state import with_position_axis
+from sigprop.theory.network.divisions import with_position_axis
 
 Positions = Literal["exchangeable", "full"]
 Weights = Literal["law", "actual"]

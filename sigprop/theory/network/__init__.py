@@ -9,16 +9,41 @@ each axis (``axes.py``): *same* or *differ* on an exchangeable axis, the pair of
 one. With every axis exchangeable these few numbers are q, the mean, and the correlations of
 samples, of places and of channels.
 
-The rules, one family a file, one row of ``table.py`` each: ``linear.py``, ``convolution.py``,
-``pointwise.py`` (with ``marginals.py``: entries that are not Gaussian), ``joins.py`` (with
-``covariance.py``), ``layout.py``, ``pooling.py``, ``normalization.py``, ``products.py`` (with
-``contraction.py``), ``softmax.py`` (with ``concentration.py``), ``tables.py``, ``attention.py``,
-``gates.py``, ``recurrent.py`` (with ``units.py``), ``selection.py``, ``dropout.py``, ``lookup.py``,
-``writes.py``. ``propagate.py``: the two passes.
+The files, each with one idea. The ground:
+    calls.py: a call as plain data.
+    axes.py: the relations of two entries of an axis, and sums over them.
+    maps.py: linear maps along one axis.
+    state.py: what is known of a tensor.
+    divisions.py: the same entries in other divisions.
+    mapping.py: entries of a dimension by a known map.
+    marginals.py: functions of entries that are Gaussian or not, by expansion.
+    covariance.py: two signals of a common source; sides.py: one of two tensors alone.
+    gradient_covariance.py: two gradients that meet.
+    numbers.py: numbers and known tables that multiply a signal or are added.
+    directions.py: how much products of two vectors scatter.
+    told.py: what rules of neighbouring nodes tell one another.
+    table.py: the table of rules.
+    propagate.py: the two passes.
+
+The rules, one family a file (:data:`FAMILIES`), each with its helpers:
+    pointwise.py: activations, casts; dropout.py: dropout.
+    joins.py: sums and products of several signals; selection.py: one of several at each entry.
+    layout.py: reshape, permute, copies, slices; concatenation.py: split, stack, concatenation.
+    linear.py: dense layers; convolution.py: convolutions; taps.py: their taps as matrices.
+    pooling.py: known linear maps, averages, padding; patches.py: entries between dimensions.
+    maxima.py: the largest of a window; extremes.py: its law.
+    normalization.py: norms; freedom.py: the mean of 1/v; spectrum.py: eigenvalues of a kernel.
+    products.py: matrix products; contraction.py: sums over pairs of shared dimensions.
+    softmax.py: shares; concentration.py: their moments; rows.py: their places told apart.
+    tables.py: masks before a softmax.
+    attention.py: attention in one call; gates.py: gated linear units in one call.
+    lookup.py: entries by known places, embeddings; writes.py: tensors written part by part.
+    recurrent.py: recurrent layers; units.py: one unit over time; sequences.py: steps told apart.
 """
 
 from sigprop.theory.network import (
     attention,
+    concatenation,
     convolution,
     dropout,
     gates,
@@ -63,6 +88,7 @@ FAMILIES = (
     patches,
     dropout,
     writes,
+    concatenation,
 )
 """The files that hold rules; importing them fills the table."""
 

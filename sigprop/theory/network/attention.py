@@ -12,14 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import all_same
+from sigprop.theory.network.axes import diagonal
 from sigprop.theory.network.calls import CannotPredict, Signal
 from sigprop.theory.network.contraction import contracted, fed_by, origin
+from sigprop.theory.network.divisions import broadcast, reshaped
 from sigprop.theory.network.joins import added
-from sigprop.theory.network.pointwise import shifted, summed_to
-from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, shares, tilted
-from sigprop.theory.network.state import SignalState, broadcast, reshaped
-from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.numbers import shifted, summed_to
+from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, grown, shares, tilted
+from sigprop.theory.network.state import SignalState
+from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
 from sigprop.theory.network.tables import hides
 
 
@@ -52,6 +53,7 @@ class Heads:
     common_source: float
 
 
+@kept_for_the_way_back
 def _heads(ctx: RuleContext) -> Heads:
     call = ctx.call
     sides = [call.argument(i, name) for i, name in enumerate(("query", "key", "value"))]
@@ -121,7 +123,11 @@ def _grouped(state: SignalState, logits: SignalState) -> SignalState:
 
 
 def _dropped(state: SignalState, kept: float) -> SignalState:
-    second = np.where(all_same(state.axes), state.second * kept, state.second)
+    if kept == 1.0:
+        return state
+    second = state.second.copy()
+    same = diagonal(second, state.axes)
+    same *= kept
     return replace(state, second=second)
 
 
@@ -144,7 +150,10 @@ def _attention_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState
     weights = _dropped(contracted(gradient, out, heads.v, v, logits), heads.kept)
     before = back(heads.found, weights)
     scaled = before.times(heads.scale)
-    to_keys = back(heads.found, weights, heads.common_source).times(heads.scale)
+    to_keys = scaled
+    if heads.common_source:
+        more = grown(heads.found, weights, heads.common_source).times(heads.scale)
+        to_keys = replace(scaled, second=scaled.second + more.second)
     query = contracted(to_keys, logits, heads.k, k, (*logits[:-2], "t", "c"))
     key = contracted(scaled, logits, heads.q, q, (*logits[:-2], "s", "c"))
     found: list[SignalState | None] = [None] * len(ctx.inputs)

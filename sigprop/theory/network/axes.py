@@ -13,17 +13,13 @@ single entries (a mean, a variance) has one dimension for each axis, as long as 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from sigprop.checks import FloatArray
 
-Matrix = Any
-"""A map of the entries of an axis: a numpy matrix or a sparse array, (entries out, entries in)."""
 ROUNDING = 1e-13
 """What is left of a sum that cancels, relative to its parts."""
 
@@ -122,11 +118,18 @@ def pair_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 
     A sum that cancels within rounding is 0: the total of what is centred.
     """
-    moved = np.moveaxis(second, dim, -1)
-    found = moved @ axis.counts
-    size = np.abs(moved) @ axis.counts
-    found = np.where(np.abs(found) <= ROUNDING * size, 0.0, found)
-    return np.asarray(np.expand_dims(found, dim))
+    found = _weighted(second, axis.counts, dim)
+    size = _weighted(np.abs(second), axis.counts, dim)
+    return np.where(np.abs(found) <= ROUNDING * size, 0.0, found)
+
+
+def _weighted(values: FloatArray, weights: FloatArray, dim: int) -> FloatArray:
+    """Σ of what stands along one dimension, with weights; the dimension keeps one place."""
+    shape = values.shape
+    if (weights == 1.0).all():
+        return np.asarray(np.sum(values, axis=dim, keepdims=True))
+    flat = values.reshape(math.prod(shape[:dim]), shape[dim], -1)
+    return np.asarray(weights @ flat).reshape(*shape[:dim], 1, *shape[dim + 1 :])
 
 
 def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
@@ -136,39 +139,73 @@ def pair_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 
 def same_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """Σ over the entries of one axis, each with itself."""
-    own = np.moveaxis(np.take(second, axis.same, axis=dim), dim, -1)
-    return np.asarray(np.expand_dims(own @ axis.counts[axis.same], dim))
+    return class_sum(own(second, axis, dim), axis, dim)
 
 
 def class_sum(values: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """Σ over the entries of one axis of what depends on single entries."""
-    sizes = np.array(axis.sizes, dtype=np.float64)
-    found: FloatArray = np.sum(values * along(sizes, dim, values.ndim), axis=dim, keepdims=True)
-    return found
+    if axis.classes == 1:
+        return values * axis.size
+    return _weighted(values, np.array(axis.sizes, dtype=np.float64), dim)
 
 
 def diagonal(second: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """The moment of each entry with itself, by classes."""
     for dim, axis in enumerate(axes):
-        if axis.relations > 1:
-            second = np.take(second, axis.same, axis=dim)
+        second = own(second, axis, dim)
     return second
+
+
+def own(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
+    """A view of the relations of an entry with itself."""
+    k = axis.classes
+    cut = slice(0, None, k + 1) if axis.full else slice(k * k, None)
+    return second[(slice(None),) * dim + (cut,)]
 
 
 def at_left(values: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """What depends on single entries, at the first entry of each relation."""
-    for dim, axis in enumerate(axes):
-        if axis.relations > 1:
-            values = np.take(values, axis.ends[0], axis=dim)
-    return values
+    return _at(values, axes, 0)
 
 
 def at_right(values: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """What depends on single entries, at the second entry of each relation."""
+    return _at(values, axes, 1)
+
+
+def _at(values: FloatArray, axes: tuple[Axis, ...], end: int) -> FloatArray:
+    opened, pairs = _opened(values, axes, end)
+    return np.broadcast_to(opened, pairs).reshape(tuple(axis.relations for axis in axes))
+
+
+def outer(first: FloatArray, other: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
+    """m_i n_j of the pairs of each relation, from what depends on single entries."""
+    left, pairs = _opened(first, axes, 0)
+    right, _ = _opened(other, axes, 1)
+    made = np.broadcast_to(left * right, pairs)
+    return made.reshape(tuple(axis.relations for axis in axes))
+
+
+def _opened(
+    values: FloatArray, axes: tuple[Axis, ...], end: int
+) -> tuple[FloatArray, tuple[int, ...]]:
+    """Values at one end of each relation, to be broadcast, and the shape they are broadcast to.
+
+    A full axis is two dimensions there, one for each entry of a pair.
+    """
+    shape: list[int] = []
+    pairs: list[int] = []
     for dim, axis in enumerate(axes):
-        if axis.relations > 1:
-            values = np.take(values, axis.ends[1], axis=dim)
-    return values
+        n = axis.classes
+        if axis.full:
+            shape += (n, 1) if end == 0 else (1, n)
+            pairs += (n, n)
+        else:
+            if n > 1:
+                values = np.take(values, axis.ends[end], axis=dim)
+            shape.append(values.shape[dim])
+            pairs.append(axis.relations)
+    return values.reshape(shape), tuple(pairs)
 
 
 def all_same(axes: tuple[Axis, ...]) -> np.ndarray:
@@ -177,123 +214,6 @@ def all_same(axes: tuple[Axis, ...]) -> np.ndarray:
     for dim, axis in enumerate(axes):
         found = found & along(axis.is_same, dim, len(axes))
     return found
-
-
-# Linear maps along one axis
-
-
-def apply(
-    left: Matrix, right: Matrix, second: FloatArray, dim: int, axis: Axis, out: Axis
-) -> FloatArray:
-    """E (A x)_i (B y)_j from E x y, for two maps of the entries of one axis.
-
-    Averages over the pairs (i, j) of each relation of the new axis.
-
-    Args:
-        left: A, shape (out.size, axis.size).
-        right: B, of that shape.
-        second: E x y, relations of ``axis`` in dimension ``dim``.
-        dim: the dimension.
-        axis: of the entries in.
-        out: of the entries out.
-    """
-    moved = np.moveaxis(second, dim, 0)
-    rest = moved.shape[1:]
-    flat = moved.reshape(moved.shape[0], -1)
-    if axis.full and out.full:
-        made = _full(left, right, flat, axis.size)
-    else:
-        made = relation_weights(left, right, axis, out) @ flat
-    return np.moveaxis(made.reshape(out.relations, *rest), 0, dim)
-
-
-def _full(left: Matrix, right: Matrix, flat: FloatArray, n: int) -> FloatArray:
-    """A M Bᵀ of each of the columns."""
-    columns = flat.shape[1]
-    half = left @ flat.reshape(n, n * columns)
-    m = half.shape[0]
-    turned = half.reshape(m, n, columns).transpose(1, 0, 2).reshape(n, m * columns)
-    done = (right @ turned).reshape(-1, m, columns).transpose(1, 0, 2)
-    return np.ascontiguousarray(done).reshape(-1, columns)
-
-
-def summed(pairs: Iterable[tuple[Matrix, Matrix]], axis: Axis, out: Axis) -> Matrix:
-    """The map (relations out, relations in) of Σ E (A x)_i (B y)_j over pairs (A, B) of maps.
-
-    On full axes it is sparse; for maps with few entries a row, as the taps of a kernel have.
-    """
-    total: Matrix = None
-    for left, right in pairs:
-        if axis.full and out.full:
-            made = sparse.kron(sparse.csr_array(left), sparse.csr_array(right), format="csr")
-        else:
-            made = relation_weights(left, right, axis, out)
-        total = made if total is None else total + made
-    return total
-
-
-def through(operator: Matrix, second: FloatArray, dim: int) -> FloatArray:
-    """What such a map makes of a relation tensor along one dimension."""
-    moved = np.moveaxis(second, dim, 0)
-    made = operator @ moved.reshape(moved.shape[0], -1)
-    return np.moveaxis(made.reshape(-1, *moved.shape[1:]), 0, dim)
-
-
-def relation_weights(left: Matrix, right: Matrix, axis: Axis, out: Axis) -> FloatArray:
-    """The matrix (relations out, relations in) that averages Σ A_ip B_jq over the pairs."""
-    a, b = sparse.csr_array(left), sparse.csr_array(right)
-    within, outside = _membership(axis), _membership(out)
-    k, m = axis.classes, out.classes
-    by_class_a, by_class_b = (a @ within), (b @ within)  # (entries out, k)
-    total_a, total_b = (outside.T @ by_class_a).toarray(), (outside.T @ by_class_b).toarray()
-    every = np.einsum("ip,jq->ijpq", total_a, total_b)  # pairs of classes, all of their entries
-    crossed = np.zeros((m, m, k))  # Σ_p in class: (P'A)_ip (P'B)_jp
-    to_a, to_b = (outside.T @ a).tocsr(), (outside.T @ b).tocsr()
-    own = np.zeros((m, k, k))
-    own_crossed = (outside.T @ a.multiply(b) @ within).toarray()
-    dense_a, dense_b = by_class_a.toarray(), by_class_b.toarray()
-    for p in range(k):
-        columns = slice(*_span(axis, p))
-        crossed[:, :, p] = (to_a[:, columns] @ to_b[:, columns].T).toarray()
-        own[:, p, :] = outside.T @ (dense_a[:, p : p + 1] * dense_b)
-    sizes = np.array(out.sizes, dtype=np.float64)
-    own_pairs, pairs = own.copy(), every.copy()
-    for p in range(k):
-        pairs[:, :, p, p] -= crossed[:, :, p]
-        own_pairs[:, p, p] -= own_crossed[:, p]
-    same = np.concatenate([own_pairs.reshape(m, k * k), own_crossed], axis=1)
-    differ = np.concatenate([pairs.reshape(m, m, k * k), crossed], axis=2)
-    if not out.full:
-        differ[np.arange(m), np.arange(m)] -= same
-        count = np.outer(sizes, sizes) - np.diag(sizes)
-        differ /= np.where(count > 0, count, 1.0)[:, :, None]
-        same = same / sizes[:, None]
-        made = np.concatenate([differ.reshape(m * m, -1), same])
-    else:
-        made = differ.reshape(m * m, -1)
-    if axis.full:  # a pair of a class of one entry with itself is the same entry
-        both = made[:, : k * k].copy()
-        both[:, axis.same] += made[:, k * k :]
-        return both
-    return made
-
-
-def _membership(axis: Axis) -> Matrix:
-    """(entries, classes): 1 where an entry is of a class."""
-    n = axis.size
-    return sparse.csr_array((np.ones(n), (np.arange(n), axis.class_of)), (n, axis.classes))
-
-
-def _span(axis: Axis, place: int) -> tuple[int, int]:
-    start = sum(axis.sizes[:place])
-    return start, start + axis.sizes[place]
-
-
-def apply_mean(matrix: Matrix, mean: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
-    """The mean of A x, averaged over the entries of each class."""
-    sizes = np.array(out.sizes, dtype=np.float64)[:, None]
-    weights = (_membership(out).T @ sparse.csr_array(matrix) @ _membership(axis)).toarray() / sizes
-    return np.moveaxis(np.tensordot(weights, mean, axes=(1, dim)), 0, dim)
 
 
 def mean_left(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
@@ -325,9 +245,6 @@ def flipped(second: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     return second
 
 
-# The same axes written otherwise
-
-
 def as_positions(second: FloatArray, dim: int, axis: Axis) -> FloatArray:
     """Relations of an axis written out for each pair of entries."""
     if axis.full:
@@ -336,26 +253,3 @@ def as_positions(second: FloatArray, dim: int, axis: Axis) -> FloatArray:
     index = c[:, None] * k + c[None, :]
     np.fill_diagonal(index, k * k + c)
     return np.asarray(np.take(second, index.ravel(), axis=dim))
-
-
-def mixed(second: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
-    """The relations of another division of the same entries: averages, or copies."""
-    if axis == out:
-        return second
-    if out.full:
-        return as_positions(second, dim, axis)
-    if out.classes == 1:
-        total, own = pair_sum(second, axis, dim), same_sum(second, axis, dim)
-        n = axis.size
-        return np.concatenate([(total - own) / max(n * (n - 1), 1), own / n], axis=dim)
-    one = sparse.eye_array(axis.size)
-    return apply(one, one, second, dim, axis, out)
-
-
-def mixed_mean(mean: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
-    """What depends on single entries, in another division of the same entries."""
-    if axis == out:
-        return mean
-    if out.full:
-        return np.asarray(np.take(mean, axis.class_of, axis=dim))
-    return apply_mean(sparse.eye_array(axis.size), mean, dim, axis, out)

@@ -19,21 +19,11 @@ from sigprop.theory.network import linear
 from sigprop.theory.network.axes import Axis, along
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.directions import scatter_of_products
+from sigprop.theory.network.divisions import broadcast, closer, one_axis, permuted, with_axis
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.linear import as_it_is, significant_mean
-from sigprop.theory.network.pointwise import shifted, summed_to
-from sigprop.theory.network.state import (
-    Dims,
-    Scatter,
-    SignalState,
-    broadcast,
-    closer,
-    from_moments,
-    from_values,
-    one_axis,
-    permuted,
-    with_axis,
-)
+from sigprop.theory.network.numbers import shifted, summed_to
+from sigprop.theory.network.state import Dims, Scatter, SignalState, from_moments, from_values
 from sigprop.theory.network.table import RuleContext
 
 LARGEST = 2**23
@@ -89,6 +79,8 @@ def _summed(
     left, right = ([(dim, i) for dim, axes in enumerate(dims) for i in range(len(axes))]
                    for dims in (first, second))  # fmt: skip
     for name, count in counts.items():
+        if (count == 1.0).all():
+            continue
         if name in left:
             a = a * along(count, left.index(name), a.ndim)
         else:

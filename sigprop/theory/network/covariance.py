@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
-from sigprop.theory.network.layout import cuts_of, parts_of
-from sigprop.theory.network.pointwise import number_of
+from sigprop.theory.network.concatenation import parts_of
+from sigprop.theory.network.divisions import broadcast, reshaped
+from sigprop.theory.network.layout import cuts_of
+from sigprop.theory.network.numbers import number_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,
@@ -31,7 +33,7 @@ from sigprop.theory.network.sides import (
     turned_round,
     with_means,
 )
-from sigprop.theory.network.state import SignalState, broadcast, of_products, reshaped
+from sigprop.theory.network.state import SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule_of
 
 DEEPEST = 150

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sigprop.theory.network.axes import all_same, at_left, at_right
+from sigprop.theory.network.axes import all_same, at_left, at_right, own
 from sigprop.theory.network.calls import CannotPredict
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
@@ -14,16 +14,17 @@ from sigprop.theory.network.table import RuleContext, rule
 
 def _dropout(ctx: RuleContext) -> SignalState:
     state, p = ctx.only, ctx.call.rate
+    if p == 0:
+        return state
     kept = 1 / (1 - p) if p < 1 else 0.0
-    shared = dropped_together(ctx.call.operation, len(state.dims))
-    same = np.ones((1,) * len(state.axes), dtype=bool)
+    shared, second = dropped_together(ctx.call.operation, len(state.dims)), state.second.copy()
+    same = second
     for dim in range(len(state.dims)):
         if dim not in shared:
             for place in state.places(dim):
-                shape = [1] * len(state.axes)
-                shape[place] = -1
-                same = same & state.axes[place].is_same.reshape(shape)
-    return replace(state, second=np.where(same, state.second * kept, state.second))
+                same = own(same, state.axes[place], place)
+    same *= kept
+    return replace(state, second=second)
 
 
 def dropped_together(operation: str, dims: int) -> set[int]:
@@ -61,11 +62,11 @@ def _alpha(ctx: RuleContext, state: SignalState, *, back: bool) -> SignalState:
     one = all_same(tuple(axis for i, axis in enumerate(state.axes) if i in places))
     shape = [n if i in places else 1 for i, n in enumerate(state.second.shape)]
     same = one.reshape(shape)
-    own = q * state.second
+    one_entry = q * state.second
     if not back:
         sums = at_left(state.mean, state.axes) + at_right(state.mean, state.axes)
-        own = own + q * (1 - q) * (_SATURATED**2 - _SATURATED * sums)
-    second = scale * np.where(same, own, q**2 * state.second)
+        one_entry = one_entry + q * (1 - q) * (_SATURATED**2 - _SATURATED * sums)
+    second = scale * np.where(same, one_entry, q**2 * state.second)
     mean = state.mean * (0 if back else q * scale**0.5)
     return replace(state, second=second, mean=mean, marginal=None, told=None)
 

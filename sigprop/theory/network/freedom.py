@@ -21,10 +21,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, Matrix, pair_mean, same_sum
+from sigprop.theory.network.axes import Axis, pair_mean, same_sum
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.divisions import one_axis
+from sigprop.theory.network.maps import Matrix
 from sigprop.theory.network.marginals import excess_of
-from sigprop.theory.network.state import SignalState, one_axis
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
 from sigprop.theory.network.told import ByNorm, Orthogonal, Told
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from sigprop.activations import activation
 from sigprop.theory.network.calls import Signal
+from sigprop.theory.network.concatenation import concatenated
 from sigprop.theory.network.joins import multiplied
-from sigprop.theory.network.layout import chosen, concatenated
+from sigprop.theory.network.mapping import chosen
 from sigprop.theory.network.pointwise import back_through, through
 from sigprop.theory.network.state import Scatter, SignalState
 from sigprop.theory.network.table import RuleContext, rule

@@ -29,7 +29,8 @@ from sigprop.theory.network.covariance import (
     slice_of,
     weight_of,
 )
-from sigprop.theory.network.pointwise import number_of
+from sigprop.theory.network.divisions import reshaped
+from sigprop.theory.network.numbers import number_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,
@@ -42,7 +43,7 @@ from sigprop.theory.network.sides import (
     turned_round,
     with_means,
 )
-from sigprop.theory.network.state import SignalState, reshaped
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
 
 DEEPEST = 120

@@ -12,10 +12,11 @@ import numpy as np
 
 from sigprop.theory.network.axes import flipped
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.marginals import of_sum, profile_of_term
-from sigprop.theory.network.pointwise import scaled, shifted, summed_to
+from sigprop.theory.network.numbers import scaled, shifted, summed_to
 from sigprop.theory.network.pooling import Maps, averaged_elsewhere, one_side
-from sigprop.theory.network.state import Scatter, SignalState, aligned, broadcast, of_products
+from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.told import ByActivation, Products, Told
 

@@ -16,24 +16,12 @@ from typing import Any
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import (
-    Axis,
-    apply,
-    apply_mean,
-    class_sum,
-    pair_sum,
-    same_sum,
-)
+from sigprop.theory.network.axes import Axis, class_sum, pair_sum, same_sum
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.divisions import aligned, one_axis, with_position_axis
 from sigprop.theory.network.freedom import fan, off_weights, telling, undone
-from sigprop.theory.network.state import (
-    Scatter,
-    SignalState,
-    aligned,
-    of_products,
-    one_axis,
-    with_position_axis,
-)
+from sigprop.theory.network.maps import apply, apply_mean
+from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.told import ByActivation, Products, Told
 

@@ -18,19 +18,19 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network import layout
 from sigprop.theory.network.axes import Axis, same_sum
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.concatenation import as_state
 from sigprop.theory.network.contraction import LARGEST, contracted
-from sigprop.theory.network.joins import added
-from sigprop.theory.network.layout import as_state, chosen, mapped, selection
-from sigprop.theory.network.linear import KNOWN, paired, significant_mean, without
-from sigprop.theory.network.state import (
-    SignalState,
+from sigprop.theory.network.divisions import (
     broadcast,
-    from_values,
     one_axis,
     reshaped,
     with_axis,
     with_position_axis,
 )
+from sigprop.theory.network.joins import added
+from sigprop.theory.network.linear import KNOWN, paired, significant_mean, without
+from sigprop.theory.network.mapping import chosen, mapped, selection
+from sigprop.theory.network.state import SignalState, from_values
 from sigprop.theory.network.table import RuleContext, rule
 
 _ROWS = 256

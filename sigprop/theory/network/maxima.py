@@ -20,19 +20,11 @@ from scipy import sparse
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network import extremes
-from sigprop.theory.network.axes import (
-    Axis,
-    Matrix,
-    all_same,
-    along,
-    apply_mean,
-    diagonal,
-    summed,
-    through,
-)
+from sigprop.theory.network.axes import Axis, all_same, along, diagonal
 from sigprop.theory.network.calls import CannotPredict, Constant
-from sigprop.theory.network.convolution import per_axis
-from sigprop.theory.network.layout import mapped
+from sigprop.theory.network.divisions import aligned, one_axis
+from sigprop.theory.network.mapping import mapped
+from sigprop.theory.network.maps import Matrix, apply_mean, summed, through
 from sigprop.theory.network.marginals import (
     ORDERS,
     grid,
@@ -53,8 +45,9 @@ from sigprop.theory.network.pooling import (
     with_dims,
     without_dims,
 )
-from sigprop.theory.network.state import SignalState, aligned, of_products, one_axis
+from sigprop.theory.network.state import SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.taps import per_axis
 
 _CLASSES = 16
 """Different windows whose moments are computed each; more are interpolated."""

@@ -32,19 +32,14 @@ from sigprop.theory.network.axes import (
     same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.divisions import aligned, reshaped
 from sigprop.theory.network.freedom import Freedom
 from sigprop.theory.network.joins import at_table, multiplied
 from sigprop.theory.network.layout import first_signal
 from sigprop.theory.network.marginals import grid, heavy, sphere, weights
-from sigprop.theory.network.pointwise import scaled, shifted
+from sigprop.theory.network.numbers import scaled, shifted
 from sigprop.theory.network.spectrum import shares_kept, spectrum
-from sigprop.theory.network.state import (
-    Scatter,
-    SignalState,
-    aligned,
-    of_products,
-    reshaped,
-)
+from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.told import ByActivation, ByNorm, Orthogonal, Products, Told
 
@@ -222,7 +217,7 @@ def _norm(ctx: RuleContext) -> Norm:
         CannotPredict: another norm than the second, an unknown call.
     """
     call, state = ctx.call, first_signal(ctx)
-    shape, name = state.shape, call.operation.removeprefix("native_").removeprefix("miopen_")
+    shape, name = state.shape, call.operation
     n = len(shape)
     if call.norm is not None:
         dims, centre, factor = call.norm
@@ -270,7 +265,7 @@ def _at_channels(value: Any, dims: int) -> Any:
 def _fixed(ctx: RuleContext) -> bool:
     """Whether it takes the running statistics."""
     call = ctx.call
-    if call.operation in ("batch_norm", "native_batch_norm", "miopen_batch_norm"):
+    if call.operation == "batch_norm":
         return not call.named("training", False)
     return call.operation == "instance_norm" and not call.named("use_input_stats", True)
 
@@ -279,8 +274,7 @@ def _forward(ctx: RuleContext) -> Any:
     hat, norm = _hat(ctx)
     made = _unshifted(norm, hat)
     made = made if norm.shift is None else shifted(made, norm.shift)
-    several = ctx.call.operation.startswith(("native_", "miopen_"))
-    return (made, None, None) if several else made
+    return made if ctx.call.shape is not None else (made, None, None)
 
 
 def _hat(ctx: RuleContext) -> tuple[SignalState, Norm]:
@@ -449,8 +443,7 @@ def _parameters(ctx: RuleContext, gradient: Any) -> Mapping[str, float]:
 
 
 rule(
-    "batch_norm instance_norm layer_norm rms_norm group_norm normalize normalization "
-    "native_batch_norm miopen_batch_norm native_layer_norm",
+    "batch_norm instance_norm layer_norm rms_norm group_norm normalize normalization",
     _forward, _backward,
     "entries Gaussian where v has few of them; the gradient is independent of x̂, an activation "
     "directly behind the norm apart", parameters=_parameters,

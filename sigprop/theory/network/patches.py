@@ -13,11 +13,12 @@ import numpy as np
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.calls import CannotPredict
-from sigprop.theory.network.convolution import MOST, per_axis
-from sigprop.theory.network.layout import mapped, selection
+from sigprop.theory.network.divisions import one_axis, permuted, reshaped, split_axis
+from sigprop.theory.network.mapping import mapped, selection
 from sigprop.theory.network.pooling import shape_of, source
-from sigprop.theory.network.state import SignalState, one_axis, permuted, reshaped, split_axis
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.taps import MOST, per_axis
 
 # Windows of one dimension: (…, n, …) ↔ (…, windows, entries of a window, …)
 

@@ -15,13 +15,15 @@ import numpy as np
 from scipy import sparse
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, Matrix, apply, class_sum
+from sigprop.theory.network.axes import Axis, class_sum
 from sigprop.theory.network.calls import CannotPredict
-from sigprop.theory.network.convolution import MOST, per_axis
-from sigprop.theory.network.layout import mapped, selection
+from sigprop.theory.network.divisions import one_axis
 from sigprop.theory.network.linear import plus_constant
-from sigprop.theory.network.state import SignalState, one_axis
+from sigprop.theory.network.mapping import mapped, selection
+from sigprop.theory.network.maps import Matrix, apply
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.taps import MOST, per_axis
 
 Maps = dict[int, Matrix]
 """A matrix (entries out, entries in) for each dimension that changes."""

@@ -25,9 +25,10 @@ from sigprop.theory.network.contraction import (
     product,
     product_parameters,
 )
-from sigprop.theory.network.pointwise import summed_to
-from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, read, tilted
-from sigprop.theory.network.state import Dims, SignalState, aligned
+from sigprop.theory.network.divisions import aligned
+from sigprop.theory.network.numbers import summed_to
+from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, grown, read, tilted
+from sigprop.theory.network.state import Dims, SignalState
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.tables import signal_behind
 from sigprop.theory.network.told import Told
@@ -160,8 +161,8 @@ def _softmax_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState |
     logits = logits_behind(ctx) if isinstance(common_source, float) else None
     if logits is None:
         return [made]
-    grown = back(found, gradient, common_source).second
-    ratio = np.divide(grown, made.second, out=np.ones_like(grown), where=made.second != 0)
+    more = grown(found, gradient, common_source).second
+    ratio = 1 + np.divide(more, made.second, out=np.zeros_like(more), where=made.second != 0)
     return [replace(made, told=Told(logits.call.name, Grown(made.dims, ratio, found.dim)))]
 
 

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sigprop.theory.network.calls import Call, CannotPredict
+from sigprop.theory.network.concatenation import plus
 from sigprop.theory.network.covariance import Covariances
+from sigprop.theory.network.divisions import reshaped
 from sigprop.theory.network.gradient_covariance import (
     GradientCovariances,
     crossed_parameters,
     met,
 )
 from sigprop.theory.network.joins import multiplied
-from sigprop.theory.network.layout import plus
-from sigprop.theory.network.state import SignalState, reshaped
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
 from sigprop.theory.network.told import Orthogonal, Products, Told, still_orthogonal
 

@@ -17,8 +17,10 @@ from scipy import special
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, all_same
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
-from sigprop.theory.network.layout import as_state, chosen, concatenated, plus
+from sigprop.theory.network.concatenation import as_state, concatenated, plus
+from sigprop.theory.network.divisions import one_axis, reshaped, with_axis
 from sigprop.theory.network.linear import significant_mean
+from sigprop.theory.network.mapping import chosen
 from sigprop.theory.network.marginals import grid, standardized
 from sigprop.theory.network.sequences import (
     Entries,
@@ -27,7 +29,7 @@ from sigprop.theory.network.sequences import (
     sequence_of,
     turned,
 )
-from sigprop.theory.network.state import Scatter, SignalState, one_axis, reshaped, with_axis
+from sigprop.theory.network.state import Scatter, SignalState
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.units import (
     Drive,

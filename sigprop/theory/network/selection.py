@@ -17,26 +17,13 @@ from sigprop.activations import activation
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import at_left, at_right, flipped
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.joins import added, at_table, multiplied
 from sigprop.theory.network.linear import plus_constant
 from sigprop.theory.network.marginals import expand, grid, standardized, weights
-from sigprop.theory.network.pointwise import (
-    expanded,
-    mean_slopes,
-    number_of,
-    pair_expectation,
-    shifted,
-    summed_to,
-    through,
-    values_state,
-)
-from sigprop.theory.network.state import (
-    SignalState,
-    aligned,
-    broadcast,
-    from_moments,
-    of_products,
-)
+from sigprop.theory.network.numbers import number_of, shifted, summed_to, values_state
+from sigprop.theory.network.pointwise import expanded, mean_slopes, pair_expectation, through
+from sigprop.theory.network.state import SignalState, from_moments, of_products
 from sigprop.theory.network.table import RuleContext, rule
 
 _ABS = activation("leaky_relu", alpha=-1.0)
@@ -148,7 +135,7 @@ def _extreme_parameters(ctx: RuleContext, gradient: SignalState) -> dict[str, fl
     }
 
 
-rule("maximum minimum selection.max selection.min fmax fmin", _extreme, _extreme_back,
+rule("maximum minimum selection.max selection.min", _extreme, _extreme_back,
      "the two are jointly Gaussian", parameters=_extreme_parameters)  # fmt: skip
 
 

@@ -8,15 +8,8 @@ import numpy as np
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, along, same_sum
-from sigprop.theory.network.state import (
-    Scatter,
-    SignalState,
-    of_products,
-    one_axis,
-    permuted,
-    with_axis,
-    with_position_axis,
-)
+from sigprop.theory.network.divisions import one_axis, permuted, with_axis, with_position_axis
+from sigprop.theory.network.state import Scatter, SignalState, of_products
 
 
 class Entries:

@@ -11,18 +11,12 @@ from scipy import sparse
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import (
-    Axis,
-    Matrix,
-    apply,
-    at_left,
-    at_right,
-    flipped,
-    relation_weights,
-)
-from sigprop.theory.network.layout import selection
+from sigprop.theory.network.axes import Axis, at_left, at_right, flipped
+from sigprop.theory.network.divisions import aligned, one_axis
+from sigprop.theory.network.mapping import selection
+from sigprop.theory.network.maps import Matrix, apply, relation_weights
 from sigprop.theory.network.marginals import ORDERS, Expansion, expand, pair_values
-from sigprop.theory.network.state import SignalState, aligned, of_products, one_axis
+from sigprop.theory.network.state import SignalState, of_products
 
 
 def turned_round(pair: SignalState) -> SignalState:

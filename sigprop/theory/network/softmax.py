@@ -16,29 +16,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import (
-    Axis,
-    at_left,
-    at_right,
-    diagonal,
-    pair_sum,
-    same_sum,
-)
+from sigprop.theory.network.axes import Axis, class_sum, diagonal, own, pair_sum, same_sum
 from sigprop.theory.network.calls import CannotPredict, Signal
 from sigprop.theory.network.concentration import overlap, responsive
 from sigprop.theory.network.contraction import LARGEST
-from sigprop.theory.network.pointwise import values_state
-from sigprop.theory.network.state import (
-    Scatter,
-    SignalState,
+from sigprop.theory.network.divisions import (
     aligned,
     common,
-    of_products,
     one_axis,
     with_axis,
     with_position_axis,
 )
-from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.numbers import values_state
+from sigprop.theory.network.rows import bracket, weighed
+from sigprop.theory.network.state import Scatter, SignalState, of_products
+from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
 from sigprop.theory.network.tables import before_tables
 
 APART = 64
@@ -177,7 +169,9 @@ def _over_places(logits: SignalState, dim: int, weights: FloatArray, before: Sig
     if known.shape != logits.shape:
         raise CannotPredict("a table of another shape")
     logits, known = aligned(logits, known)
-    cov = logits.second - of_products(logits.mean, logits.mean, logits.axes)
+    cov = logits.second
+    if logits.mean.any():
+        cov = cov - of_products(logits.mean, logits.mean, logits.axes)
     cov = bracket(cov, known.mean, logits.axes, place)
     variance = np.maximum(diagonal(cov, logits.axes), 0.0)
     own = np.maximum(_own_spread(cov, logits.axes, place), 0.0)  # of each row
@@ -192,10 +186,7 @@ def _over_places(logits: SignalState, dim: int, weights: FloatArray, before: Sig
     slow = np.sqrt(np.clip(ratio, 0.0, 1.5))
     scale = of_products(slow, slow, rows)
     level = logits.mean - logits.mean.mean() + variance * slow**2 / 2
-    power = cov * scale + at_left(level, logits.axes) + at_right(level, logits.axes)
-    power -= power.max(axis=place, keepdims=True)
-    made = known.second * np.exp(power)
-    made = made / np.maximum(pair_sum(made, axis, place), 1e-300)
+    made = weighed(cov, scale, level, known.second, logits.axes, place)
     first = known.mean * np.exp(level - level.max(axis=place, keepdims=True))
     first = first / (first.sum(axis=place, keepdims=True))
     state = SignalState(logits.dims, made, first)
@@ -212,29 +203,21 @@ def _common(cov: FloatArray, axis: Axis, place: int) -> FloatArray:
     """E l_s l_s − E l_s l_s', mean over the places of a row."""
     n = axis.size
     own = same_sum(cov, axis, place)
-    every = pair_sum(cov, axis, place)
+    every = (
+        class_sum(cov, Axis.positions(axis.relations), place)
+        if axis.full
+        else pair_sum(cov, axis, place)
+    )
     return (own - (every - own) / max(n - 1, 1)) / n
 
 
 def _own_spread(cov: FloatArray, axes: tuple[Axis, ...], place: int) -> FloatArray:
-    rows = _with(axes, place, Axis.positions(1))
-    return diagonal(_common(cov, axes[place], place), rows)
-
-
-def bracket(second: FloatArray, mean: FloatArray, axes: tuple[Axis, ...], place: int) -> FloatArray:
-    """E (x_s − Σ m x)(y_s' − Σ m y) on a full axis, m the mean share of each row."""
-    n = axes[place].size
-    rows = axes[:place] + axes[place + 1 :]
-    moved = np.moveaxis(second, place, -1)
-    moved = moved.reshape(*moved.shape[:-1], n, n)
-    shares_ = np.moveaxis(mean, place, -1)
-    left = np.stack([at_left(shares_[..., s], rows) for s in range(n)], axis=-1)
-    right = np.stack([at_right(shares_[..., s], rows) for s in range(n)], axis=-1)
-    by_left = np.einsum("...a,...ab->...b", left, moved)[..., None, :]
-    by_right = np.einsum("...b,...ab->...a", right, moved)[..., :, None]
-    both = np.einsum("...b,...b->...", by_left[..., 0, :], right)[..., None, None]
-    made = moved - by_left - by_right + both
-    return np.moveaxis(made.reshape(*made.shape[:-2], n * n), -1, place)
+    """W of each row with itself."""
+    for i, axis in enumerate(axes):
+        if i != place:
+            cov = diagonal(np.moveaxis(cov, i, 0), (axis,))
+            cov = np.moveaxis(cov, 0, i)
+    return _common(cov, axes[place], place)
 
 
 def as_before(found: Shares, state: SignalState, like: SignalState | None = None) -> SignalState:
@@ -271,8 +254,10 @@ def tilted(found: Shares, common_source: float) -> SignalState:
         found: the softmax.
         common_source: 1/D.
     """
-    extra = found.common * common_source * _free(found)
-    return replace(found.state, second=found.state.second + extra * _apart(found))
+    extra = _apart(found)
+    extra *= found.common * common_source * _free(found)
+    extra += found.state.second
+    return replace(found.state, second=extra)
 
 
 def _free(found: Shares) -> FloatArray:
@@ -288,17 +273,18 @@ def _apart(found: Shares) -> FloatArray:
     """What moves 1 from entries that differ to the same: Σ over same ones 1 − R, over all 0."""
     place, axis = found.place, found.logits.axes[found.place]
     r = np.maximum(same_sum(found.state.second, axis, place), 1e-300)
-    shape = [-1 if i == place else 1 for i in range(r.ndim)]
-    return found.state.second * (axis.is_same.reshape(shape) / r - 1)
+    apart = -found.state.second
+    same = own(apart, axis, place)
+    same *= 1 - 1 / r
+    return apart
 
 
-def back(found: Shares, gradient: SignalState, common_source: float = 0.0) -> SignalState:
+def back(found: Shares, gradient: SignalState) -> SignalState:
     """The gradient of the logits.
 
     Args:
         found: the softmax.
         gradient: of the shares.
-        common_source: as in :func:`tilted`, where it meets keys: it is values that made it.
     """
     place, logits, given = found.place, found.logits, gradient
     axis, n = logits.axes[place], logits.shape[found.dim]
@@ -312,7 +298,8 @@ def back(found: Shares, gradient: SignalState, common_source: float = 0.0) -> Si
             gradient, replace(found.state, second=found.state.second * ratio)
         )
         at = gradient.places(found.dim).start
-        second = weights.second * bracket(gradient.second, weights.mean, weights.axes, at)
+        second = bracket(gradient.second, weights.mean, weights.axes, at)
+        second *= weights.second
     else:
         own = np.concatenate([-h / (n * max(n - 1, 1)), h / n], axis=place)
         own = np.broadcast_to(own, logits.second.shape)
@@ -321,12 +308,32 @@ def back(found: Shares, gradient: SignalState, common_source: float = 0.0) -> Si
         at = gradient.places(found.dim).start
         differ, same = (np.take(gradient.second, [i], axis=at) for i in (0, 1))
         second = (same - differ) * weights.second
-    if common_source:
-        extra = replace(logits, second=np.broadcast_to(
-            common_source * _free(found) * _apart(found), logits.second.shape))  # fmt: skip
-        gradient, extra = aligned(gradient, extra)
+    return _before(found, gradient, second, given)
+
+
+def grown(found: Shares, gradient: SignalState, common_source: float) -> SignalState:
+    """What the gradient of the logits has more as it meets keys: it is values that made it.
+
+    Args:
+        found: the softmax.
+        gradient: of the shares.
+        common_source: as in :func:`tilted`.
+    """
+    given, gradient = gradient, one_axis(gradient, found.dim)
+    if not found.logits.axes[found.place].full:
         at = gradient.places(found.dim).start
-        second = second + _common(gradient.second, gradient.axes[at], at) * extra.second
+        gradient = with_axis(gradient, at, found.logits.axes[found.place])
+    extra = _apart(found)
+    extra *= common_source * _free(found)
+    gradient, more = aligned(gradient, replace(found.logits, second=extra))
+    at = gradient.places(found.dim).start
+    second = _common(gradient.second, gradient.axes[at], at) * more.second
+    return _before(found, gradient, second, given)
+
+
+def _before(
+    found: Shares, gradient: SignalState, second: FloatArray, given: SignalState
+) -> SignalState:
     zero = np.zeros(tuple(a.classes for a in gradient.axes))
     return as_before(found, SignalState(gradient.dims, second, zero), given)
 
@@ -334,6 +341,7 @@ def back(found: Shares, gradient: SignalState, common_source: float = 0.0) -> Si
 # Rules
 
 
+@kept_for_the_way_back
 def read(ctx: RuleContext) -> Shares:
     """The softmax of a call."""
     call, value = ctx.call, ctx.call.argument(0, "input", Signal(0))

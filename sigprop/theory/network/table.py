@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -55,6 +57,29 @@ class RuleContext:
         return self.state(Signal(0))
 
 
+KEPT = 4
+"""Calls whose parts are kept for the way back."""
+T = TypeVar("T")
+
+
+def kept_for_the_way_back(make: Callable[[RuleContext], T]) -> Callable[[RuleContext], T]:
+    """A function of a call, made once for the same states in; the last few calls are kept."""
+    kept: WeakKeyDictionary[Call, tuple[tuple[Any, ...], T]] = WeakKeyDictionary()
+
+    @functools.wraps(make)
+    def found(ctx: RuleContext) -> T:
+        inputs, before = tuple(ctx.inputs), kept.get(ctx.call)
+        if before is not None and [*map(id, before[0])] == [*map(id, inputs)]:
+            return before[1]
+        made = make(ctx)
+        for call in list(kept)[: max(len(kept) + 1 - KEPT, 0)]:
+            del kept[call]
+        kept[ctx.call] = (inputs, made)
+        return made
+
+    return found
+
+
 Forward = Callable[[RuleContext], Any]
 Backward = Callable[[RuleContext, Any], Sequence[SignalState | None]]
 Parameters = Callable[[RuleContext, Any], Mapping[str, float]]
@@ -80,6 +105,33 @@ class Rule:
     source: str = ""
     parameters: Parameters | None = None
 
+
+_MEASURED = """
+bilinear dist cdist cosine_similarity pairwise_distance cov corrcoef sample
+
+tensor_split hsplit vsplit dsplit take masked_select diagonal diag
+diag_embed diagflat rot90 as_strided broadcast_tensors meshgrid view_as_real view_as_complex
+real imag retain_grad index sort msort as_strided_copy diagonal_copy slice_copy unfold_copy
+view_as_real_copy view_as_complex_copy values resize resize_as grad _grad _base
+_autocast_to_full_precision _autocast_to_reduced_precision dequantize to_dense coalesce
+slice_inverse reversed xpu ipu mtia chalf cfloat cdouble complex
+
+lp_pool1d lp_pool2d lp_pool3d max_unpool1d max_unpool2d max_unpool3d fractional_max_pool2d
+fractional_max_pool3d sum_to_size prod aminmax median nanmedian mode kthvalue quantile
+nanquantile std var std_mean var_mean norm vector_norm matrix_norm frobenius_norm nuclear_norm
+norm_except_dim logsumexp topk cumprod cummax cummin logcumsumexp cumulative_trapezoid trapezoid
+trapz diff trace count_nonzero pdist grid_sample grid_sampler grid_sampler_2d grid_sampler_3d
+renorm gradient hash_tensor index_reduce segment_reduce
+
+combinations cartesian_prod hstack vstack dstack column_stack row_stack block_diag
+
+fill heaviside copysign index_fill index_copy index_put masked_scatter scatter select_scatter
+slice_scatter diagonal_scatter as_strided_scatter copy put fill_diagonal set setitem
+
+multi_head_attention_forward
+"""
+MEASURED = frozenset(_MEASURED.split())
+"""Operations that carry a signal and have no rule on purpose: they are measured on the example."""
 
 RULES: dict[str, Rule] = {}
 """By the name of the operation, by its kind, or (first) by both: ``pooling.sum`` is no sum."""

@@ -16,11 +16,12 @@ import numpy as np
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.layout import order_of
-from sigprop.theory.network.pointwise import number_of, shifted, summed_to, values_state
+from sigprop.theory.network.numbers import number_of, shifted, summed_to, values_state
 from sigprop.theory.network.selection import back_by_signal, by_signal
-from sigprop.theory.network.state import SignalState, aligned, broadcast
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule, rule_of
 
 HIDDEN = -1e4

@@ -15,18 +15,11 @@ import numpy as np
 
 from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
-from sigprop.theory.network.layout import as_state, chosen, mapped, plus, selection, spread
-from sigprop.theory.network.pointwise import summed_to, values_state
-from sigprop.theory.network.state import (
-    SignalState,
-    aligned,
-    broadcast,
-    of_products,
-    one_axis,
-    reshaped,
-    with_axis,
-    zeros,
-)
+from sigprop.theory.network.concatenation import as_state, plus
+from sigprop.theory.network.divisions import aligned, broadcast, one_axis, reshaped, with_axis
+from sigprop.theory.network.mapping import chosen, mapped, selection, spread
+from sigprop.theory.network.numbers import summed_to, values_state
+from sigprop.theory.network.state import SignalState, of_products, zeros
 from sigprop.theory.network.table import RuleContext, rule
 
 MOST_RUNS = 64

@@ -7,19 +7,17 @@ import pytest
 
 from sigprop.theory.network.axes import (
     Axis,
-    apply,
-    apply_mean,
     as_positions,
     at_left,
     at_right,
     diagonal,
     flipped,
     mean_left,
-    mixed,
     pair_mean,
     pair_sum,
     same_sum,
 )
+from sigprop.theory.network.maps import apply, apply_mean, mixed
 
 AXES = [Axis.exchangeable(5), Axis.positions(4), Axis((2, 3)), Axis((1, 4)), Axis((1, 1, 3)),
         Axis.positions(1), Axis((3, 1, 2))]  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sigprop.theory.network import Call, Constant, Signal, from_values
-from sigprop.theory.network.state import full_state
+from sigprop.theory.network.divisions import full_state
 from sigprop.theory.network.table import RULES, RuleContext
 from tests.theory.network.simulate import Op, assert_predicts
 
@@ -187,7 +187,7 @@ def _tolerance(positions):
 @pytest.mark.parametrize("name", NETS)
 def test_a_net(name, positions):
     assert_predicts(
-        f"convolution {name} {positions}", NETS[name], (3, 5, 7, 6), nets=100, mutant=1.6,
+        f"convolution {name}", NETS[name], (3, 5, 7, 6), nets=100, mutant=1.6,
         positions=positions, tolerance=_tolerance(positions),
     )  # fmt: skip
 
@@ -205,7 +205,7 @@ def test_a_fixed_kernel_is_taken_as_it_is():
         return lifted(nn.ReLU(), Op(lambda x: torch.conv2d(x, kernel, padding=1, groups=12)))
 
     for positions in ("exchangeable", "full"):
-        assert_predicts(f"blur {positions}", build, (3, 5, 7, 6), nets=100, mutant=1.6,
+        assert_predicts("blur", build, (3, 5, 7, 6), nets=100, mutant=1.6,
                         positions=positions, tolerance=0.03)  # fmt: skip
 
 
@@ -221,6 +221,6 @@ def test_weights_that_are_all_positive():
             return torch.conv2d(torch.relu(x), self.weight.abs(), padding=1, groups=2)
 
     for positions in ("exchangeable", "full"):
-        assert_predicts(f"positive {positions}", lambda: lifted(Positive()), (3, 5, 7, 6),
+        assert_predicts("positive", lambda: lifted(Positive()), (3, 5, 7, 6),
                         nets=100, mutant=1.6, positions=positions, tolerance=0.04,
                         skip=("parameter 1.weight",))  # fmt: skip

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from sigprop import predict
 from sigprop.theory.network.axes import Axis
+from sigprop.theory.network.divisions import full_state, with_axis
 from sigprop.theory.network.freedom import Freedom, freedom
 from sigprop.theory.network.spectrum import spectrum
-from sigprop.theory.network.state import from_moments, from_values, full_state, with_axis
+from sigprop.theory.network.state import from_moments, from_values
 from tests.stat import assert_mean, rng_for
 from tests.theory.network.simulate import Op, assert_predicts
 
@@ -95,7 +96,7 @@ def test_a_norm_of_images(kind, positions):
         "group": lambda: nn.GroupNorm(8, 32),
     }
     assert_predicts(
-        f"image {kind} {positions}", lambda: image(norms[kind](), nn.ReLU()), (4, 20, 5, 5),
+        f"image {kind}", lambda: image(norms[kind](), nn.ReLU()), (4, 20, 5, 5),
         tolerance=0.04, nets=150, positions=positions, skip=ZERO if kind != "group" else (),
     )  # fmt: skip
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from sigprop.prediction import entry
 from sigprop.theory.network import from_values
 from sigprop.theory.network.axes import Axis
+from sigprop.theory.network.divisions import full_state, merge_axes
 from sigprop.theory.network.pooling import resized
-from sigprop.theory.network.state import full_state, merge_axes
 from tests.theory.network.simulate import Op, assert_predicts
 
 LINEAR = {
@@ -137,7 +137,7 @@ def test_maxima_of_correlated_places_and_what_follows(positions):
             nn.Flatten(), nn.Linear(64, 30),
         )  # fmt: skip
 
-    assert_predicts(f"pooled {positions}", build, (4, 4, 8, 8), nets=150, mutant=1.6,
+    assert_predicts("pooled", build, (4, 4, 8, 8), nets=150, mutant=1.6,
                     positions=positions, tolerance={"parameter": 0.15, "": 0.06})  # fmt: skip
 
 
@@ -175,5 +175,5 @@ def test_two_places_that_both_get_a_gradient_are_large(positions):
             nn.Conv2d(40, 8, 1), nn.ReLU(), nn.MaxPool2d(2), Op(lambda x: x.mean((2, 3)))
         )
 
-    assert_predicts(f"chosen {positions}", build, (4, 40, 6, 6), nets=150, mutant=1.6,
+    assert_predicts("chosen", build, (4, 40, 6, 6), nets=150, mutant=1.6,
                     positions=positions, tolerance=0.03, skip=("parameter 0.weight",))  # fmt: skip

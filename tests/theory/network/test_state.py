@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 
 from sigprop.theory.network.axes import Axis
-from sigprop.theory.network.state import (
-    SignalState,
+from sigprop.theory.network.divisions import (
     aligned,
     broadcast,
-    from_moments,
-    from_values,
     full_state,
     merge_axes,
     one_axis,
@@ -21,6 +18,7 @@ from sigprop.theory.network.state import (
     reshaped,
     split_axis,
 )
+from sigprop.theory.network.state import SignalState, from_moments, from_values
 
 
 def drawn(*axes: Axis, seed: int = 0) -> SignalState:

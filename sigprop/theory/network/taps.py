@@ -1,0 +1,133 @@
+"""Taps of a kernel along each axis, as matrices: what a convolution reads.
+
+Tap k is a 0/1 matrix A_k (places out, places in) with a row of zeros where it falls outside the
+border. A transposed convolution has the transposed matrices, and so has the gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.maps import Matrix
+from sigprop.theory.network.state import SignalState
+from sigprop.theory.network.table import RuleContext
+
+MOST = 2**24
+"""Numbers in a relation tensor; where a full one would have more, its places are exchangeable."""
+
+Taps = tuple[Matrix, ...]
+
+
+@dataclass(frozen=True)
+class ConvolutionPlan:
+    """What a convolution does, as matrices.
+
+    Attributes:
+        channel: the dimension of channels; the spatial ones follow.
+        taps: of each spatial axis.
+        groups: of channels.
+        channels: (in, out).
+        weight: the kernel.
+        rows: the dimension of the weight that counts channels out: 0, transposed 1.
+    """
+
+    channel: int
+    taps: tuple[Taps, ...]
+    groups: int
+    channels: tuple[int, int]
+    weight: Constant
+    rows: int
+
+    @property
+    def spatial(self) -> range:
+        """The spatial dimensions."""
+        return range(self.channel + 1, self.channel + 1 + len(self.taps))
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Taps of each axis."""
+        return tuple(len(taps) for taps in self.taps)
+
+    def back(self) -> ConvolutionPlan:
+        """The way of the gradient."""
+        taps = tuple(tuple(matrix.T.tocsr() for matrix in each) for each in self.taps)
+        turned = (self.channels[1], self.channels[0])
+        return ConvolutionPlan(self.channel, taps, self.groups, turned, self.weight, 1 - self.rows)
+
+    def matrices(self) -> dict[tuple[int, ...], Matrix]:
+        """The matrix (channels out, channels in) of each tap, from the weight as it is."""
+        values = np.asarray(self.weight.values(), dtype=np.float64)
+        values = values.reshape(*values.shape[:2], -1)
+        found: dict[tuple[int, ...], Matrix] = {}
+        for i, tap in enumerate(itertools.product(*(range(k) for k in self.kernel))):
+            blocks = np.split(values[:, :, i], self.groups, axis=0)
+            blocks = [block if self.rows == 0 else block.T for block in blocks]
+            found[tap] = blocks[0] if self.groups == 1 else sparse.block_diag(blocks, format="csr")
+        return found
+
+
+@functools.lru_cache(maxsize=256)
+def taps_of(n: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> Taps:
+    """A_k of one axis: place i of the output reads place i·stride − padding + k·dilation."""
+    found = []
+    for k in range(kernel):
+        read = np.arange(out) * stride - padding + k * dilation
+        rows = np.flatnonzero((read >= 0) & (read < n))
+        ones = np.ones(len(rows))
+        found.append(sparse.csr_array((ones, (rows, read[rows])), (out, n)))
+    return tuple(found)
+
+
+def per_axis(value: Any, count: int) -> tuple[int, ...]:
+    """A number, or one for each axis."""
+    if isinstance(value, tuple | list):
+        values = tuple(int(v) for v in value)
+        return values * count if len(values) == 1 else values
+    return (int(value),) * count
+
+
+def plan_of(ctx: RuleContext) -> tuple[SignalState, ConvolutionPlan]:
+    """The signal that a call reads, and how.
+
+    Raises:
+        CannotPredict: a kernel that data computes, an unknown shape.
+    """
+    call = ctx.call
+    state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
+    if not isinstance(weight, Constant):
+        raise CannotPredict(f"{call.operation} with a kernel that data computes")
+    if call.shape is None:
+        raise CannotPredict(f"{call.operation} of unknown shape")
+    count = len(weight.shape) - 2
+    turned, kernel = "transpose" in call.operation, weight.shape[2:]
+    channel = len(state.dims) - count - 1
+    stride = per_axis(call.named("stride", 1), count)
+    dilation = per_axis(call.named("dilation", 1), count)
+    padding = _padding(call.named("padding", 0), kernel, dilation)
+    groups = int(call.named("groups", 1))
+    before, after = state.shape[channel + 1 :], call.shape[channel + 1 :]
+    taps: list[Taps] = []
+    for n, out, *rest in zip(before, after, kernel, stride, padding, dilation, strict=True):
+        if turned:
+            taps.append(tuple(m.T.tocsr() for m in taps_of(out, n, *rest)))
+        else:
+            taps.append(taps_of(n, out, *rest))
+    channels = (state.shape[channel], call.shape[channel])
+    return state, ConvolutionPlan(channel, tuple(taps), groups, channels, weight, int(turned))
+
+
+def _padding(value: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    """What stands before the first entry of each axis."""
+    if value == "valid":
+        return (0,) * len(kernel)
+    if value == "same":
+        return tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+    return per_axis(value, len(kernel))
