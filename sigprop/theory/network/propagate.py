@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
+from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.calls import Call, CannotPredict
 from sigprop.theory.network.concatenation import plus
 from sigprop.theory.network.covariance import Covariances
@@ -151,14 +154,17 @@ def _check(made: Any, call: Call) -> None:
         raise CannotPredict("second moments that are not finite")
 
 
-def _check_back(sent: Sequence[Any]) -> None:
-    """Second moments of gradients are none where they are negative.
+def _apart(gradient: Any) -> Any:
+    """A gradient without covariances of its entries, where these are those of no numbers.
 
-    Raises:
-        CannotPredict: an approximation took away more than there is.
+    Covariances of several uses are approximate: together they may not be positive.
     """
-    if any(isinstance(part, SignalState) and not part.q >= 0 for part in sent):
-        raise CannotPredict("a gradient whose second moment comes out negative")
+    if isinstance(gradient, tuple):
+        return tuple(map(_apart, gradient))
+    if not isinstance(gradient, SignalState):
+        return gradient
+    own = np.where(all_same(gradient.axes), np.maximum(gradient.second, 0.0), 0.0)
+    return replace(gradient, second=own, told=None)
 
 
 def _backward(
@@ -170,7 +176,9 @@ def _backward(
             raise CannotPredict(found.unpredicted[call.name])
         rule = rule_of(call)
         sent = rule.backward(ctx, gradient) if call.inputs else ()
-        _check_back(sent)
+        if any(isinstance(part, SignalState) and part.q < 0 for part in sent):
+            gradient = _apart(gradient)
+            sent = rule.backward(ctx, gradient)
         if rule.parameters is not None:
             crossed = crossed_parameters(back, ctx)
             for name, square in rule.parameters(ctx, gradient).items():
