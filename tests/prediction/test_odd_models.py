@@ -255,7 +255,7 @@ def test_masks_and_indices_are_no_signal():
 
     net = built(lambda: Net(forward, a=nn.Linear(32, 64), head=nn.Linear(64, 100)))
     prediction = compare(net, drawn(64, 32))
-    assert list(prediction.measured) == ["masked_fill"] and "gt" not in prediction
+    assert not prediction.measured and "gt" not in prediction
 
 
 def test_every_node_of_numbers_is_there():
@@ -287,7 +287,7 @@ def test_division():
     prediction = compare(built(make), drawn(64, 32), few=("b",))
     assert not prediction.measured
     near = built(lambda: Net(lambda net, x: 1 / net.a(x), a=nn.Linear(32, 64)))
-    assert "near 0" in next(iter(predict(near, drawn(64, 32)).measured.values()))
+    assert "divided by" in next(iter(predict(near, drawn(64, 32)).measured.values()))
 
 
 def test_a_divisor_that_is_no_root_mean_square():

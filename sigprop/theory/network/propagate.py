@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
+from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.calls import Call, CannotPredict
 from sigprop.theory.network.covariance import Covariances
 from sigprop.theory.network.gradient_covariance import (
@@ -159,6 +162,9 @@ def _backward(
             raise CannotPredict(found.unpredicted[call.name])
         rule = rule_of(call)
         sent = rule.backward(ctx, gradient) if call.inputs else ()
+        if any(isinstance(part, SignalState) and part.q < 0 for part in sent):
+            gradient = _apart(gradient)
+            sent = rule.backward(ctx, gradient)
         if rule.parameters is not None:
             crossed = crossed_parameters(back, ctx)
             for name, square in rule.parameters(ctx, gradient).items():
@@ -174,6 +180,19 @@ def _backward(
             found.measured[name] = part.state
         elif part is not None:
             _add(found.gradients, name, _told_on(call, name, gradient, part), found.states)
+
+
+def _apart(gradient: Any) -> Any:
+    """A gradient without covariances of its entries, where these are those of no numbers.
+
+    Covariances of several uses are approximate: together they may not be positive.
+    """
+    if isinstance(gradient, tuple):
+        return tuple(map(_apart, gradient))
+    if not isinstance(gradient, SignalState):
+        return gradient
+    own = np.where(all_same(gradient.axes), np.maximum(gradient.second, 0.0), 0.0)
+    return replace(gradient, second=own, told=None)
 
 
 def _told_on(call: Call, name: str, gradient: Any, part: Any) -> Any:
