@@ -32,7 +32,8 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     linear.py: dense layers; convolution.py: convolutions; taps.py: their taps as matrices.
     pooling.py: known linear maps, averages, padding; patches.py: entries between dimensions.
     maxima.py: the largest of a window; extremes.py: its law.
-    normalization.py: norms; freedom.py: the mean of 1/v; spectrum.py: eigenvalues of a kernel.
+    normalization.py: norms; norm_calls.py: what they take together;
+    freedom.py: the mean of 1/v; spectrum.py: eigenvalues of a kernel.
     products.py: matrix products; contraction.py: sums over pairs of shared dimensions.
     softmax.py: shares; concentration.py: their moments; rows.py: their places told apart.
     tables.py: masks before a softmax.
