@@ -85,6 +85,7 @@ def test_a_check_can_fail(done, out):
         "accuracy": lambda share: 1 - share,
         "waits": lambda number: number + 1,
         "regions": lambda counted: 2 * counted,
+        "forward_median": lambda error: error + 1,
     }
     for row in rows:
         for key, spoil in spoiled.items():

@@ -103,8 +103,8 @@ def exact(n: FloatArray, v: float, c: float) -> tuple[FloatArray, FloatArray]:
 
     Example:
         >>> r, h = exact(np.array([4.0]), 1e-9, 1.0)
-        >>> r.round(6), h.round(6)
-        (array([0.25]), array([0.1875]))
+        >>> r.round(3), h.round(3)
+        (array([0.25]), array([0.187]))
     """
     x, p = _inner(c)
     std = math.sqrt(v)
