@@ -64,7 +64,7 @@ LINEAR = ("weight", "sum", "product")
 class Params:
     seed: int = 0
     seeds: int = 8
-    predictions: int = 4
+    predictions: int = 2
     names: tuple[str, ...] = tuple(a.name for a in ARCHITECTURES)
     photographs: tuple[tuple[str, str], ...] = (
         ("vgg11", "positions"), ("preact_resnet", "positions"), ("resnet18", "samples"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from sigprop.prediction.inputs import example_of
+from sigprop.measurement.hooks import ONE_AT_A_TIME
+from sigprop.measurement.nodes import NodeStatistics, measure_nodes
+from sigprop.prediction.inputs import example_of, tokens
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.measured import Measured, Places
@@ -51,7 +55,9 @@ def predict(
 
     The model is run once on the example to read its graph; the numbers come from the graph, the
     moments of its weights and those of the input, by the rules of ``theory.network``. Nothing is
-    changed. Gradients are those of a loss whose gradient at each output is N(0, 1).
+    changed; several threads may predict, they wait for each other. Gradients are those of a loss
+    whose gradient at each output is N(0, 1). A node that no rule predicts is measured on the
+    example, and named in ``measured``; so is the gradient that no rule takes further.
 
     Args:
         model: any module, in the mode (training or evaluation) it is in.
@@ -81,8 +87,9 @@ def predict(
     """
     choice = _Choice(weights, positions, samples)
     _check(choice, init)
-    reading, calls, found = _run(model, x, choice, init)
-    return read_out(model, reading, calls, found)
+    with ONE_AT_A_TIME:
+        reading, calls, found, added = _run(model, x, choice, init)
+    return read_out(model, reading, calls, found, added)
 
 
 @dataclass(frozen=True)
@@ -105,19 +112,19 @@ def propagated(
         init: see :func:`predict`.
         choice: ``weights``, ``positions``, ``samples`` of :func:`predict`.
     """
-    reading, _, found = _run(model, x, _Choice(**choice), init)
+    reading, _, found, _ = _run(model, x, _Choice(**choice), init)
     return found, reading.graph.nodes[-1].inputs[0]
 
 
 def _run(
     model: nn.Module, x: Any, choice: _Choice, init: Plan | None
-) -> tuple[Reading, list[Call], Propagation]:
+) -> tuple[Reading, list[Call], Propagation, list[str]]:
     """Read a model and send the moments of an input through it."""
     check_model(model)
     model = unwrapped(model)
     example, drawn = example_of(model, x)
-    _check_inputs(example)
-    with torch.random.fork_rng(devices=[]):
+    _check_inputs(model, example)
+    with torch.random.fork_rng(devices=[]), np.errstate(all="ignore"):
         places = Places()
         try:
             recorder, ends = record_steps(model, example, measure=True, witness=places)
@@ -127,16 +134,20 @@ def _run(
         reading = build(model, recorder.steps, ends, list(recorder.cuts))
         tensors = [tensor for _, tensor in labelled(model, example)]
         entries = [step for step in recorder.steps if step.what == "input"]
-        given = dict(zip(entries, tensors, strict=True))
+        given = {e: _with_values(model, t) for e, t in zip(entries, tensors, strict=True)}
         laws = Laws(dict(model.named_parameters()), planned_laws(reading, init))
         translator = Translator(
             reading, given, laws, Materializer(model),
             actual=choice.weights == "actual", full=choice.positions == "full",
         )  # fmt: skip
+        translator.meta = any(tensor.is_meta for tensor in tensors)
         calls = translator.calls()
         states = _entries(reading, translator, calls, drawn, choice)
         measured = Measured(
-            translator, places, lambda witness: record_steps(model, example, witness=witness)
+            translator,
+            places,
+            lambda witness: record_steps(model, example, witness=witness),
+            lambda: measured_nodes(model, example),
         )
         ends_at = _cotangents(reading, calls)
 
@@ -148,18 +159,56 @@ def _run(
         found = predicted()
         if measured.collect():
             found = predicted()
-    _read_out(reading, calls, laws, found)
-    return reading, calls, found
+        _read_out(reading, calls, translator, found)
+        added = _measure_parameters(reading, found, measured)
+    return reading, calls, found, added
 
 
-def _read_out(reading: Reading, calls: Sequence[Call], laws: Laws, found: Propagation) -> None:
-    """The gradients of parameters that enter as a signal: a class token, a learnt image."""
+def _with_values(model: nn.Module, tensor: Tensor) -> Tensor:
+    """A tensor; tokens on the meta device are drawn, as a look-up asks which are equal."""
+    if tensor.is_meta and not tensor.is_floating_point():
+        return tokens(model, tuple(tensor.shape), tensor.dtype)
+    return tensor
+
+
+def _read_out(
+    reading: Reading, calls: Sequence[Call], translator: Translator, found: Propagation
+) -> None:
+    """The gradients of parameters that enter as a signal, and of those that weights are made of."""
+    laws, squares = translator.laws, found.parameters
     for call in calls:
         step, gradient = reading.steps[call.name], found.gradients.get(call.name)
         if step.what == "source" and isinstance(gradient, SignalState):
-            name = laws.names.get(id(step.args[0]))
-            if name is not None:
-                found.parameters[name] = found.parameters.get(name, 0.0) + gradient.q
+            name = laws.of(step.args[0], translator.tensor).parameter
+            if name:
+                squares[name] = squares.get(name, 0.0) + gradient.q
+    for name, value in laws.derived.items():
+        square = squares.pop(name, None)
+        if square is not None:
+            for each, part in translator.gradients(value, square).items():
+                squares[each] = squares.get(each, 0.0) + part
+
+
+def measured_nodes(model: nn.Module, example: Any) -> NodeStatistics:
+    """Gradients as they are on the example."""
+    if isinstance(example, Mapping):
+        return measure_nodes(model, **example)
+    return measure_nodes(model, *(example if type(example) is tuple else (example,)))
+
+
+def _measure_parameters(reading: Reading, found: Propagation, measured: Measured) -> list[str]:
+    """The gradients of parameters that no rule has given, where one arrives; their names."""
+    missing: dict[str, None] = {}
+    for node in reading.graph.nodes:
+        if found.gradients.get(node.name) is not None:
+            weight = node.weight.parameters if node.weight is not None else ()
+            used = (*weight, *node.parameters)
+            missing.update((name, None) for name in used if name not in found.parameters)
+    if not missing or measured.translator.meta or measured.seen is None:
+        return []
+    added = {name: measured.seen.parameters.get(name) for name in missing}
+    found.parameters.update({n: square for n, square in added.items() if square is not None})
+    return [name for name, square in added.items() if square]
 
 
 def _check(choice: _Choice, init: Any) -> None:
@@ -174,11 +223,34 @@ def _check(choice: _Choice, init: Any) -> None:
         raise TypeError(f"init must be a plan of sigprop.init; got {type(init).__name__}.")
 
 
-def _check_inputs(example: Any) -> None:
+def _check_inputs(model: nn.Module, example: Any) -> None:
     for tensor in flatten(example):
         if tensor.is_complex() or tensor.layout != torch.strided:
             kind = "complex" if tensor.is_complex() else f"{tensor.layout}"
             raise ValueError(f"inputs that are {kind} are not predicted; give real, dense ones.")
+        if not tensor.numel():
+            raise ValueError(
+                f"an input of shape {tuple(tensor.shape)} has no entries, and no moments; give one "
+                "with sizes of at least 1."
+            )
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
+            raise ValueError(
+                f"an input of shape {tuple(tensor.shape)} holds NaN or infinite numbers, which "
+                "have no moments; give finite ones."
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name!r} is lazy: it has no shape before the model has run. Call the model once "
+                "on an example, then predict it."
+            )
+    for name, parameter in model.named_parameters():
+        known = parameter.layout is torch.strided and not parameter.is_meta
+        if known and not parameter.detach().isfinite().all():
+            raise ValueError(
+                f"the parameter {name!r} holds NaN or infinite numbers: nothing can be predicted "
+                "behind it; give a model with finite ones."
+            )
 
 
 def _entries(

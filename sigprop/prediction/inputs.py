@@ -36,7 +36,7 @@ def _made(model: nn.Module, x: Any, drawn: set[int]) -> Any:
     if isinstance(x, Tensor):
         return x
     if _is_shape(x):
-        return _drawn(model, tuple(x), torch.get_default_dtype(), drawn)
+        return _drawn(model, tuple(x), _dtype_of(model), drawn)
     if _is_typed(x):
         return _drawn(model, tuple(x[0]), x[1], drawn)
     if isinstance(x, Mapping):
@@ -49,6 +49,12 @@ def _made(model: nn.Module, x: Any, drawn: set[int]) -> Any:
         f"x must be a tensor, a shape, a (shape, dtype), or a tuple or dict of these; got "
         f"{described(x)}."
     )
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    """That of the model's first real parameter, else torch's default."""
+    found = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(found, torch.get_default_dtype())
 
 
 def _is_shape(x: Any) -> bool:
@@ -76,8 +82,13 @@ def _drawn(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, drawn: 
         return made
     if dtype.is_complex:
         raise ValueError("complex inputs are not predicted; give real ones.")
+    return tokens(model, shape, dtype).to(device)
+
+
+def tokens(model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Whole numbers below the smallest table of embeddings; of truth values true."""
     if dtype == torch.bool:
-        return torch.ones(shape, dtype=dtype, device=device)
+        return torch.ones(shape, dtype=dtype)
+    source = torch.Generator().manual_seed(_SEED)
     sizes = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)]
-    largest = min(sizes, default=2)
-    return torch.randint(largest, shape, generator=source, dtype=dtype).to(device)
+    return torch.randint(min(sizes, default=2), shape, generator=source, dtype=dtype)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sigprop.prediction.planned import computed_from
 from sigprop.reading.steps import Step, behind, tensors_in
 from sigprop.theory.network import CannotPredict
 
@@ -35,6 +36,10 @@ class Laws:
         parameters: of the model, by name.
         planned: standard deviation of the entries of a parameter that will be drawn, 0 of one that
             will be zero; the others are as they are.
+
+    Attributes:
+        derived: what is computed from parameters (a normalized weight, rows of a table), by a name
+            that stands for it where a parameter's would.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Laws:
         self.draws = copies(parameters)
         self.planned = dict(planned or {})
         self.known: dict[int, tuple[object, ConstantLaw]] = {}
+        self.derived: dict[str, Step] = {}
 
     def of(self, value: Step | Tensor, tensor: Callable[[Step | Tensor], Tensor]) -> ConstantLaw:
         """The law of a constant; ``tensor`` computes values."""
@@ -54,19 +60,24 @@ class Laws:
     def _find(self, value: Step | Tensor, tensor: Callable[[Step | Tensor], Tensor]) -> ConstantLaw:
         names, direct = self._behind(value)
         name = names[0] if len(names) == 1 and direct else ""
-        if name in self.planned:
-            shape = tuple(value.shape or ())
-            return ConstantLaw(shape, 0.0, self.planned[name] ** 2, name, random=True)
+        if names and not name and isinstance(value, Step):
+            name = f"computed from {', '.join(names)}#{len(self.derived)}"
+            self.derived[name] = value
+        std = self.planned.get(computed_from(names)) if names else None
+        if std is not None:
+            return ConstantLaw(tuple(value.shape or ()), 0.0, std**2, name, random=True)
         try:
             found = tensor(value)
         except CannotPredict:
             return ConstantLaw(tuple(value.shape or ()), math.nan, math.nan, name, bool(names))
         if found.is_meta or found.is_complex() or not found.numel():
             return ConstantLaw(tuple(found.shape), math.nan, math.nan, name, bool(names))
-        entries = found.detach().double()
+        entries = found.detach()
+        if entries.layout is not torch.strided:
+            entries = entries.to_dense()
+        entries = entries.double()
         square = float(entries.square().mean())
-        fourth = float((entries**4).mean()) if square and names else 3.0 * square**2
-        kurtosis = fourth / square**2 if square else 3.0
+        kurtosis = _kurtosis(entries) if names else 3.0
         return ConstantLaw(
             tuple(found.shape), float(entries.mean()), square, name, bool(names), kurtosis,
             _row_sum(entries, square) if names else 1.0, self.draws.get(name, name),
@@ -111,6 +122,15 @@ def copies(parameters: Mapping[str, Tensor]) -> dict[str, str]:
         else:
             found[name] = same
     return found
+
+
+def _kurtosis(entries: Tensor) -> float:
+    """E w⁴/(E w²)², of entries of any size."""
+    largest = float(entries.abs().max())
+    if not 0 < largest < math.inf:
+        return 3.0
+    squares = (entries / largest).square()
+    return float(squares.square().mean()) / float(squares.mean()) ** 2
 
 
 def _row_sum(entries: Tensor, square: float) -> float:

@@ -6,16 +6,19 @@ is then run once more, these values are kept, and the prediction is made again w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.translate import Translator
 from sigprop.reading.steps import CannotReplay, Step, replay
-from sigprop.reading.witness import Witness
+from sigprop.reading.witness import Witness, moments
 from sigprop.theory.network import Call, CannotPredict, SignalState, from_moments, from_values
+from sigprop.theory.network.propagate import Whole
 
 
 class Places(Witness):
@@ -50,31 +53,54 @@ class Measured:
         translator: that made the calls.
         places: of the steps.
         run: runs the model again under a witness.
+        seen: runs it again forward and backward: gradients by the names of nodes.
     """
 
     def __init__(
-        self, translator: Translator, places: Places, run: Callable[[Witness], Any]
+        self,
+        translator: Translator,
+        places: Places,
+        run: Callable[[Witness], Any],
+        seen: Callable[[], NodeStatistics],
     ) -> None:
         self.translator, self.places, self.run = translator, places, run
         self.steps = translator.reading.steps
         self.wanted: set[int] = set()
         self.values: dict[int, Tensor] = {}
-        self.seed = 0
+        self.collected = False
+        self.seed = 0x73656564
+        self._see: Callable[[], NodeStatistics] | None = seen
+        self._seen: NodeStatistics | None = None
 
     def collect(self) -> bool:
         """Run the model for the values that were asked for; whether there were any."""
+        self.collected = True
         if not self.wanted:
             return False
         witness = Values(self.wanted)
         self.run(witness)
         self.values = witness.found
+        for step, place in self.places.of.items():
+            if place in self.values:
+                self.translator.values[step] = self.values[place]
         return True
+
+    @property
+    def seen(self) -> NodeStatistics | None:
+        """Gradients of one backward pass of the whole model; None where there are none."""
+        if self._see is not None:
+            see, self._see = self._see, None
+            try:
+                self._seen = see()
+            except (RuntimeError, ValueError):  # nothing that a gradient goes through
+                self._seen = None
+        return self._seen
 
     def forward(self, call: Call) -> Any:
         """The state of what leaves a node.
 
         Raises:
-            CannotPredict: it is nowhere to be measured.
+            ValueError: it is nowhere to be measured.
         """
         step = self.steps[call.name]
         if step.shape is not None and self.translator.meta:
@@ -84,44 +110,77 @@ class Measured:
             )
         own = self._kept(step)
         inputs = [self._kept(self.steps[name]) for name in call.inputs]
-        if all(value is not None for value in inputs) and inputs:
+        made: Any = None
+        if inputs and all(value is not None for value in inputs):
             try:
                 with torch.no_grad():
-                    return _states(self._run_alone(call, step, inputs))
+                    made = self._run_alone(step)
             except CannotReplay:
-                pass
-        if own is not None:
+                made = None
+        if own is not None and (made is None or isinstance(made, Tensor)):
             return _state(own)
+        if made is not None:
+            return _states(made)
         if step.measured is not None:
             m = step.measured
             return from_moments(step.shape or (), m.q, m.mean, m.mean**2)
         return tuple([None] * 8) if step.shape is None else from_moments(step.shape, 1.0)
 
     def backward(self, call: Call, gradient: Any) -> Sequence[Any]:
-        """Gradients of the inputs of a node: one vector-Jacobian product of it alone."""
-        step = self.steps[call.name]
+        """Gradients of the inputs of a node.
+
+        One vector-Jacobian product of it alone; where it cannot be run alone, the gradient that a
+        backward pass of the whole model brings there.
+        """
         none: list[Any] = [None] * len(call.inputs)
-        kept = [self._kept(self.steps[name]) for name in call.inputs]
-        if self.translator.meta or any(value is None for value in kept):
+        if self.translator.meta:
             return none
-        leaves = [value.clone().requires_grad_() for value in kept if value is not None]
+        steps = [self.steps[name] for name in call.inputs]
+        kept = [self._kept(step) for step in steps]
+        if any(value is None for value in kept):
+            lost = any(s not in self.translator.given and s not in self.places.of for s in steps)
+            return self._whole(call) if lost or self.collected else none
+        leaves = [_leaf(value) for value in kept if value is not None]
+        given = dict(zip(steps, leaves, strict=True))
         try:
             with torch.enable_grad():
-                out = self._run_alone(call, step, leaves)
+                out = self._run_alone(self.steps[call.name], given)
         except CannotReplay:
-            return none
+            return self._whole(call)
+        if isinstance(out, Tensor) and call.shape is not None and tuple(out.shape) != call.shape:
+            return self._whole(call)
         both = zip(_tensors(out), _several(gradient), strict=False)
         pairs = [(t, state) for t, state in both if state is not None and t.requires_grad]
         if not pairs:
             return none
         self.seed += 1
         source = torch.Generator().manual_seed(self.seed)
-        sent = [torch.randn(t.shape, generator=source).to(t) * state.q**0.5 for t, state in pairs]
-        found = torch.autograd.grad([t for t, _ in pairs], leaves, sent, allow_unused=True)
+        sent = [_noise(t, state.q, source) for t, state in pairs]
+        asked = [leaf for leaf in leaves if leaf.requires_grad]
+        found = torch.autograd.grad([t for t, _ in pairs], asked, sent, allow_unused=True)
+        by_leaf = {id(leaf): g for leaf, g in zip(asked, found, strict=True)}
+        gradients = [by_leaf.get(id(leaf)) for leaf in leaves]
+        lost = any(
+            g is None and leaf.requires_grad for g, leaf in zip(gradients, leaves, strict=True)
+        )
+        whole = self._whole(call) if lost else none
         return [
-            None if g is None else from_moments(tuple(g.shape), float(g.double().square().mean()))
-            for g in found
+            rest if g is None else from_moments(tuple(g.shape), moments(g).q)
+            for g, rest in zip(gradients, whole, strict=True)
         ]
+
+    def _whole(self, call: Call) -> list[Any]:
+        """The gradients at the inputs of a node, from all that they go to."""
+        seen = self.seen
+        found: list[Any] = []
+        for name in call.inputs:
+            node = None if seen is None else seen.by_name.get(name)
+            shape = self.steps[name].shape
+            if node is None or node.gradient is None or shape is None:
+                found.append(None)
+            else:
+                found.append(Whole(from_moments(shape, node.gradient)))
+        return found
 
     def _kept(self, step: Step) -> Tensor | None:
         """The tensor that a step made; asked for if it is not kept."""
@@ -133,12 +192,27 @@ class Measured:
         self.wanted.add(place)
         return self.values.get(place)
 
-    def _run_alone(self, call: Call, step: Step, inputs: Sequence[Tensor | None]) -> Any:
-        """What an operation makes of values for its signals."""
-        given: dict[Any, Any] = {
-            self.steps[name]: value for name, value in zip(call.inputs, inputs, strict=True)
-        }
-        return replay(step, self.translator.around(step, given))
+    def _run_alone(self, step: Step, given: Mapping[Any, Any] = {}) -> Any:
+        """What an operation makes of the values kept."""
+        nodes = [before for before in step.data if before in self.translator.names]
+        for before in nodes:
+            self._kept(before)
+        kept = {s: self.translator.values[s] for s in nodes if s in self.translator.values}
+        return replay(step, self.translator.around(step, {**kept, **given}))
+
+
+def _leaf(value: Tensor) -> Tensor:
+    leaf = value.detach().clone()
+    return leaf.requires_grad_() if leaf.is_floating_point() or leaf.is_complex() else leaf
+
+
+def _noise(like: Tensor, q: float, source: torch.Generator) -> Tensor:
+    """Normal numbers of a mean square, of real and imaginary parts each."""
+    if like.is_complex():
+        parts = torch.view_as_real(like)
+        return torch.view_as_complex(_noise(parts, q, source).contiguous())
+    made: Tensor = torch.randn(like.shape, generator=source).to(like) * q**0.5
+    return made
 
 
 def _several(gradient: Any) -> tuple[SignalState | None, ...]:
@@ -150,7 +224,16 @@ def _tensors(out: Any) -> list[Tensor]:
 
 
 def _state(values: Tensor) -> SignalState:
-    return from_values(values.detach().double().cpu().numpy())
+    """The moments of a tensor; of complex numbers real and imaginary parts are entries."""
+    values = values.detach()
+    if values.layout is not torch.strided:
+        values = values.to_dense()
+    if not values.is_complex():
+        return from_values(values.double().cpu().numpy())
+    real, imaginary = _state(values.real), _state(values.imag)
+    return replace(
+        real, second=(real.second + imaginary.second) / 2, mean=(real.mean + imaginary.mean) / 2
+    )
 
 
 def _states(values: Any) -> Any:

@@ -33,8 +33,20 @@ def hand_written(end: Step, base: Step) -> tuple[tuple[int, ...], bool, float]:
             failed = reason
             continue
         if out.shape == x.shape:
+            _check_size(out, _run(end, base, _SIZE * x.exp()))
             return _tried(end, base, _SIZE * x, out)
     raise CannotPredict("a normalization that cannot be run by itself") from failed
+
+
+def _check_size(out: torch.Tensor, skewed: torch.Tensor) -> None:
+    """What leaves a normalization has one size, whatever the law of the entries.
+
+    Raises:
+        CannotPredict: x is divided by another number than its root mean square.
+    """
+    sizes = [float(each.square().mean()) for each in (out, skewed)]
+    if not abs(sizes[0] - sizes[1]) <= 0.01 * max(sizes):
+        raise CannotPredict("x over something that is not its root mean square")
 
 
 def _run(end: Step, base: Step, x: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from sigprop.reading.used import Reading
@@ -17,8 +17,13 @@ class Plan(Protocol):
         ...
 
 
+def computed_from(names: Iterable[str]) -> str:
+    """What stands for a weight that is made of some parameters: of one, its name."""
+    return " and ".join(sorted(names))
+
+
 def planned_laws(reading: Reading, plan: Plan | None) -> dict[str, float]:
-    """Standard deviation by name of parameter: weights as planned, their biases 0."""
+    """Standard deviation by name of parameter (by names, of what is made of several)."""
     if plan is None:
         return {}
     planned = {name: layer.std for layer in plan.layers for name in layer.name.split(" = ")}
@@ -28,8 +33,7 @@ def planned_laws(reading: Reading, plan: Plan | None) -> dict[str, float]:
         std = next((planned[name] for name in names if name in planned), None)
         if std is None:
             continue
-        if len(used.parameters) == 1:
-            found[next(iter(used.parameters))] = std
+        found[computed_from(used.parameters)] = std
         if used.bias:
             found[used.bias] = 0.0
     return found

@@ -18,23 +18,64 @@ from sigprop.theory.network import Call, Propagation, SignalState
 
 
 def read_out(
-    model: nn.Module, reading: Reading, calls: Sequence[Call], found: Propagation
-) -> Prediction:
-    """The nodes that have one tensor, the parameters, and notes."""
+    model: nn.Module, reading: Reading, calls: Sequence[Call], found: Propagation,
+    added: Sequence[str],
+) -> Prediction:  # fmt: skip
+    """The nodes that have numbers, the parameters, and notes.
+
+    Args:
+        model: that was read.
+        reading: of it.
+        calls: of its nodes.
+        found: by the rules.
+        added: parameters whose gradient was measured.
+    """
     nodes: list[NodePrediction] = []
     channels = _channels(reading)
-    by_name = reading.graph.by_name
-    for call in calls:
-        state = found.states[call.name]
-        gradient = found.gradients.get(call.name)
-        if not isinstance(state, SignalState):
-            continue
-        nodes.append(_node(by_name[call.name], call, state, gradient, found, channels))
+    called = {call.name: call for call in calls}
+    hidden: set[str] = set()
+    for node in reading.graph.nodes[:-1]:
+        step = reading.steps.get(node.name)
+        if step is None or step.signal is False:  # masks and indices are no signal
+            hidden.add(node.name)
+        elif node.name not in called:
+            nodes += _known(node)
+        else:
+            state = _first(found.states[node.name])
+            if state is not None:
+                gradient = _first(found.gradients.get(node.name))
+                call = called[node.name]
+                nodes.append(_node(node, call, state, gradient, found, channels))
     inputs = tuple(c.name for c in calls if reading.steps[c.name].what == "input")
+    notes = list(_notes(model, reading))
+    if added:
+        notes.append(f"gradient of a parameter measured, not predicted: {some(added)}")
     return Prediction(
-        tuple(nodes), dict(found.parameters), inputs, dict(found.unpredicted),
-        dict(found.unpredicted_back), tuple(_notes(model, reading)),
+        tuple(nodes), dict(found.parameters), inputs,
+        {name: why for name, why in found.unpredicted.items() if name not in hidden},
+        {name: why for name, why in found.unpredicted_back.items() if name not in hidden},
+        tuple(notes),
     )  # fmt: skip
+
+
+def _first(state: Any) -> SignalState | None:
+    """A state; of several tensors that of the first."""
+    if isinstance(state, tuple):
+        return next((each for each in state if isinstance(each, SignalState)), None)
+    return state if isinstance(state, SignalState) else None
+
+
+def _known(node: Node) -> list[NodePrediction]:
+    """What is made of whole numbers alone, as it is: tables of positions, masks as numbers."""
+    if node.measured is None or node.shape is None:
+        return []
+    q, mean = node.measured.q, node.measured.mean
+    operation = node.layer or node.operation
+    return [
+        NodePrediction(
+            node.name, operation, node.shape, q, mean, math.nan, math.nan, None, None, 0.0
+        )
+    ]  # fmt: skip
 
 
 def _node(

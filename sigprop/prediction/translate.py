@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sigprop.activations import Activation
 from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.norms import hand_written
+from sigprop.reading.meanings import Meaning
 from sigprop.reading.rules import argument_names
+from sigprop.reading.rules import meaning as own_meaning
 from sigprop.reading.steps import (
     CannotReplay,
     Step,
@@ -27,6 +31,10 @@ from sigprop.reading.steps import (
 )  # fmt: skip
 from sigprop.reading.used import Reading
 from sigprop.theory.network import Call, CannotPredict, Constant, Signal
+from sigprop.theory.network.table import rule_of
+
+_SEED = 0x51697072
+"""Of the numbers that are sent back: none that a model is likely to be drawn with."""
 
 
 class Translator:
@@ -57,6 +65,9 @@ class Translator:
         self.meanings = {step: reading.meanings[name] for step, name in self.names.items()}
         self.meta = any(tensor.is_meta for tensor in given.values())
         self.known: dict[Step, bool] = {}
+        self.lent = 0
+        self.values: dict[Step, Tensor] = {}
+        """What some steps made on the example, as far as it was kept."""
 
     def calls(self) -> list[Call]:
         """The calls of all nodes that carry a signal, in order."""
@@ -97,28 +108,66 @@ class Translator:
     def call(self, node: Node) -> Call:
         """The call of one node."""
         step, meaning = self.reading.steps[node.name], self.reading.meanings[node.name]
-        names = [self.names[s] for s in meaning.inputs if s in self.names and self.is_signal(s)]
+        return self._call(node, step, meaning, meaning.inputs)
+
+    def _call(
+        self, node: Node, step: Step, meaning: Meaning, sources: Iterable[Step], last: bool = False
+    ) -> Call:
+        names = [self.names[s] for s in self._named(sources) if self.is_signal(s)]
         inputs = tuple(dict.fromkeys(names))
         shape = step.shape if step.signal is not False else None
         more: dict[str, Any] = {
-            "activation": meaning.activation if meaning.kind == "activation" else None,
+            "activation": _activation(step, meaning),
             "rate": meaning.rate,
+            "refused": self._refused(step),
         }
         if meaning.inside:
             if meaning.kind == "normalization":
-                more["norm"] = hand_written(step, meaning.inputs[0])
+                try:
+                    more["norm"] = hand_written(step, meaning.inputs[0])
+                except CannotPredict as reason:
+                    more["refused"] = str(reason)
             operation: str = meaning.kind
             args: tuple[Any, ...] = (Signal(0),)
             kwargs: dict[str, Any] = {}
+        elif step.what == "source":
+            operation, args, kwargs = meaning.operation, (), {}
         else:
             operation = meaning.operation
             args = tuple(self._argument(a, inputs) for a in step.args)
             kwargs = {k: self._argument(v, inputs) for k, v in step.kwargs.items()}
+            if step.made_by is not None:
+                kwargs["made_by"] = self.constant(step.made_by)
         names_of = argument_names(step)
-        return Call(
+        call = Call(
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,
             actual=self.actual, full=self.full, **more,
         )  # fmt: skip
+        call = replace(call, own=_is_own(step, call))
+        if last or meaning.inside or step.what != "call" or set(step.data) <= set(sources):
+            return call
+        try:
+            rule_of(call)
+        except CannotPredict:  # what is measured needs all that it is computed from
+            return self._call(node, step, meaning, step.data, last=True)
+        return call
+
+    def _named(self, sources: Iterable[Step]) -> list[Step]:
+        """The nearest steps that are nodes behind some."""
+        found: dict[Step, None] = {}
+        todo, seen = list(sources)[::-1], set[Step]()
+        while todo:
+            step = todo.pop()
+            if step in self.names:
+                found[step] = None
+            elif step not in seen:
+                todo += step.data[::-1]
+            seen.add(step)
+        return list(found)
+
+    def _refused(self, step: Step) -> str:
+        """Why no rule may be asked for a step."""
+        return "complex numbers" if any(s.complex for s in (step, *step.data)) else ""
 
     def _argument(self, value: Any, inputs: tuple[str, ...]) -> Any:
         if isinstance(value, Step):
@@ -152,15 +201,28 @@ class Translator:
         """
         if isinstance(value, Tensor):
             return self.drawn.values(value).detach()
+        found = self._replayed(value, 0.0)
+        if self.lent and not self.meta and not _equal(found, self._replayed(value, 1.0)):
+            raise CannotPredict("a number or an index that is computed from the signal")
+        return found
+
+    def _replayed(self, value: Step, size: float) -> Tensor:
+        """The values of a step, with normal numbers of a size in place of signals."""
         try:
-            with torch.no_grad():
-                found = replay(value, self.around(value, self.given))
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_SEED)
+                found = replay(value, self.around(value, self.given, size=size))
         except CannotReplay as reason:
             raise CannotPredict(f"values that cannot be computed: {reason}") from reason
         return found if isinstance(found, Tensor) else torch.as_tensor(found)
 
-    def around(self, step: Step, given: Mapping[Any, Any]) -> dict[Any, Any]:
-        """What a step needs beside what is given: inputs, drawn values, shapes of signals."""
+    def around(self, step: Step, given: Mapping[Any, Any], *, size: float = 0.0) -> dict[Any, Any]:
+        """What a step needs beside what is given: inputs, drawn values, shapes of signals.
+
+        Signals are as they were on the example, as far as they were kept; of the others only the
+        shape is lent, with normal numbers of a size; ``lent`` says how many.
+        """
+        values, self.lent = self.values if size == 0.0 else {}, 0
         found: dict[Any, Any] = {**self.given, **given}
         todo, seen = [step], set[Step]()
         while todo:
@@ -174,11 +236,47 @@ class Translator:
             for before in steps_in((each.args, each.kwargs)):
                 if before in found:
                     continue
-                if self.is_signal(before) and before.shape is not None:
-                    found[before] = torch.zeros(()).expand(before.shape)
+                if self.is_signal(before) and before in values:
+                    found[before] = values[before]
+                elif self._is_end(before):
+                    self.lent += 1
+                    like = torch.zeros(()).expand(before.shape or ())
+                    found[before] = size * torch.randn_like(like) if size else like
                 else:
                     todo.append(before)
         return found
+
+    def gradients(self, value: Step, square: float) -> dict[str, float]:
+        """What comes at parameters of a gradient of a mean square at what is computed from them.
+
+        One vector-Jacobian product with independent normal numbers.
+        """
+        leaves: dict[int, Tensor] = {}
+        for step in behind(value):
+            for tensor in tensors_in((step.args, step.kwargs)):
+                if id(tensor) in self.laws.names:
+                    leaf = self.drawn.values(tensor).detach().clone()
+                    leaves[id(tensor)] = leaf.requires_grad_()
+        try:
+            with torch.enable_grad():
+                out = replay(value, self.around(value, leaves))
+        except (CannotReplay, CannotPredict):
+            return {}
+        if not isinstance(out, Tensor) or not out.requires_grad:
+            return {}
+        source = torch.Generator().manual_seed(_SEED)
+        sent = torch.randn(out.shape, generator=source).to(out) * square**0.5
+        found = torch.autograd.grad(out, list(leaves.values()), sent, allow_unused=True)
+        return {
+            self.laws.names[key]: float(grad.detach().double().square().mean())
+            for key, grad in zip(leaves, found, strict=True)
+            if grad is not None
+        }
+
+    def _is_end(self, step: Step) -> bool:
+        """Whether only the shape of a signal is asked for."""
+        own = step in self.names or step.what != "call"
+        return own and self.is_signal(step) and step.shape is not None
 
     def constant(self, value: Step | Tensor) -> Constant:
         """A constant argument with its moments."""
@@ -187,6 +285,44 @@ class Translator:
             law.shape, partial(_numpy, self.tensor, value), law.mean, law.square, law.parameter,
             law.random, law.kurtosis, law.row_sum, law.draw,
         )  # fmt: skip
+
+
+def _activation(step: Step, meaning: Meaning) -> Activation | None:
+    """The record of an activation, also behind a shift that a reader may not look through."""
+    if meaning.kind != "activation":
+        return None
+    if meaning.activation is None and not meaning.inside and len(step.data) == 1:
+        return own_meaning(step).activation
+    return meaning.activation
+
+
+def _is_own(step: Step, call: Call) -> bool:
+    """Whether running statistics are those of the signal: whether the example leaves like that.
+
+    γ x̂ + β has then the mean square γ² + β². With a running mean of another signal it has
+    γ² (q + mean²)/variance + β².
+    """
+    if "batch_norm" not in call.operation or not step.data or step.measured is None:
+        return False
+    before, given = step.data[0].measured, [call.named(name) for name in _STATISTICS]
+    if before is None or not all(isinstance(g, Constant | None) for g in given):
+        return False
+    mean, var, scale, shift = given
+    if mean is None or var is None or not mean.square * var.mean > 0:
+        return False
+    gamma = 1.0 if scale is None else scale.square
+    beta = 0.0 if shift is None else shift.square
+    own = gamma + beta
+    other = gamma * (before.q + mean.square) / var.mean + beta
+    q = step.measured.q
+    return min(q, own, other) > 0 and abs(math.log(q / own)) < abs(math.log(q / other))
+
+
+_STATISTICS = ("running_mean", "running_var", "weight", "bias")
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    return one.shape == two.shape and bool(torch.isclose(one, two, equal_nan=True).all())
 
 
 def _lends_a_shape(step: Step) -> Constant:
@@ -202,6 +338,10 @@ def _numpy(tensor: Callable[[Any], Tensor], value: Any) -> np.ndarray:
     found = tensor(value)
     if found.is_meta:
         raise CannotPredict("the values of a constant on the meta device")
+    if found.layout is not torch.strided:
+        found = found.to_dense()
+    if found.is_complex():
+        raise CannotPredict("complex numbers")
     if found.is_floating_point():
         found = found.double()
     return np.asarray(found.cpu().numpy())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import inspect
 import operator
+import random
 import re
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -147,9 +149,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Iterator[None]:
-    """Give modules their buffers and torch its random state back, whatever the forward pass did.
+    """Give modules their buffers and random states back, whatever the forward pass did.
 
-    Random states are those of the CPU and of every CUDA device that modules or ``inputs`` are on.
+    Random states are Python's, numpy's where it is loaded, and torch's: those of the CPU and of
+    every CUDA device that modules or ``inputs`` are on.
     """
     modules = list(modules)
     tables = [(m._buffers, m._buffers.copy()) for m in _plain(modules)]
@@ -158,10 +161,15 @@ def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Ite
     held: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
     held += [*buffers.values(), *inputs]
     devices = sorted({tensor.device.index for tensor in held if tensor.is_cuda})
+    numbers: Any = sys.modules.get("numpy.random")
+    drawn = random.getstate(), None if numbers is None else numbers.get_state()
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
+            random.setstate(drawn[0])
+            if numbers is not None:
+                numbers.set_state(drawn[1])
             for table, before in tables:
                 if table or before:
                     table.clear()
@@ -217,6 +225,8 @@ def _are_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
 _STANCE = threading.Lock()
 _eager: list[Any] = []
 """The stance of torch.compile that is in force, once for each thread that asks for it."""
+_FIRES_TWICE = r"Using `torch\.compile\(module\)` when there are global hooks"
+"""What torch warns of, and does not happen while compiled code runs as it is written."""
 
 
 @contextmanager
@@ -227,7 +237,11 @@ def uncompiled() -> Iterator[None]:
         return
     with _STANCE:
         if not _eager:
-            _eager.append(torch.compiler.set_stance("force_eager"))
+            quiet = ExitStack()
+            quiet.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", _FIRES_TWICE)
+            quiet.enter_context(torch.compiler.set_stance("force_eager"))
+            _eager.append(quiet)
         _eager.append(_eager[0])
     try:
         yield

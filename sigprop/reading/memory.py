@@ -68,7 +68,8 @@ class StorageOwners:
             return
         if self.painting is None:
             entries = self.held.untyped_storage().nbytes() // self.held.element_size()
-            blank = torch.zeros(entries, dtype=torch.int32, device=self.held.device)
+            where = torch.device("cpu") if self.held.is_meta else self.held.device
+            blank = torch.zeros(entries, dtype=torch.int32, device=where)
             self.painting = Painting(blank, [self.base], [self.since], [self.whole])
         painting = self.painting
         painting.owners.append(owner)
@@ -90,6 +91,12 @@ class StorageOwners:
             (self.painting.owners[number], count / total)
             for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
         ]
+
+    def map_of(self, tensor: Tensor) -> Tensor:
+        """Who made each entry of a tensor: places in what ``parts`` returns."""
+        assert self.painting is not None
+        found: Tensor = torch.unique(self.painting.region(tensor), return_inverse=True)[1]
+        return found.to("cpu", torch.int32)
 
     def stands_at(self, tensor: Tensor) -> bool:
         """Whether a tensor made by one owner is all that this one made, entry for entry."""

@@ -92,7 +92,8 @@ class TensorOwners:
         if new and made.grad_fn is not None:
             self.made.append((step, made.grad_fn))
         step.shape = tuple(made.shape)
-        step.signal = made.is_floating_point() or made.is_complex()
+        step.complex = made.is_complex()
+        step.signal = step.complex or made.is_floating_point()
         if self.measure or self.witness is not None:
             self._look(step, made)
 
@@ -174,7 +175,7 @@ class TensorOwners:
         if len(found) > 1:
             shares = tuple(share for _, share in found)
             step = Step("join", args=tuple(o for o, _ in found), path=self.stack[-1][0])
-            step.shares = shares
+            step.shares, step.made_by = shares, storage.map_of(tensor)
             step.data = data_of(step.args)
         elif not storage.stands_at(tensor):
             step = call(torch.Tensor.view_as, (owner, tensor.detach()), {})

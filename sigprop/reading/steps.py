@@ -34,8 +34,10 @@ class Step:
         data: the steps among its arguments that carry data, in order, each once.
         shape: of what it returned; None: not a tensor, or not known.
         signal: whether it returned floating-point (or complex) numbers; None: not known.
+        complex: whether these were complex.
         written: whether it wrote into its first argument.
         shares: of a join: the share of each argument.
+        made_by: of a join: the place of the argument that each entry is of.
         measured: moments of what it returned.
         label: name of an input.
         row: of the table of operations.
@@ -50,8 +52,10 @@ class Step:
     data: tuple[Step, ...] = ()
     shape: tuple[int, ...] | None = None
     signal: bool | None = None
+    complex: bool = False
     written: bool = False
     shares: tuple[float, ...] = ()
+    made_by: Tensor | None = None
     measured: Moments | None = None
     label: str = ""
     row: Operation | None = None
@@ -252,7 +256,7 @@ def replay(
     values: dict[int, Any] = {}
 
     def constant(tensor: Tensor) -> Tensor:
-        tensor = given.get(id(tensor), tensor).detach()
+        tensor = given[id(tensor)] if id(tensor) in given else tensor.detach()
         if (
             scalars
             and tensor.dim()
@@ -307,7 +311,8 @@ def _run(step: Step, value: Callable[[Any], Any], dtype: torch.dtype | None) -> 
         if isinstance(func, functools.partial):
             func, args = functools.partial(func, dtype=dtype), args[:1]
     try:
-        out = func(*args, **kwargs)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "out" not in kwargs):
+            out = func(*args, **kwargs)  # autograd knows no ``out=``
     except Exception as error:
         raise CannotReplay(f"{getattr(func, '__name__', func)}: {error}") from error
     return args[0] if step.written and out is None else out

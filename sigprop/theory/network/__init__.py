@@ -32,12 +32,13 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     linear.py: dense layers; convolution.py: convolutions; taps.py: their taps as matrices.
     pooling.py: known linear maps, averages, padding; patches.py: entries between dimensions.
     maxima.py: the largest of a window; extremes.py: its law.
-    normalization.py: norms; freedom.py: the mean of 1/v; spectrum.py: eigenvalues of a kernel.
+    normalization.py: norms; norm_calls.py: what they take together;
+    freedom.py: the mean of 1/v; spectrum.py: eigenvalues of a kernel.
     products.py: matrix products; contraction.py: sums over pairs of shared dimensions.
     softmax.py: shares; concentration.py: their moments; rows.py: their places told apart.
     tables.py: masks before a softmax.
     attention.py: attention in one call; gates.py: gated linear units in one call.
-    lookup.py: entries by known places, embeddings.
+    lookup.py: entries by known places, embeddings; writes.py: tensors written part by part.
     recurrent.py: recurrent layers; units.py: one unit over time; sequences.py: steps told apart.
 """
 
@@ -61,6 +62,7 @@ from sigprop.theory.network import (
     selection,
     softmax,
     tables,
+    writes,
 )
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.propagate import Propagation, propagate
@@ -71,22 +73,23 @@ FAMILIES = (
     linear,
     convolution,
     pointwise,
-    dropout,
     joins,
     layout,
-    concatenation,
     pooling,
     normalization,
     attention,
     lookup,
+    recurrent,
+    selection,
     softmax,
     tables,
     products,
     gates,
     maxima,
     patches,
-    recurrent,
-    selection,
+    dropout,
+    writes,
+    concatenation,
 )
 """The files that hold rules; importing them fills the table."""
 

@@ -71,6 +71,8 @@ class Call:
         norm: of a normalization that is written by hand: (dimensions, whether it centres, factor).
         actual: whether weights are to be taken as they are.
         full: whether places are told apart.
+        own: whether running statistics are those of the signal.
+        refused: why no rule may be asked, "" if one may.
     """
 
     name: str
@@ -86,6 +88,8 @@ class Call:
     norm: tuple[tuple[int, ...], bool, float] | None = None
     actual: bool = False
     full: bool = False
+    own: bool = False
+    refused: str = ""
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by its place, or by its name."""

@@ -242,4 +242,24 @@ def _mixed(one: FloatArray | None, two: FloatArray | None, share: float) -> Floa
     return np.asarray(share * first + (1 - share) * second)
 
 
-rule("cat stack", _cat, _cat_back, "the parts are independent, their means apart")
+def _cat_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    dim, start = _cat_dim(ctx), 0
+    found: dict[str, float] = {}
+    for part in _parts(ctx):
+        n = 1 if ctx.call.operation == "stack" else part_size(ctx, part, dim)
+        if isinstance(part, Constant) and part.parameter:
+            mine = chosen(gradient, dim, np.arange(start, start + n))
+            found[part.parameter] = found.get(part.parameter, 0.0) + mine.q
+        start += n
+    return found
+
+
+def part_size(ctx: RuleContext, part: Any, dim: int) -> int:
+    """How many entries along one dimension a part of a concatenation has."""
+    shape = ctx.state(part).shape if isinstance(part, Signal) else np.shape(part)
+    shape = part.shape if isinstance(part, Constant) else shape
+    return shape[dim]
+
+
+rule("cat stack", _cat, _cat_back, "the parts are independent, their means apart",
+     parameters=_cat_parameters)  # fmt: skip

@@ -294,7 +294,13 @@ def repeated(state: SignalState, dim: int, n: int) -> SignalState:
 
 
 def aligned(first: SignalState, other: SignalState) -> tuple[SignalState, SignalState]:
-    """Two tensors of one shape with the same axes."""
+    """Two tensors of one shape with the same axes.
+
+    Raises:
+        CannotPredict: they have not one shape.
+    """
+    if first.shape != other.shape:
+        raise CannotPredict(f"{first.shape} and {other.shape} where one shape is needed")
     for dim in range(len(first.dims)):
         while first.dims[dim] != other.dims[dim]:
             first, other = closer(first, other, dim)

@@ -15,7 +15,6 @@ from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.marginals import of_sum, profile_of_term
 from sigprop.theory.network.numbers import scaled, shifted, summed_to
-from sigprop.theory.network.pooling import Maps, averaged_elsewhere, one_side
 from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.told import ByActivation, Products, Told
@@ -100,22 +99,7 @@ def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | Non
             mine = _with_profile(ctx, gradient, side, other)
             told = _told_of_term(ctx, gradient, side, other)
             found[side.place] = replace(summed_to(mine, ctx.state(side)), told=told or mine.told)
-    if isinstance(first, Signal) and isinstance(second, Signal):
-        for one, two in ((first, second), (second, first)):
-            maps = averaged_elsewhere(ctx, two.place, one.place)
-            direct = found[one.place]
-            if maps is not None and direct is not None:
-                found[one.place] = _with_its_average(direct, maps, sign)
     return found
-
-
-def _with_its_average(gradient: SignalState, maps: Maps, sign: float) -> SignalState:
-    """The gradient of x in x ± Bx, less that by Bx: (1 ± Bᵀ)G(1 ± B) − BᵀGB = G ± (BᵀG + GB)."""
-    turned = {dim: matrix.T.tocsr() for dim, matrix in maps.items()}
-    left = one_side(gradient, turned, first=True)
-    gradient, left = aligned(gradient, left)
-    crossed = left.second + flipped(left.second, left.axes)
-    return replace(gradient, second=gradient.second + sign * crossed, profile=None)
 
 
 def _told_of_term(ctx: RuleContext, gradient: SignalState, side: Signal, other: Any) -> Told | None:

@@ -154,6 +154,8 @@ def unit_scatter(state: SignalState, dim: int) -> SignalState:
     axis = state.axes[place]
     second, n = state.second, axis.size
     own = same_sum(second, axis, place) / n
+    size = float(np.abs(own).max(initial=0.0)) or 1.0
+    own = own / size
     squared, pairs, q = own**2, 1, own
     for i, other in enumerate(state.axes):
         if i != place:

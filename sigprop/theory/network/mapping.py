@@ -62,7 +62,7 @@ def _classes_of(index: np.ndarray, axis: Axis) -> Axis | None:
 
 def spread(gradient: SignalState, dim: int, index: np.ndarray, n: int) -> SignalState:
     """The gradient of entries chosen by their places."""
-    if _moves_whole_parts(gradient, dim, index):
+    if n == gradient.shape[dim] and _moves_whole_parts(gradient, dim, index):
         return gradient
     made = one_axis(gradient, dim)
     if _every_so_many(made, dim, index, n):

@@ -269,6 +269,13 @@ def excess_of(marginal: FloatArray | None) -> float:
 def fourth_excess(mean: float, std: float, marginal: FloatArray | None) -> float:
     """E x⁴/(E x²)² − 1."""
     h = grid() if marginal is None else marginal
-    x = mean + std * h
-    q = float(x**2 @ weights())
-    return float(x**4 @ weights()) / q**2 - 1 if q > 0 else 0.0
+    return excess_of_squares(mean + std * h)
+
+
+def excess_of_squares(x: FloatArray) -> float:
+    """E x⁴/(E x²)² − 1 of numbers of any size on the grid."""
+    largest = float(np.abs(x).max())
+    if not 0 < largest < np.inf:
+        return 0.0
+    squares = (x / largest) ** 2
+    return float(squares**2 @ weights()) / float(squares @ weights()) ** 2 - 1

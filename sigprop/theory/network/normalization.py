@@ -12,7 +12,6 @@ that of the weights behind the entries (``freedom.py``).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import (
     ROUNDING,
+    Axis,
     all_same,
     class_sum,
     diagonal,
@@ -36,6 +36,7 @@ from sigprop.theory.network.freedom import Freedom
 from sigprop.theory.network.joins import at_table, multiplied
 from sigprop.theory.network.layout import first_signal
 from sigprop.theory.network.marginals import grid, heavy, sphere, weights
+from sigprop.theory.network.norm_calls import Norm, at_channels, norm_of
 from sigprop.theory.network.numbers import scaled, shifted
 from sigprop.theory.network.spectrum import shares_kept, spectrum
 from sigprop.theory.network.state import Scatter, SignalState, of_products
@@ -47,30 +48,8 @@ SPHERE = 100.0
 EXCESS = 0.02
 """Excess kurtosis from which it is."""
 
-
-@dataclass(frozen=True, eq=False)
-class Norm:
-    """What a call normalizes.
-
-    Attributes:
-        shape: in which the dimensions stand; that of the tensor but for groups of channels.
-        dims: dimensions that statistics are over.
-        centre: whether the mean is taken off.
-        eps: added to v.
-        factor: on x̂.
-        scale: γ, shaped to be broadcast, or None.
-        shift: β likewise.
-        group: how many channels have one v, where groups of them do.
-    """
-
-    shape: tuple[int, ...]
-    dims: tuple[int, ...]
-    centre: bool = True
-    eps: float = 1e-5
-    factor: float = 1.0
-    scale: Any = None
-    shift: Any = None
-    group: int = 0
+OWN = 4.0
+"""Ratio up to which running statistics are taken for those of the signal: few channels scatter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,58 +185,6 @@ def _together(hat: SignalState, places: Sequence[int]) -> FloatArray:
 # The calls
 
 
-def _norm(ctx: RuleContext) -> Norm:
-    """What a call normalizes.
-
-    Raises:
-        CannotPredict: another norm than the second, an unknown call.
-    """
-    call, state = ctx.call, first_signal(ctx)
-    shape, name = state.shape, call.operation
-    n = len(shape)
-    if call.norm is not None:
-        dims, centre, factor = call.norm
-        return Norm(shape, dims, centre, 0.0, factor)
-    eps = call.named("eps")
-    if name == "normalize":
-        dim, p = call.named("dim", 1), call.named("p", 2.0)
-        if float(p) != 2.0 or dim is None:
-            raise CannotPredict(f"x over its norm of order {p}")
-        dims = tuple(d % n for d in (dim if isinstance(dim, tuple | list) else (dim,)))
-        return Norm(shape, dims, False, 0.0, math.prod(shape[d] for d in dims) ** -0.5)
-    scale, shift = call.named("weight"), call.named("bias")
-    if name in ("layer_norm", "rms_norm"):
-        given = call.named("normalized_shape")
-        count = len(given) if isinstance(given, tuple | list) else 1
-        small = 1e-5 if name == "layer_norm" else float(np.finfo(np.float32).eps)
-        eps = small if eps is None else float(eps)
-        return Norm(shape, tuple(range(n - count, n)), name == "layer_norm", eps, 1.0, scale, shift)
-    eps = 1e-5 if eps is None else float(eps)
-    channel = 1 if n > 1 else 0
-    scale, shift = (_at_channels(value, n - channel) for value in (scale, shift))
-    if name == "group_norm":
-        groups = int(call.named("num_groups"))
-        parts = (*shape[:1], groups, shape[1] // groups, *shape[2:])
-        dims = tuple(range(2, n + 1))
-        return Norm(parts, dims, True, eps, 1.0, scale, shift, parts[2])
-    if name == "batch_norm":
-        dims = tuple(d for d in range(n) if d != 1)
-    elif name == "instance_norm":
-        dims = tuple(range(2, n))
-    else:
-        raise CannotPredict(f"there is no rule for {name!r}")
-    return Norm(shape, dims, True, eps, 1.0, scale, shift)
-
-
-def _at_channels(value: Any, dims: int) -> Any:
-    """One number for each channel, shaped to stand before the places."""
-    if not isinstance(value, Constant):
-        return value
-    shape = (*value.shape, *(1,) * (dims - 1))
-    values = value.values
-    return replace(value, shape=shape, values=lambda: np.asarray(values()).reshape(shape))
-
-
 def _fixed(ctx: RuleContext) -> bool:
     """Whether it takes the running statistics."""
     call = ctx.call
@@ -275,9 +202,12 @@ def _forward(ctx: RuleContext) -> Any:
 
 def _hat(ctx: RuleContext) -> tuple[SignalState, Norm]:
     """x̂ in the shape of the tensor."""
-    norm, state = _norm(ctx), first_signal(ctx)
+    norm, state = norm_of(ctx), first_signal(ctx)
     if _fixed(ctx):
         mean, size = _running(ctx, norm)
+        if _is_own(ctx, norm, mean, size):
+            found = _found(ctx, norm)
+            return reshaped(found.state, state.shape), norm
         return scaled(shifted(state, mean, -1.0), size, inverse=True), norm
     found = _found(ctx, norm)
     return reshaped(found.state, state.shape), norm
@@ -286,14 +216,40 @@ def _hat(ctx: RuleContext) -> tuple[SignalState, Norm]:
 def _running(ctx: RuleContext, norm: Norm) -> tuple[Constant, Constant]:
     """The running mean, and √(running variance + ε)."""
     n = len(norm.shape) - (1 if len(norm.shape) > 1 else 0)
-    mean = _at_channels(ctx.call.named("running_mean"), n)
-    var = _at_channels(ctx.call.named("running_var"), n)
+    mean = at_channels(ctx.call.named("running_mean"), n)
+    var = at_channels(ctx.call.named("running_var"), n)
     if not isinstance(mean, Constant) or not isinstance(var, Constant):
         raise CannotPredict("running statistics that are not known")
     sizes = np.sqrt(np.asarray(var.values(), dtype=np.float64) + norm.eps)
     size = Constant(var.shape, lambda: sizes, float(sizes.mean()), float((sizes**2).mean()),
                     random=False)  # fmt: skip
     return replace(mean, random=False), size
+
+
+def _is_own(ctx: RuleContext, norm: Norm, mean: Constant, size: Constant) -> bool:
+    """Whether running statistics are those of the signal: they follow each channel's own mean.
+
+    A law of weights knows the means of channels by their size only, so a running mean can not be
+    taken off entry by entry. It is that of the signal where the call says so, and the means of
+    channels and the variance agree.
+    """
+    if not ctx.call.own or ctx.call.actual:
+        return False
+    state = reshaped(first_signal(ctx), norm.shape)
+    fixed = state.second
+    for dim in norm.dims:
+        for place in state.places(dim):
+            fixed = pair_mean(fixed, state.axes[place], place)
+    own = float(np.mean(diagonal(fixed, tuple(
+        Axis.positions(1) if any(i in state.places(d) for d in norm.dims) else axis
+        for i, axis in enumerate(state.axes)
+    ))))  # fmt: skip
+    rest, small = state.q - own, 0.1 * state.q
+    return _alike(own + small, mean.square + small) and _alike(rest, size.square)
+
+
+def _alike(one: float, two: float) -> bool:
+    return two <= OWN * one and one <= OWN * two
 
 
 def _found(ctx: RuleContext, norm: Norm) -> Normalized:
@@ -307,7 +263,7 @@ def _found(ctx: RuleContext, norm: Norm) -> Normalized:
 
 def _backward(ctx: RuleContext, gradient: Any) -> list[SignalState | None]:
     gradient = gradient[0] if isinstance(gradient, tuple) else gradient
-    norm, state = _norm(ctx), first_signal(ctx)
+    norm, state = norm_of(ctx), first_signal(ctx)
     through = gradient if norm.factor == 1 else gradient.times(norm.factor)
     through = through if norm.scale is None else scaled(through, norm.scale)
     if _fixed(ctx):

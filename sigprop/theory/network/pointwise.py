@@ -20,6 +20,7 @@ from sigprop.theory.network.marginals import (
     Expansion,
     Function,
     after,
+    excess_of_squares,
     expand,
     fourth_excess,
     grid,
@@ -201,7 +202,7 @@ def _scatter_after(act: Activation, state: SignalState) -> Scatter:
     if not q > 0:
         return state.scatter
     growth = float((x * y * act.df(x)) @ w) / q
-    before, excess = fourth_excess(mean, std, state.marginal), float(y**4 @ w) / q**2 - 1
+    before, excess = fourth_excess(mean, std, state.marginal), excess_of_squares(y)
     own = state.scatter.own * excess / before if before > 0 else state.scatter.own
     return Scatter(state.scatter.base * growth**2, own)
 

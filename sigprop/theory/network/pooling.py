@@ -20,7 +20,7 @@ from sigprop.theory.network.calls import CannotPredict
 from sigprop.theory.network.divisions import one_axis
 from sigprop.theory.network.linear import plus_constant
 from sigprop.theory.network.mapping import mapped, selection
-from sigprop.theory.network.maps import Matrix, apply
+from sigprop.theory.network.maps import Matrix
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.taps import MOST, per_axis
@@ -320,27 +320,6 @@ def sent_back(gradient: SignalState, maps: Maps, like: SignalState) -> SignalSta
         turned = matrix.T if isinstance(matrix, np.ndarray) else matrix.T.tocsr()
         gradient = mapped(gradient, dim, turned, axis)
     return replace(gradient, profile=None, chosen=None)
-
-
-def one_side(second: SignalState, maps: Maps, *, first: bool) -> SignalState:
-    """E (B x) y from E x y (or E x (B y)), for maps to as many entries."""
-    for dim, matrix in maps.items():
-        second = one_axis(second, dim)
-        place = second.places(dim).start
-        axis, same = second.axes[place], sparse.eye_array(matrix.shape[0])
-        pair = (matrix, same) if first else (same, matrix)
-        second = replace(second, second=apply(*pair, second.second, place, axis, axis))
-    return second
-
-
-def averaged_elsewhere(ctx: RuleContext, place: int, other: int) -> Maps | None:
-    """The maps of an average pooling by which one input of a call is made of another one."""
-    before = ctx.source(place)
-    if before is None or before.call.operation not in ("avg_pool1d", "avg_pool2d", "avg_pool3d"):
-        return None
-    if before.call.inputs[0] != ctx.call.inputs[other] or before.call.shape != ctx.call.shape:
-        return None
-    return averages(before)
 
 
 def without_dims(state: SignalState, dims: Sequence[int]) -> SignalState:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
+from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.calls import Call, CannotPredict
 from sigprop.theory.network.concatenation import plus
 from sigprop.theory.network.covariance import Covariances
@@ -25,6 +28,13 @@ Measure = Callable[[Call], Any]
 MeasureBack = Callable[[Call, Any], Sequence[Any]]
 
 
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """The whole gradient at a node, from all that it goes to, as it was measured."""
+
+    state: Any
+
+
 @dataclass(eq=False)
 class Propagation:
     """What the rules say of a network.
@@ -35,6 +45,7 @@ class Propagation:
         parameters: the mean square of the gradient of each parameter.
         unpredicted: nodes that no rule reaches forward, with the reason.
         unpredicted_back: nodes that no rule reaches backward, with the reason.
+        measured: gradients at nodes that were measured as a whole.
     """
 
     states: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +53,7 @@ class Propagation:
     parameters: dict[str, float] = field(default_factory=dict)
     unpredicted: dict[str, str] = field(default_factory=dict)
     unpredicted_back: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
 
 
 def propagate(
@@ -59,7 +71,8 @@ def propagate(
         given: states of the nodes that data enters by.
         cotangents: gradients of the loss at nodes that leave.
         measure: the state of what leaves a call that no rule predicts; None: it raises.
-        measure_back: gradients of the inputs of such a call; None: none arrive.
+        measure_back: gradients of the inputs of such a call, each a part that adds to others, or
+            a :class:`Whole`; None: none arrive.
 
     Raises:
         CannotPredict: a call without a rule, where ``measure`` is None.
@@ -74,8 +87,10 @@ def propagate(
     back = GradientCovariances(pairs, found.gradients, cotangents)
     for call in reversed(calls):
         gradient = found.gradients.get(call.name)
-        if isinstance(gradient, SignalState):
-            found.gradients[call.name] = met(back, call.name, gradient)
+        if call.name in found.measured:
+            gradient = found.gradients[call.name] = found.measured[call.name]
+        elif isinstance(gradient, SignalState):
+            gradient = found.gradients[call.name] = met(back, call.name, gradient)
         entered = call.name in given or not (call.inputs or call.args)
         if gradient is not None and not entered:
             _backward(found, back, call, measure_back)
@@ -98,12 +113,31 @@ def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measur
     try:
         made = rule_of(call).forward(_context(found, pairs, call))
         _check(made, call)
-    except CannotPredict as reason:
+    except FAILURES as error:
+        reason = _reason(call, error, measure is None)
         if measure is None:
-            raise CannotPredict(f"{call.name}: {reason}") from reason
-        found.unpredicted[call.name] = str(reason)
+            raise CannotPredict(f"{call.name}: {reason}") from error
+        found.unpredicted[call.name] = reason
         return measure(call)
     return made
+
+
+FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a rule raises that was not made for a call: ``CannotPredict``, and what it stumbles over."""
+
+
+def _reason(call: Call, error: Exception, alone: bool) -> str:
+    """Why a call is measured, in words.
+
+    Raises:
+        Exception: a rule stumbled, and there is nothing to measure instead.
+    """
+    if isinstance(error, CannotPredict):
+        return str(error)
+    if alone:
+        raise error
+    said = " ".join(str(error).split())
+    return f"the rule for {call.operation!r} fails here ({type(error).__name__}: {said})"
 
 
 def _check(made: Any, call: Call) -> None:
@@ -120,6 +154,19 @@ def _check(made: Any, call: Call) -> None:
         raise CannotPredict("second moments that are not finite")
 
 
+def _apart(gradient: Any) -> Any:
+    """A gradient without covariances of its entries, where these are those of no numbers.
+
+    Covariances of several uses are approximate: together they may not be positive.
+    """
+    if isinstance(gradient, tuple):
+        return tuple(map(_apart, gradient))
+    if not isinstance(gradient, SignalState):
+        return gradient
+    own = np.where(all_same(gradient.axes), np.maximum(gradient.second, 0.0), 0.0)
+    return replace(gradient, second=own, told=None)
+
+
 def _backward(
     found: Propagation, back: GradientCovariances, call: Call, measure: MeasureBack | None
 ) -> None:
@@ -129,18 +176,23 @@ def _backward(
             raise CannotPredict(found.unpredicted[call.name])
         rule = rule_of(call)
         sent = rule.backward(ctx, gradient) if call.inputs else ()
+        if any(isinstance(part, SignalState) and part.q < 0 for part in sent):
+            gradient = _apart(gradient)
+            sent = rule.backward(ctx, gradient)
         if rule.parameters is not None:
             crossed = crossed_parameters(back, ctx)
             for name, square in rule.parameters(ctx, gradient).items():
                 square += crossed.get(name, 0.0)
-                found.parameters[name] = found.parameters.get(name, 0.0) + square
-    except CannotPredict as reason:
-        found.unpredicted_back[call.name] = str(reason)
+                found.parameters[name] = found.parameters.get(name, 0.0) + max(square, 0.0)
+    except FAILURES as error:
+        found.unpredicted_back[call.name] = _reason(call, error, measure is None)
         if measure is None:
             return
         sent = measure(call, gradient) if call.inputs else ()
     for name, part in zip(call.inputs, sent, strict=True):
-        if part is not None:
+        if isinstance(part, Whole):
+            found.measured[name] = part.state
+        elif part is not None:
             _add(found.gradients, name, _told_on(call, name, gradient, part), found.states)
 
 

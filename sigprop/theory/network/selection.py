@@ -274,7 +274,7 @@ def _alone(sent: SignalState) -> SignalState:
     return replace(sent, mean=sent.mean * 0, marginal=None, told=None)
 
 
-rule("product.div", _quotient, _quotient_back,
+rule("product.div activation.div", _quotient, _quotient_back,
      "the two are independent, and the lower one does not come near 0")  # fmt: skip
 
 

@@ -168,8 +168,10 @@ def rule_of(call: Call) -> Rule:
     """The row of a call: that of its operation, else that of its kind.
 
     Raises:
-        CannotPredict: there is none.
+        CannotPredict: there is none, or none may be asked.
     """
+    if call.refused:
+        raise CannotPredict(call.refused)
     if call.norm is not None:
         return RULES["normalization"]
     if call.activation is not None:
