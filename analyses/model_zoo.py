@@ -46,6 +46,7 @@ from analyses._peer import from_neural_tangents
 from sigprop import plots, predict
 from sigprop.prediction import Prediction
 from sigprop.prediction.entry import propagated
+from sigprop.reading.front import read
 from sigprop.records import Row
 
 PEER = 1e-10
@@ -117,9 +118,12 @@ def _held(architecture: Architecture, full: str, params: Params, pooled: Pooled)
     """One architecture: errors of its nodes and parameters."""
     seeds = range(params.seed, params.seed + params.seeds)
     found = truth(architecture, seeds)
-    predictions, seconds = [], []
+    predictions, seconds, recording = [], [], []
     for seed in seeds[: params.predictions]:
         model, inputs = drawn(architecture, seed)
+        start = time.process_time()
+        read(model, inputs)
+        recording.append(time.process_time() - start)
         start = time.process_time()
         predictions.append(predict(model, inputs, **({full: "full"} if full else {})))
         seconds.append(time.process_time() - start)
@@ -141,6 +145,7 @@ def _held(architecture: Architecture, full: str, params: Params, pooled: Pooled)
         "zeros": len(zeros), "zeros_found": sum(zeros),
         "within_scatter": float(np.mean(inside)) if inside else None,
         "seconds": float(np.median(seconds)),
+        "recording_seconds": float(np.median(recording)),
         "passes": float(np.median(seconds)) / _pass(architecture),
         "refused": "; ".join(sorted({*predictions[0].measured.values()}))[:200],
         "seeds": params.seeds,

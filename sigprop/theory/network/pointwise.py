@@ -12,7 +12,15 @@ import numpy as np
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import all_same, at_left, at_right, diagonal, pair_sum, same_sum
+from sigprop.theory.network.axes import (
+    Axis,
+    all_same,
+    at_left,
+    at_right,
+    diagonal,
+    pair_sum,
+    same_sum,
+)
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.marginals import (
@@ -120,11 +128,27 @@ def expanded(found: Expansion, state: SignalState) -> FloatArray:
     used = found.coefficients.reshape(*shape, ORDERS + 1)
     left_out = np.maximum(found.square - (found.coefficients**2).sum(axis=1), 0.0)
     rest = np.sqrt(left_out).reshape(shape)
-    left = [at_left(used[..., k], axes) for k in range(ORDERS + 1)]
-    right = [at_right(used[..., k], axes) for k in range(ORDERS + 1)]
-    second = pair_values(left, right, rho, of_products(rest, rest, axes))  # type: ignore[arg-type]
+    second = _of_orders(used, axes, rho, of_products(rest, rest, axes) * rho)
     own = of_products(size.reshape(shape), size.reshape(shape), axes)
     return np.where(all_same(axes), own, second)
+
+
+def _of_orders(
+    rows: FloatArray, axes: tuple[Axis, ...], rho: FloatArray, total: FloatArray
+) -> FloatArray:
+    """Σ_k a_k a_k′ ρ^k for classes of entries with rows a, one order at a time.
+
+    Args:
+        rows: a_k of each class, the orders last.
+        axes: of the entries.
+        rho: of each pair.
+        total: what is added at the last power; it is overwritten.
+    """
+    for k in range(ORDERS, -1, -1):
+        total += of_products(rows[..., k], rows[..., k], axes)
+        if k:
+            total *= rho
+    return total
 
 
 def _common_row(coefficients: FloatArray, size: FloatArray) -> FloatArray | None:
@@ -342,9 +366,7 @@ def where_chosen(f: Function, state: SignalState, chosen: FloatArray) -> FloatAr
     if np.allclose(values, first, rtol=0, atol=1e-9 * float(np.abs(first).max())):
         both = pair_values(first, first, rho, None)
     else:
-        left = [at_left(values[..., k], state.axes) for k in range(ORDERS + 1)]
-        right = [at_right(values[..., k], state.axes) for k in range(ORDERS + 1)]
-        both = pair_values(left, right, rho, None)  # type: ignore[arg-type]
+        both = _of_orders(values, state.axes, rho, np.zeros_like(rho))
     return both / pair_values(met, met, rho, None)
 
 

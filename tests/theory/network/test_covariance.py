@@ -96,7 +96,7 @@ def test_an_average_less_the_signal(positions):
             x = self.lift(x)
             return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False) - x
 
-    assert_predicts(f"covariance pool {positions}", Pool, (3, 3, 6, 6), nets=150, lift="lift",
+    assert_predicts("covariance pool", Pool, (3, 3, 6, 6), nets=150, lift="lift",
                     tolerance=0.03, skip=("parameter lift.bias",), positions=positions)  # fmt: skip
 
 

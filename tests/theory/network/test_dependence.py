@@ -130,7 +130,7 @@ def test_a_signal_and_its_average(sign: str, positions: str) -> None:
         return nn.Sequential(nn.Conv2d(12, 30, 1), with_average, nn.Conv2d(30, 20, 1))
 
     assert_predicts(
-        f"{sign} average, {positions}", build, (4, 12, 6, 5), positions=positions, nets=200,
+        f"{sign} average", build, (4, 12, 6, 5), positions=positions, nets=200,
         skip=("parameter 0.bias",) if sign == "less" else (),
     )  # fmt: skip
 

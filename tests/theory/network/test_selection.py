@@ -51,7 +51,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], float, float]] = {
 def test_of_two_signals(name, positions):
     function, shift, tolerance = FUNCTIONS[name]
     assert_predicts(
-        f"selection {name} {positions}", lambda: Two(function, shift), (5, 24), nets=100,
+        f"selection {name}", lambda: Two(function, shift), (5, 24), nets=100,
         tolerance=tolerance, lift="lift", positions=positions,
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_a_maximum_with_a_table(positions):
         def forward(self, x: Tensor) -> Tensor:
             return torch.maximum(self.lift(x), self.floor)
 
-    assert_predicts(f"selection floor {positions}", Floor, (3, 5, 24), nets=200, lift="lift",
+    assert_predicts("selection floor", Floor, (3, 5, 24), nets=200, lift="lift",
                     tolerance=0.03, positions=positions)  # fmt: skip
 
 

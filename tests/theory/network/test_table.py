@@ -36,8 +36,8 @@ def in_vain(signals: Mapping[str, str], rules: Collection[str], measured: Collec
 
     A function in no row goes by its own name, a tensor written in parts as "write".
     """
-    joined = {f"{kind}.{name}" for kind in KINDS for name in ROWS}
-    known = {"write", *ROWS, *KINDS, *OPAQUE, *joined}
+    pairs = {f"{kind}.{name}" for kind in KINDS for name in ROWS}
+    known = {"write", *ROWS, *KINDS, *OPAQUE, *pairs}
     vain = [name for name in rules if name not in known]
     twice = [n for n in measured if n not in signals or ruled(n, signals[n], rules)]
     return vain + twice
