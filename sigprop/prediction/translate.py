@@ -24,6 +24,7 @@ from sigprop.reading.steps import (
     CannotReplay,
     Step,
     behind,
+    data_of,
     parts,
     replay,
     steps_in,
@@ -102,6 +103,9 @@ class Translator:
 
     def _sources(self, step: Step) -> tuple[Step, ...]:
         """The steps whose numbers a step takes, without those that lend a shape."""
+        name = step.row.name if step.row is not None else ""
+        if name in _LENT and data_of(step.args[:1]) == ():
+            return ()
         meaning = self.meanings.get(step)
         return step.data if meaning is None or not meaning.inputs else meaning.inputs
 
@@ -345,3 +349,7 @@ def _numpy(tensor: Callable[[Any], Tensor], value: Any) -> np.ndarray:
     if found.is_floating_point():
         found = found.double()
     return np.asarray(found.cpu().numpy())
+
+
+_LENT = ("expand_as", "view_as", "reshape_as", "type_as")
+"""Passages whose second argument lends a shape or a type."""

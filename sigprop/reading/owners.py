@@ -261,7 +261,7 @@ class TensorOwners:
         )
         key = storage_id(tensor)
         if key is not None and key not in self.stored:
-            self.stored[key] = tensor, owner
+            self.stored[key] = _viewed(owner, key) or (tensor, owner)
 
     def _storage(self, key: int | None) -> StorageOwners | None:
         """A storage that was met, to be written or looked into."""
@@ -311,3 +311,13 @@ class TensorOwners:
         """The storage of a tensor, if parts of it were made by others."""
         storage = self.memory.get(storage_id(tensor))
         return storage if storage is not None and storage.painting is not None else None
+
+
+def _viewed(owner: Owner, key: int) -> tuple[Tensor, Owner] | None:
+    """The constant that a step hands on a view of: data only lends its shape."""
+    if not isinstance(owner, Step) or owner.row is None or owner.row.kind != "passage":
+        return None
+    first = owner.args[0] if owner.args else None
+    if not isinstance(first, Tensor) or storage_id(first) != key:
+        return None
+    return first, first

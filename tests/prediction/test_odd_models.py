@@ -591,3 +591,25 @@ def test_reasons_may_be_read():
     with pytest.raises(CannotPredict, match="y: no"):
         propagate([call], {"x": from_moments((2,), 1.0)}, {})
     assert isinstance(Activation("f", np.sin, np.cos), Activation)
+
+
+def test_indices_that_lie_in_one_buffer():
+    """One row is spread to the shape of the messages; the other is still what the buffer holds."""
+
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(16, 32, bias=False)
+            self.register_buffer("edges", torch.randint(40, (2, 200)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            start, end = self.edges
+            for _ in range(2):
+                h = self.lin(x)
+                messages = h.index_select(0, start)
+                places = end[:, None].expand_as(messages)
+                x = torch.zeros_like(h).scatter_add(0, places, messages)[:, :16]
+            return x
+
+    torch.manual_seed(0)
+    assert not predict(Graph(), (40, 16)).measured
