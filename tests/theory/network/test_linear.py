@@ -34,3 +34,19 @@ def test_a_sum_of_two_branches():
 
 def test_a_signal_times_a_number():
     assert_predicts("scaled", lambda: lifted(Op(lambda x: 0.5 * x + 1.0)), (6, 40))
+
+
+class Standardized(nn.Linear):
+    """Rows of mean 0, as in nets without normalization layers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.weight - self.weight.mean(dim=1, keepdim=True)
+        return torch.nn.functional.linear(x, rows, self.bias)
+
+
+def test_rows_that_are_standardized_take_no_mean():
+    """Behind a ReLU the common mean of the inputs is lost: q is π/(π − 1) times too large else."""
+    assert_predicts(
+        "standardized rows", lambda: lifted(nn.ReLU(), Standardized(64, 48)), (6, 40),
+        skip=("parameter 2.weight",),
+    )  # fmt: skip
