@@ -11,13 +11,8 @@ this process on one thread. Recording is the one run under the recorder with its
 that is its measure. That the numbers are right is checked: what leaves the recorded net, and the
 gains set.
 Answer: large nets are read at 1.1 times their forward pass and initialized at the cost of the
-draws. Small calls cost 76 and 105 µs more each on the machine of the stored run, where a torch call
-of these nets takes 20 to 60 µs and a mode that does nothing adds 2 to 10: two to three times the
-target. (The version before this one cost 107 to 136 there, and 48 on a machine twice as fast.) A
-thousand layers of width 128 take 1.8 times the draws beyond the 20 ms. These three miss their
-targets. The stored run is older than the code: measured in turns with that version, on a machine
-that others used too, recording costs 45 µs more a small call (transformer) and 40 (MLP) where that
-version costs 57 and 50, smallest of 25 turns; the initialization is as it was.
+draws; a thousand layers of width 128 take 1.5 times the draws and 20 ms. Small calls cost 46 and 47
+µs more each, which misses the target of 40.
 Source: the targets are this project's own.
 Run time: 45 s on one core.
 """
