@@ -14,7 +14,6 @@ from torch.nn.parameter import is_lazy
 from sigprop.measurement.hooks import ONE_AT_A_TIME
 from sigprop.measurement.nodes import NodeStatistics, measure_nodes
 from sigprop.prediction.inputs import example_of, tokens
-from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.measured import Measured, Places
 from sigprop.prediction.planned import Plan, planned_laws
@@ -135,10 +134,9 @@ def _run(
         tensors = [tensor for _, tensor in labelled(model, example)]
         entries = [step for step in recorder.steps if step.what == "input"]
         given = {e: _with_values(model, t) for e, t in zip(entries, tensors, strict=True)}
-        laws = Laws(dict(model.named_parameters()), planned_laws(reading, init))
         translator = Translator(
-            reading, given, laws, Materializer(model),
-            actual=choice.weights == "actual", full=choice.positions == "full",
+            reading, given, dict(model.named_parameters()), planned_laws(reading, init),
+            Materializer(model), actual=choice.weights == "actual", full=choice.positions == "full",
         )  # fmt: skip
         translator.meta = any(tensor.is_meta for tensor in tensors)
         calls = translator.calls()
@@ -179,7 +177,7 @@ def _read_out(
     for call in calls:
         step, gradient = reading.steps[call.name], found.gradients.get(call.name)
         if step.what == "source" and isinstance(gradient, SignalState):
-            name = laws.of(step.args[0], translator.tensor).parameter
+            name = laws.of(step.args[0]).parameter
             if name:
                 squares[name] = squares.get(name, 0.0) + gradient.q
     for name, value in laws.derived.items():

@@ -1,38 +1,27 @@
-"""What is known of the weights of a model: their moments now, or those that a plan will give."""
+"""The constants of a model with their moments: as they are now, or as a plan will give them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sigprop.prediction.planned import computed_from
 from sigprop.reading.steps import Step, behind, tensors_in
-from sigprop.theory.network import CannotPredict
-
-
-@dataclass(frozen=True)
-class ConstantLaw:
-    """Moments of the entries of a constant, and whose it is."""
-
-    shape: tuple[int, ...]
-    mean: float
-    square: float
-    parameter: str = ""
-    random: bool = False
-    kurtosis: float = 3.0
-    row_sum: float = 1.0
-    draw: str = ""
+from sigprop.theory.network import CannotPredict, Constant
 
 
 class Laws:
-    """Laws of the constants of one model.
+    """The constants of one model with their moments.
 
     Args:
+        tensor: computes the values of a constant; raises ``CannotPredict`` where it cannot.
         parameters: of the model, by name.
         planned: standard deviation of the entries of a parameter that will be drawn, 0 of one that
             will be zero; the others are as they are.
@@ -43,44 +32,52 @@ class Laws:
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], planned: Mapping[str, float] | None = None
+        self,
+        tensor: Callable[[Step | Tensor], Tensor],
+        parameters: Mapping[str, Tensor],
+        planned: Mapping[str, float],
     ) -> None:
+        self.tensor = tensor
         self.names = {id(tensor): name for name, tensor in parameters.items()}
         self.draws = copies(parameters)
-        self.planned = dict(planned or {})
-        self.known: dict[int, tuple[object, ConstantLaw]] = {}
+        self.planned = planned
+        self.known: dict[int, tuple[object, Constant]] = {}
         self.derived: dict[str, Step] = {}
 
-    def of(self, value: Step | Tensor, tensor: Callable[[Step | Tensor], Tensor]) -> ConstantLaw:
-        """The law of a constant; ``tensor`` computes values."""
+    def of(self, value: Step | Tensor) -> Constant:
+        """A constant with its moments: as they are, or as they are planned."""
         if id(value) not in self.known:
-            self.known[id(value)] = (value, self._find(value, tensor))
+            self.known[id(value)] = (value, self._find(value))
         return self.known[id(value)][1]
 
-    def _find(self, value: Step | Tensor, tensor: Callable[[Step | Tensor], Tensor]) -> ConstantLaw:
+    def _find(self, value: Step | Tensor) -> Constant:
         names, direct = self._behind(value)
         name = names[0] if len(names) == 1 and direct else ""
         if names and not name and isinstance(value, Step):
             name = f"computed from {', '.join(names)}#{len(self.derived)}"
             self.derived[name] = value
+        values = partial(_numpy, self.tensor, value)
+        shape = tuple(value.shape or ())
         std = self.planned.get(computed_from(names)) if names else None
         if std is not None:
-            return ConstantLaw(tuple(value.shape or ()), 0.0, std**2, name, random=True)
+            return Constant(shape, values, 0.0, std**2, name)
+        unknown = Constant(shape, values, math.nan, math.nan, name, bool(names))
         try:
-            found = tensor(value)
+            found = self.tensor(value)
         except CannotPredict:
-            return ConstantLaw(tuple(value.shape or ()), math.nan, math.nan, name, bool(names))
+            return unknown
         if found.is_meta or found.is_complex() or not found.numel():
-            return ConstantLaw(tuple(found.shape), math.nan, math.nan, name, bool(names))
+            return replace(unknown, shape=tuple(found.shape))
         entries = found.detach()
         if entries.layout is not torch.strided:
             entries = entries.to_dense()
         entries = entries.double()
         square = float(entries.square().mean())
         kurtosis = _kurtosis(entries) if names else 3.0
-        return ConstantLaw(
-            tuple(found.shape), float(entries.mean()), square, name, bool(names), kurtosis,
-            _row_sum(entries, square) if names else 1.0, self.draws.get(name, name),
+        row_sum = _row_sum(entries, square) if names else 1.0
+        return Constant(
+            tuple(found.shape), values, float(entries.mean()), square, name, bool(names), kurtosis,
+            row_sum, self.draws.get(name, name),
         )  # fmt: skip
 
     def _behind(self, value: Step | Tensor) -> tuple[list[str], bool]:
@@ -139,3 +136,16 @@ def _row_sum(entries: Tensor, square: float) -> float:
         return 1.0
     rows = entries.flatten(1)
     return float(rows.sum(dim=1).square().mean()) / (rows.shape[1] * square)
+
+
+def _numpy(tensor: Callable[[Any], Tensor], value: Any) -> np.ndarray:
+    found = tensor(value)
+    if found.is_meta:
+        raise CannotPredict("the values of a constant on the meta device")
+    if found.layout is not torch.strided:
+        found = found.to_dense()
+    if found.is_complex():
+        raise CannotPredict("complex numbers")
+    if found.is_floating_point():
+        found = found.double()
+    return np.asarray(found.cpu().numpy())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,8 @@ class Translator:
     Args:
         reading: of the model.
         given: the tensor of each input step.
-        laws: what is known of parameters.
+        parameters: of the model, by name.
+        planned: standard deviations of parameters that a plan sets, see :class:`Laws`.
         drawn: values of tensors on the meta device.
         actual: whether weights are taken as they are.
         full: whether places are told apart.
@@ -54,13 +54,15 @@ class Translator:
         self,
         reading: Reading,
         given: Mapping[Step, Tensor],
-        laws: Laws,
+        parameters: Mapping[str, Tensor],
+        planned: Mapping[str, float],
         drawn: Materializer,
         *,
         actual: bool,
         full: bool = False,
     ) -> None:
-        self.reading, self.given, self.laws, self.drawn = reading, given, laws, drawn
+        self.reading, self.given, self.drawn = reading, given, drawn
+        self.laws = Laws(self.tensor, parameters, planned)
         self.actual, self.full = actual, full
         self.names = {step: name for name, step in reading.steps.items()}
         self.meanings = {step: reading.meanings[name] for step, name in self.names.items()}
@@ -141,7 +143,7 @@ class Translator:
             args = tuple(self._argument(a, inputs) for a in step.args)
             kwargs = {k: self._argument(v, inputs) for k, v in step.kwargs.items()}
             if step.made_by is not None:
-                kwargs["made_by"] = self.constant(step.made_by)
+                kwargs["made_by"] = self.laws.of(step.made_by)
         names_of = argument_names(step)
         call = Call(
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,
@@ -176,13 +178,13 @@ class Translator:
     def _argument(self, value: Any, inputs: tuple[str, ...]) -> Any:
         if isinstance(value, Step):
             if value.constant or self.is_known(value):
-                return self.constant(value)
+                return self.laws.of(value)
             name = self.names.get(value)
             if name in inputs:
                 return Signal(inputs.index(name))
             return _lends_a_shape(value)
         if isinstance(value, Tensor):
-            return self.constant(value)
+            return self.laws.of(value)
         if isinstance(value, tuple | list):
             return tuple(self._argument(v, inputs) for v in value)
         if isinstance(value, torch.dtype | torch.device):
@@ -282,14 +284,6 @@ class Translator:
         own = step in self.names or step.what != "call"
         return own and self.is_signal(step) and step.shape is not None
 
-    def constant(self, value: Step | Tensor) -> Constant:
-        """A constant argument with its moments."""
-        law = self.laws.of(value, self.tensor)
-        return Constant(
-            law.shape, partial(_numpy, self.tensor, value), law.mean, law.square, law.parameter,
-            law.random, law.kurtosis, law.row_sum, law.draw,
-        )  # fmt: skip
-
 
 def _activation(step: Step, meaning: Meaning) -> Activation | None:
     """The record of an activation, also behind a shift that a reader may not look through."""
@@ -336,19 +330,6 @@ def _lends_a_shape(step: Step) -> Constant:
         raise CannotPredict("a number or an index that is computed from the signal")
 
     return Constant(step.shape or (), values, math.nan, math.nan, random=False)
-
-
-def _numpy(tensor: Callable[[Any], Tensor], value: Any) -> np.ndarray:
-    found = tensor(value)
-    if found.is_meta:
-        raise CannotPredict("the values of a constant on the meta device")
-    if found.layout is not torch.strided:
-        found = found.to_dense()
-    if found.is_complex():
-        raise CannotPredict("complex numbers")
-    if found.is_floating_point():
-        found = found.double()
-    return np.asarray(found.cpu().numpy())
 
 
 _LENT = ("expand_as", "view_as", "reshape_as", "type_as")

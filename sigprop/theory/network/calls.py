@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from sigprop.activations import Activation
-from sigprop.checks import FloatArray
 
 
 class CannotPredict(ValueError):
@@ -102,12 +101,3 @@ class Call:
         if name in self.names:
             return self.argument(self.names.index(name) + 1, name, default)
         return self.kwargs.get(name, default)
-
-
-def values_of(value: Any) -> FloatArray | None:
-    """The entries of a constant argument or a number; None for None."""
-    if value is None:
-        return None
-    if isinstance(value, Constant):
-        return np.asarray(value.values())
-    return np.asarray(value, dtype=np.float64)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, as_positions, class_sum, pair_sum, same_sum
+from sigprop.theory.network.axes import Axis, class_sum, pair_sum, same_sum
 from sigprop.theory.network.calls import CannotPredict
 from sigprop.theory.network.maps import mixed, mixed_mean
 from sigprop.theory.network.state import Dims, SignalState
@@ -329,13 +329,3 @@ def common(one: Axis, two: Axis) -> Axis:
     cuts = sorted({*np.cumsum(one.sizes).tolist(), *np.cumsum(two.sizes).tolist()})
     sizes = np.diff([0, *cuts])
     return Axis(tuple(int(n) for n in sizes))
-
-
-def full_state(state: SignalState) -> FloatArray:
-    """E x_i x_j for all pairs of entries, (size, size): for tests and small tensors."""
-    second = state.second
-    sizes = [axis.size for axis in state.axes]
-    for place, axis in enumerate(state.axes):
-        second = as_positions(second, place, axis)
-    n = math.prod(sizes)
-    return _interleaved(second, 0, sizes).reshape(n, n) if sizes else second.reshape(1, 1)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.state import SignalState, from_values
-
-Several: TypeAlias = "SignalState | tuple[SignalState | None, ...]"
-"""The state of a node, or one for each tensor that it returns."""
 
 
 @dataclass(frozen=True, eq=False)

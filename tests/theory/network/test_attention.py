@@ -17,7 +17,7 @@ from sigprop.theory.network import SignalState, from_values
 from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.concentration import exact, overlap, responsive
 from sigprop.theory.network.contraction import contracted
-from sigprop.theory.network.divisions import full_state
+from tests.theory.network.pairs import full_state
 from tests.theory.network.simulate import Op, assert_predicts
 
 BOTH = pytest.mark.parametrize("positions", ["exchangeable", "full"])

@@ -18,33 +18,24 @@ from sigprop.theory.network.axes import (
     same_sum,
 )
 from sigprop.theory.network.maps import apply, apply_mean, mixed
+from tests.theory.network.pairs import relations
 
 AXES = [Axis.exchangeable(5), Axis.positions(4), Axis((2, 3)), Axis((1, 4)), Axis((1, 1, 3)),
         Axis.positions(1), Axis((3, 1, 2))]  # fmt: skip
 
 
 def written_out(second: np.ndarray, axis: Axis) -> np.ndarray:
-    """All pairs of the entries of one axis, slowly: by the definition of the relations."""
-    n, k, c = axis.size, axis.classes, axis.class_of
-    found = np.empty((n, n, *second.shape[1:]))
-    for i in range(n):
-        for j in range(n):
-            same = i == j and not axis.full
-            found[i, j] = second[k * k + c[i] if same else c[i] * k + c[j]]
-    return found
+    """All pairs of the entries of one axis."""
+    return second[relations(axis)]
 
 
 def averaged(pairs: np.ndarray, axis: Axis) -> np.ndarray:
     """The mean over the pairs of each relation; 0 where there are none."""
     total = np.zeros((axis.relations, *pairs.shape[2:]))
     count = np.zeros(axis.relations)
-    k, c = axis.classes, axis.class_of
-    for i in range(axis.size):
-        for j in range(axis.size):
-            same = i == j and not axis.full
-            place = k * k + c[i] if same else c[i] * k + c[j]
-            total[place] += pairs[i, j]
-            count[place] += 1
+    places = relations(axis)
+    np.add.at(total, places, pairs)
+    np.add.at(count, places, 1)
     return total / np.maximum(count, 1).reshape(-1, *[1] * (total.ndim - 1))
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from sigprop.theory.network import Call, Constant, Signal, from_values
-from sigprop.theory.network.divisions import full_state
 from sigprop.theory.network.table import RULES, RuleContext
+from tests.theory.network.pairs import full_state
 from tests.theory.network.simulate import Op, assert_predicts
 
 RNG = np.random.default_rng(5)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sigprop.theory.network import Call, Signal, from_values
-from sigprop.theory.network.divisions import full_state
 from sigprop.theory.network.table import RuleContext, rule_of
+from tests.theory.network.pairs import full_state
 
 COPIES = {
     "repeat": (2, 1, 3),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sigprop.prediction.entry import predict, propagated
-from sigprop.theory.network.divisions import full_state
+from tests.theory.network.pairs import full_state
 from tests.theory.network.simulate import Op, assert_predicts
 
 TOKENS = torch.tensor([[3, 1, 3, 5], [0, 2, 3, 3], [1, 1, 4, 6]])

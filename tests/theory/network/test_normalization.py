@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from sigprop import predict
 from sigprop.theory.network.axes import Axis
-from sigprop.theory.network.divisions import full_state, with_axis
+from sigprop.theory.network.divisions import with_axis
 from sigprop.theory.network.freedom import Freedom, freedom
 from sigprop.theory.network.spectrum import spectrum
 from sigprop.theory.network.state import from_moments, from_values
 from tests.stat import assert_mean, rng_for
+from tests.theory.network.pairs import full_state
 from tests.theory.network.simulate import Op, assert_predicts
 
 

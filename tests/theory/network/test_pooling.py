@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from sigprop.prediction import entry
 from sigprop.theory.network import from_values
 from sigprop.theory.network.axes import Axis
-from sigprop.theory.network.divisions import full_state, merge_axes
+from sigprop.theory.network.divisions import merge_axes
 from sigprop.theory.network.pooling import resized
+from tests.theory.network.pairs import full_state
 from tests.theory.network.simulate import Op, assert_predicts
 
 LINEAR = {

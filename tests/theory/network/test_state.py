@@ -11,7 +11,6 @@ from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.divisions import (
     aligned,
     broadcast,
-    full_state,
     merge_axes,
     one_axis,
     permuted,
@@ -19,6 +18,7 @@ from sigprop.theory.network.divisions import (
     split_axis,
 )
 from sigprop.theory.network.state import SignalState, from_moments, from_values
+from tests.theory.network.pairs import full_state
 
 
 def drawn(*axes: Axis, seed: int = 0) -> SignalState:
