@@ -224,7 +224,11 @@ def _peer_rows(seed: int) -> list[Row]:
             for (n, m), gain in zip(weights, gains, strict=True)
         ]
         found, end = propagated(
-            net, images, init=SimpleNamespace(layers=layers), positions="full", samples="full"
+            net,
+            images,
+            init=SimpleNamespace(layers=layers, bias_std=0.0),
+            positions="full",
+            samples="full",
         )
         ours = found.states[end].second[..., -1].reshape(3, 3)
         error = float(np.abs(ours / np.array(theirs[name]) - 1).max())

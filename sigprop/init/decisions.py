@@ -139,6 +139,7 @@ class _Decision:
                 *self._left_out(),
                 *self._cut(),
             ),
+            self.request.bias_std,
         )
         return jobs, plan
 

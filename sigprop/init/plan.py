@@ -76,6 +76,8 @@ class InitPlan:
     layers: tuple[LayerPlan, ...]
     untouched: tuple[Untouched, ...]
     warnings: tuple[str, ...] = ()
+    bias_std: float = 0.0
+    """Standard deviation of the biases of these layers; 0: they are zero."""
 
     def records(self) -> list[Row]:
         """One flat row per weight, then one per untouched parameter (kind ``"untouched"``)."""

@@ -71,8 +71,9 @@ def predict(
 
     Raises:
         TypeError: not a module, no example, an argument of the wrong kind.
-        ValueError: a model that cannot be recorded (quantized, sharded), complex or sparse inputs,
-            an unknown choice.
+        ValueError: a model that cannot be recorded (quantized, sharded) or does not run on this
+            input, complex or sparse inputs, numbers that are not finite, an unknown choice, a plan
+            of another model.
 
     Source: poole2016; schoenholz2017; the rules of ``theory.network``.
 
@@ -217,8 +218,16 @@ def _check(choice: _Choice, init: Any) -> None:
     ):
         if getattr(choice, name) not in allowed:
             raise ValueError(f"{name} must be one of {allowed}; got {getattr(choice, name)!r}.")
-    if init is not None and not hasattr(init, "layers"):
-        raise TypeError(f"init must be a plan of sigprop.init; got {type(init).__name__}.")
+    if init is not None and not hasattr(init, "bias_std"):
+        raise TypeError(
+            f"init must be a plan of sigprop.init; got {type(init).__name__}. Make one with "
+            "sigprop.init.plan(model)."
+        )
+    if init is not None and choice.weights == "actual":
+        raise ValueError(
+            "weights='actual' are those that the model has now, and init= is a plan of others; "
+            "give one of the two."
+        )
 
 
 def _check_inputs(model: nn.Module, example: Any) -> None:

@@ -25,6 +25,7 @@ def hand_written(end: Step, base: Step) -> tuple[tuple[int, ...], bool, float]:
     if base.shape is None:
         raise CannotPredict("a normalization of unknown shape")
     shape = tuple(min(n, 6) for n in base.shape)
+    failed: CannotReplay | None = None
     for tried in (shape, base.shape):
         x = torch.randn(tried, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         try:

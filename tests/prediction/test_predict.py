@@ -111,6 +111,20 @@ def test_what_a_plan_would_give_before_it_is_written():
     assert held == pytest.approx([held[0]] * 5, rel=1e-6)
 
 
+def test_a_plan_with_biases():
+    """q¹ = g²/fan_in Σ x² + σ_b² with x of mean square 1."""
+    net = mlp(act=nn.LeakyReLU)
+    plan = sigprop.init.plan(net, gain=1.0, bias_std=0.5)
+    assert predict(net, (64, 40), init=plan)["0"].q == pytest.approx(1.25)
+    assert predict(net, (64, 40), init=sigprop.init.plan(net, gain=1.0))["0"].q == pytest.approx(1)
+
+
+def test_a_plan_of_another_model_is_refused():
+    other = nn.Sequential(nn.Linear(40, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 8), nn.ReLU()))
+    with pytest.raises(ValueError, match=r"sets layers that the model does not use .*: 2\.0"):
+        predict(mlp(), (4, 40), init=sigprop.init.plan(other))
+
+
 def test_a_model_on_the_meta_device_is_that_of_its_own_law():
     with torch.device("meta"):
         empty = mlp()
@@ -234,6 +248,7 @@ def test_bad_inputs(x, error, said):
         ({"weights": "real"}, ValueError, "weights must be one of"),
         ({"positions": "all"}, ValueError, "positions must be one of"),
         ({"init": 3}, TypeError, "plan of sigprop.init"),
+        ({"init": sigprop.init.plan(mlp()), "weights": "actual"}, ValueError, "one of the two"),
     ],
 )
 def test_bad_choices(more, error, said):
