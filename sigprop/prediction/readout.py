@@ -14,7 +14,8 @@ from sigprop.prediction.laws import copies
 from sigprop.prediction.result import NodePrediction, Prediction
 from sigprop.reading.calling import some
 from sigprop.reading.used import Reading
-from sigprop.theory.network import Call, Propagation, SignalState
+from sigprop.theory.network import Call, Constant, Propagation, SignalState
+from sigprop.theory.network.linear import ACTUAL
 
 
 def read_out(
@@ -47,7 +48,7 @@ def read_out(
                 call = called[node.name]
                 nodes.append(_node(node, call, state, gradient, found, channels))
     inputs = tuple(c.name for c in calls if reading.steps[c.name].what == "input")
-    notes = list(_notes(model, reading))
+    notes = [*_notes(model, reading), *_limits(calls, found, channels)]
     if added:
         notes.append(f"gradient of a parameter measured, not predicted: {some(added)}")
     return Prediction(
@@ -134,3 +135,32 @@ def _notes(model: nn.Module, reading: Reading) -> Iterator[str]:
     same = copies(dict(model.named_parameters()))
     if same:
         yield f"drawn once and copied ({limit}): {some(same)}"
+
+
+def _limits(
+    calls: Sequence[Call], found: Propagation, channels: Mapping[str, int]
+) -> Iterator[str]:
+    """Where what was asked for was too large to be done."""
+    maps = [call for call in calls if call.kind == "weight"]
+    apart = [call.name for call in maps if call.full and not _told_apart(call, found, channels)]
+    if apart:
+        yield f"places told apart only in part (too many pairs): {some(apart)}"
+    wide = [call.name for call in maps if call.actual and _width(call) > ACTUAL]
+    if wide:
+        yield f"weights taken by their law (more than {ACTUAL:,} channels): {some(wide)}"
+
+
+def _told_apart(call: Call, found: Propagation, channels: Mapping[str, int]) -> bool:
+    """Whether each place of what leaves a linear map stands for itself: all but the samples."""
+    state = found.states[call.name]
+    if not isinstance(state, SignalState):
+        return True
+    channel = channels.get(call.name)
+    alike = [d for d, axes in enumerate(state.dims) if not all(axis.full for axis in axes)]
+    return len([d for d in alike if d != channel]) <= 1
+
+
+def _width(call: Call) -> int:
+    """The largest size of the weight of a linear map."""
+    weights = [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, Constant)]
+    return max((n for weight in weights if weight.random for n in weight.shape), default=0)

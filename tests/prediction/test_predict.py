@@ -293,6 +293,16 @@ def test_weights_that_are_not_independent_are_named():
     assert not predict(mlp(), (4, 40)).notes
 
 
+def test_what_is_too_large_for_what_was_asked_is_named():
+    wide = nn.Sequential(nn.Linear(4, 2100), nn.ReLU(), nn.Linear(2100, 3), nn.Linear(3, 3))
+    (note,) = predict(wide, (2, 4), weights="actual").notes
+    assert note.startswith("weights taken by their law") and note.endswith("2,048 channels): 0, 2")
+    images = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 1))
+    assert not predict(images, (2, 1, 8, 8), positions="full").notes
+    (note,) = predict(images, (2, 1, 60, 60), positions="full").notes
+    assert note.startswith("places told apart only in part") and note.endswith(": 0, 2")
+
+
 def test_layers_that_are_copies_of_one_add_up():
     """One draw in two layers: x W + x W = 2 x W has four times the second moment, not twice."""
 
