@@ -25,7 +25,9 @@ class NodePrediction:
         gradient: mean square of the gradient of the loss, for a loss whose gradient at each output
             has mean square 1; None where no gradient arrives.
         weight_gradient: mean square of the gradient of its weight; None if it has none.
-        scatter: standard deviation of log q from net to net.
+        scatter: standard deviation of log q from net to net, to first order in 1/width: right to
+            some 20 %, and up to a third too small for a mean over many samples where the
+            activation is not scale-invariant. 0 behind a normalization.
         note: why it is measured and not predicted; "" if it is predicted.
     """
 

@@ -13,6 +13,7 @@ from torch import nn
 import sigprop
 from sigprop.measurement import measure_nodes
 from sigprop.prediction import NodePrediction, predict
+from sigprop.prediction.entry import propagated
 from sigprop.reading import record
 
 
@@ -188,19 +189,107 @@ def test_this_very_net(act):
     assert np.median(forward) < np.median([abs(n.q / seen[0][n.name].q - 1) for n in law])
 
 
-def test_scatter_of_one_net():
-    """Standard deviation of log q over nets of width 64, and the typical net, to 20 %."""
-    x, logs = torch.randn(16, 40), []
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.two(torch.relu(self.one(x)))
+
+
+class Beside(nn.Module):
+    """Two halves of one signal, mapped and put beside each other."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(width, width // 2), nn.Linear(width, width // 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(torch.cat([self.one(x), self.two(x)], dim=-1))
+
+
+def plain(act: type[nn.Module], gain: float, bias: float = 0.0, depth: int = 10) -> nn.Sequential:
+    net = mlp(64, depth, act)[:-2]
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=gain / layer.in_features**0.5)
+            nn.init.normal_(layer.bias, std=bias)
+    return net
+
+
+def stacked(block: type[nn.Module], depth: int) -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(40, 64), *(block(64) for _ in range(depth)))
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=(1.4 if block is Beside else 1) / 64**0.5)
+            nn.init.zeros_(layer.bias)
+    return net
+
+
+SCATTERING = {
+    "leaky": (lambda: plain(nn.LeakyReLU, 2**0.5), 16),
+    "biases hold q": (lambda: plain(nn.LeakyReLU, 1.0, 0.7), 16),
+    "tanh holds q": (lambda: plain(nn.Tanh, 1.5), 1),
+    "residual": (lambda: stacked(Residual, 6), 16),
+    "concatenation": (lambda: stacked(Beside, 6), 16),
+}
+"""Nets, and of how many samples q is."""
+
+
+@pytest.mark.parametrize("case", SCATTERING)
+def test_scatter_of_one_net(case):
+    """Standard deviation of log q over nets of width 64 to 20 %, and the typical net."""
+    build, samples = SCATTERING[case]
+    torch.manual_seed(1000)
+    x, logs, said = torch.randn(samples, 40), [], []
     for seed in range(200):
         torch.manual_seed(seed)
-        net = sigprop.kaiming_leaky_init(mlp(64, 12, nn.LeakyReLU))
+        net = build()
         with torch.no_grad():
-            logs.append(math.log(float(net[:-1](x).square().mean())))
-    node = predict(net, x)["21"]
-    assert node.scatter == pytest.approx(np.std(logs), rel=0.2)
-    typical = math.log(node.q) - node.scatter**2 / 2
+            logs.append(math.log(float(net(x).square().mean())))
+        if seed < 8:  # each says what the squares of its own weights and biases make
+            said.append(predict(net, x)[-1])
+    scatter = np.mean([node.scatter for node in said])
+    typical = np.mean([math.log(node.q) - node.scatter**2 / 2 for node in said])
+    assert scatter == pytest.approx(np.std(logs), rel=0.2)
     assert abs(typical - np.mean(logs)) < 0.15
+
+
+def test_nothing_scatters_at_the_input():
     assert predict(nn.Sequential(nn.Linear(9, 9)), (4, 9))["input"].scatter == 0.0
+
+
+def test_correlations_of_places_and_of_samples():
+    """An image that is the same everywhere, of samples that are not: places 1, samples small."""
+    x = torch.randn(64, 8, 1, 1).expand(64, 8, 5, 5).contiguous()
+    node = predict(nn.Sequential(nn.Conv2d(8, 16, 1, bias=False)), x)["0"]
+    assert node.place_correlation == pytest.approx(1.0)
+    assert abs(node.sample_correlation) < 0.2
+    same = torch.randn(1, 8, 5, 5).expand(64, 8, 5, 5).contiguous()
+    node = predict(nn.Sequential(nn.Conv2d(8, 16, 1, bias=False)), same)["0"]
+    assert node.sample_correlation == pytest.approx(1.0)
+    assert abs(node.place_correlation) < 0.3
+
+
+def test_samples_told_apart():
+    """E y y′ of a dense layer: w₂ Σ x x′ + Var b, for each pair of samples."""
+    net, x = nn.Linear(6, 50), torch.randn(3, 6, dtype=torch.float64)
+    found, name = propagated(net.double(), x, samples="full")
+    second = found.states[name].second[:, -1].reshape(3, 3)
+    w, b = (float(p.detach().square().mean()) for p in (net.weight, net.bias))
+    assert np.allclose(second, w * (x @ x.T).numpy() + b)
+    assert predict(net, x, samples="full")[-1].q == pytest.approx(np.trace(second) / 3)
+
+
+def test_a_model_on_the_meta_device_is_drawn_alike_each_time():
+    with torch.device("meta"):
+        empty = mlp()
+    torch.manual_seed(1)
+    one = predict(empty, (8, 40))
+    torch.manual_seed(2)
+    two = predict(empty, (8, 40))
+    assert [(n.q, n.gradient) for n in two] == [(n.q, n.gradient) for n in one]
 
 
 def test_weight_gradients_are_those_of_the_parameters():

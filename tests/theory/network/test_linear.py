@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from sigprop.activations import activation
+from sigprop.theory.network import Constant, from_moments
+from sigprop.theory.network.axes import pair_sum
+from sigprop.theory.network.divisions import broadcast
+from sigprop.theory.network.linear import dense
+from sigprop.theory.network.pointwise import pair_expectation
 from tests.theory.network.simulate import Op, assert_predicts
 
 
@@ -50,3 +57,21 @@ def test_rows_that_are_standardized_take_no_mean():
         "standardized rows", lambda: lifted(nn.ReLU(), Standardized(64, 48)), (6, 40),
         skip=("parameter 2.weight",),
     )  # fmt: skip
+
+
+def test_the_gradient_behind_standardized_rows_has_no_mean():
+    """Σ_i g_i = Σ_i Σ_o w_oi g_o = 0 where Σ_i w_oi = 0: exactly."""
+    weight = Constant((48, 64), lambda: np.zeros((48, 64)), 0.0, 1 / 64, row_sum=0.0)
+    sent = dense(from_moments((5, 48), 1.0), 1, weight, 1)
+    assert sent.q == pytest.approx(48 / 64)
+    assert np.abs(pair_sum(sent.second, sent.axes[1], 1)).max() < 1e-12
+
+
+@pytest.mark.parametrize("slope", [False, True])
+@pytest.mark.parametrize("mean", [0.0, 0.7])
+def test_copies_of_an_entry_stay_copies_behind_a_function(slope, mean):
+    """E φ(x)φ(x′) = E φ(x)² where x′ = x: the orders left out of the expansion count too."""
+    act = activation("hardswish")
+    state = broadcast(from_moments((6, 1), 1.0 + mean**2, mean, mean**2), (6, 4))
+    second = pair_expectation(act, state, slope=slope)
+    assert second[1, 0] == pytest.approx(second[1, 1], rel=1e-4)
