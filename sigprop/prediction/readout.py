@@ -145,6 +145,8 @@ def _limits(
     apart = [call.name for call in maps if call.full and not _told_apart(call, found, channels)]
     if apart:
         yield f"places told apart only in part (too many pairs): {some(apart)}"
+    if found.cut:
+        yield "what meets again was followed in part: covariances further than that count as 0"
     wide = [call.name for call in maps if call.actual and _width(call) > ACTUAL]
     if wide:
         yield f"weights taken by their law (more than {ACTUAL:,} channels): {some(wide)}"

@@ -392,6 +392,14 @@ def test_what_is_too_large_for_what_was_asked_is_named():
     assert note.startswith("places told apart only in part") and note.endswith(": 0, 2")
 
 
+def test_covariances_that_are_not_followed_are_said(monkeypatch):
+    net = nn.Sequential(nn.Linear(40, 64), Residual(64), Residual(64))
+    assert not predict(net, (4, 40)).notes
+    monkeypatch.setattr("sigprop.theory.network.covariance.MOST", 0)
+    (note,) = predict(net, (4, 40)).notes
+    assert note.startswith("what meets again was followed in part")
+
+
 def test_layers_that_are_copies_of_one_add_up():
     """One draw in two layers: x W + x W = 2 x W has four times the second moment, not twice."""
 

@@ -44,39 +44,61 @@ MOST = 50_000
 """Covariances that are followed for one network."""
 
 
-class Covariances:
+class Followed:
+    """Pairs that are looked for once, so deep and so many at most.
+
+    Attributes:
+        known: what was found, by a name of the pair; None: 0.
+        cut: whether one was not looked for, and counts as 0.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[Any, SignalState | None] = {}
+        self.cut = False
+        self._depth = 0
+
+    def kept(self, key: Any, find: Callable[[], SignalState | None]) -> SignalState | None:
+        """What is known of a pair, or is found now; what no rule can say counts as 0."""
+        if key in self.known:
+            return self.known[key]
+        if self._depth >= DEEPEST or len(self.known) > MOST:
+            self.cut = True
+            return None
+        self._depth += 1
+        try:
+            found = find()
+        except CannotPredict:
+            found = None
+        finally:
+            self._depth -= 1
+        self.known[key] = found
+        return found
+
+
+class Covariances(Followed):
     """Covariances of the nodes of one network, as relation tensors (first entry, second entry)."""
 
     def __init__(self, calls: Mapping[str, Call], states: Mapping[str, Any]) -> None:
+        super().__init__()
         self.calls, self.states = calls, states
         self.place = {name: i for i, name in enumerate(calls)}
-        self.known: dict[tuple[str, str], SignalState | None] = {}
         self.uses: dict[str, list[Call]] = {}
         for call in calls.values():
             if weight_of(call):
                 self.uses.setdefault(weight_of(call), []).append(call)
-        self.steps = 0
 
     def of(self, one: str, two: str) -> SignalState | None:
         """E x y − E x E y with x of the first node and y of the second; None: 0."""
-        if (one, two) in self.known:
-            return self.known[one, two]
         if (two, one) in self.known:
             found = self.known[two, one]
             return None if found is None else turned_round(found)
-        if self.steps >= DEEPEST or len(self.known) > MOST:
-            return None
-        self.steps += 1
-        try:
+
+        def find() -> SignalState | None:
             found = self._find(one, two)
-        except CannotPredict:
-            found = None
-        finally:
-            self.steps -= 1
-        if found is not None and negligible(found, self.states[one], self.states[two]):
-            found = None
-        self.known[one, two] = found
-        return found
+            small = found is not None and negligible(found, self.states[one], self.states[two])
+            return None if small else found
+
+        return self.kept((one, two), find)
 
     def state(self, name: str) -> SignalState:
         """The state of a node.

@@ -13,7 +13,7 @@ weight or come from one node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from sigprop.theory.network.calls import Call, CannotPredict, Signal
 from sigprop.theory.network.covariance import (
     LAYOUT,
     Covariances,
+    Followed,
     negligible,
     parameter_of,
     same_arguments,
@@ -46,14 +47,11 @@ from sigprop.theory.network.sides import (
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
 
-DEEPEST = 120
-MOST = 50_000
-
 Pair = SignalState | None
 Edge = tuple[str, str]
 
 
-class GradientCovariances:
+class GradientCovariances(Followed):
     """E g h of the gradients of nodes of one network (their means are 0).
 
     Args:
@@ -65,41 +63,25 @@ class GradientCovariances:
     def __init__(
         self, signals: Covariances, gradients: Mapping[str, Any], ends: Mapping[str, Any]
     ) -> None:
+        super().__init__()
         self.signals, self.gradients, self.ends = signals, gradients, ends
         self.place = signals.place
         self.users: dict[str, list[str]] = {}
         for call in signals.calls.values():
             for name in call.inputs:
                 self.users.setdefault(name, []).append(call.name)
-        self.known: dict[Any, Pair] = {}
         self.behind: dict[str, set[str]] = {}
-        self.steps = 0
 
     def of(self, one: str, two: str) -> Pair:
         """E g h of the gradients of two nodes; None: 0."""
         if self.place[one] > self.place[two]:
             found = self.of(two, one)
             return None if found is None else turned_round(found)
-        return self._kept((one, two), lambda: self._nodes(one, two))
+        return self.kept((one, two), lambda: self._nodes(one, two))
 
     def edges(self, first: Edge, other: Edge) -> Pair:
         """E g h of what two nodes send to an input each; None: 0."""
-        return self._kept((first, other), lambda: self._edges(first, other))
-
-    def _kept(self, key: Any, find: Callable[[], Pair]) -> Pair:
-        if key in self.known:
-            return self.known[key]
-        if self.steps >= DEEPEST or len(self.known) > MOST:
-            return None
-        self.steps += 1
-        try:
-            found = find()
-        except CannotPredict:
-            found = None
-        finally:
-            self.steps -= 1
-        self.known[key] = found
-        return found
+        return self.kept((first, other), lambda: self._edges(first, other))
 
     def used(self, node: str) -> list[Edge]:
         """The edges that send to a node; those of a split are its parts."""

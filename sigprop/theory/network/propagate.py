@@ -45,6 +45,7 @@ class Propagation:
         parameters: the mean square of the gradient of each parameter.
         unpredicted: nodes that no rule reaches forward, with the reason.
         unpredicted_back: nodes that no rule reaches backward, with the reason.
+        cut: whether covariances of what meets again were too many or too far to be followed.
         measured: gradients at nodes that were measured as a whole.
     """
 
@@ -53,6 +54,7 @@ class Propagation:
     parameters: dict[str, float] = field(default_factory=dict)
     unpredicted: dict[str, str] = field(default_factory=dict)
     unpredicted_back: dict[str, str] = field(default_factory=dict)
+    cut: bool = False
     measured: dict[str, Any] = field(default_factory=dict)
 
 
@@ -94,6 +96,7 @@ def propagate(
         entered = call.name in given or not (call.inputs or call.args)
         if gradient is not None and not entered:
             _backward(found, back, call, measure_back)
+    found.cut = pairs.cut or back.cut
     return found
 
 
