@@ -21,7 +21,7 @@ PACKAGE = Path(sigprop.__file__).parent
 ORDER = (
     "_lazy", "references", "records", "checks", "data", "gaussian", "closed_form", "activations",
     "graph", "theory", "arrangement", "nn", "reading", "slopes", "measurement", "prediction",
-    "init", "piecewise", "regions", "kinks", "validation", "monitoring", "plots", "cli",
+    "init", "piecewise", "regions", "kinks", "validation", "checking", "monitoring", "plots", "cli",
 )  # fmt: skip
 """Every room of the package: it imports only from those before it.
 

@@ -6,7 +6,7 @@ One forward pass under the recorder that writes the graph, so that names agree w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,7 +32,7 @@ from sigprop.reading.calling import (
 from sigprop.reading.running import record_steps
 from sigprop.reading.steps import Step
 from sigprop.reading.used import Reading
-from sigprop.reading.witness import Witness, moments
+from sigprop.reading.witness import Witness, Witnesses, moments
 from sigprop.records import Row, table
 
 
@@ -137,14 +137,43 @@ def measure_nodes(
         >>> round(seen["2"].gradient, 6)
         1.0
     """
+    seed = cotangent_seed
+    return watched_nodes(model, inputs, kwargs, cotangent_seed=seed, gradients=gradients)[0]
+
+
+def watched_nodes(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    watch: Callable[[], Sequence[Witness]] = tuple,
+    *,
+    cotangent_seed: int = 0,
+    gradients: bool = True,
+) -> tuple[NodeStatistics, Sequence[Witness]]:
+    """:func:`measure_nodes`, with others that look on in the same run.
+
+    Args:
+        model: see :func:`measure_nodes`.
+        inputs: positional arguments of the model.
+        kwargs: its keyword arguments.
+        watch: makes those who look on, anew for each run that is begun. They are told that the
+            model has returned when the backward pass is over.
+        cotangent_seed: see :func:`measure_nodes`.
+        gradients: see :func:`measure_nodes`.
+
+    Returns:
+        What was measured, and those who looked on.
+    """
     check_model(model)
     model = unwrapped(model)
     own_graph = reentrant = False
     with ONE_AT_A_TIME:
         while True:
             witness = _GradientWitness(model, cotangent_seed, own_graph, reentrant)
+            watching = watch()
+            seen = witness if gradients else None
             try:
-                return _measured(model, inputs, kwargs, witness if gradients else None)
+                return _measured(model, inputs, kwargs, seen, watching), watching
             except RuntimeError as error:
                 known = own_graph, reentrant
                 own_graph |= gradients and any(w in str(error) for w in NEEDS_ITS_OWN_GRAPH)
@@ -156,12 +185,17 @@ def measure_nodes(
 
 
 def _measured(
-    model: nn.Module, inputs: Any, kwargs: Any, witness: _GradientWitness | None
+    model: nn.Module,
+    inputs: Any,
+    kwargs: Any,
+    witness: _GradientWitness | None,
+    watching: Sequence[Witness],
 ) -> NodeStatistics:
     """One run."""
+    all_of_them = Witnesses(witness or Witness(), *watching)
     frozen = model.parameters() if witness is not None else ()
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), thawed(frozen):
-        recorder, ends = record_steps(model, inputs, kwargs, measure=True, witness=witness)
+        recorder, ends = record_steps(model, inputs, kwargs, measure=True, witness=all_of_them)
         reading = build(model, recorder.steps, ends, list(recorder.cuts))
     seen = witness or _GradientWitness(model, 0)
     nodes = [

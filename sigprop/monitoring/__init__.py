@@ -1,6 +1,7 @@
 """A model watched while it trains: layers that die, slopes that do not learn, gains off g*."""
 
-from sigprop.monitoring.findings import Finding, MonitorWarning, Thresholds
+from sigprop.checking.findings import Finding
+from sigprop.monitoring.findings import MonitorWarning, Thresholds
 from sigprop.monitoring.lightning import lightning_callback
 from sigprop.monitoring.monitors import Monitor
 from sigprop.monitoring.report import LayerReport

@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from sigprop.checking.findings import Finding
 from sigprop.checks import count, real_number
 from sigprop.records import Row
-
-SHOWN = 4
-"""Layers named in a sentence."""
 
 History = Sequence[Sequence[Row]]
 """The rows of the last reported steps, the newest last."""
@@ -57,47 +55,6 @@ class Thresholds:
         real_number("slope_signal", self.slope_signal, minimum=0, maximum=1)
         real_number("gain_ratio", self.gain_ratio, above=1)
         real_number("gradient_spread", self.gradient_spread, above=1)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong in a layer.
-
-    Attributes:
-        name: the layer.
-        problem: in a word or two; a layer is warned of once for each.
-        detail: the numbers.
-        advice: what to do.
-        warns: whether it is worth a warning (else it is only told when asked).
-    """
-
-    name: str
-    problem: str
-    detail: str
-    advice: str
-    warns: bool = True
-
-    def __str__(self) -> str:
-        return in_words([self])
-
-
-def in_words(found: Sequence[Finding]) -> str:
-    """Findings of one problem: what it is, where, and what to do.
-
-    Example:
-        >>> dead = [Finding(f"fc{i}", "dying", "all units are dead", "Use PReLU.") for i in (1, 2)]
-        >>> in_words(dead)
-        'dying: fc1: all units are dead; fc2: all units are dead. Use PReLU.'
-    """
-    where = [f"{finding.name}: {finding.detail}" for finding in found[:SHOWN]]
-    where += [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-    return f"{found[0].problem}: {'; '.join(where)}. {found[0].advice}"
-
-
-def by_problem(found: Sequence[Finding]) -> list[list[Finding]]:
-    """The findings of each problem together."""
-    problems = dict.fromkeys(finding.problem for finding in found)
-    return [[finding for finding in found if finding.problem == name] for name in problems]
 
 
 Check = Callable[[Row, History, Thresholds], Finding | None]
@@ -161,7 +118,7 @@ def _frozen(row: Row, history: History, thresholds: Thresholds) -> Finding | Non
         "slopes frozen",
         f"the slopes of {row['activation_name']!r} ask for no gradient",
         "If they are to learn, set requires_grad=True.",
-        warns=False,
+        level="note",
     )
 
 
@@ -232,7 +189,8 @@ def _gain_off(row: Row, history: History, thresholds: Thresholds) -> Finding | N
         f"changes by a factor of {change} here",
         "At the start use sigprop.kaiming_leaky_init; later, more weight decay or a smaller "
         "learning rate hold back weights that grow, less weight decay those that shrink.",
-        warns=bool(row["activation"]),  # heads grow in health, ends of branches may start small
+        # heads grow in health, ends of branches may start small
+        level="warning" if row["activation"] else "note",
     )
 
 

@@ -19,18 +19,12 @@ from torch.optim.optimizer import (
 )
 from torch.utils.hooks import RemovableHandle
 
+from sigprop.checking.findings import Finding, by_problem, in_words
 from sigprop.checks import FloatArray, count, real_array
 from sigprop.measurement.hooks import every_module_called
 from sigprop.measurement.layer_statistics import Observation
 from sigprop.measurement.observer import ObservedPass, Watch
-from sigprop.monitoring.findings import (
-    Finding,
-    MonitorWarning,
-    Thresholds,
-    by_problem,
-    findings,
-    in_words,
-)
+from sigprop.monitoring.findings import MonitorWarning, Thresholds, findings
 from sigprop.monitoring.hooks import (
     Called,
     ForwardHook,
@@ -338,7 +332,7 @@ class Monitor:
             del self._reports[: -max(self._keep, self.thresholds.window)]
         for sink in self._sinks:
             sink(rows)
-        self._warn_of([finding for finding in found if finding.warns], number)
+        self._warn_of([finding for finding in found if finding.level != "note"], number)
 
     def _warn_of(self, found: Sequence[Finding], step: int) -> None:
         """One warning for each problem, of the layers that have not been warned of."""

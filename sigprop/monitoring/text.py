@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from sigprop.monitoring.findings import SHOWN, Finding, by_problem
+from sigprop.checking.findings import SHOWN, Finding, by_problem
 from sigprop.reading.calling import kind_of, named_modules, some
 from sigprop.records import Row, table
 

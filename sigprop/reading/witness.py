@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,27 @@ class Witness:
 
     def returned(self, out: Any) -> None:
         """The model has returned; its buffers and random states are not put back yet."""
+
+
+class Witnesses(Witness):
+    """Several that look on together; the first hands on the inputs."""
+
+    def __init__(self, first: Witness, *others: Witness) -> None:
+        self.all: Sequence[Witness] = (first, *others)
+
+    def inputs(self, given: Any) -> Any:
+        """What the first one hands on."""
+        return self.all[0].inputs(given)
+
+    def made(self, step: Step, tensor: Tensor) -> None:
+        """Tell all."""
+        for witness in self.all:
+            witness.made(step, tensor)
+
+    def returned(self, out: Any) -> None:
+        """Tell all, in order."""
+        for witness in self.all:
+            witness.returned(out)
 
 
 def moments(tensor: Tensor) -> Moments:

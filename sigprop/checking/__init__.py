@@ -1,0 +1,6 @@
+"""Your model against theory: predicted and measured, judged, with findings and remedies."""
+
+from sigprop.checking.findings import Finding, Level
+from sigprop.checking.result import CheckReport, LayerCheck
+
+__all__ = ["CheckReport", "Finding", "LayerCheck", "Level"]
