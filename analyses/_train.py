@@ -7,6 +7,7 @@ losses are added, so that each gets exactly the gradient it would get alone.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,9 +122,10 @@ def train(
     rates: Tensor | float,
     *,
     momentum: float = 0.0,
+    adam: bool = False,
     after: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Gradient descent on the cross-entropy of every net; the losses, shape (steps, nets).
+    """Descent on the cross-entropy of every net; the losses, shape (steps, nets).
 
     Args:
         nets: changed in place.
@@ -131,11 +133,12 @@ def train(
         steps: number of steps.
         rates: learning rate, one or one a net.
         momentum: of the gradient, as in ``torch.optim.SGD``.
+        adam: whether by ``torch.optim.Adam`` at its own settings instead.
         after: called after every step with its number.
     """
     weights = list(nets.weights.values())
     rates = torch.as_tensor(rates, device=weights[0].device)
-    speeds = [torch.zeros_like(weight) for weight in weights]
+    directions = _adam(weights) if adam else _momentum(weights, momentum)
     losses = []
     with _no_tiny_numbers():
         for step in range(steps):
@@ -143,19 +146,48 @@ def train(
             loss = cross_entropy(nets(x), y)
             gradients = torch.autograd.grad(loss.sum(), weights)
             with torch.no_grad():
-                for weight, speed, gradient in zip(weights, speeds, gradients, strict=True):
-                    speed.mul_(momentum).add_(gradient)
+                for weight, direction in zip(weights, directions(gradients), strict=True):
                     rate = rates.reshape(-1, *[1] * (weight.dim() - 1)) if rates.dim() else rates
-                    weight.sub_(rate * speed)
+                    weight.sub_(rate * direction)
             losses.append(loss.detach())
             if after is not None:
                 after(step)
     return torch.stack(losses)
 
 
+Directions = Callable[[Sequence[Tensor]], Iterator[Tensor]]
+
+
+def _momentum(weights: Sequence[Tensor], momentum: float) -> Directions:
+    speeds = [torch.zeros_like(weight) for weight in weights]
+
+    def step(gradients: Sequence[Tensor]) -> Iterator[Tensor]:
+        for speed, gradient in zip(speeds, gradients, strict=True):
+            yield speed.mul_(momentum).add_(gradient)
+
+    return step
+
+
+def _adam(weights: Sequence[Tensor]) -> Directions:
+    means = [torch.zeros_like(weight) for weight in weights]
+    squares = [torch.zeros_like(weight) for weight in weights]
+    steps = itertools.count(1)
+
+    def step(gradients: Sequence[Tensor]) -> Iterator[Tensor]:
+        number = next(steps)
+        first, second = 1 - 0.9**number, math.sqrt(1 - 0.999**number)
+        for mean, square, gradient in zip(means, squares, gradients, strict=True):
+            mean.lerp_(gradient, 0.1)
+            square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            yield mean / (square.sqrt().div_(second).add_(1e-8)).mul_(first)
+
+    return step
+
+
 def cross_entropy(answers: Tensor, y: Tensor) -> Tensor:
-    """The mean cross-entropy of every net: (nets, batch, classes) and (nets, batch) → (nets,)."""
-    return nn.functional.cross_entropy(answers.movedim(-1, 1), y, reduction="none").mean(dim=1)
+    """The mean cross-entropy of every net: (nets, …, classes) and (nets, …) → (nets,)."""
+    losses = nn.functional.cross_entropy(answers.movedim(-1, 1), y, reduction="none")
+    return losses.flatten(1).mean(dim=1)
 
 
 @torch.no_grad()
@@ -166,7 +198,7 @@ def accuracy(nets: Stack, x: Tensor, y: Tensor) -> np.ndarray:
     with _no_tiny_numbers():
         right = nets(x).argmax(dim=-1) == y
     nets.net.train(was)
-    return right.double().mean(dim=1).cpu().numpy()
+    return right.double().flatten(1).mean(dim=1).cpu().numpy()
 
 
 @contextmanager
