@@ -21,10 +21,10 @@ CARRIES: frozenset[Kind] = frozenset(
     ("passage", "scale", "shift", "dropout", "pooling", "normalization")
 )
 """Kinds through which a stream is carried past a branch."""
-_CHAIN: frozenset[Kind] = CARRIES | {"weight", "concatenation"}  # one with zeros
+_CHAIN = CARRIES | frozenset[Kind](("weight", "concatenation"))  # one with zeros
 _ACTS: frozenset[Kind] = frozenset(("activation", "normalization"))
 _NO_SIGNAL: frozenset[Kind] = frozenset(("constant", "comparison"))
-_ENDS_THROUGH: frozenset[Kind] = (CARRIES | {"sum"}) - {"pooling"}
+_ENDS_THROUGH = CARRIES - {"pooling"} | frozenset[Kind](("sum",))
 
 
 @dataclass(frozen=True)
