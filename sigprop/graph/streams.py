@@ -36,6 +36,8 @@ class Block:
         before: the node of the stream that the branch starts from.
         branch: nodes of the branch, or of all branches that join here, in order.
         ends: weights whose output reaches the join with no activation or weight between.
+        last: what makes the branch: ends, and where it does not end in a weight an activation, a
+            product or another node.
         weights: all weights of the branch.
         shortcut: weights that the stream itself goes through on its way to the join.
         pre_norm: whether every path of the branch meets a normalization before its first weight.
@@ -47,6 +49,7 @@ class Block:
     before: str
     branch: tuple[str, ...]
     ends: tuple[str, ...]
+    last: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     shortcut: tuple[str, ...] = ()
     pre_norm: bool = False
@@ -279,18 +282,14 @@ class _Search:
 
     def _block(self, join: _Join, behind: tuple[str, ...]) -> Block:
         branch = self._branch(join)
-        ends, normed = self._ends(join, set(branch))
+        passed: list[str] = []
+        made = self._last(join.terms, set(branch), passed)
+        last = tuple(sorted(made, key=self.graph.place.__getitem__))
+        normed = any(self._is(name, "normalization") for name in passed)
         return Block(
-            join.join, join.before, branch, ends, self._weights(branch),
+            join.join, join.before, branch, self._weights(last), last, self._weights(branch),
             self._weights(reversed(join.carried)), self._is_pre_norm(join, branch), normed, behind,
         )  # fmt: skip
-
-    def _ends(self, join: _Join, branch: set[str]) -> tuple[tuple[str, ...], bool]:
-        """The last weights of a branch, and whether what they put out is normalized."""
-        passed: list[str] = []
-        last = self._last(join.terms, branch, passed)
-        normed = any(self._is(name, "normalization") for name in passed)
-        return self._weights(sorted(last, key=self.graph.place.__getitem__)), normed
 
     def _last(
         self, terms: Iterable[str], branch: set[str], passed: list[str] | None = None

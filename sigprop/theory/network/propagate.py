@@ -89,9 +89,10 @@ def propagate(
         if call.name in found.states:
             continue
         if decide is not None:
-            call = pairs.calls[call.name] = decide(
-                call, found.states, lambda c: rule_of(c).forward(_context(found, pairs, c))
-            )
+            chosen = decide(call, found.states, lambda c: _made(found, pairs, c))
+            if chosen is not call:
+                pairs.put(chosen)
+            call = chosen
         found.states[call.name] = _forward(found, pairs, call, measure)
     for name, cotangent in cotangents.items():
         _add(found.gradients, name, cotangent)
@@ -121,17 +122,22 @@ def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:
     return RuleContext(call, inputs, found.states.get(call.name), covariance, source)
 
 
+def _made(found: Propagation, pairs: Covariances, call: Call) -> Any:
+    """What the rule of a call makes."""
+    made = rule_of(call).forward(_context(found, pairs, call))
+    _check(made, call)
+    return made
+
+
 def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measure | None) -> Any:
     try:
-        made = rule_of(call).forward(_context(found, pairs, call))
-        _check(made, call)
+        return _made(found, pairs, call)
     except FAILURES as error:
         reason = _reason(call, error, measure is None)
         if measure is None:
             raise CannotPredict(f"{call.name}: {reason}") from error
         found.unpredicted[call.name] = reason
         return measure(call)
-    return made
 
 
 FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
