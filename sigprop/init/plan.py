@@ -89,6 +89,8 @@ class InitPlan:
     warnings: tuple[str, ...] = ()
     bias_std: float = 0.0
     """Standard deviation of the biases of these layers; 0: they are zero."""
+    notes: tuple[str, ...] = ()
+    """What the weights are to bring about, in words."""
 
     def records(self) -> list[Row]:
         """One flat row per weight, then one per untouched parameter (kind ``"untouched"``)."""
@@ -101,6 +103,7 @@ class InitPlan:
         if any(NEXT in layer.reason for layer in self.layers):
             lines.append(FOOTNOTE)
         lines += _left_alone(self.untouched)
+        lines += [_filled(note) for note in self.notes]
         lines += [_filled(f"Warning: {warning}") for warning in self.warnings]
         return "\n".join([*lines, self._counted()])
 
