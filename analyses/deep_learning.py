@@ -1,0 +1,275 @@
+"""Do deep nets learn better from weights that hold the signal?
+
+Prediction: DRAFT
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from scipy import stats
+from torch import Tensor, nn
+
+from analyses._init_nets import GPT2, ViT, mlp, residual
+from analyses._inits import OURS, TOOLS, Task, quietly
+from analyses._paired import compare
+from analyses._train import Data, Stack, accuracy, drawn_from, load_data, train
+from sigprop import plots
+from sigprop.records import Row, read_json, write_json
+
+TOOLS_SHOWN = (
+    "default", "Kaiming loop", "LSUV", "AnyInit", "ours forward", "ours critical", OURS,
+)  # fmt: skip
+RATES = {"SGD": (0.0008, 0.004, 0.02, 0.1), "Adam": (0.0001, 0.0004, 0.0016, 0.0064)}
+MOMENTUM = 0.9
+TUNING = 1000
+"""Seed from which on nets only choose a learning rate."""
+FAMILYWISE = 0.05
+"""Chance that any claim of the whole set is wrong."""
+LENGTH = 16
+"""Characters that a text model sees."""
+SYMBOLS = 96
+"""Printable ASCII; all else counts as a new line."""
+
+
+@dataclass(frozen=True)
+class Params:
+    depths: tuple[int, ...] = (50, 100)
+    activations: tuple[str, ...] = ("GELU", "tanh", "leaky")
+    width: int = 64
+    blocks: int = 50
+    transformer: tuple[int, int] = (8, 32)
+    """Blocks and width."""
+    text_batch: int = 16
+    batch: int = 32
+    steps: int = 80
+    seeds: int = 5
+    tuning: int = 2
+    """Seeds that choose the learning rate; they are not among the others."""
+    asked: int = 300
+    seed: int = 0
+
+
+FULL = Params()
+QUICK = Params((8,), ("leaky",), 16, 4, (1, 8), 4, 16, 20, 3, 1, 100)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A net and what it learns."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    data: Data
+    nonlinearity: tuple[str, float]
+    batch: int
+    classes: int = 10
+
+
+def lessons(params: Params) -> list[Lesson]:
+    """All nets of a run."""
+    width, (deep, dim) = params.width, params.transformer
+    pixels = load_data(params.seed, per_pixel=False)
+    kinds = {"leaky": ("leaky_relu", 0.2), "tanh": ("tanh", 0.0), "GELU": ("relu", 0.0)}
+    found = [
+        Lesson(f"MLP {name}, {depth}", lambda a=name, n=depth: mlp(a, n, width, 64, 10), pixels,
+               kinds[name], params.batch)
+        for name in params.activations for depth in params.depths
+    ]  # fmt: skip
+
+    def vit() -> nn.Module:
+        return nn.Sequential(nn.Unflatten(-1, (1, 8, 8)), ViT(deep, dim, 1, 8, 2))
+
+    def res() -> nn.Module:
+        return residual(params.blocks, width, 64, 10)
+
+    relu, text = kinds["GELU"], characters(params.seed)
+    return [
+        *found,
+        Lesson(f"residual, {params.blocks} blocks", res, pixels, relu, params.batch),
+        Lesson(f"ViT, {deep} blocks", vit, pixels, relu, params.batch // 2),
+        Lesson(f"GPT-2, {deep} blocks", lambda: GPT2(deep, dim, SYMBOLS, LENGTH), text, relu,
+               params.text_batch, SYMBOLS),
+    ]  # fmt: skip
+
+
+def characters(seed: int, length: int = LENGTH) -> Data:
+    """Windows of the help texts that Python ships, and what comes one character later."""
+    text = "\n".join(topics[name] for name in sorted(topics))
+    codes = np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8).astype(np.int64) - 32
+    codes = np.where((codes >= 0) & (codes < SYMBOLS - 1), codes, SYMBOLS - 1)
+    windows = codes[: len(codes) // (length + 1) * (length + 1)].reshape(-1, length + 1)
+    windows = torch.as_tensor(windows[np.random.default_rng(seed).permutation(len(windows))])
+    learnt, asked = windows[1000:], windows[:1000]
+    return Data(learnt[:, :-1], learnt[:, 1:], asked[:, :-1], asked[:, 1:])
+
+
+def compute(params: Params) -> list[Row]:
+    rows: list[Row] = []
+    for lesson in lessons(params):
+        for name in TOOLS_SHOWN:
+            if name in TOOLS:
+                rows += _studied(params, lesson, name)
+    return rows + claims(rows)
+
+
+def _studied(params: Params, lesson: Lesson, tool: str) -> list[Row]:
+    """Each optimizer at its best rate: one row a seed."""
+    tuners = range(TUNING + params.seed, TUNING + params.seed + params.tuning)
+    seeds = range(params.seed * params.seeds, (params.seed + 1) * params.seeds)
+    nets = {seed: _drawn(lesson, tool, seed) for seed in (*tuners, *seeds)}
+    rows: list[Row] = []
+    for optimizer, rates in RATES.items():
+        head = {"net": lesson.name, "optimizer": optimizer, "tool": tool}
+        pairs = [(seed, rate) for seed in tuners for rate in rates]
+        losses, _ = _learnt(params, lesson, nets, pairs, optimizer)
+        means = np.reshape(losses, (len(tuners), len(rates))).mean(axis=0)
+        best = int(means.argmin())
+        losses, shares = _learnt(params, lesson, nets, [(s, rates[best]) for s in seeds], optimizer)
+        rows += [
+            head | {"kind": "net", "seed": seed, "rate": rates[best], "loss": loss,
+                    "accuracy": share, "edge": best in (0, len(rates) - 1)}
+            for seed, loss, share in zip(seeds, losses, shares, strict=True)
+        ]  # fmt: skip
+    return rows
+
+
+def _drawn(lesson: Lesson, tool: str, seed: int) -> nn.Module:
+    with drawn_from(seed):
+        net = lesson.build()
+    with quietly():
+        TOOLS[tool].apply(net, Task(lesson.data.x[: lesson.batch], lesson.nonlinearity, seed))
+    return net
+
+
+def _learnt(
+    params: Params, lesson: Lesson, nets: dict[int, nn.Module],
+    pairs: Sequence[tuple[int, float]], optimizer: str,
+) -> tuple[list[float], list[float]]:  # fmt: skip
+    """Train a net for each seed and rate; mean losses of the last tenth of steps, and accuracies.
+
+    A loss that is no number counts, as the worst allowed does, as twice that of a guess.
+    What was once learnt from the same weights is taken from a file, so that a run can go on.
+    """
+    stack = Stack([nets[seed] for seed, _ in pairs])
+    key = hashlib.sha256(repr((params, lesson.name, pairs, optimizer, RATES)).encode())
+    for weight in stack.weights.values():
+        key.update(weight.detach().numpy().tobytes())
+    file = Path(tempfile.gettempdir()) / "sigprop-deep-learning" / f"{key.hexdigest()}.json"
+    if file.is_file():
+        found = read_json(file)
+        return found["losses"], found["accuracies"]
+    size = (params.steps, lesson.batch)
+    orders = [np.random.default_rng([seed, 7]).integers(len(lesson.data.y), size=size)
+              for seed, _ in pairs]  # fmt: skip
+    picks = torch.as_tensor(np.stack(orders))
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        return lesson.data.x[picks[:, step]], lesson.data.y[picks[:, step]]
+
+    rates = torch.tensor([rate for _, rate in pairs])
+    with drawn_from(params.seed):
+        losses = train(stack, batch, params.steps, rates, momentum=MOMENTUM,
+                       adam=optimizer == "Adam")  # fmt: skip
+    last = losses[-max(params.steps // 10, 1) :].mean(dim=0).numpy()
+    worst = 2 * math.log(lesson.classes)
+    x, y = (part[: params.asked].expand(len(pairs), *[-1] * part.dim())
+            for part in (lesson.data.x_asked, lesson.data.y_asked))  # fmt: skip
+    shares = accuracy(stack, x, y).tolist()
+    found = {"losses": np.nan_to_num(last, nan=worst).clip(max=worst).tolist(),
+             "accuracies": shares}  # fmt: skip
+    if params == FULL:
+        write_json(found, file)
+    return found["losses"], found["accuracies"]
+
+
+def claims(rows: list[Row]) -> list[Row]:
+    """Ours against every other tool, paired over seeds, Holm's correction over all."""
+    cells = _cells(rows, "accuracy")
+    pairs = []
+    for net, optimizer, tool in cells:
+        if tool != OURS and (net, optimizer, OURS) in cells:
+            head = {"kind": "claim", "net": net, "optimizer": optimizer, "tool": tool}
+            pairs.append((head, cells[net, optimizer, tool], cells[net, optimizer, OURS]))
+    return compare(pairs)
+
+
+def _cells(rows: list[Row], name: str) -> dict[tuple[str, str, str], np.ndarray]:
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        if row["kind"] == "net":
+            found.setdefault((row["net"], row["optimizer"], row["tool"]), []).append(row[name])
+    return {key: np.array(values) for key, values in found.items()}
+
+
+def check(rows: list[Row]) -> None:
+    stored, fresh = [row for row in rows if row["kind"] == "claim"], claims(rows)
+    for old, new in zip(stored, fresh, strict=True):
+        assert abs(old["p_value"] - new["p_value"]) < 1e-9, f"not what the nets say: {old}"
+    for row in fresh:
+        if row["tool"] == "default" and row["net"].startswith("MLP"):
+            assert row["difference"] > 0, f"the default learns better: {row}"
+
+
+def draw(rows: list[Row]) -> Figure:
+    figure, axes = plt.subplots(
+        2, 2, figsize=(16, 8), layout="constrained", sharey=True, sharex=True
+    )
+    claimed = {
+        (row["net"], row["optimizer"], row["tool"]): row for row in rows if row["kind"] == "claim"
+    }
+    for line, optimizer in zip(axes, RATES, strict=True):
+        for ax, name in zip(line, ("accuracy", "loss"), strict=True):
+            _draw_cells(ax, optimizer, name, _cells(rows, name), claimed)
+    wins = sum(row["p_value"] < FAMILYWISE and row["difference"] > 0 for row in claimed.values())
+    losses = sum(row["p_value"] < FAMILYWISE and row["difference"] < 0 for row in claimed.values())
+    figure.suptitle(
+        f"{OURS.capitalize()} against another tool: more accurate in {wins} of {len(claimed)} "
+        f"pairs, less in {losses} (p < {FAMILYWISE:g} after correction for all)",
+        fontweight="bold",
+    )
+    return figure
+
+
+def _draw_cells(
+    ax: plt.Axes, optimizer: str, name: str, cells: dict[tuple[str, str, str], np.ndarray],
+    claimed: dict[tuple[str, str, str], Row],
+) -> None:  # fmt: skip
+    nets = list(dict.fromkeys(net for net, _, _ in cells))
+    tools = list(dict.fromkeys(tool for _, _, tool in cells))
+    ramp = LinearSegmentedColormap.from_list("good", ["white", plots.COLORS[0]])
+    shown = np.full((len(nets), len(tools)), np.nan)
+    for y, net in enumerate(nets):
+        means = [cells[net, optimizer, tool].mean() for tool in tools]
+        low, high = min(means), max(means)
+        for x, tool in enumerate(tools):
+            values = cells[net, optimizer, tool]
+            good = (means[x] - low) / ((high - low) or 1.0)
+            shown[y, x] = 1 - good if name == "loss" else good
+            half = stats.t.isf(0.025, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+            words = f"{means[x]:.2f} ± {half:.2f}"
+            if name == "accuracy":
+                words = f"{100 * means[x]:.0f} ± {100 * half:.0f}"
+                row = claimed.get((net, optimizer, tool))
+                if row is not None and row["p_value"] < FAMILYWISE:
+                    words += " ▼" if row["difference"] > 0 else " ▲"
+            ax.text(x, y, words, ha="center", va="center", fontsize="small",
+                    color="white" if shown[y, x] > 0.6 else plots.INK)  # fmt: skip
+    ax.imshow(shown, cmap=ramp, vmin=0, vmax=1, aspect="auto")
+    ax.set_xticks(range(len(tools)), [tool.replace(" ", "\n", 1) for tool in tools])
+    ax.set_yticks(range(len(nets)), nets)
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    what = "accuracy (%) on what was not learnt" if name == "accuracy" else "loss at the end"
+    ax.set_title(f"{optimizer}: {what}", loc="left")
