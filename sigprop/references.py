@@ -45,6 +45,7 @@ REFERENCES: dict[str, str] = {
     "montufar2017": "G. Montúfar, Notes on the Number of Linear Regions of Deep Neural Networks, SampTA 2017.",
     "nair2010": "V. Nair and G. Hinton, Rectified Linear Units Improve Restricted Boltzmann Machines, ICML 2010.",
     "phased": "PhasedReLU(α, β), leaky ReLU cut to zero below −β/α: defined in sigprop.nn.PhasedReLU; its integrals are derived there and in sigprop.closed_form, no published source is known to us.",
+    "mishkin2016": "D. Mishkin and J. Matas, All You Need is a Good Init, ICLR 2016 (LSUV).",
     "poole2016": "B. Poole et al., Exponential Expressivity in Deep Neural Networks through Transient "
     "Chaos, NeurIPS 2016.",
     "radford2019": "A. Radford et al., Language Models are Unsupervised Multitask Learners, OpenAI 2019 (GPT-2).",

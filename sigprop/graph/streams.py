@@ -11,6 +11,7 @@ Source: he2016 (blocks, pre- and post-activation).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -280,10 +281,10 @@ class _Search:
         own = {join.before, *join.carried, *branch}
         return all(each.before in own for each in inner)
 
-    def _block(self, join: _Join, behind: tuple[str, ...]) -> Block:
+    def _block(self, join: _Join, behind: tuple[str, ...], others: AbstractSet[str]) -> Block:
         branch = self._branch(join)
         passed: list[str] = []
-        made = self._last(join.terms, set(branch), passed)
+        made = self._last(join.terms, set(branch), passed, others)
         last = tuple(sorted(made, key=self.graph.place.__getitem__))
         normed = any(self._is(name, "normalization") for name in passed)
         return Block(
@@ -292,15 +293,22 @@ class _Search:
         )  # fmt: skip
 
     def _last(
-        self, terms: Iterable[str], branch: set[str], passed: list[str] | None = None
+        self,
+        terms: Iterable[str],
+        branch: set[str],
+        passed: list[str] | None = None,
+        joins: AbstractSet[str] = frozenset(),
     ) -> set[str]:
-        """The nodes of a branch that make what is added; ``passed``: those it is handed on by."""
+        """The nodes of a branch that make what is added; ``passed``: those it is handed on by.
+
+        The join of another block makes it itself.
+        """
         found, waiting = set[str](), list(terms)
         while waiting:
             name = waiting.pop()
             if name not in branch:
                 continue
-            if self.graph.by_name[name].kind not in _ENDS_THROUGH:
+            if name in joins or self.graph.by_name[name].kind not in _ENDS_THROUGH:
                 found.add(name)
                 continue
             waiting += self.inputs[name]
@@ -350,7 +358,7 @@ class _Search:
         post = any(plain) if plain else not self._starts_acting(found[0])
         ways.append(self._acts_next(found[-1].join))
         for join, way in zip(found, ways, strict=True):
-            yield self._block(join, way if post else ())
+            yield self._block(join, way if post else (), joins.keys() - {join.join, *join.merged})
 
     def _around(self, joins: dict[str, _Join]) -> dict[str, str]:
         """The join of the innermost block in whose branch each join lies; "" if in none."""

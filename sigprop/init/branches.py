@@ -30,6 +30,7 @@ _COARSE = 8
 _NODES, _SHARES = np.polynomial.hermite_e.hermegauss(40)
 _SHARES = _SHARES / _SHARES.sum()
 _LARGEST = 1e4
+_NOTHING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,11 @@ class Branches:
                 before = block.join
 
     def _add(self, place: _Place) -> None:
-        block = place.block
-        if block.shortcut:
+        block, found = place.block, dict(self._makers(place.block))
+        if block.shortcut and (found or block.end_norm):
             self.shortcuts[block.shortcut[-1]] = place
         if block.end_norm:
             return
-        found = dict(self._makers(block))
         for weight, (last, bent) in found.items():
             factor = self._factor(last, block)
             self.ends[weight] = replace(place, parts=len(found), factor=factor, bent=bent)
@@ -119,9 +119,9 @@ class Branches:
             node = self.graph.by_name[name]
             if node.kind == "weight":
                 yield name, (name, None)
-            record = self._record(name)
-            sources = self.graph.sources(name)
-            if record is not None and len(sources) == 1 and sources[0].kind == "weight":
+            record, sources = self._record(name), self.graph.sources(name)
+            small = record is not None and _closes(record)
+            if small and len(sources) == 1 and sources[0].kind == "weight":
                 yield sources[0].name, (name, record)
 
     def _record(self, name: str) -> Activation | None:
@@ -171,6 +171,16 @@ class Branches:
             return Wanted(level, "carries a residual stream, kept at its level")
         return Wanted(self.q * self.inside.get(name, 1.0))
 
+    def beside(self, name: str) -> str:
+        """The node whose second moment that of a weight goes with, "" if it goes with none."""
+        if isinstance(self.aim.residual, str):
+            return ""
+        place = self.ends.get(name) or self.shortcuts.get(name)
+        if place is None:
+            return ""
+        prior = place.block.shortcut and place.before and not place.block.behind
+        return place.before if prior else place.block.before
+
     def _end(self, place: _Place, states: Mapping[str, Any]) -> Wanted:
         scheme, blocks = self.aim.residual, len(place.stream.blocks)
         if scheme in ("fixup", "skipinit"):
@@ -203,6 +213,11 @@ class Branches:
             return q, (rate - 1) * q
         branch = rectified(record, before, rate * q)
         return q, (rate - 1) * q if branch is None else branch
+
+
+def _closes(record: Activation) -> bool:
+    """Whether φ(0) = 0, so that a branch which ends in it can be small."""
+    return record.kind == "function" and abs(float(record.f(np.zeros(1))[0])) < _NOTHING
 
 
 def level_before(record: Activation, q: float) -> float:

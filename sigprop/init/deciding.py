@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sigprop.graph import Node
+from sigprop.graph import THROUGH, Node
 from sigprop.init.behind import in_words
 from sigprop.init.branches import Branches, Wanted
 from sigprop.init.lever import Lever, sources_of
@@ -49,6 +49,11 @@ class Use:
     def reason(self) -> str:
         """What decided it, in words."""
         return self.wanted.reason
+
+
+def deciding_stds(uses: Sequence[Use]) -> list[float]:
+    """The standard deviations that the uses of one weight want: those that anything enters."""
+    return [use.std for use in uses if use.std > 0 and use.enters > 0]
 
 
 @dataclass(eq=False)
@@ -116,7 +121,7 @@ class Deciding:
         """Whether weights with several uses want another law than the first use was given."""
         moved = False
         for weight, uses in self.uses.items():
-            wanted = [use.std for use in uses if use.std > 0]
+            wanted = deciding_stds(uses)
             shared = len(uses) > 1 or not self.tables.isdisjoint(self._looked_up(weight))
             if not shared or not wanted or weight in self.failed:
                 continue
@@ -129,6 +134,28 @@ class Deciding:
     def std(self, weight: ModelWeight) -> float:
         """What was decided."""
         return self.fixed.get(weight, self.uses[weight][0].std)
+
+    def use(self, weight: ModelWeight) -> Use:
+        """The first use of a weight that anything enters."""
+        uses = self.uses[weight]
+        return next((use for use in uses if use.enters > 0), uses[0])
+
+    def makers(self, node: Node) -> list[Node]:
+        """What makes the signal that enters a node: as in the graph, or a residual stream."""
+        graph, found = self.reading.graph, dict[str, Node]()
+        joins = {block.join for stream in self.branches.streams for block in stream.blocks}
+        waiting, seen = list(node.inputs), set[str]()
+        while waiting:
+            before = graph.by_name[waiting.pop(0)]
+            if before.name in seen or before.kind == "constant":
+                continue
+            seen.add(before.name)
+            stops = before.name in joins or before.kind == "normalization"
+            if stops or before.kind not in THROUGH:
+                found[before.name] = before
+            else:
+                waiting += before.inputs
+        return list(found.values())
 
     def _looked_up(self, weight: ModelWeight) -> set[str]:
         nodes = self.reading.graph.by_name
@@ -177,7 +204,7 @@ class Deciding:
         removed: float, bias: float,
     ) -> Use:  # fmt: skip
         fan = max(weight.fans[0] if weight.fans else 1.0, 1.0)
-        made = in_words(self.reading.graph.sources(node.name)) or "constants alone"
+        made = in_words(self.makers(node)) or "constants alone"
         if not (math.isfinite(enters) and enters >= 0 and math.isfinite(wanted.q)):
             self.failed[weight] = (
                 f"weight layer {weight.name!r} is fed by {made}, and the second moment of what "

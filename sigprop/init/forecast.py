@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sigprop.graph import Graph, Node
 from sigprop.init.deciding import Deciding
@@ -13,6 +13,7 @@ from sigprop.init.lever import record_of
 from sigprop.init.responses import respond
 from sigprop.theory.network import Propagation, SignalState
 
+_NONE = -1e3
 FAR = 10.0
 """χ^L or χ∥^L from which on it is said."""
 
@@ -37,7 +38,9 @@ class Growth:
 def growths(graph: Graph, found: Propagation, deciding: Deciding) -> dict[str, Growth]:
     """Of each node, from the inputs on."""
     grown: dict[str, Growth] = {}
-    joins = {block.join: block for s in deciding.branches.streams for block in s.blocks}
+    blocks = [block for s in deciding.branches.streams for block in s.blocks]
+    behind = {name for block in blocks for name in block.behind}
+    joins = {block.join: block for block in blocks}
     for node in graph.nodes:
         before = [grown[name] for name in node.inputs]
         if node.name in joins:
@@ -45,9 +48,24 @@ def growths(graph: Graph, found: Propagation, deciding: Deciding) -> dict[str, G
         elif not before:
             grown[node.name] = Growth()
         else:
-            most = max(before, key=lambda g: max(abs(g.gradient), abs(g.error)))
-            grown[node.name] = _through(node, most, found, deciding)
+            most = max(before, key=lambda g: g.gradient)
+            most = replace(most, error=_error(node, before))
+            grown[node.name] = (
+                most if node.name in behind else _through(node, most, found, deciding)
+            )
     return grown
+
+
+def _error(node: Node, before: Sequence[Growth]) -> float:
+    """Errors of factors add; of what softmax hands on only those of what it weights count."""
+    if node.kind == "softmax":
+        return _NONE
+    if node.kind == "attention":
+        return before[min(2, len(before) - 1)].error
+    errors = [growth.error for growth in before]
+    if node.kind == "product":
+        return max(errors) + math.log(sum(math.exp(e - max(errors)) for e in errors))
+    return max(errors)
 
 
 def _through(node: Node, before: Growth, found: Propagation, deciding: Deciding) -> Growth:
@@ -99,10 +117,11 @@ def _joined(before: str, node: Node, grown: Mapping[str, Growth], found: Propaga
 def warnings_of(graph: Graph, found: Propagation, deciding: Deciding) -> Iterator[str]:
     """What will not hold, with the forecast."""
     grown = growths(graph, found, deciding)
-    ends = [grown[node.name] for node in graph.nodes if node.kind in ("weight", "output")]
+    names = {n: w.name for n, w in deciding.weight_of.items()}
+    ends = {name: grown[name] for name in names}
     if not ends:
         return
-    worst = max(ends, key=lambda g: abs(g.gradient))
+    worst = max(ends.values(), key=lambda g: abs(g.gradient))
     if abs(worst.gradient) > math.log(FAR):
         word = "grows" if worst.gradient > 0 else "vanishes"
         decades = abs(worst.gradient) / math.log(10)
@@ -112,13 +131,16 @@ def warnings_of(graph: Graph, found: Propagation, deciding: Deciding) -> Iterato
             "gain that holds q forward does that. Use target='critical', normalization or residual "
             "connections."
         )
-    unstable = max(ends, key=lambda g: g.error)
+    name, unstable = max(ends.items(), key=lambda pair: pair[1].error)
     if unstable.error > math.log(FAR):
+        products = any(node.kind == "product" for node in graph.nodes)
+        advice = "Use normalization before the products, or fewer of them in a row."
+        if not products:
+            advice = "Use target='critical', normalization or residual connections."
+        by = f" ({unstable.worst}, χ∥ > 1)" if unstable.worst else ""
         yield (
-            f"q is not stable: an error of 1 % in the second moment (finite width makes larger "
-            f"ones) becomes {_percent(unstable.error)} after {unstable.count} activations "
-            f"({unstable.worst}, χ∥ > 1). Use target='critical', normalization or residual "
-            "connections."
+            "q is not stable: an error of 1 % in the second moment (finite width makes larger "
+            f"ones) becomes {_percent(unstable.error)} at layer {names[name]!r}{by}. {advice}"
         )
 
 

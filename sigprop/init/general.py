@@ -261,7 +261,7 @@ def plan(
     if kind is None and activation is None and target is None:
         if q != 1.0 or q0 is not None:
             raise ValueError(
-                "q and q0 belong to sigprop.initialize; give target= or kind= as well."
+                "q and q0 belong to sigprop.initialize; give kind= as well, or target=."
             )
         if data is not False or residual != math.e:
             raise ValueError("data and residual belong to a target; give target= as well.")

@@ -13,20 +13,23 @@ from sigprop.graph import Graph, streams
 from sigprop.init.aim import Aim
 from sigprop.init.behind import activations_behind, in_words
 from sigprop.init.branches import Branches
-from sigprop.init.deciding import Deciding
+from sigprop.init.data_pass import DataPass, planned_moments, scaled_weights, with_factors
+from sigprop.init.deciding import Deciding, deciding_stds
 from sigprop.init.decisions import UNEVEN, Decision
 from sigprop.init.forecast import warnings_of
 from sigprop.init.gains import Criterion
-from sigprop.init.jobs import Biases, GainChoice, Job, fans_of_uses, job_of, merged
+from sigprop.init.jobs import Biases, GainChoice, Job, fans_of_uses, job_of, merged, writables_of
 from sigprop.init.lever import Lever, critical_lever, edge_lever
 from sigprop.init.plan import InitPlan
 from sigprop.init.request import Request
+from sigprop.init.signal_warnings import LOUD
 from sigprop.init.weights import TIED, ModelWeight
 from sigprop.prediction.planned import Draw
 from sigprop.prediction.run import DecidedMoments, decided
 from sigprop.prediction.translate import Translator
 from sigprop.reading import Reading, read
 from sigprop.reading.calling import some
+from sigprop.reading.running import record_steps
 from sigprop.theory.network import SignalState
 from sigprop.theory.network.propagate import Decide
 
@@ -80,6 +83,7 @@ class MirroredDecision(Decision):
         return super()._said(weights)[0], (note,)
 
 
+_FRESH = " What data=True brings about on the example will not hold on another batch."
 _SUMS_ROWS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -181,10 +185,10 @@ class TargetDecision(Decision):
         """The gain of a weight: any before it is decided."""
         if not hasattr(self, "deciding") or weight not in self.deciding.uses:
             return GainChoice(1.0, None, "not decided yet")
-        use = self.deciding.uses[weight][0]
+        use = self.deciding.use(weight)
         assert weight.used is not None
         fan = fans_of_uses(weight, tuple(weight.used.value.shape), self.request)[0]
-        made = self.deciding.reading.graph.sources(use.node.name)
+        made = self.deciding.makers(use.node)
         words = f"fed by {in_words(made)}, mean square {use.enters:.4g}"
         reason = f"{words}; {use.reason}" if use.reason else words
         std = self.deciding.std(weight)
@@ -193,7 +197,7 @@ class TargetDecision(Decision):
     def _job(self, weight: ModelWeight) -> Job:
         biases = Biases(self.modules, self.parameters)
         job = job_of(weight, self._choice(weight), self.request, biases)
-        use = self.deciding.uses[weight][0]
+        use = self.deciding.use(weight)
         state = self.moments.found.states.get(use.node.name)
         layer = replace(
             job.layer,
@@ -210,15 +214,68 @@ class TargetDecision(Decision):
 
         return job._replace(layer=layer, sums=sums if use.removed else None)
 
+    def written(
+        self, jobs: Sequence[Job], plan: InitPlan, generator: torch.Generator | None
+    ) -> InitPlan:
+        """Write the jobs, and scale them on the example; all is put back if that fails."""
+        if not self._aim.data:
+            return super().written(jobs, plan, generator)
+        kept = [(t, t.detach().clone()) for w in writables_of(jobs) for t in w.held]
+        try:
+            plan = super().written(jobs, plan, generator)
+            with torch.no_grad():
+                return self._on_the_example(jobs, plan)
+        except BaseException:
+            with torch.no_grad():
+                for tensor, value in kept:
+                    tensor.copy_(value)
+            raise
+
+    def _on_the_example(self, jobs: Sequence[Job], plan: InitPlan) -> InitPlan:
+        deciding, moments = self.deciding, self.moments
+        scaled, left = scaled_weights(jobs, deciding.uses, deciding.branches)
+        names = {moments.places[step]: name for name, step in deciding.reading.steps.items()
+                 if step in moments.places}  # fmt: skip
+        done = DataPass(
+            lambda witness: record_steps(self.model, moments.example, witness=witness),
+            names,
+            deciding.branches,
+            planned_moments(moments.found.states),
+            scaled,
+        ).apply()
+        if left:
+            done = (*done, f"left as drawn (used several times, or computed): {some(left)}.")
+        layers = with_factors(jobs, scaled)
+        return replace(plan, layers=layers, notes=(*plan.notes, *done))
+
     # What is said
 
     def _said(self, weights: Sequence[ModelWeight]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         notes = [*self.deciding.lever.notes, *self._about_streams()]
         notes += [self.note] if self.note else []
-        forecast = warnings_of(self.deciding.reading.graph, self.moments.found, self.deciding)
-        return (*forecast, *self._uneven(), *self._measured(), *self._left_out(), *self._cut()), (
-            *notes,
-        )
+        forecast = list(warnings_of(self.deciding.reading.graph, self.moments.found, self.deciding))
+        if self._aim.data:
+            forecast = [
+                f"{words}{_FRESH}" if "not stable" in words else words for words in forecast
+            ]
+        said = (*forecast, *self._loud(), *self._uneven(), *self._measured())
+        return (*said, *self._left_out(), *self._cut()), tuple(notes)
+
+    def _loud(self) -> Iterator[str]:
+        """What is left as it is, and far off the level."""
+        off: dict[str, float] = {}
+        for weight in self.weights:
+            if weight.left and weight.left not in ("skipped", "not included"):
+                for node in weight.uses:
+                    change = _q(self.moments.found.states.get(node.name)) / self.deciding.lever.q
+                    if change > 0 and not 1 / LOUD <= change <= LOUD:
+                        off[weight.name] = change
+        if off:
+            said = [f"{name!r} ({change:.3g} times the level)" for name, change in off.items()]
+            yield (
+                f"left as they are, and off: what comes out of {some(said)}. Scale such a weight "
+                "by itself, or set it (a frozen one by frozen=True)."
+            )
 
     def _about_streams(self) -> Iterator[str]:
         residual, found = self._aim.residual, self.moments.found
@@ -262,7 +319,7 @@ class TargetDecision(Decision):
 
     def _uneven(self) -> Iterator[str]:
         for weight, uses in self.deciding.uses.items():
-            wanted = [use.std for use in uses if use.std > 0]
+            wanted = deciding_stds(uses)
             if len(wanted) > 1 and max(wanted) > UNEVEN * min(wanted):
                 yield (
                     f"weight layer {weight.name!r} is used {len(uses)} times and would need "

@@ -12,7 +12,7 @@ from sigprop.prediction.measured import Measured
 from sigprop.prediction.planned import Plan, planned_laws
 from sigprop.prediction.readout import read_out
 from sigprop.prediction.result import Prediction
-from sigprop.prediction.run import Choice, Positions, Run, Weights, quiet
+from sigprop.prediction.run import Choice, ModelRun, Positions, Weights, quiet
 from sigprop.prediction.translate import Translator
 from sigprop.reading.calling import collector_waits
 from sigprop.reading.used import Reading
@@ -88,10 +88,10 @@ def propagated(
 
 def _run(
     model: nn.Module, x: Any, choice: Choice, init: Plan | None
-) -> tuple[Run, Propagation, list[str]]:
+) -> tuple[ModelRun, Propagation, list[str]]:
     """Read a model and send the moments of an input through it."""
     with quiet():
-        run = Run(model, x, choice, lambda reading: planned_laws(reading, init))
+        run = ModelRun(model, x, choice, lambda reading: planned_laws(reading, init))
         found = run.propagated()
         _read_out(run.reading, run.calls, run.translator, found)
         added = _measure_parameters(run.reading, found, run.measured)

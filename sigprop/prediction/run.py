@@ -94,7 +94,7 @@ def decided(model: nn.Module, x: Any, decider: Decider) -> DecidedMoments:
         decider: decides.
     """
     with ONE_AT_A_TIME, quiet():
-        run = Run(model, x, Choice(), decider.prepare, as_it_is=False)
+        run = ModelRun(model, x, Choice(), decider.prepare, as_it_is=False)
         found = run.propagated(decider)
         while decider.again():
             found = run.propagated(decider)
@@ -108,7 +108,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-class Run:
+class ModelRun:
     """A model, recorded on an example, and the states of what enters it.
 
     Args:
