@@ -6,6 +6,7 @@ dropout or running statistics.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -36,7 +37,7 @@ def mlp(
     """
     sizes = [inputs or width, *[width] * (depth - 1), outputs or width]
     parts: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         parts += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*parts[:-1])
 

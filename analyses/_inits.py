@@ -139,8 +139,12 @@ def _tools() -> tuple[Tool, ...]:
     if importlib.util.find_spec("anyinit") is not None:
         rows += [
             Tool("AnyInit", lambda model, task: _anyinit(model, task, "analytic"), False),
-            Tool("AnyInit + data", lambda model, task: _anyinit(model, task, "empirical"), True,
-                 quadratic=True),
+            Tool(
+                "AnyInit + data",
+                lambda model, task: _anyinit(model, task, "empirical"),
+                True,
+                quadratic=True,
+            ),
         ]
     rows += [
         Tool(f"ours {target}{' + data' if data else ''}", _ours(target, data), data)
@@ -184,31 +188,29 @@ def signal(model: nn.Module, x: Tensor, first: str, last: str, seed: int = 0) ->
         seed: of the projection.
     """
     model = copy.deepcopy(model).double()
-    ends: dict[str, Tensor] = {}
+    kept: dict[Any, Tensor] = {}
     shares: list[float] = []
 
-    def keeper(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def keep(module: nn.Module, _: Any, out: Tensor) -> None:
-            ends[name] = out
+    def keeper(key: Any) -> Callable[[nn.Module, Any, Tensor], None]:
+        def keep(_: nn.Module, __: Any, out: Tensor) -> None:
+            kept[key] = out
 
         return keep
 
     def share(module: Residual, inputs: tuple[Tensor], _: Tensor) -> None:
-        stream = inputs[0].detach().square().mean()
-        shares.append(float(branches[module].square().mean() / stream))
+        branch, stream = kept[module].detach(), inputs[0].detach()
+        shares.append(float(branch.square().mean() / stream.square().mean()))
 
-    branches: dict[nn.Module, Tensor] = {}
     for module in model.modules():
         if isinstance(module, Residual):
-            keep = lambda _, __, out, module=module: branches.update({module: out.detach()})  # noqa: E731
-            module.branch.register_forward_hook(keep)
+            module.branch.register_forward_hook(keeper(module))
             module.register_forward_hook(share)
     for name in (first, last):
         model.get_submodule(name).register_forward_hook(keeper(name))
     out = model(x.double() if x.is_floating_point() else x)
     projection = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).double()
-    gradients = torch.autograd.grad((out * projection).sum(), [ends[first], ends[last]])
-    forward = _decades(*(ends[name].detach().square().mean() for name in (last, first)))
+    gradients = torch.autograd.grad((out * projection).sum(), [kept[first], kept[last]])
+    forward = _decades(*(kept[name].detach().square().mean() for name in (last, first)))
     backward = _decades(*(gradient.square().sum() for gradient in gradients))
     return Signal(forward, backward, max(shares) / max(min(shares), 1e-300) if shares else None)
 
@@ -246,9 +248,7 @@ class _Live(TorchDispatchMode):
         super().__init__()
         self.live, self.peak, self.known = 0, 0, set()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -295,7 +295,7 @@ def seconds(tool: Tool, model: nn.Module, task: Task) -> float:
         return time.process_time() - start
 
 
-class quietly(warnings.catch_warnings):  # noqa: N801
+class quietly(warnings.catch_warnings):
     """Tools warn of what they cannot hold; here that is measured."""
 
     def __enter__(self) -> None:

@@ -28,9 +28,6 @@ from analyses._train import Data, Stack, accuracy, drawn_from, load_data, train
 from sigprop import plots
 from sigprop.records import Row, read_json, write_json
 
-TOOLS_SHOWN = (
-    "default", "Kaiming loop", "LSUV", "AnyInit", "ours forward", "ours critical", OURS,
-)  # fmt: skip
 RATES = {"SGD": (0.0008, 0.004, 0.02, 0.1), "Adam": (0.0001, 0.0004, 0.0016, 0.0064)}
 MOMENTUM = 0.9
 TUNING = 1000
@@ -45,12 +42,18 @@ SYMBOLS = 96
 
 @dataclass(frozen=True)
 class Params:
+    tools: tuple[str, ...] = (
+        "default", "Kaiming loop", "LSUV", "AnyInit", "ours forward", "ours critical", OURS,
+    )  # fmt: skip
+    """AnyInit where it is installed."""
     depths: tuple[int, ...] = (50, 100)
     activations: tuple[str, ...] = ("GELU", "tanh", "leaky")
     width: int = 64
     blocks: int = 50
     transformer: tuple[int, int] = (8, 32)
     """Blocks and width."""
+    images: bool = True
+    """Whether residual nets and a ViT learn too."""
     text_batch: int = 16
     batch: int = 32
     steps: int = 80
@@ -62,7 +65,9 @@ class Params:
 
 
 FULL = Params()
-QUICK = Params((8,), ("leaky",), 16, 4, (1, 8), 4, 16, 20, 3, 1, 100)
+QUICK = Params(
+    ("default", "LSUV", OURS), (12,), ("leaky",), 16, 4, (1, 8), False, 4, 16, 12, 3, 1, 100
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,10 +100,13 @@ def lessons(params: Params) -> list[Lesson]:
         return residual(params.blocks, width, 64, 10)
 
     relu, text = kinds["GELU"], characters(params.seed)
+    if params.images:
+        found += [
+            Lesson(f"residual, {params.blocks} blocks", res, pixels, relu, params.batch),
+            Lesson(f"ViT, {deep} blocks", vit, pixels, relu, params.batch // 2),
+        ]
     return [
         *found,
-        Lesson(f"residual, {params.blocks} blocks", res, pixels, relu, params.batch),
-        Lesson(f"ViT, {deep} blocks", vit, pixels, relu, params.batch // 2),
         Lesson(f"GPT-2, {deep} blocks", lambda: GPT2(deep, dim, SYMBOLS, LENGTH), text, relu,
                params.text_batch, SYMBOLS),
     ]  # fmt: skip
@@ -116,31 +124,33 @@ def characters(seed: int, length: int = LENGTH) -> Data:
 
 
 def compute(params: Params) -> list[Row]:
-    rows: list[Row] = []
-    for lesson in lessons(params):
-        for name in TOOLS_SHOWN:
-            if name in TOOLS:
-                rows += _studied(params, lesson, name)
+    rows = [row for lesson in lessons(params) for row in _studied(params, lesson)]
     return rows + claims(rows)
 
 
-def _studied(params: Params, lesson: Lesson, tool: str) -> list[Row]:
-    """Each optimizer at its best rate: one row a seed."""
+Key = tuple[str, int]
+"""Of a net: tool and seed."""
+
+
+def _studied(params: Params, lesson: Lesson) -> list[Row]:
+    """Each tool and optimizer at its best rate: one row a seed."""
+    tools = [tool for tool in params.tools if tool in TOOLS]
     tuners = range(TUNING + params.seed, TUNING + params.seed + params.tuning)
     seeds = range(params.seed * params.seeds, (params.seed + 1) * params.seeds)
-    nets = {seed: _drawn(lesson, tool, seed) for seed in (*tuners, *seeds)}
+    nets = {(t, s): _drawn(lesson, t, s) for t in tools for s in (*tuners, *seeds)}
     rows: list[Row] = []
     for optimizer, rates in RATES.items():
-        head = {"net": lesson.name, "optimizer": optimizer, "tool": tool}
-        pairs = [(seed, rate) for seed in tuners for rate in rates]
-        losses, _ = _learnt(params, lesson, nets, pairs, optimizer)
-        means = np.reshape(losses, (len(tuners), len(rates))).mean(axis=0)
-        best = int(means.argmin())
-        losses, shares = _learnt(params, lesson, nets, [(s, rates[best]) for s in seeds], optimizer)
+        tried = [((tool, s), rate) for tool in tools for rate in rates for s in tuners]
+        losses, _ = _learnt(params, lesson, nets, tried, optimizer)
+        means = np.reshape(losses, (len(tools), len(rates), len(tuners))).mean(axis=-1)
+        best = dict(zip(tools, means.argmin(axis=-1).tolist(), strict=True))
+        taken = [((tool, s), rates[best[tool]]) for tool in tools for s in seeds]
+        losses, shares = _learnt(params, lesson, nets, taken, optimizer)
         rows += [
-            head | {"kind": "net", "seed": seed, "rate": rates[best], "loss": loss,
-                    "accuracy": share, "edge": best in (0, len(rates) - 1)}
-            for seed, loss, share in zip(seeds, losses, shares, strict=True)
+            {"kind": "net", "net": lesson.name, "optimizer": optimizer, "tool": tool, "seed": seed,
+             "rate": rate, "edge": best[tool] in (0, len(rates) - 1), "loss": loss,
+             "accuracy": share}
+            for ((tool, seed), rate), loss, share in zip(taken, losses, shares, strict=True)
         ]  # fmt: skip
     return rows
 
@@ -154,44 +164,53 @@ def _drawn(lesson: Lesson, tool: str, seed: int) -> nn.Module:
 
 
 def _learnt(
-    params: Params, lesson: Lesson, nets: dict[int, nn.Module],
-    pairs: Sequence[tuple[int, float]], optimizer: str,
+    params: Params, lesson: Lesson, nets: dict[Key, nn.Module],
+    tried: Sequence[tuple[Key, float]], optimizer: str,
 ) -> tuple[list[float], list[float]]:  # fmt: skip
-    """Train a net for each seed and rate; mean losses of the last tenth of steps, and accuracies.
+    """Train nets at rates, side by side; mean losses of the last tenth of steps, and accuracies.
 
-    A loss that is no number counts, as the worst allowed does, as twice that of a guess.
-    What was once learnt from the same weights is taken from a file, so that a run can go on.
+    Nets of one seed see the same batches. A loss that is no number counts, as the worst allowed
+    does, as twice that of a guess. What was once learnt from the same weights is taken from a file,
+    so that a long run can go on where it was stopped.
     """
-    stack = Stack([nets[seed] for seed, _ in pairs])
-    key = hashlib.sha256(repr((params, lesson.name, pairs, optimizer, RATES)).encode())
-    for weight in stack.weights.values():
-        key.update(weight.detach().numpy().tobytes())
-    file = Path(tempfile.gettempdir()) / "sigprop-deep-learning" / f"{key.hexdigest()}.json"
-    if file.is_file():
-        found = read_json(file)
-        return found["losses"], found["accuracies"]
+    stack, file = Stack([nets[key] for key, _ in tried]), None
+    if params == FULL:
+        file = _file(repr((params, lesson.name, tried, optimizer)), stack)
+        if file.is_file():
+            found = read_json(file)
+            return found["losses"], found["accuracies"]
     size = (params.steps, lesson.batch)
     orders = [np.random.default_rng([seed, 7]).integers(len(lesson.data.y), size=size)
-              for seed, _ in pairs]  # fmt: skip
+              for (_, seed), _ in tried]  # fmt: skip
     picks = torch.as_tensor(np.stack(orders))
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         return lesson.data.x[picks[:, step]], lesson.data.y[picks[:, step]]
 
-    rates = torch.tensor([rate for _, rate in pairs])
+    rates = torch.tensor([rate for _, rate in tried])
+    adam, worst = optimizer == "Adam", 2 * math.log(lesson.classes)
     with drawn_from(params.seed):
-        losses = train(stack, batch, params.steps, rates, momentum=MOMENTUM,
-                       adam=optimizer == "Adam")  # fmt: skip
+        losses = train(stack, batch, params.steps, rates, momentum=MOMENTUM, adam=adam)
     last = losses[-max(params.steps // 10, 1) :].mean(dim=0).numpy()
-    worst = 2 * math.log(lesson.classes)
-    x, y = (part[: params.asked].expand(len(pairs), *[-1] * part.dim())
-            for part in (lesson.data.x_asked, lesson.data.y_asked))  # fmt: skip
-    shares = accuracy(stack, x, y).tolist()
-    found = {"losses": np.nan_to_num(last, nan=worst).clip(max=worst).tolist(),
-             "accuracies": shares}  # fmt: skip
-    if params == FULL:
+    x, y = (
+        part[: params.asked].expand(len(tried), *[-1] * part.dim())
+        for part in (lesson.data.x_asked, lesson.data.y_asked)
+    )
+    found = {
+        "losses": np.nan_to_num(last, nan=worst).clip(max=worst).tolist(),
+        "accuracies": accuracy(stack, x, y).tolist(),
+    }
+    if file is not None:
         write_json(found, file)
     return found["losses"], found["accuracies"]
+
+
+def _file(words: str, stack: Stack) -> Path:
+    """Where what these weights learn is kept."""
+    key = hashlib.sha256(words.encode())
+    for weight in stack.weights.values():
+        key.update(weight.detach().cpu().numpy().tobytes())
+    return Path(tempfile.gettempdir()) / "sigprop-deep-learning" / f"{key.hexdigest()}.json"
 
 
 def claims(rows: list[Row]) -> list[Row]:

@@ -38,6 +38,7 @@ HEAVY = 400
 
 @dataclass(frozen=True)
 class Params:
+    tools: tuple[str, ...] = tuple(TOOLS)
     depths: tuple[int, ...] = (50, 200, 1000)
     activations: tuple[str, ...] = ("leaky", "PReLU", "GELU", "tanh")
     blocks: tuple[int, ...] = (10, 50, 200)
@@ -47,13 +48,18 @@ class Params:
     transformer: tuple[int, int] = (12, 96)
     """Blocks and width."""
     channels: int = 32
+    side: int = 32
+    """Of the images."""
     seeds: int = 5
     memory: bool = True
     seed: int = 0
 
 
 FULL = Params()
-QUICK = Params((12,), ("leaky", "GELU"), (4,), 32, 32, (1, 16), 8, 3, memory=False)
+QUICK = Params(
+    ("default", "Kaiming loop", "LSUV", OURS), (12,), ("leaky", "GELU"), (4,), 32, 32, (1, 16), 8,
+    16, 2, False,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,9 @@ def cases(params: Params) -> list[Case]:
         return drawn
 
     def tokens(generator: torch.Generator) -> Tensor:
-        return torch.randint(96, (few, 32), generator=generator)
+        return torch.randint(96, (few, 16), generator=generator)
 
+    smooth = images(params.side)
     depth, relu, leaky = params.depths[0], KAIMING["GELU"], KAIMING["leaky"]
     found = [
         Case(f"MLP {name}, {layers:,}", layers, lambda a=name, n=layers: mlp(a, n, width),
@@ -120,9 +127,9 @@ def cases(params: Params) -> list[Case]:
              ("layers.0", f"layers.{depth - 1}")),
         Case(f"shared modules, {depth}", depth, lambda: Shared(4, (depth - 2) // 4, width),
              vectors, leaky, ("first", "last")),
-        Case("conv + max pool, 12", 12, lambda: convolutional(12, params.channels), images(32),
+        Case("conv + max pool, 12", 12, lambda: convolutional(12, params.channels), smooth,
              leaky, ("0", "24")),
-        Case("U-Net", 12, lambda: UNet(params.channels // 2), images(32), relu, ("inc", "out")),
+        Case("U-Net", 12, lambda: UNet(params.channels // 2), smooth, relu, ("inc", "out")),
     ]  # fmt: skip
     for after, name in ((False, "pre"), (True, "post")):
         found += [
@@ -134,15 +141,18 @@ def cases(params: Params) -> list[Case]:
     return [
         *found,
         Case(f"ViT, {deep} blocks", 4 * deep, lambda: ViT(deep, dim), images(16), relu,
-             ("stem", "blocks"), math.e, math.e),
-        Case(f"GPT-2, {deep} blocks", 4 * deep, lambda: GPT2(deep, dim), tokens, relu,
+             ("stem", "blocks"), math.e, None),
+        Case(f"GPT-2, {deep} blocks", 4 * deep, lambda: GPT2(deep, dim, length=16), tokens, relu,
              ("stem", "blocks"), math.e, math.e),
     ]  # fmt: skip
 
 
 def compute(params: Params) -> list[Row]:
     return [
-        row for case in cases(params) for tool in TOOLS.values() for row in _drawn(case, tool, params)
+        row
+        for case in cases(params)
+        for name in params.tools
+        for row in _drawn(case, TOOLS[name], params)
     ]
 
 

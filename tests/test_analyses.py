@@ -86,6 +86,7 @@ def test_a_check_can_fail(done, out):
         "waits": lambda number: number + 1,
         "regions": lambda counted: 2 * counted,
         "forward_median": lambda error: error + 1,
+        "decades": lambda error: error + 9,
     }
     for row in rows:
         for key, spoil in spoiled.items():

@@ -32,9 +32,10 @@ def data():
     return load_data(0, 1000, per_pixel=False)
 
 
-def test_nets_side_by_side_learn_as_each_does_alone(data):
-    """Parameters, running statistics, losses and accuracies, against torch's own SGD."""
-    rates, steps = [0.01, 0.05, 0.2], 12
+@pytest.mark.parametrize("adam", [False, True])
+def test_nets_side_by_side_learn_as_each_does_alone(data, adam):
+    """Parameters, running statistics, losses and accuracies, against torch's own optimizers."""
+    rates, steps = [0.01, 0.05, 0.2] if not adam else [1e-4, 1e-3, 4e-3], 12
     picks = torch.randint(1000, (steps, 3, 32), generator=torch.Generator().manual_seed(1))
     alone = [small_net(seed) for seed in range(3)]
     stack = Stack([copy.deepcopy(net) for net in alone])
@@ -44,10 +45,13 @@ def test_nets_side_by_side_learn_as_each_does_alone(data):
         steps,
         torch.tensor(rates),
         momentum=0.5,
+        adam=adam,
     )
     shares = accuracy(stack, data.x_asked.expand(3, -1, -1), data.y_asked.expand(3, -1))
     for i, net in enumerate(alone):
         optimizer = torch.optim.SGD(net.parameters(), lr=rates[i], momentum=0.5)
+        if adam:
+            optimizer = torch.optim.Adam(net.parameters(), lr=rates[i])
         for step in range(steps):
             optimizer.zero_grad()
             pick = picks[step, i]
