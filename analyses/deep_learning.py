@@ -274,8 +274,7 @@ def _draw_cells(
         low, high = min(means), max(means)
         for x, tool in enumerate(tools):
             values = cells[net, optimizer, tool]
-            good = (means[x] - low) / ((high - low) or 1.0)
-            shown[y, x] = 1 - good if name == "loss" else good
+            shown[y, x] = low / means[x] if name == "loss" else means[x] / high
             half = stats.t.isf(0.025, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
             words = f"{means[x]:.2f} ± {half:.2f}"
             if name == "accuracy":
@@ -284,7 +283,7 @@ def _draw_cells(
                 if row is not None and row["p_value"] < FAMILYWISE:
                     words += " ▼" if row["difference"] > 0 else " ▲"
             ax.text(x, y, words, ha="center", va="center", fontsize="small",
-                    color="white" if shown[y, x] > 0.6 else plots.INK)  # fmt: skip
+                    color="white" if shown[y, x] > 0.7 else plots.INK)  # fmt: skip
     ax.imshow(shown, cmap=ramp, vmin=0, vmax=1, aspect="auto")
     ax.set_xticks(range(len(tools)), [tool.replace(" ", "\n", 1) for tool in tools])
     ax.set_yticks(range(len(nets)), nets)

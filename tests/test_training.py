@@ -32,10 +32,9 @@ def data():
     return load_data(0, 1000, per_pixel=False)
 
 
-@pytest.mark.parametrize("adam", [False, True])
-def test_nets_side_by_side_learn_as_each_does_alone(data, adam):
-    """Parameters, running statistics, losses and accuracies, against torch's own optimizers."""
-    rates, steps = [0.01, 0.05, 0.2] if not adam else [1e-4, 1e-3, 4e-3], 12
+def test_nets_side_by_side_learn_as_each_does_alone(data):
+    """Parameters, running statistics, losses and accuracies, against torch's own SGD."""
+    rates, steps = [0.01, 0.05, 0.2], 12
     picks = torch.randint(1000, (steps, 3, 32), generator=torch.Generator().manual_seed(1))
     alone = [small_net(seed) for seed in range(3)]
     stack = Stack([copy.deepcopy(net) for net in alone])
@@ -45,13 +44,10 @@ def test_nets_side_by_side_learn_as_each_does_alone(data, adam):
         steps,
         torch.tensor(rates),
         momentum=0.5,
-        adam=adam,
     )
     shares = accuracy(stack, data.x_asked.expand(3, -1, -1), data.y_asked.expand(3, -1))
     for i, net in enumerate(alone):
         optimizer = torch.optim.SGD(net.parameters(), lr=rates[i], momentum=0.5)
-        if adam:
-            optimizer = torch.optim.Adam(net.parameters(), lr=rates[i])
         for step in range(steps):
             optimizer.zero_grad()
             pick = picks[step, i]
@@ -66,6 +62,28 @@ def test_nets_side_by_side_learn_as_each_does_alone(data, adam):
         right = net.eval()(data.x_asked).argmax(dim=1) == data.y_asked
         assert shares[i] == pytest.approx(right.double().mean().item(), abs=0.003)
     assert stack.finite().all()
+
+
+def test_adam_is_torchs_own(data):
+    nets, rates = [DeepMLP(64, 20, 3, "gelu", out_features=10) for _ in range(2)], [1e-3, 1e-2]
+    stack = Stack([copy.deepcopy(net) for net in nets])
+    x, y = data.x[:64], data.y[:64]
+    losses = train(
+        stack,
+        lambda _: (x.expand(2, -1, -1), y.expand(2, -1)),
+        20,
+        torch.tensor(rates),
+        adam=True,
+    )
+    for i, net in enumerate(nets):
+        optimizer = torch.optim.Adam(net.parameters(), lr=rates[i])
+        for step in range(20):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            optimizer.step()
+            torch.testing.assert_close(losses[step, i], loss.detach(), rtol=1e-3, atol=1e-4)
+    assert losses[-1, 1] < losses[-1, 0] < losses[0, 0]
 
 
 def test_a_net_that_diverges_leaves_the_others_alone(data):
