@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sigprop.checking.signals import Signals, SignalStatistics
 from sigprop.graph import Graph, Node
+from sigprop.graph.streams import Stream, streams
 from sigprop.graph.trunk import trunks
 from sigprop.measurement.nodes import NodeStatistics, watched_nodes
 from sigprop.prediction.entry import predict
@@ -57,6 +58,11 @@ class Evidence:
     def trunks(self) -> list[tuple[str, ...]]:
         """The nodes that everything passes through, for each input."""
         return trunks(self.graph)
+
+    @cached_property
+    def streams(self) -> tuple[Stream, ...]:
+        """The residual streams."""
+        return streams(self.graph)
 
     @cached_property
     def users(self) -> Mapping[str, tuple[Node, ...]]:

@@ -33,8 +33,9 @@ class Limits:
         entropy_warned: the same for a warning.
         uniform: above it attention is noted to be uniform.
         branch: share of the stream below which a branch is silent.
-        underflow: share of entries below the smallest normal number, or lost.
-        underflow_warned: the same for a warning, and for a note on formats that are not in use.
+        underflow: share of entries below the smallest normal number, or lost; in formats that are
+            not in use for a note.
+        underflow_warned: the same for a warning.
         off: factor between measured and predicted, beside four times the predicted scatter.
         unreached: share of the weights that get no gradient at all.
 

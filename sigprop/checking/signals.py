@@ -30,6 +30,8 @@ SAMPLES, FEATURES = 16, 4096
 ROWS = 64
 """Rows of attention that are looked at, of each head of :data:`HEADS` samples and heads."""
 HEADS = 16
+MASKED, LOST = -9e3, -1e30
+"""A logit below the first is masked, where others are of ordinary size; else below the second."""
 
 SMALLEST_NORMAL: Mapping[str, float] = {
     "float16": torch.finfo(torch.float16).tiny,
@@ -91,8 +93,7 @@ class SignalStatistics:
 
 
 class Signals(Witness):
-    """Collects :class:`SignalStatistics` while :func:`~sigprop.measurement.nodes.watched_nodes`
-    runs a model.
+    """Collects :class:`SignalStatistics` while ``watched_nodes`` runs a model.
 
     Args:
         batch: how many samples the model is called with; None: the first axis counts none.
@@ -146,21 +147,23 @@ class Signals(Witness):
         name = step.row.name if step.row is not None else ""
         if name == "softmax" and out.dim():
             dim = step.argument(1, "dim")
-            return _entropy(out.movedim(dim if isinstance(dim, int) else -1, -1))
+            given = self._now(step.data[0]) if step.data else None
+            logits = out.log() if given is None or given.shape != out.shape else given
+            return _entropy(_rows(logits.movedim(dim if isinstance(dim, int) else -1, -1)))
         if name == "scaled_dot_product_attention":
-            rows = self._fused(step)
-            return (None, 0.0) if rows is None else _entropy(rows)
+            fused = self._fused(step)
+            return (None, 0.0) if fused is None else _entropy(fused)
         return None, 0.0
 
     def _fused(self, step: Step) -> Tensor | None:
-        """Some rows of the weights of fused attention; None where q and k are gone."""
+        """Some rows of the logits of fused attention; None where q and k are gone."""
         q, k = (self._now(step.argument(i, n)) for i, n in enumerate(("query", "key")))
-        mask = step.argument(3, "attn_mask")
-        mask = self._now(mask) if mask is not None else None
-        if q is None or k is None or (mask is None and step.argument(3, "attn_mask") is not None):
+        given = step.argument(3, "attn_mask")
+        mask = None if given is None else self._now(given)
+        if q is None or k is None or (mask is None) != (given is None):
             return None
         scale, causal = step.kwargs.get("scale"), step.argument(5, "is_causal", False)
-        return _attention_rows(q, k, mask, bool(causal), scale)
+        return _attention_logits(q, k, mask, bool(causal), scale)
 
     def _now(self, value: Any) -> Tensor | None:
         """A tensor among the arguments, if it still is what it was."""
@@ -231,26 +234,32 @@ def _decorrelation(tensor: Tensor, batch: int | None) -> float | None:
     return float((rows - rows.mean(0)).square().sum()) / (count - 1) if count > 1 else None
 
 
-def _entropy(rows: Tensor) -> tuple[float | None, float]:
-    """Mean entropy over the log of the places with a weight, and the mean number of these."""
-    rows = rows.reshape(-1, rows.shape[-1])
-    rows = rows[:: max(len(rows) // (ROWS * HEADS), 1)].double()
-    places = (rows > 0).sum(-1)
-    rows, places = rows[places > 1], places[places > 1]
-    if not len(rows) or not bool(rows.isfinite().all()):
+def _rows(logits: Tensor) -> Tensor:
+    """Some rows of logits."""
+    rows = logits.reshape(-1, logits.shape[-1])
+    return rows[:: max(len(rows) // (ROWS * HEADS), 1)]
+
+
+def _entropy(logits: Tensor) -> tuple[float | None, float]:
+    """Mean entropy over the log of the places that a row may look at, and their mean number."""
+    logits = logits.reshape(-1, logits.shape[-1]).double()
+    masked = MASKED if not len(logits) or float(logits.max()) < -MASKED / 10 else LOST
+    places = (logits > masked).sum(-1)
+    logits, places = logits[places > 1], places[places > 1].double()
+    if not len(logits) or bool(logits.isnan().any()):
         return None, 0.0
-    sizes = torch.special.entr(rows).sum(-1) / places.double().log()
-    return float(sizes.mean()), float(places.double().mean())
+    sizes = torch.special.entr(logits.softmax(-1)).sum(-1) / places.log()
+    return float(sizes.mean()), float(places.mean())
 
 
-def _attention_rows(
+def _attention_logits(
     q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float | None
-) -> Tensor | None:
-    """softmax(q kᵀ · scale + mask) for some rows of some samples and heads."""
+) -> Tensor:
+    """Q kᵀ · scale + mask for some rows of some samples and heads."""
     length, keys = q.shape[-2], k.shape[-2]
     if q.dim() > 3 and k.shape[-3] != q.shape[-3]:  # grouped keys
         k = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3)
-    lead = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
     if mask is None and causal:
         mask = torch.ones(length, keys, dtype=torch.bool, device=q.device).tril()
     rows = torch.arange(length, device=q.device)[:: max(length // ROWS, 1)]
@@ -263,4 +272,4 @@ def _attention_rows(
         logits = logits.masked_fill(~mask, -math.inf)
     elif mask is not None:
         logits = logits + mask
-    return logits.softmax(-1)
+    return logits

@@ -58,17 +58,19 @@ class Course:
 def signal(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     """Signals that vanish or explode between the first layer and the last before the head."""
     for trunk in evidence.trunks:
-        for name in _gone(evidence, trunk):
-            detail = f"all that leaves {name} is exactly 0"
-            yield Finding(name, words.SIGNAL_VANISHES, detail, words.CRITICAL, "unhealthy")
-        sizes = {name: evidence.q(name) for name in _layers(evidence, trunk)}
-        course = _course(evidence, sizes)
-        level = _level(course, limits.signal, limits.signal_range, limits.warned)
-        if level is not None:
-            down = _down(course)
-            problem = words.SIGNAL_VANISHES if down else words.SIGNAL_EXPLODES
-            detail = course.in_words("its mean square", backward=False)
-            yield Finding(course.names[-1], problem, detail, words.CRITICAL, level)
+        gone = _gone(evidence, trunk)
+        if gone:
+            detail = f"all that leaves {gone} is exactly 0"
+            yield Finding(gone, words.SIGNAL_VANISHES, detail, words.CRITICAL, "unhealthy")
+            continue
+        for part in _between_norms(evidence, trunk):
+            course = _course(evidence, {name: evidence.q(name) for name in part})
+            level = _level(course, limits.signal, limits.signal_range, limits.warned)
+            if level is not None:
+                down = _down(course)
+                problem = words.SIGNAL_VANISHES if down else words.SIGNAL_EXPLODES
+                detail = course.in_words("its mean square", backward=False)
+                yield Finding(course.names[-1], problem, detail, words.CRITICAL, level)
 
 
 def gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
@@ -116,6 +118,8 @@ def off_prediction(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         forecast, seen = evidence.predicted.get(node.name), evidence.measured[node.name].q
         if node.kind not in MAKES or forecast is None or forecast.note or not seen:
             continue
+        if _gates(evidence, node):  # of few, alike values: their mean square scatters
+            continue
         if not (0 < forecast.q < math.inf and seen < math.inf):
             continue
         off = math.log(seen / forecast.q)
@@ -138,6 +142,19 @@ def _layers(evidence: Evidence, trunk: Sequence[str]) -> list[str]:
     nodes = [evidence.graph.by_name[name] for name in trunk]
     found = [node.name for node in nodes if node.kind in MAKES]
     return found if len(found) < 3 else found[:-1]
+
+
+def _between_norms(evidence: Evidence, trunk: Sequence[str]) -> Iterator[list[str]]:
+    """The layers of a trunk, anew behind each normalization on it."""
+    layers = set(_layers(evidence, trunk))
+    part: list[str] = []
+    for name in trunk:
+        if evidence.graph.by_name[name].kind == "normalization":
+            yield part
+            part = []
+        elif name in layers:
+            part.append(name)
+    yield part
 
 
 def _course(evidence: Evidence, sizes: Mapping[str, float | None]) -> Course:
@@ -167,15 +184,13 @@ def _down(course: Course) -> bool:
     return course.sizes.index(max(course.sizes)) < course.sizes.index(min(course.sizes))
 
 
-def _gone(evidence: Evidence, trunk: Sequence[str]) -> Iterator[str]:
-    """The first layer of a trunk whose signal is exactly zero, if what enters it is not."""
+def _gone(evidence: Evidence, trunk: Sequence[str]) -> str:
+    """The first layer of a trunk whose signal is exactly zero, a head's apart; "" if none is."""
     for name in trunk:
         node = evidence.graph.by_name[name]
-        if node.kind in MAKES and evidence.q(name) == 0 and evidence.users[name]:
-            before = [evidence.q(b) for b in node.inputs]
-            if all(before) and any(user.kind != "output" for user in evidence.users[name]):
-                yield name
-            return
+        if node.kind in MAKES and evidence.q(name) == 0:
+            return name if any(u.kind != "output" for u in evidence.users[name]) else ""
+    return ""
 
 
 def _last_layers(evidence: Evidence) -> list[str]:
@@ -204,5 +219,3 @@ def _leads_to(evidence: Evidence, node: Node, kind: str) -> bool:
             seen.add(each.name)
             todo += evidence.users[each.name]
     return False
-
-

@@ -68,7 +68,7 @@ def dead(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         level: Level = "unhealthy" if share > limits.dead else "warning"
         detail = (
             f"{round(share * units)} of {units} units are flat for all of the data and get no "
-            f"gradient; {100 * expected:.2g} % would be by chance"
+            f"gradient; {100 * expected:.3g} % would be by chance"
         )
         advice = f"{words.REVIVE}, start with biases at 0, or center the input."
         yield Finding(node.name, words.DYING, detail, advice, level)
@@ -81,13 +81,14 @@ def saturated(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         if not flat.two_sided or not seen.entries.size:
             continue
         share = float(np.mean((seen.entries <= flat.left) | (seen.entries >= flat.right)))
-        if share > limits.saturated:
+        by_nature = 0.5 if min(-flat.left, flat.right) < limits.flat else 0.0  # as ReLU6
+        if share > by_nature + (1 - by_nature) * limits.saturated:
             detail = (
-                f"at {100 * share:.2g} % of the entries {node.operation} has less than "
+                f"at {100 * share:.3g} % of the entries {node.operation} has less than "
                 f"{100 * limits.flat:g} % of its steepest slope"
             )
             advice = (
-                "Make what enters it smaller: sigprop.initialize(model, x, target=\"critical\") "
+                'Make what enters it smaller: sigprop.initialize(model, x, target="critical") '
                 "keeps it where the activation is steep."
             )
             yield Finding(node.name, words.SATURATED, detail, advice, "unhealthy")
@@ -205,4 +206,3 @@ def _weighs(evidence: Evidence, node: Node) -> bool:
 
 
 _MATRIX = frozenset(("matmul", "bmm", "einsum", "baddbmm", "mm"))
-
