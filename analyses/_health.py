@@ -327,5 +327,3 @@ UNSEEN: tuple[Patient, ...] = (
             lambda: multiplied(residual.PreActResNet(), 3.0, "conv"), normal(16, 3, 32, 32)),
 )  # fmt: skip
 """The other sound models, and sick ones of other kinds."""
-
-

@@ -201,11 +201,14 @@ def _last_layers(evidence: Evidence) -> list[str]:
 
 
 def _gates(evidence: Evidence, node: Node) -> bool:
-    """Whether all that takes a signal, through activations, multiplies another by it."""
+    """Whether all that comes of a signal, up to a product, multiplies another by it."""
     users = evidence.users[node.name]
-    while len(users) == 1 and users[0].kind in ("activation", "passage", "shift", "softmax"):
+    while len(users) == 1 and users[0].kind in _TOWARDS_A_GATE:
         users = evidence.users[users[0].name]
     return bool(users) and all(user.kind == "product" for user in users)
+
+
+_TOWARDS_A_GATE = frozenset(("activation", "passage", "shift", "softmax", "weight"))
 
 
 def _leads_to(evidence: Evidence, node: Node, kind: str) -> bool:
