@@ -61,7 +61,7 @@ def dead(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
             continue
         silent = (seen.unit_high <= flat.left) | (seen.unit_low >= flat.right)
         share, units = float(silent.mean()), len(silent)
-        expected = silent_by_chance(seen.decorrelation, evidence.batch)
+        expected = silent_by_chance(_unlike(evidence, node.inputs[0], seen), evidence.batch)
         spread = math.sqrt(expected * (1 - expected) / units)
         if share <= max(expected + 4 * spread, limits.dead / 2):
             continue
@@ -122,6 +122,14 @@ def attention(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         detail += f" ({len(uniform)} attention layers)" if len(uniform) > 1 else ""
         advice = "Nothing needs to be done: most transformers start so, and sharpen as they learn."
         yield Finding(name, words.UNIFORM, detail, advice, "note")
+
+
+def _unlike(evidence: Evidence, name: str, seen: SignalStatistics) -> float | None:
+    """1 − c of two samples without the mean that all units have in common."""
+    m = evidence.measured[name]
+    if seen.decorrelation is None or m.q is None or m.mean is None or m.q <= m.mean**2:
+        return None
+    return seen.decorrelation * m.q / (m.q - m.mean**2)
 
 
 def silent_by_chance(decorrelation: float | None, samples: int) -> float:
