@@ -54,6 +54,11 @@ class Evidence:
         """What its data meets."""
         return self.measured.graph
 
+    @property
+    def meta(self) -> bool:
+        """Whether the model has no values."""
+        return any(parameter.is_meta for parameter in self.parameters.values())
+
     @cached_property
     def trunks(self) -> list[tuple[str, ...]]:
         """The nodes that everything passes through, for each input."""

@@ -31,7 +31,7 @@ def seen(model: nn.Module, *inputs: Any) -> Evidence:
     batch = next(t.shape[0] for t in inputs)
     nodes, signals, unmeasured = measured(model, inputs, batch)
     parameters = dict(model.named_parameters())
-    return Evidence(nodes, signals, None, parameters, "not asked", unmeasured, batch)
+    return Evidence(nodes, signals, None, parameters, "", unmeasured, batch)
 
 
 def problems(evidence: Evidence, limits: Limits | None = None) -> set[tuple[str, str]]:

@@ -249,6 +249,10 @@ CASES: dict[str, Case] = {
     "zeros behind": Case(
         weights.no_gradient, words.NO_GRADIENT, "note", partial(_head, 0.0), partial(_head, 0.1),
     ),
+    "an output without a gradient": Case(
+        weights.not_judged, words.NO_GRADIENT, "warning",
+        lambda: Net(lambda m, x: m.a(x).argmax(-1), a=_tower()), _tower,
+    ),
     "void scale": Case(
         weights.void_scale, words.VOID_SCALE, "note",
         partial(_normed, lambda: nn.LayerNorm(64)), partial(_normed, nn.Identity),

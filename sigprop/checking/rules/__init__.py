@@ -30,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     precision.in_use,
     stream.branches,
     flow.off_prediction,
+    weights.not_judged,
     weights.void_scale,
     precision.forecast,
     precision.gradients,

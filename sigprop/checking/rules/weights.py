@@ -105,10 +105,6 @@ def copies(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
 def no_gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     """Parameters that no gradient reaches; with exact zeros behind a zero weight as a note."""
     if evidence.unmeasured:
-        if not evidence.reading.weights:
-            return
-        advice = "Give the part of the model that is trained, with a floating-point output."
-        yield Finding("output", words.NO_GRADIENT, evidence.unmeasured, advice, "warning")
         return
     squares = evidence.measured.parameters
     trained = {n: p for n, p in evidence.parameters.items() if p.requires_grad and n in squares}
@@ -140,6 +136,21 @@ def no_gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         )
         level = "note" if explained else level
         yield Finding(nothing[0], words.NO_GRADIENT, detail, advice, level)
+
+
+def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
+    """What could not be asked of this model, with the reason."""
+    if evidence.unmeasured and not evidence.meta:
+        advice = "Give the part of the model that is trained, with a floating-point output."
+        yield Finding("output", words.NO_GRADIENT, evidence.unmeasured, advice, "warning")
+    elif evidence.unmeasured:
+        detail = f"{evidence.unmeasured}: all findings are from the prediction"
+        advice = "Check it again when it has its values: model.to_empty(device=...) and initialize."
+        yield Finding("input", words.NOT_JUDGED, detail, advice, "note")
+    if evidence.unpredicted:
+        detail = f"there is no prediction: {evidence.unpredicted}"
+        advice = "All findings are from the measurement."
+        yield Finding("input", words.NOT_JUDGED, detail, advice, "note")
 
 
 def void_scale(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
