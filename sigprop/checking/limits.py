@@ -17,8 +17,11 @@ class Limits:
     Attributes:
         signal: decades between the first and the last layer, from which a signal is lost.
         signal_range: decades between the largest and the smallest signal of all layers.
-        gradient: as ``signal``, of gradients, where no normalization stands on the way.
-        gradient_normalized: the same, where one does.
+        gradient_explodes: decades by which a gradient grows on its way to the first layer, where no
+            normalization stands on the way.
+        gradient_vanishes: by which it shrinks: torch's own weights cost most of a decade a layer,
+            and AlexNet, with seven of them, is trained.
+        gradient_normalized: both, where a normalization stands on the way.
         gradient_range: as ``signal_range``, of gradients.
         warned: the share of these at which a warning is given.
         block_growth: factor a block at which a residual stream explodes ...
@@ -45,7 +48,8 @@ class Limits:
 
     signal: float = 4.0
     signal_range: float = 8.0
-    gradient: float = 3.0
+    gradient_explodes: float = 3.0
+    gradient_vanishes: float = 6.0
     gradient_normalized: float = 8.0
     gradient_range: float = 10.0
     warned: float = 0.75

@@ -137,12 +137,12 @@ CASES: dict[str, Case] = {
     "gradient that vanishes": Case(
         flow.gradient, words.GRADIENT_VANISHES, "unhealthy",
         partial(mlp, nn.Tanh, 12, 0.6), partial(mlp, nn.Tanh, 12, 0.9),
-        limit=("gradient", 8.0, 0.2),
+        limit=("gradient_vanishes", 8.0, 0.2),
     ),
     "gradient that explodes": Case(
         flow.gradient, words.GRADIENT_EXPLODES, "unhealthy",
         partial(mlp, nn.Tanh, 20, 3.0), partial(mlp, nn.Tanh, 20, 1.6),
-        limit=("gradient", 12.0, 0.2),
+        limit=("gradient_explodes", 12.0, 0.2),
     ),
     "stream that doubles": Case(
         stream.growth, words.STREAM_EXPLODES, "unhealthy",

@@ -11,6 +11,7 @@ from sigprop.checking import words
 from sigprop.checking.evidence import Evidence
 from sigprop.checking.findings import Finding, Level
 from sigprop.checking.limits import Limits
+from sigprop.checking.rules.stream import blocks, layer_scale
 from sigprop.graph import Node
 
 MAKES = ("weight", "sum", "embedding", "recurrent")
@@ -78,10 +79,12 @@ def gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     for trunk in evidence.trunks:
         sizes = {name: _total(evidence, name) for name in _layers(evidence, trunk)}
         course = _course(evidence, sizes)
-        most = limits.gradient_normalized if course.normalized else limits.gradient
-        level = _level(course, most, limits.gradient_range, limits.warned)
+        down = not _down(course)
+        most = limits.gradient_vanishes if down else limits.gradient_explodes
+        most = limits.gradient_normalized if course.normalized else most
+        meant = _let_through(evidence)
+        level = _level(course, most + meant, limits.gradient_range + meant, limits.warned)
         if level is not None:
-            down = not _down(course)
             problem = words.GRADIENT_VANISHES if down else words.GRADIENT_EXPLODES
             detail = course.in_words("its sum of squares", backward=True)
             yield Finding(course.names[0], problem, detail, words.CRITICAL, level)
@@ -140,8 +143,23 @@ def off_prediction(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
 def _layers(evidence: Evidence, trunk: Sequence[str]) -> list[str]:
     """The nodes of a trunk that are compared: all that make a signal, up to the last activation."""
     nodes = [evidence.graph.by_name[name] for name in trunk]
-    found = [node.name for node in nodes if node.kind in MAKES]
+    found = [node.name for node in nodes if _makes(evidence, node)]
     return found if len(found) < 3 else found[:-1]
+
+
+def _makes(evidence: Evidence, node: Node) -> bool:
+    """Whether a node makes a signal: not a map by constants, as of random Fourier features."""
+    fixed = node.kind == "weight" and not evidence.reading.weights[node.name].parameters
+    return node.kind in MAKES and not fixed
+
+
+def _let_through(evidence: Evidence) -> float:
+    """Decades of gradient that the smallest layer scale holds back where all goes through it.
+
+    As from a class token, which hears of the image by the branches alone.
+    """
+    scales = [scale for block in blocks(evidence) if (scale := layer_scale(evidence, block))]
+    return -2 * math.log10(min(scales, default=1.0))
 
 
 def _between_norms(evidence: Evidence, trunk: Sequence[str]) -> Iterator[list[str]]:
@@ -188,7 +206,8 @@ def _gone(evidence: Evidence, trunk: Sequence[str]) -> str:
     """The first layer of a trunk whose signal is exactly zero, a head's apart; "" if none is."""
     for name in trunk:
         node = evidence.graph.by_name[name]
-        if node.kind in MAKES and evidence.q(name) == 0:
+        given = any(evidence.q(before) for before in node.inputs)
+        if given and _makes(evidence, node) and evidence.q(name) == 0:
             return name if any(u.kind != "output" for u in evidence.users[name]) else ""
     return ""
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from statistics import geometric_mean
 
+import torch
+
 from sigprop.checking import words
 from sigprop.checking.evidence import Evidence
 from sigprop.checking.findings import Finding, Level
@@ -43,14 +45,14 @@ def branches(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     silent: list[tuple[Block, float]] = []
     scaled: list[tuple[Block, float]] = []
     zeros: list[Block] = []
-    for block in (block for stream in evidence.streams for block in stream.blocks):
+    for block in blocks(evidence):
         share, smallest = _share(evidence, block), _smallest_scale(evidence, block)
         if share is None:
             continue
         if share == 0 and smallest == 0:
             zeros.append(block)
-        elif smallest is not None and 0 < smallest < TINY:
-            scaled.append((block, smallest))
+        elif (scale := layer_scale(evidence, block)) is not None:
+            scaled.append((block, scale))
         elif share < limits.branch:
             silent.append((block, share))
     if zeros:
@@ -67,8 +69,19 @@ def branches(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         yield Finding(block.join, words.SILENT_BRANCH, detail, words.BRANCHES + end, "warning")
 
 
+def blocks(evidence: Evidence) -> Iterator[Block]:
+    """The blocks of all residual streams."""
+    return (block for stream in evidence.streams for block in stream.blocks)
+
+
+def layer_scale(evidence: Evidence, block: Block) -> float | None:
+    """The small constant that multiplies a branch; None: there is none, or it is not small."""
+    smallest = _smallest_scale(evidence, block)
+    return smallest if smallest is not None and 0 < smallest < TINY else None
+
+
 def _of(count: int, evidence: Evidence) -> str:
-    return f"{count} of {sum(len(stream.blocks) for stream in evidence.streams)} blocks"
+    return f"{count} of {sum(1 for _ in blocks(evidence))} blocks"
 
 
 def _factors(evidence: Evidence, stream: Stream) -> list[float]:
@@ -93,20 +106,16 @@ def _share(evidence: Evidence, block: Block) -> float | None:
 
 
 def _smallest_scale(evidence: Evidence, block: Block) -> float | None:
-    """The size of the smallest constant that multiplies a branch near its end; None: no constant.
+    """The size of the smallest parameter that multiplies a branch; None: there is none.
 
-    A weight at the end, what a scale multiplies by, and a normalization's γ.
+    A learnt scale and a normalization's γ by their size, a weight at the end as 0 or 1.
     """
     found: list[float] = []
     for name in block.branch:
         node = evidence.graph.by_name[name]
         if node.kind == "weight" and name in block.ends:
-            found.append(_size(evidence, name))
-        elif node.kind in ("scale", "normalization") and node.constant is not None:
+            value = evidence.reading.weights[name].value
+            found.append(float(value.is_meta or bool(torch.count_nonzero(value))))
+        elif node.kind in ("scale", "normalization") and node.parameters and node.constant:
             found.append(math.sqrt(node.constant.q))
     return min(found, default=None)
-
-
-def _size(evidence: Evidence, name: str) -> float:
-    value = evidence.reading.weights[name].value
-    return 1.0 if value.is_meta else float(value.abs().max())

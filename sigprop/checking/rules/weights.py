@@ -186,6 +186,7 @@ def _weights(evidence: Evidence) -> Iterator[_Used]:
             continue
         met.update(trained)
         value = used.value
+        value = torch.view_as_real(value) if value.is_complex() else value
         if value.dim() > 1 and value.numel() >= FEW and not value.is_meta:
             yield _Used(node, value)
 
