@@ -136,8 +136,8 @@ CASES: dict[str, Case] = {
     ),
     "gradient that vanishes": Case(
         flow.gradient, words.GRADIENT_VANISHES, "unhealthy",
-        partial(mlp, nn.Tanh, 12, 0.6), partial(mlp, nn.Tanh, 12, 0.9),
-        limit=("gradient_vanishes", 8.0, 0.2),
+        partial(mlp, nn.Tanh, 12, 0.4), partial(mlp, nn.Tanh, 12, 0.9),
+        limit=("gradient_vanishes", 12.0, 0.2),
     ),
     "gradient that explodes": Case(
         flow.gradient, words.GRADIENT_EXPLODES, "unhealthy",
@@ -388,7 +388,7 @@ def test_silent_by_chance_is_an_orthant(samples, unlike):
 def test_a_net_with_norms_may_have_gradients_over_more_decades():
     def deep(norm: Make) -> nn.Module:
         parts = [m for _ in range(12) for m in (nn.Linear(64, 64), norm(), nn.Tanh())]
-        return gained(nn.Sequential(*parts, nn.Linear(64, 10)), 0.5)
+        return gained(nn.Sequential(*parts, nn.Linear(64, 10)), 0.4)
 
     plain = seen(built(partial(deep, nn.Identity)), X)
     assert (words.GRADIENT_VANISHES, "unhealthy") in problems(plain)

@@ -197,7 +197,7 @@ def _level(course: Course, change: float, range_: float, warned: float) -> Level
 
 def _down(course: Course) -> bool:
     """Whether the course falls, from the first to the last or where it spans most."""
-    if abs(course.change) > course.range / 2:
+    if not course.sizes or abs(course.change) > course.range / 2:
         return course.change < 0
     return course.sizes.index(max(course.sizes)) < course.sizes.index(min(course.sizes))
 
