@@ -1,7 +1,8 @@
-"""Sound and sick models that ``analyses/health.py`` examines, in two wards.
+"""Sound and sick models that ``analyses/health.py`` examines, in three wards.
 
-The thresholds of ``sigprop.checking`` were set on the models of ``TUNED``; those of ``UNSEEN`` were
-written down before anything was tried on them.
+The limits of ``sigprop.checking`` were set on the models of ``TUNED``. Those of ``UNSEEN`` were
+written down before anything was tried on them; what they showed changed some limits. ``LATE``, with
+the models of ``libraries()``, was written when the limits were final.
 """
 
 from __future__ import annotations

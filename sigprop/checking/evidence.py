@@ -61,8 +61,10 @@ class Evidence:
 
     @cached_property
     def trunks(self) -> list[tuple[str, ...]]:
-        """The nodes that everything passes through, for each input."""
-        return trunks(self.graph)
+        """The nodes that everything passes through, for each input; tables are no inputs."""
+        found = trunks(self.graph)
+        data = [t for t in found if self.graph.by_name[t[0]].operation != "constant"]
+        return data or found
 
     @cached_property
     def streams(self) -> tuple[Stream, ...]:
@@ -103,6 +105,7 @@ def evidence(
     example: Any,
     *,
     prediction: Prediction | None = None,
+    forecast: bool = True,
     cotangent_seed: int = 0,
 ) -> Evidence:
     """Predict and measure a model, and collect what rules look at.
@@ -112,7 +115,8 @@ def evidence(
     Args:
         model: any module, in the mode it is in.
         example: what ``predict`` takes: tensors, or shapes of them.
-        prediction: of this model on this example; None: made here.
+        prediction: of this model on this example; None: made here, if that is asked for.
+        forecast: whether to make one; it takes longer than all the rest.
         cotangent_seed: of the gradient that is sent back.
 
     Raises:
@@ -122,7 +126,7 @@ def evidence(
     model = unwrapped(model)
     given, _ = example_of(model, example)
     unpredicted = ""
-    if prediction is None:
+    if prediction is None and forecast:
         try:
             prediction = predict(model, example)
         except ValueError as reason:

@@ -396,6 +396,29 @@ def test_a_net_with_norms_may_have_gradients_over_more_decades():
     assert not unhealthy(normed)
 
 
+def test_a_residual_stream_with_norms_may_have_more_still():
+    """Gradients that grow by a power of depth, as in deep residual nets, and are trained."""
+    net = built(lambda: gained(Residual(40, HE), HE))
+    assert (words.GRADIENT_EXPLODES, "unhealthy") in problems(seen(net, X))
+
+    def normed(m: nn.Module, x: Tensor) -> Tensor:
+        for first, norm, second in zip(m.first, m.norms, m.second, strict=True):
+            x = torch.relu(x + second(torch.relu(norm(first(x)))))
+        return m.head(x)
+
+    def blocks() -> nn.Module:
+        net = Residual(40, HE)
+        norms = nn.ModuleList(nn.BatchNorm1d(64) for _ in range(40))
+        return Net(normed, first=net.first, second=net.second, norms=norms, head=net.head)
+
+    strict = Limits(gradient_residual=0.5)
+    found = seen(built(blocks), X)
+    assert words.GRADIENT_EXPLODES not in {problem for problem, _ in problems(found)}
+    assert (words.GRADIENT_EXPLODES, "unhealthy") in {
+        (f.problem, f.level) for f in flow.gradient(found, strict)
+    }
+
+
 def test_a_mask_of_minus_infinity_is_sound():
     def masked(m: nn.Module, x: Tensor) -> Tensor:
         h = m.a(x)

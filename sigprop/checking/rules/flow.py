@@ -80,10 +80,8 @@ def gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         sizes = {name: _total(evidence, name) for name in _layers(evidence, trunk)}
         course = _course(evidence, sizes)
         down = not _down(course)
-        most = limits.gradient_vanishes if down else limits.gradient_explodes
-        most = limits.gradient_normalized if course.normalized else most
-        meant = _let_through(evidence)
-        level = _level(course, most + meant, limits.gradient_range + meant, limits.warned)
+        most = _most(evidence, course, down, limits) + _let_through(evidence)
+        level = _level(course, most, max(limits.gradient_range, most), limits.warned)
         if level is not None:
             problem = words.GRADIENT_VANISHES if down else words.GRADIENT_EXPLODES
             detail = course.in_words("its sum of squares", backward=True)
@@ -145,6 +143,15 @@ def _layers(evidence: Evidence, trunk: Sequence[str]) -> list[str]:
     nodes = [evidence.graph.by_name[name] for name in trunk]
     found = [node.name for node in nodes if _makes(evidence, node)]
     return found if len(found) < 3 else found[:-1]
+
+
+def _most(evidence: Evidence, course: Course, down: bool, limits: Limits) -> float:
+    """The decades that a gradient may change by."""
+    if not course.normalized:
+        return limits.gradient_vanishes if down else limits.gradient_explodes
+    joins = {block.join for block in blocks(evidence)} & set(course.names)
+    residual = len(joins) > len(course.names) / 2
+    return limits.gradient_residual if residual else limits.gradient_normalized
 
 
 def _makes(evidence: Evidence, node: Node) -> bool:
