@@ -100,12 +100,13 @@ def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         if seen.decorrelation is not None
     ]
     at_first = max(given, default=1.0)
+    meant = 10 ** -_let_through(evidence)
     if known and at_first < limits.decorrelation_warned:
         detail = f"1 − c = {at_first:.2g} between the samples that were given"
         advice = "Check the model on samples that differ, such as a batch of your data."
         yield Finding("input", words.COLLAPSE, detail, advice, "note")
-    elif known and (left := median(known)) < limits.decorrelation_warned:
-        level: Level = "unhealthy" if left < limits.decorrelation else "warning"
+    elif known and (left := median(known)) < limits.decorrelation_warned * meant:
+        level: Level = "unhealthy" if left < limits.decorrelation * meant else "warning"
         detail = (
             f"1 − c = {left:.2g} between samples (median of the last {len(known)} layers): the net "
             f"gives all inputs the same output; at its input it was {at_first:.2g}"
@@ -150,7 +151,7 @@ def _most(evidence: Evidence, course: Course, down: bool, limits: Limits) -> flo
     if not course.normalized:
         return limits.gradient_vanishes if down else limits.gradient_explodes
     joins = {block.join for block in blocks(evidence)} & set(course.names)
-    residual = len(joins) > len(course.names) / 2
+    residual = len(joins) >= len(course.names) / 4
     return limits.gradient_residual if residual else limits.gradient_normalized
 
 
@@ -210,12 +211,12 @@ def _down(course: Course) -> bool:
 
 
 def _gone(evidence: Evidence, trunk: Sequence[str]) -> str:
-    """The first layer of a trunk whose signal is exactly zero, a head's apart; "" if none is."""
+    """The first node of a trunk that makes zeros of a signal, a head's apart; "" if none does."""
     for name in trunk:
         node = evidence.graph.by_name[name]
         given = any(evidence.q(before) for before in node.inputs)
-        if given and _makes(evidence, node) and evidence.q(name) == 0:
-            return name if any(u.kind != "output" for u in evidence.users[name]) else ""
+        if given and evidence.q(name) == 0:
+            return name if _leads_to(evidence, node, "weight") else ""
     return ""
 
 
