@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigprop.checking.signals import Signals, SignalStatistics
+from sigprop.checking.signals import SignalStatistics, SignalWitness
 from sigprop.graph import Graph, Node
 from sigprop.graph.streams import Stream, streams
 from sigprop.graph.trunk import trunks
@@ -145,10 +145,10 @@ def measured(
 
     def run(gradients: bool) -> tuple[NodeStatistics, Mapping[str, SignalStatistics]]:
         seen, (signals,) = watched_nodes(
-            model, inputs, kwargs, lambda: (Signals(batch),),
+            model, inputs, kwargs, lambda: (SignalWitness(batch),),
             cotangent_seed=cotangent_seed, gradients=gradients,
         )  # fmt: skip
-        assert isinstance(signals, Signals)
+        assert isinstance(signals, SignalWitness)
         return seen, signals.by_name(seen.reading)
 
     if any(t.is_meta for t in (*flatten(given), *model.parameters())):

@@ -92,7 +92,7 @@ class SignalStatistics:
         return float(np.mean(np.abs(self.entries) > largest)) if self.entries.size else 0.0
 
 
-class Signals(Witness):
+class SignalWitness(Witness):
     """Collects :class:`SignalStatistics` while ``watched_nodes`` runs a model.
 
     Args:
