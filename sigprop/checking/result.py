@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 
+from sigprop.checking.columns import QUESTIONS
 from sigprop.checking.findings import Finding
+from sigprop.checking.html import as_html
+from sigprop.checking.page import as_page
+from sigprop.checking.profile import profile
+from sigprop.checking.text import as_text
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.result import Prediction
-from sigprop.records import Row
+from sigprop.records import Row, write_text
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class CheckReport:
         level: false alarms that the naming of layers allows.
         prediction: of every node.
         measured: at every node.
+        model: its class.
     """
 
     layers: tuple[LayerCheck, ...]
@@ -76,6 +84,7 @@ class CheckReport:
     level: float
     prediction: Prediction
     measured: NodeStatistics
+    model: str = "model"
 
     @property
     def healthy(self) -> bool:
@@ -94,3 +103,38 @@ class CheckReport:
     def records(self) -> list[Row]:
         """One flat row a weight layer."""
         return [asdict(layer) for layer in self.layers]
+
+    def profile(self) -> list[Row]:
+        """Signal and gradient by depth: a flat row for each weight layer and each block's end."""
+        return profile(self)
+
+    def named(self, layer: LayerCheck) -> dict[str, float]:
+        """The p-values that name a layer, by what they ask: below ``level`` over their number."""
+        asked = {question: getattr(layer, f"p_{question}") for question in QUESTIONS}
+        return {
+            question: p
+            for question, p in asked.items()
+            if p is not None and p < self.level / self._asked[question]
+        }
+
+    @cached_property
+    def _asked(self) -> dict[str, int]:
+        """How many layers have a p-value, by what it asks."""
+        return {
+            question: sum(getattr(layer, f"p_{question}") is not None for layer in self.layers)
+            for question in QUESTIONS
+        }
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write one page that needs nothing else: findings, profile, layers.
+
+        The file is written as a whole, or not at all.
+        """
+        return write_text(as_page(self), path)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return as_html(self)

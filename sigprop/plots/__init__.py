@@ -20,8 +20,9 @@ from sigprop.plots.signals import (
     scores,
     variance,
 )
-from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes, p_text
+from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes
 from sigprop.plots.training import monitor
+from sigprop.records import p_text
 
 __all__ = [
     "ALARM", "AXIS_LABELS", "COLORS", "INK", "PALE", "POINTS", "cells", "column", "decade_axis",

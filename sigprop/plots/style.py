@@ -33,16 +33,6 @@ def column(rows: Sequence[Row], name: str) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def p_text(p: float) -> str:
-    """A p-value as text.
-
-    Example:
-        >>> p_text(0.1234), p_text(3e-5), p_text(1e-60)
-        ('p = 0.12', 'p = 3e-05', 'p < 1e-15')
-    """
-    return "p < 1e-15" if p < 1e-15 else f"p = {p:.2f}" if p >= 0.01 else f"p = {p:.0e}"
-
-
 def new_axes() -> Axes:
     """Axes of their own figure, of a size to read."""
     _, ax = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
