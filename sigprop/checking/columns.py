@@ -26,7 +26,7 @@ LONGEST = 24
 """Rows of a net that is shown whole."""
 ENDS = 12
 """Rows at either end of a net that is cut in the middle."""
-ALIKE = 3
+ALIKE = 2
 """Blocks alike in a row that are all shown."""
 
 
@@ -88,7 +88,9 @@ def said_of(report: CheckReport) -> dict[str, str]:
     for layer in report.layers:
         for question, p in report.named(layer).items():
             found.setdefault(layer.name, []).append(f"{QUESTIONS[question]} ({p_text(p)})")
-    return {name: "; ".join(said) for name, said in found.items()}
+    return {
+        layer.name: "; ".join(found[layer.name]) for layer in report.layers if layer.name in found
+    }
 
 
 def _p(layer: LayerCheck, question: str) -> float | None:
@@ -107,7 +109,7 @@ def number(value: float | None) -> str:
 
 
 def shown(report: CheckReport) -> list[LayerCheck | Gap]:
-    """The rows that a table shows: all of a short net; of a long one no block three times.
+    """The rows that a table shows: all of a short net; of a long one not what repeats.
 
     Blocks of the same layers with the same laws are shown first and last, with the spread between.
     A net that is still too long is cut in the middle.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from sigprop.checking.columns import Column, Gap, columns, said_of, shown
@@ -12,12 +13,15 @@ from sigprop.checking.text import advice, grouped, places, sentences, verdict
 from sigprop.records import counted
 
 if TYPE_CHECKING:
-    from sigprop.checking.result import CheckReport, LayerCheck
+    from sigprop.checking.result import CheckReport
 
-COLORS = {"unhealthy": "#c0392b", "warning": "#b9770e", "note": "#5d6d7e", "healthy": "#1e8449"}
+COLORS = {"unhealthy": "#dc4a38", "warning": "#c27c0e", "note": "#7f8c9a", "healthy": "#1e8449"}
 """Readable on white and on black."""
 _NOTEBOOK = "font: 13px system-ui, sans-serif; max-width: 64em"
-_CELL = "padding: .1em .6em; text-align: {}; white-space: nowrap"
+_FINDING = "border-left: 4px solid {}; padding: .1em .8em; margin: .6em 0"
+
+Style = Callable[[Column], str]
+"""The attribute of the cells of a column."""
 
 
 def as_html(report: CheckReport) -> str:
@@ -28,7 +32,7 @@ def as_html(report: CheckReport) -> str:
         f'<p><b style="color: {color}">{escape(verdict(report))}</b> '
         f"({escape(report.model)}, {counted(len(report.layers), 'weight layer')})</p>",
         *(finding_html(found) for found in grouped(report.findings)),
-        _small_table(report),
+        f'<div style="overflow-x: auto">{table_html(report, style=_cell)}</div>',
         *sentences_html(report),
         "</div>",
     ]
@@ -42,9 +46,9 @@ def finding_html(found: Sequence[Finding]) -> str:
     remedy = f"<p><b>What to do:</b> {escape(told)}</p>" if told else ""
     color = COLORS[level]
     return (
-        f'<div class="finding {level}" style="border-left: 4px solid {color}; '
-        f'padding: .1em .8em; margin: .6em 0"><b style="color: {color}">{level}</b> '
-        f"<b>{escape(found[0].problem)}</b><ul>{where}</ul>{remedy}</div>"
+        f'<div class="finding" style="{_FINDING.format(color)}">'
+        f'<b style="color: {color}">{level}</b> <b>{escape(found[0].problem)}</b>'
+        f"<ul>{where}</ul>{remedy}</div>"
     )
 
 
@@ -54,50 +58,56 @@ def sentences_html(report: CheckReport) -> list[str]:
     return [f"<p>{sentence}</p>" for sentence in said]
 
 
-def head_html(found: Sequence[Column], style: str = "") -> str:
-    """The two lines above a table."""
-    groups, spans = list[str](), list[int]()
-    for column in found:
-        if column.group and groups and groups[-1] == column.group:
-            spans[-1] += 1
-        else:
-            groups.append(column.group)
-            spans.append(1)
-    above = "".join(
-        f'<th colspan="{span}"{style.format("center")}>{escape(group)}</th>'
-        for group, span in zip(groups, spans, strict=True)
-    )
-    titles = "".join(
-        f"<th{style.format(_side(column))}>{escape(column.title)}</th>" for column in found
-    )
-    return f"<thead><tr>{above}</tr><tr>{titles}</tr></thead>"
+def table_html(report: CheckReport, *, everything: bool = False, style: Style) -> str:
+    """The layers as a table; below a layer what findings and p-values say of it.
+
+    Args:
+        report: that is shown.
+        everything: all layers and all columns; else as many as fit a notebook.
+        style: of the cells.
+    """
+    if not report.layers:
+        return ""
+    found, said = columns(report, everything=everything), said_of(report)
+    rows = report.layers if everything else shown(report)
+    lines = [_head(found, style)]
+    for row in rows:
+        if isinstance(row, Gap):
+            lines.append(_whole_row(found, row.text, "gap"))
+            continue
+        cells = (f"<td{style(column)}>{escape(column.cell(row))}</td>" for column in found)
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+        if row.name in said:
+            lines.append(_whole_row(found, f"↑ {said[row.name]}", "said"))
+    body = "\n".join(lines)
+    return f'<table style="font: inherit; border-collapse: collapse">{body}</tbody></table>'
 
 
-def row_html(found: Sequence[Column], layer: LayerCheck, style: str = "") -> str:
-    """One layer of a table."""
-    cells = "".join(
-        f"<td{style.format(_side(column))}>{escape(column.cell(layer))}</td>" for column in found
-    )
-    return f"<tr>{cells}</tr>"
-
-
-def _side(column: Column) -> str:
+def side(column: Column) -> str:
+    """Where its cells stand."""
     return "right" if column.number else "left"
 
 
-def _small_table(report: CheckReport) -> str:
-    found, rows = columns(report), shown(report)
-    said = said_of(report)
-    if said:
-        found.append(Column("", "found", lambda layer: said.get(layer.name, ""), False))
-    if not report.layers:
-        return ""
-    style = f' style="{_CELL}"'
-    lines = [
-        f'<tr><td colspan="{len(found)}"{style.format("left")}>{escape(row.text)}</td></tr>'
-        if isinstance(row, Gap)
-        else row_html(found, row, style)
-        for row in rows
-    ]
-    body = "".join(lines)
-    return f"<table>{head_html(found, style)}<tbody>{body}</tbody></table>"
+def _head(found: Sequence[Column], style: Style) -> str:
+    """The two lines above a table."""
+    groups = [(name, len(list(run))) for name, run in groupby(found, lambda column: column.group)]
+    above = "".join(
+        f'<th colspan="{span}" style="text-align: center" class="{"group" if name else ""}">'
+        f"{escape(name)}</th>"
+        for name, span in groups
+    )
+    titles = "".join(f"<th{style(column)}>{escape(column.title)}</th>" for column in found)
+    return f"<thead><tr>{above}</tr><tr>{titles}</tr></thead><tbody>"
+
+
+def _whole_row(found: Sequence[Column], text: str, kind: str) -> str:
+    color = COLORS["unhealthy"] if kind == "said" else "inherit"
+    return (
+        f'<tr class="{kind}"><td colspan="{len(found)}" style="text-align: left; color: {color}">'
+        f"{escape(text)}</td></tr>"
+    )
+
+
+def _cell(column: Column) -> str:
+    """The style of a cell in a notebook, where there is no style sheet."""
+    return f' style="padding: .1em .6em; text-align: {side(column)}; white-space: nowrap"'

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from sigprop.checking.columns import Column, columns, said_of
-from sigprop.checking.html import COLORS, finding_html, head_html, row_html, sentences_html
+from sigprop.checking.columns import Column
+from sigprop.checking.html import COLORS, finding_html, sentences_html, side, table_html
 from sigprop.checking.picture import picture
 from sigprop.checking.text import grouped, verdict
 from sigprop.records import counted
@@ -48,17 +48,18 @@ svg .tip rect { fill: var(--page); stroke: var(--pale); } svg .tip line { stroke
 .key.dot { width: .55em; height: .55em; border: 0; border-radius: 50%; background: var(--pale); }
 .key.thick { border-top-width: 5px; opacity: .6; }
 .key.ringed { width: .6em; height: .6em; border: 2px solid var(--alarm); border-radius: 50%; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .87rem; }
+.wide { overflow-x: auto; }
 th, td { padding: .15em .7em; text-align: left; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
-th.right, td.right { text-align: right; } th { color: var(--pale); font-weight: 600; }
-thead th[colspan]:not([colspan="1"]) { text-align: center; border-bottom: 1px solid var(--line); }
+th.right, td.right { text-align: right; } td.note { white-space: normal; min-width: 14em; }
+th { color: var(--pale); font-weight: 600; }
+th.group { border-bottom: 1px solid var(--line); } .wide { font-size: .87rem; }
 tbody tr:nth-child(even) { background: var(--card); }
 @media print { :root { --ink: #000; --pale: #444; --line: #ccc; --page: #fff; --card: #f3f3f3;
   --q: #0072b2; --gradient: #c2500a; --alarm: #c0392b; } body { margin: 0; max-width: none; }
   .finding, svg, tr { break-inside: avoid; } h2 { break-after: avoid; }
   thead { display: table-header-group; } .wide { overflow: visible; } .screen { display: none; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } table { font-size: .7rem; } }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } .wide { font-size: .7rem; } }
 """
 
 
@@ -80,7 +81,7 @@ def as_page(report: CheckReport) -> str:
         f"<h2>Profile</h2>{_legend(report)}{picture(report)}" if report.layers else "",
         "<h2>Weights</h2>",
         *sentences_html(report),
-        _whole_table(report),
+        f'<div class="wide">{table_html(report, everything=True, style=_cell)}</div>',
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"
@@ -113,13 +114,6 @@ def _legend(report: CheckReport) -> str:
     return f'<p class="pale">{keys}<span class="screen">. Point at a layer to read it.</span></p>'
 
 
-def _whole_table(report: CheckReport) -> str:
-    if not report.layers:
-        return ""
-    found, said = columns(report, everything=True), said_of(report)
-    if said:
-        found.append(Column("", "found", lambda layer: said.get(layer.name, ""), False))
-    style = ' class="{}"'
-    rows = "\n".join(row_html(found, layer, style) for layer in report.layers)
-    table = f"<table>{head_html(found, style)}<tbody>{rows}</tbody></table>"
-    return f'<div class="wide">{table}</div>'
+def _cell(column: Column) -> str:
+    """The class of a cell, for the style sheet."""
+    return f' class="{side(column)} {column.title.partition(" ")[0]}"'

@@ -29,7 +29,7 @@ LONGEST = 11
 FLATTEST = 2.0
 """Decades that an axis has at least: a net that holds its signal looks flat."""
 TICKS = 6
-LETTER = 6.7
+LETTER = 7.3
 """Width of a letter of a tip, about."""
 
 

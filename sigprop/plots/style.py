@@ -14,6 +14,9 @@ from sigprop.records import Row
 COLORS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, safe for colour-blind readers, in the order of use."""
 
+TICKS = 12
+"""Names written below an axis, about."""
+
 INK, PALE, ALARM = "#222222", "#8A8A8A", "#C00000"
 
 
@@ -31,6 +34,22 @@ def column(rows: Sequence[Row], name: str) -> np.ndarray:
     """One column of flat rows as floats; what is missing is NaN."""
     values = [row.get(name) for row in rows]
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def decades(values: np.ndarray) -> np.ndarray:
+    """Base-10 logarithms; NaN of what has no place on the axis."""
+    known = (values > 0) & np.isfinite(values)
+    return np.asarray(np.log10(values, out=np.full(values.shape, np.nan), where=known))
+
+
+def name_ticks(ax: Axes, names: Sequence[tuple[float, str]], places: int) -> None:
+    """Write names below their places, as many as there is room for."""
+    apart, shown = places / TICKS, list[tuple[float, str]]()
+    for place, name in names:
+        if not shown or place - shown[-1][0] >= apart:
+            shown.append((place, name))
+    ax.set_xticks([place for place, _ in shown], [name for _, name in shown], rotation=30,
+                  ha="right", fontsize="small")  # fmt: skip
 
 
 def new_axes() -> Axes:

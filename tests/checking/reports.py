@@ -112,23 +112,24 @@ def exploding():
 
 
 def language(depth=12):
-    """A small GPT-2 with a dead layer, one scaled layer and notes."""
+    """A small GPT-2 with a dead layer a third down, one that is too large, and notes."""
+    dead, loud = depth // 3, depth // 2
     torch.manual_seed(0)
     model = GPT2(depth=depth, dim=64, context=32)
     with torch.no_grad():
-        model.transformer.h[7].c_fc.weight.mul_(6)
-        model.transformer.h[3].c_fc.bias.fill_(-9)
+        model.transformer.h[loud].c_fc.weight.mul_(6)
+        model.transformer.h[dead].c_fc.bias.fill_(-9)
     x = torch.randint(40, (8, 32), generator=torch.Generator().manual_seed(0))
     findings = [
-        Finding("transformer.h.3.c_fc", "units are dead", "all 256 units of the GELU behind it "
-                "never fire on this batch", "Set its bias to 0.", "unhealthy"),
-        Finding("transformer.h.7.c_fc", "weights off their law", "6.0 times as large as the others "
-                "of its class (p = 1e-300)", "Draw this layer again: "
-                "sigprop.initialize(model, x, include='transformer.h.7.c_fc').", "warning"),
+        Finding(f"transformer.h.{dead}.c_fc", "units are dead", "all 256 units of the GELU behind "
+                "it never fire on this batch", "Set its bias to 0.", "unhealthy"),
+        Finding(f"transformer.h.{loud}.c_fc", "weights off their law", "6.0 times as large as the "
+                "others of its class (p < 1e-15)", "Draw this layer again: "
+                f"sigprop.initialize(model, x, include='transformer.h.{loud}.c_fc').", "warning"),
         *(Finding(f"transformer.h.{i}", "attention is uniform", f"entropy {0.96 + i / 1000:.3f} of "
                   "log n", "Nothing: this is how attention starts.", "note") for i in range(depth)),
     ]  # fmt: skip
     report = report_of(model, x, findings=findings, block=r"transformer\.h\.\d+", law="N(0, 0.02)",
                        p_scale=1e-300)  # fmt: skip
-    (sick,) = (row.name for row in report.layers if "h.7.c_fc" in row.name)
+    (sick,) = (row.name for row in report.layers if f"h.{loud}.c_fc" in row.name)
     return named(report, p_scale={sick: 1e-300})
