@@ -41,9 +41,9 @@ class _Axis:
     high: float
     top: float
 
-    def place(self, value: float) -> float:
-        """Where a positive number stands."""
-        share = (math.log10(value) - self.low) / (self.high - self.low)
+    def place(self, log10: float) -> float:
+        """Where a number stands."""
+        share = (log10 - self.low) / (self.high - self.low)
         return self.top + PANEL * (1 - share)
 
     def ticks(self) -> Iterator[int]:
@@ -127,7 +127,7 @@ def _frame(axis: _Axis, title: str, what: str) -> Iterator[str]:
         f'<tspan class="what" dx="8">{what}</tspan></text>'
     )
     for power in axis.ticks():
-        y = axis.place(10.0**power)
+        y = axis.place(power)
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text class="number" x="{LEFT - 8}" y="{y + 4:.1f}">{_power(power)}</text>'
 
@@ -159,7 +159,7 @@ def _line(rows: Sequence[Row], chosen: Sequence[int], key: str, axis: _Axis, kin
     for place in chosen:
         value = rows[place][key]
         if _drawable(value):
-            steps.append(f"{pen}{_x(rows, place):.1f} {axis.place(value):.1f}")
+            steps.append(f"{pen}{_x(rows, place):.1f} {axis.place(math.log10(value)):.1f}")
         pen = "L" if _drawable(value) else "M"
     if len(steps) == 1:
         steps = [steps[0], "m-4 0h8"]
@@ -177,7 +177,7 @@ def _point(rows: Sequence[Row], place: int, key: str, axis: _Axis) -> str:
         y = axis.top + (PANEL - 5 if value == 0 else 12)
         sign = "0" if value == 0 else "!"
         return f'<text class="{key} edge{marked}" x="{x:.1f}" y="{y:.1f}">{sign}</text>'
-    y = axis.place(value)
+    y = axis.place(math.log10(value))
     radius = 3.4 if row["kind"] == "stream" or len(rows) <= 60 else 2.2
     ring = f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="7"/>' if marked else ""
     return f'{ring}<circle class="{key} {row["kind"]}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'

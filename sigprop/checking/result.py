@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -82,8 +82,8 @@ class CheckReport:
     p_direction: float | None
     p_backward: float | None
     level: float
-    prediction: Prediction
-    measured: NodeStatistics
+    prediction: Prediction = field(repr=False)
+    measured: NodeStatistics = field(repr=False)
     model: str = "model"
 
     @property

@@ -28,7 +28,7 @@ def deep():
 
 @pytest.fixture(scope="module")
 def sick():
-    return language(depth=4)
+    return language(depth=3, dim=32)
 
 
 def with_findings(report, *findings):
@@ -53,8 +53,8 @@ def test_a_sound_net_in_full(sound):
     said = " ".join(lines[10:])
     assert said == (
         "All weights together: their size fits their laws (p = 0.43); they are independent of "
-        "their inputs (p = 0.12); they are independent of their gradients (p = 0.77). Weights drawn at "
-        "random give a p below 0.01 once in 100."
+        "their inputs (p = 0.12); they are independent of their gradients (p = 0.77). Weights "
+        "drawn at random give a p below 0.01 once in 100."
     )
 
 
