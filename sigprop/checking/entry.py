@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from sigprop.checking.example import check_example, errors_named, hidden
+from sigprop.checking.findings import Finding
 from sigprop.checking.result import CheckReport, LayerCheck
 from sigprop.measurement.nodes import NodeStatistics, measure_nodes
 from sigprop.prediction.entry import predict
 from sigprop.prediction.inputs import example_of
 from sigprop.prediction.result import Prediction
-from sigprop.reading.calling import kind_of, unwrapped
+from sigprop.reading.calling import check_model, kind_of, unwrapped
 
 
 def check(
@@ -33,15 +35,34 @@ def check(
         TypeError: not a module, no example.
         ValueError: a model that cannot be read, or does not run on this example.
     """
-    prediction = predict(model, x, init=init)
+    check_model(model)
+    model = unwrapped(model)
     example, _ = example_of(model, x)
-    given = example if type(example) is tuple else (example,)
-    named = example if isinstance(example, Mapping) else {}
-    seen = measure_nodes(model, *(() if named else given), cotangent_seed=seed, **named)
+    check_example(model, example)
+    with errors_named(model, example):
+        prediction = predict(model, x, init=init)
+        seen, no_gradient = _measured(model, example, seed)
     names = [name for name in seen.reading.weights if name in prediction]
     layers = tuple(_layer(name, prediction, seen) for name in names)
-    kind = kind_of(unwrapped(model))
-    return CheckReport(layers, (), None, None, None, level, prediction, seen, kind)
+    findings = (*no_gradient, *hidden(model, example))
+    return CheckReport(layers, findings, None, None, None, level, prediction, seen, kind_of(model))
+
+
+def _measured(
+    model: nn.Module, example: Any, seed: int
+) -> tuple[NodeStatistics, tuple[Finding, ...]]:
+    """Forward and backward; forward alone where no gradient arrives, which is a finding."""
+    named = dict(example) if isinstance(example, Mapping) else {}
+    given = () if named else example if type(example) is tuple else (example,)
+    try:
+        return measure_nodes(model, *given, cotangent_seed=seed, **named), ()
+    except ValueError as reason:
+        if "no gradient" not in str(reason):
+            raise
+        detail = str(reason).partition(". ")[0]
+    advice = "Check the model that the loss is taken from: its scores, before argmax or detach()."
+    finding = Finding("output", "no gradient", detail, advice, "warning")
+    return measure_nodes(model, *given, gradients=False, **named), (finding,)
 
 
 def _layer(name: str, prediction: Prediction, seen: NodeStatistics) -> LayerCheck:

@@ -169,7 +169,9 @@ def test_names_cannot_run_in_a_browser(sound, tmp_path):
 @needs_browser
 def test_it_is_readable_on_white_and_on_black_and_printed(sick, tmp_path):
     light = seen(sick, tmp_path)
-    dark = seen(sick, tmp_path, lambda text: text.replace("prefers-color-scheme: dark", "min-width: 1px"))
+    dark = seen(
+        sick, tmp_path, lambda text: text.replace("prefers-color-scheme: dark", "min-width: 1px")
+    )
     assert light[-1, 0].min() > 0.95 and dark[-1, 0].max() < 0.15  # the page itself
     for picture in (light, dark):
         ink = np.abs(picture - picture[-1, 0]).max(axis=2)
