@@ -10,7 +10,7 @@ import torch
 
 from sigprop.checking.direction import Answer, direction
 from sigprop.checking.facts import Facts, facts_of
-from sigprop.checking.laws import Law, laws_of
+from sigprop.checking.laws import Law, gains_of, laws_of
 from sigprop.checking.off_span import off_span
 from sigprop.checking.rows import LayerRows, RowsWitness
 from sigprop.checking.scale import against_family, scale
@@ -58,7 +58,7 @@ def judge(
     """
     reading = statistics.reading
     weights, tables = facts_of(reading)
-    laws = laws_of(weights, _planned(reading, plan))
+    laws = laws_of(weights, gains_of(reading.graph), _planned(reading, plan))
     asked = _Asked(reading, rows, backward, laws)
     scales = _scales(weights, laws)
     answers: dict[str, dict[Question, Answer]] = {
@@ -193,6 +193,7 @@ def _verdict(
         p["direction"],
         p["backward"],
         "; ".join(notes),
+        None if law is None else law.std,
         counted=law is not None and law.known,
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from sigprop.checking.facts import Facts
 from sigprop.checking.shapes import SHAPES, Shape
+from sigprop.graph import Graph
 
 OUTLIER = 4.0
 """|z| above which the law is not that of a layer."""
@@ -18,12 +19,14 @@ REJECTED = 1e-4
 """A law whose layers together have a smaller p-value, the outliers left aside, does not fit."""
 WORST = 25.0
 """What a layer adds to the misfit of a law at most."""
-
-_GAINS = (
-    ("", 1.0), ("relu", math.sqrt(2)), ("tanh", 5 / 3), ("selu", 0.75),
-    *((f"leaky relu {a:g}", math.sqrt(2 / (1 + a * a))) for a in (0.1, 0.2, 0.25)),
-)  # fmt: skip
-_CONSTANTS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
+UNUSUAL = 4.0
+"""What the misfit of a law that is seldom used must be smaller by."""
+ALIKE = 3
+"""Layers that must be alike for one of them to stand out."""
+NEAR = 1.25
+"""Fewer layers than that, of no law of their own, are off the common law if it is so near."""
+RELU = math.sqrt(2)
+"""The gain of ReLU."""
 
 
 @dataclass(frozen=True)
@@ -46,44 +49,78 @@ class Law:
         return self.std is not None
 
 
-Row = tuple[str, Callable[[Facts], float]]
-"""A law of the menu: what it is called, and the standard deviation that it gives a weight."""
+@dataclass(frozen=True)
+class Candidate:
+    """A law of the menu.
+
+    Attributes:
+        words: what it is called.
+        shape: of the law.
+        std: that it gives the weight of a layer.
+        usual: whether libraries draw by it.
+    """
+
+    words: str
+    shape: Shape
+    std: Callable[[Facts], float]
+    usual: bool = True
 
 
-def _menu(ends: int) -> Iterator[tuple[Shape, Row]]:
+def menu(gains: Mapping[str, float], ends: int) -> list[Candidate]:
     """Every law that is known, the usual ones first.
 
     Args:
+        gains: of the activations of the model as ``torch.nn.init.calculate_gain`` has them, by
+            name; those of linear maps and of ReLU are asked for in any case.
         ends: branch ends of the model: two a block.
     """
     normal, uniform, cut = SHAPES.values()
-    yield uniform, ("torch default", _fan_in(1 / math.sqrt(3)))
+    found = [Candidate("torch default", uniform, _fan_in(1 / math.sqrt(3)))]
     for shape in (normal, uniform, cut):
-        for word, gain in _GAINS:
-            said = f"{shape.name}, fan_in{_with(word)}"
-            yield shape, (f"kaiming {said}" if word else f"lecun {shape.name}", _fan_in(gain))
-            said = f"{shape.name}, fan_out{_with(word or 'linear')}"
-            yield shape, (f"kaiming {said}", _fan_out(gain))
-            yield shape, (f"xavier {shape.name}{_with(word, '')}", _xavier(gain))
-            said = f"kaiming {shape.name}, fan_in{_with(word or 'linear')} (of its use)"
-            yield shape, (said, _used_fan_in(gain))
-    yield uniform, ("uniform, ±1/√fan_out", _fan_out(1 / math.sqrt(3)))
-    for std in _CONSTANTS:
-        yield normal, (f"N(0, {std:g})", _constant(std))
-        yield uniform, (f"uniform ±{std:g}", _constant(std / math.sqrt(3)))
-        std_of_cut = std * math.sqrt(_cut_variance(cut))
-        yield cut, (f"truncated N(0, {std:g})", _constant(std_of_cut))
+        name = shape.name
+        found += [
+            Candidate(f"kaiming {name}, fan_in", shape, _fan_in(RELU)),
+            Candidate(f"kaiming {name}, fan_out", shape, _fan_out(RELU)),
+            Candidate(f"xavier {name}", shape, _xavier(1.0)),
+            Candidate(f"lecun {name}", shape, _fan_in(1.0)),
+        ]
+    found.append(Candidate("N(0, 0.02)", normal, _constant(0.02)))
     if ends:
-        yield normal, ("N(0, 0.02/√(2·blocks))", _constant(0.02 / math.sqrt(ends)))
+        std = 0.02 / math.sqrt(ends)
+        found.append(Candidate("N(0, 0.02/√(2·blocks))", normal, _constant(std)))
+    found.append(Candidate("truncated N(0, 0.02)", cut, _constant(0.02 * 2 / cut.bound)))
+    found += [replace(row, usual=False) for row in _seldom(gains)]
+    return found
 
 
-def _cut_variance(cut: Shape) -> float:
-    """Variance of a normal law of variance one cut at two standard deviations."""
-    return (2 / cut.bound) ** 2
+def _seldom(gains: Mapping[str, float]) -> Iterator[Candidate]:
+    """Laws that are seldom drawn by."""
+    normal, uniform, cut = SHAPES.values()
+    for shape in (normal, uniform, cut):
+        name = shape.name
+        for word, gain in gains.items():
+            yield Candidate(f"kaiming {name}, fan_in, gain of {word}", shape, _fan_in(gain))
+            yield Candidate(f"xavier {name}, gain of {word}", shape, _xavier(gain))
+        yield Candidate(f"xavier {name}, gain of relu", shape, _xavier(RELU))
+        yield Candidate(f"{name}, 1/fan_out", shape, _fan_out(1.0))
+        for word, gain in {"linear": 1.0, "relu": RELU, **gains}.items():
+            yield Candidate(f"{name}, fan_in of its use, gain of {word}", shape, _used_fan_in(gain))
+    yield Candidate("uniform ±1/√fan_out", uniform, _fan_out(1 / math.sqrt(3)))
+    for std in (0.001, 0.01, 0.05, 0.1, 1.0):
+        yield Candidate(f"N(0, {std:g})", normal, _constant(std))
+        yield Candidate(f"uniform ±{std:g}", uniform, _constant(std / math.sqrt(3)))
 
 
-def _with(word: str, usual: str = "relu") -> str:
-    return "" if word == usual else f", gain of {word}"
+def gains_of(graph: Graph) -> dict[str, float]:
+    """Gains of the activations of a model as ``torch.nn.init.calculate_gain`` has them."""
+    found: dict[str, float] = {}
+    for node in graph.of_kind("activation"):
+        if node.operation in ("tanh", "selu"):
+            found[node.operation] = 5 / 3 if node.operation == "tanh" else 0.75
+        for alpha in set(node.alpha or ()) if len(set(node.alpha or ())) == 1 else ():
+            if abs(alpha) > 0.02:  # nearer to ReLU no layer tells them apart
+                found[f"leaky relu {alpha:g}"] = math.sqrt(2 / (1 + alpha**2))
+    return found
 
 
 def _fan_in(gain: float) -> Callable[[Facts], float]:
@@ -109,79 +146,132 @@ def _constant(std: float) -> Callable[[Facts], float]:
 # Recognizing
 
 
-def laws_of(layers: Sequence[Facts], planned: Mapping[str, float] | None = None) -> dict[str, Law]:
+def laws_of(
+    layers: Sequence[Facts],
+    gains: Mapping[str, float] | None = None,
+    planned: Mapping[str, float] | None = None,
+) -> dict[str, Law]:
     """The law of each layer whose weights may be independent draws, by its name.
 
-    One law for all layers of an operation and parameter name; a role of theirs (branch ends, the
-    head), or those of one name, that it does not fit may have one of their own. A minority of
-    outliers does not change the law: it is they that are wrong.
+    One law for the whole model if it fits; those that it does not fit may have one of their own:
+    the layers of one operation and parameter name, of them those of one role (branch ends, the
+    head), of them those called alike. A minority of outliers does not change the law of a group:
+    it is they that are wrong.
 
     Args:
         layers: of one model.
+        gains: see :func:`menu`.
         planned: the standard deviation that a plan gave a layer, by its name.
     """
     planned = planned or {}
     drawn = [layer for layer in layers if layer.drawn]
+    told = [layer for layer in drawn if layer.name in planned]
+    found: dict[str, Law] = {}
+    for members in _grouped(told, lambda layer: layer.family[:2]):
+        shape = _nearest_shape(members)
+        found |= {x.name: Law("as planned", planned[x.name], shape) for x in members}
+    rest = [layer for layer in drawn if layer.name not in planned]
     ends = sum(layer.family[2] == "branch end" for layer in layers)
-    menu = list(_menu(ends))
-    found: dict[str, Law] = {}
-    for _, family in _grouped(drawn, lambda layer: layer.family[:2]):
-        told = [layer for layer in family if layer.name in planned]
-        if told:
-            shape = _nearest_shape(told)
-            found |= {x.name: Law("as planned", planned[x.name], shape) for x in told}
-        rest = [layer for layer in family if layer.name not in planned]
-        found |= _recognized(rest, menu) if rest else {}
+    rows = menu(gains or {}, ends)
+    chosen = _recognized(rest, rows, LEVELS, None)
+    for layer in rest:
+        row = chosen[layer.name] or _near(layer, rest, chosen)
+        shape = _nearest_shape([layer])
+        law = Law(row.words, row.std(layer), row.shape) if row else Law("unknown", None, shape)
+        found[layer.name] = law
     return found
 
 
-def _recognized(family: Sequence[Facts], menu: Sequence[tuple[Shape, Row]]) -> dict[str, Law]:
-    """One law for a family, its roles and names where it does not fit."""
-    common = _best(family, menu)
-    found: dict[str, Law] = {}
-    for _, members in _grouped(family, lambda layer: layer.family[2]):
-        row = common if common and _fits(members, common) else _best(members, menu)
-        if row is None or not _fits(members, row):
-            shape = _nearest_shape(members)
-            found |= {layer.name: Law("unknown", None, shape) for layer in members}
-            row = None
+LEVELS: tuple[Callable[[Facts], object], ...] = (
+    lambda layer: "",
+    lambda layer: layer.family[:2],
+    lambda layer: layer.family,
+    lambda layer: (layer.family, layer.tail),
+)
+"""What layers that are drawn alike have in common, from the whole model to a name."""
+
+Chosen = dict[str, "Candidate | None"]
+"""The law of each layer; None: no law fits."""
+
+
+def _recognized(
+    layers: Sequence[Facts],
+    rows: Sequence[Candidate],
+    levels: Sequence[Callable[[Facts], object]],
+    common: Candidate | None,
+) -> Chosen:
+    """The laws of the groups of a level: the common one where it stands, else one of their own.
+
+    Args:
+        layers: of one group of the level above.
+        rows: the menu.
+        levels: this one and those below.
+        common: the law of the group above; None: no law fits it.
+    """
+    found: Chosen = {}
+    for group in _grouped(layers, levels[0]):
+        row = common
+        if row is None or not _stands(group, row):
+            row = _best(group, rows)
+            alone = common is not None and len(levels) == 1 and len(group) == 1
+            if alone or not _fits(group, row):
+                row = None
+        if levels[1:]:
+            found |= _recognized(group, rows, levels[1:], row)
         else:
-            found |= {x.name: Law(row[1][0], row[1][1](x), row[0]) for x in members}
-        for _, named in _grouped(members, lambda layer: layer.tail):
-            own = _best(named, menu)
-            alike = 1 < len(named) < len(members) and bool(named[0].tail)
-            off = row is None or all(abs(z) > OUTLIER for z in _scores(named, row))
-            if alike and off and own is not None and _fits(named, own):
-                found |= {x.name: Law(own[1][0], own[1][1](x), own[0]) for x in named}
+            found |= {layer.name: row or common for layer in group}
     return found
 
 
-def _best(
-    layers: Sequence[Facts], menu: Sequence[tuple[Shape, Row]]
-) -> tuple[Shape, Row] | None:
+def _near(layer: Facts, layers: Sequence[Facts], chosen: Chosen) -> Candidate | None:
+    """The law of those most like a layer that no law fits, if it is off that law by little."""
+    for level in reversed(LEVELS[:-1]):
+        alike = [x for x in layers if level(x) == level(layer)]
+        if sum(chosen[x.name] is None for x in alike) >= ALIKE:
+            return None
+        for other in alike:
+            row = chosen[other.name]
+            if row is not None and _is_near(layer, row):
+                return row
+    return None
+
+
+def _is_near(layer: Facts, law: Candidate) -> bool:
+    std = law.std(layer)
+    return std > 0 and abs(math.log(layer.mean_square / std**2)) < 2 * math.log(NEAR)
+
+
+def _best(layers: Sequence[Facts], rows: Sequence[Candidate]) -> Candidate:
     """The law of the menu with the smallest misfit."""
-    misfits = [_misfit(layers, row) for row in menu]
-    return menu[int(np.argmin(misfits))] if misfits else None
+    return min(rows, key=lambda row: _misfit(layers, row))
 
 
-def _misfit(layers: Sequence[Facts], law: tuple[Shape, Row]) -> float:
-    scales, shapes = _scores(layers, law), _shape_scores(layers, law[0])
-    return float(np.minimum(scales**2, WORST).sum() + np.minimum(shapes**2, WORST).sum())
+def _misfit(layers: Sequence[Facts], law: Candidate) -> float:
+    scales, shapes = _scores(layers, law), _shape_scores(layers, law.shape)
+    seldom = 0.0 if law.usual else UNUSUAL
+    clipped = np.minimum(scales**2, WORST).sum() + np.minimum(shapes**2, WORST).sum()
+    return float(clipped) + seldom
 
 
-def _fits(layers: Sequence[Facts], law: tuple[Shape, Row]) -> bool:
-    """Whether a law is that of all layers but a minority, in scale and in shape."""
-    scales, shapes = _scores(layers, law), _shape_scores(layers, law[0])
+def _stands(layers: Sequence[Facts], law: Candidate) -> bool:
+    """Whether half of the layers, and those together, do not contradict a law."""
+    scales, shapes = _scores(layers, law), _shape_scores(layers, law.shape)
     inside = scales[np.abs(scales) <= OUTLIER]
-    if 2 * len(inside) <= len(scales) or 2 * (np.abs(shapes) > OUTLIER).sum() >= len(shapes):
+    if 2 * len(inside) < len(scales) or 2 * (np.abs(shapes) > OUTLIER).sum() > len(shapes):
         return False
     return bool(stats.chi2.sf(float((inside**2).sum()), len(inside)) >= REJECTED)
 
 
-def _scores(layers: Sequence[Facts], law: tuple[Shape, Row]) -> np.ndarray:
+def _fits(layers: Sequence[Facts], law: Candidate) -> bool:
+    """Whether a law is that of all layers but a minority; of two it is enough to be near one."""
+    inside = sum(abs(z) <= OUTLIER for z in _scores(layers, law))
+    near = len(layers) < ALIKE and all(_is_near(layer, law) for layer in layers)
+    return (2 * inside > len(layers) or near) and _stands(layers, law)
+
+
+def _scores(layers: Sequence[Facts], law: Candidate) -> np.ndarray:
     """z of the mean square of each layer under a law."""
-    shape, (_, std) = law
-    return np.array([_score(layer, std(layer), shape) for layer in layers])
+    return np.array([_score(layer, law.std(layer), law.shape) for layer in layers])
 
 
 def _score(layer: Facts, std: float, shape: Shape) -> float:
@@ -207,8 +297,8 @@ def _nearest_shape(layers: Sequence[Facts]) -> Shape:
 
 def _grouped(
     layers: Sequence[Facts], key: Callable[[Facts], object]
-) -> Iterator[tuple[object, list[Facts]]]:
+) -> Iterator[list[Facts]]:
     groups: dict[object, list[Facts]] = {}
     for layer in layers:
         groups.setdefault(key(layer), []).append(layer)
-    yield from groups.items()
+    yield from groups.values()

@@ -32,6 +32,7 @@ class LayerVerdict:
         p_direction: of "its weights do not know their input"; None likewise.
         p_backward: of "its weights do not know their gradient"; None likewise.
         note: why a p-value is missing, or what else is to be said.
+        std: of an entry by that law; None: no law is known.
         counted: whether ``p_scale`` counts for the model: the law is known, not the family's.
     """
 
@@ -42,6 +43,7 @@ class LayerVerdict:
     p_direction: float | None = None
     p_backward: float | None = None
     note: str = ""
+    std: float | None = None
     counted: bool = True
 
 
