@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,10 +78,12 @@ class Residual(nn.Module):
         return out
 
 
-def mlp(rng: np.random.Generator, act: Callable[[], nn.Module]) -> tuple[nn.Module, tuple[int, ...]]:
+def mlp(
+    rng: np.random.Generator, act: Callable[[], nn.Module]
+) -> tuple[nn.Module, tuple[int, ...]]:
     widths = [int(w) for w in rng.integers(16, 160, rng.integers(3, 9))]
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), act()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 10)), (widths[0],)
 
@@ -99,12 +102,19 @@ def _resnet(rng: np.random.Generator, act: Callable[[], nn.Module], norm: bool) 
         inside = [conv(width, width), *normed(width), act(), conv(width, width), *normed(width)]
         body += [Residual(*inside), act()]
     body += [conv(width, 2 * width, 2), *normed(2 * width), act()]
-    inside = [conv(2 * width, 2 * width), *normed(2 * width), act(), nn.Conv2d(2 * width, 2 * width, 1)]
+    inside = [
+        conv(2 * width, 2 * width),
+        *normed(2 * width),
+        act(),
+        nn.Conv2d(2 * width, 2 * width, 1),
+    ]
     body += [Residual(*inside), act(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(*body, nn.Linear(2 * width, 10))
 
 
-def resnet(rng: np.random.Generator, act: Callable[[], nn.Module]) -> tuple[nn.Module, tuple[int, ...]]:
+def resnet(
+    rng: np.random.Generator, act: Callable[[], nn.Module]
+) -> tuple[nn.Module, tuple[int, ...]]:
     return _resnet(rng, act, False), (3, 8, 8)
 
 
@@ -155,7 +165,9 @@ class ViT(nn.Module):
         return out
 
 
-def vit(rng: np.random.Generator, act: Callable[[], nn.Module]) -> tuple[nn.Module, tuple[int, ...]]:
+def vit(
+    rng: np.random.Generator, act: Callable[[], nn.Module]
+) -> tuple[nn.Module, tuple[int, ...]]:
     return ViT(int(rng.choice([32, 48, 64])), int(rng.integers(1, 4)), act), (3, 16, 16)
 
 
@@ -175,7 +187,9 @@ class GPT(nn.Module):
         return out
 
 
-def gpt(rng: np.random.Generator, act: Callable[[], nn.Module]) -> tuple[nn.Module, tuple[int, ...]]:
+def gpt(
+    rng: np.random.Generator, act: Callable[[], nn.Module]
+) -> tuple[nn.Module, tuple[int, ...]]:
     length = int(rng.choice([8, 16]))
     return GPT(int(rng.choice([32, 48, 64])), int(rng.integers(1, 4)), act, length), (length,)
 
@@ -197,7 +211,9 @@ class UNet(nn.Module):
         return out
 
 
-def unet(rng: np.random.Generator, act: Callable[[], nn.Module]) -> tuple[nn.Module, tuple[int, ...]]:
+def unet(
+    rng: np.random.Generator, act: Callable[[], nn.Module]
+) -> tuple[nn.Module, tuple[int, ...]]:
     return UNet(int(rng.choice([8, 16, 24])), act), (3, 16, 16)
 
 

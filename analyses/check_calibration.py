@@ -262,7 +262,9 @@ def _draw_faults(ax: plt.Axes, faults: list[Row]) -> None:
         predicted = -(stats.norm.logsf(z / 1.21 * 1.1) + math.log(2)) / math.log(10)
         ax.plot(np.geomspace(*size, 60), predicted, color=color, ls=(0, (4, 3)), lw=1.2)
     bar = -math.log10(LEVEL / 10)
-    ax.axhline(bar, color=plots.ALARM, ls=":", lw=1.3, label=f"named above it ({LEVEL:g}/10 layers)")
+    ax.axhline(
+        bar, color=plots.ALARM, ls=":", lw=1.3, label=f"named above it ({LEVEL:g}/10 layers)"
+    )
     ax.set(xscale="log", yscale="log", ylim=(0.8, 400), xlim=(800, 60000))
     ax.set(xlabel="weights of the layer", ylabel="−log₁₀ p of its scale")
     ax.set_title("One layer's gain is 10 % off", loc="left")

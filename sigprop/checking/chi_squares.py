@@ -81,7 +81,7 @@ def squares_score(total: float, count: int, squares: ArrayLike, shares: ArrayLik
 
     def tilted(t: float) -> np.ndarray:
         density = p * np.exp(t * x - (t * x).max())
-        return density / density.sum()
+        return np.asarray(density / density.sum())
 
     def slope(t: float) -> float:
         return float(tilted(t) @ x) - mean

@@ -58,10 +58,10 @@ def direction(rows: Tensor, weight: Tensor, kurtosis: float, orthogonal: bool = 
         return Answer(note="orthogonal across groups: no law is known")
     if orthogonal and units >= columns:
         return Answer(note="orthogonal with as many rows as columns: its output follows exactly")
-    rows, weight = _unit_size(rows), _unit_size(weight)
-    if rows is None or weight is None:
+    if not (bool(rows.any()) and bool(weight.any())):
         return Answer(note="its input or its weight is zero")
-    if centred := has_centred_rows(weight):
+    rows, weight = _unit_size(rows), _unit_size(weight)
+    if has_centred_rows(weight):
         rows = rows - rows.mean(-1, keepdim=True)
         columns -= 1
     spectrum = _spectrum(rows, columns)
@@ -117,10 +117,7 @@ def _spectrum(rows: Tensor, columns: int) -> _Spectrum:
     return _Spectrum(np.append(found, 0.0), np.append(counts, zeros))
 
 
-def _unit_size(values: Tensor) -> Tensor | None:
-    """The same numbers with mean square one; None of zeros."""
-    largest = values.abs().max()
-    if not bool(largest > 0):
-        return None
-    scaled = values / largest
+def _unit_size(values: Tensor) -> Tensor:
+    """The same numbers with mean square one."""
+    scaled = values / values.abs().max()
     return scaled / scaled.square().mean().sqrt()

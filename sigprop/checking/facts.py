@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from sigprop.checking.structure import structure
@@ -205,4 +204,3 @@ def _torch_fans(shape: Sequence[int]) -> tuple[float, float]:
 def _tail(name: str) -> str:
     words = [word for word in name.partition("#")[0].split(".") if not word.isdigit()]
     return words[-1] if words else ""
-

@@ -164,7 +164,11 @@ class _Asked:
         found = None if step is None else self.backward.rows.found.get(step)
         if found is None or found.gradient is None:
             missing = self.backward.rows.missing
-            why = "no gradient was seen" if step is None else missing.get(step, "no gradient was seen")
+            why = (
+                "no gradient was seen"
+                if step is None
+                else missing.get(step, "no gradient was seen")
+            )
             return Answer(note=why)
         with torch.no_grad():
             weight = _arranged(layer, found)
@@ -176,9 +180,7 @@ def _arranged(layer: Facts, found: LayerRows) -> torch.Tensor:
     return found.layout.weight(layer.value.detach()).to(found.rows)
 
 
-def _verdict(
-    layer: Facts, laws: dict[str, Law], answers: dict[Question, Answer]
-) -> LayerVerdict:
+def _verdict(layer: Facts, laws: dict[str, Law], answers: dict[Question, Answer]) -> LayerVerdict:
     law = laws.get(layer.name)
     notes = [f"{q}: {a.note}" for q, a in answers.items() if a.note]
     first = answers["scale"].note
@@ -213,7 +215,7 @@ def _words(layer: Facts, law: Law | None) -> str:
 
 
 def _orthogonal_gain(layer: Facts) -> float:
-    """g of W = g Q, Q with an orthonormal shorter side."""
+    """The factor of a matrix whose shorter side is orthonormal."""
     rows = layer.value.shape[0]
     return math.sqrt(layer.mean_square * max(rows, layer.count // rows))
 

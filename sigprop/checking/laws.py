@@ -270,7 +270,7 @@ def _fits(layers: Sequence[Facts], law: Candidate) -> bool:
 
 
 def _scores(layers: Sequence[Facts], law: Candidate) -> np.ndarray:
-    """z of the mean square of each layer under a law."""
+    """Scores of the mean square of each layer under a law."""
     return np.array([_score(layer, law.std(layer), law.shape) for layer in layers])
 
 
@@ -281,7 +281,7 @@ def _score(layer: Facts, std: float, shape: Shape) -> float:
 
 
 def _shape_scores(layers: Sequence[Facts], shape: Shape) -> np.ndarray:
-    """z of the kurtosis of each layer, of those with few weights blunted by its bias."""
+    """Scores of the kurtosis of each layer, of those with few weights blunted by its bias."""
     seen = np.array([layer.kurtosis for layer in layers])
     count = np.array([layer.count for layer in layers], dtype=float)
     spread = np.sqrt(shape.kurtosis_variance / count + (10 / count) ** 2)
@@ -295,9 +295,7 @@ def _nearest_shape(layers: Sequence[Facts]) -> Shape:
     return min(SHAPES.values(), key=misfit)
 
 
-def _grouped(
-    layers: Sequence[Facts], key: Callable[[Facts], object]
-) -> Iterator[list[Facts]]:
+def _grouped(layers: Sequence[Facts], key: Callable[[Facts], object]) -> Iterator[list[Facts]]:
     groups: dict[object, list[Facts]] = {}
     for layer in layers:
         groups.setdefault(key(layer), []).append(layer)

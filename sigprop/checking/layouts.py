@@ -109,9 +109,7 @@ def _einsum(step: Step, signal: Tensor, shape: Sequence[int]) -> str:
     labels = taken.split(",")
     if not arrow:
         letters = taken.replace(",", "").replace(".", "")
-        made = "..." * ("." in taken) + "".join(
-            c for c in sorted(letters) if letters.count(c) == 1
-        )
+        made = "..." * ("." in taken) + "".join(c for c in sorted(letters) if letters.count(c) == 1)
     if not is_data(given[0]):
         labels.reverse()
     ellipsis = signal.dim() - len(labels[0].replace(".", ""))
@@ -132,7 +130,7 @@ def _contraction(
         "".join(c for c, size in zip(labels, each, strict=True) if size != 1)
         for labels, each in zip((x, w, out), shapes, strict=True)
     )
-    sizes = {c: n for c, n in zip(x + w, _larger(shapes[0]) + _larger(shapes[1]), strict=True)}
+    sizes = dict(zip(x + w, _larger(shapes[0]) + _larger(shapes[1]), strict=True))
     columns = "".join(c for c in w if c in x and c not in out)
     groups = "".join(c for c in w if c in x and c in out)
     units = "".join(c for c in w if c not in x)
@@ -169,10 +167,11 @@ def _convolution(
     if signal.dim() == dims + 1:
         signal, made = signal[None], (1, *made)
     kernel, space = tuple(shape[2:]), tuple(made[2:])
+    settings = _settings(step, name, kernel)
     axes = [
-        _Axis(back, signal.shape[2 + d], kernel[d], *(each[d] for each in _settings(step, name, kernel)))
+        _Axis(back, signal.shape[2 + d], kernel[d], *(each[d] for each in settings))
         for d in range(dims)
-    ]  # fmt: skip
+    ]
 
     def rows(chosen: Tensor) -> Tensor:
         sample, *at = torch.unravel_index(chosen.to(signal.device), (made[0], *space))

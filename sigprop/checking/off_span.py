@@ -43,7 +43,7 @@ def off_span(rows: Tensor, weight: Tensor, gradient: Tensor, kurtosis: float) ->
         >>> abs(off_span(x, w, g, 3.0).score) < 3
         True
     """
-    groups, units, columns = weight.shape
+    _, units, columns = weight.shape
     size = gradient.abs().max()
     if not bool(size > 0):
         return Answer(note="no gradient arrives")

@@ -79,7 +79,7 @@ class RowsWitness(Witness):
         if arranged is None:
             self.missing[step] = "its rows are not read"
             return
-        groups, units, columns = arranged.weight(torch.empty(shape, device="meta")).shape
+        groups, _, columns = arranged.weight(torch.empty(shape, device="meta")).shape
         places = arranged.places
         if not places:
             self.missing[step] = "its input is empty"

@@ -42,7 +42,9 @@ def against_family(layers: Sequence[Facts]) -> list[Answer]:
     log mean w² has the variance (β − 1)/count; the median adds π/2 of that of a mean.
     """
     if len(layers) < ALIKE:
-        return [Answer(note="no law of the menu fits, and too few layers are like it")] * len(layers)
+        return [Answer(note="no law of the menu fits, and too few layers are like it")] * len(
+            layers
+        )
     logs = np.log([layer.mean_square for layer in layers])
     fans = np.log([max(layer.fan_in, 1.0) for layer in layers])
     away = min(

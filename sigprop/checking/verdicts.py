@@ -1,4 +1,4 @@
-"""What is said of the weights of a model: a law, a gain and p-values a layer, three for the model."""
+"""What is said of the weights of a model: law, gain and p-values a layer, three for the model."""
 
 from __future__ import annotations
 
