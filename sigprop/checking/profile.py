@@ -59,7 +59,7 @@ def _layer(layer: LayerCheck) -> Row:
 def _stream(report: CheckReport, name: str) -> Row:
     """The stream where a block joins it."""
     seen = report.measured.by_name.get(name)
-    node = next((node for node in report.prediction if node.name == name), None)
+    node = next((node for node in report.prediction or () if node.name == name), None)
     return {
         "name": name, "kind": "stream", "operation": "residual stream", "block": name,
         "q_predicted": node.q if node else None, "q": seen.q if seen else None,

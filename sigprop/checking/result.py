@@ -27,7 +27,8 @@ class LayerCheck:
         shape: of its weight.
         block: the block of a residual stream that it stands in, by the node where the block joins
             the stream; "" outside.
-        q_predicted: mean square of what leaves it, by the law of its weights.
+        q_predicted: mean square of what leaves it, by the law of its weights; None where nothing
+            is predicted (a model with NaN).
         q: the same, measured.
         gradient_predicted: mean square of the gradient there; None where none arrives.
         gradient: the same, measured.
@@ -46,7 +47,7 @@ class LayerCheck:
     operation: str
     shape: tuple[int, ...]
     block: str
-    q_predicted: float
+    q_predicted: float | None
     q: float
     gradient_predicted: float | None
     gradient: float | None
@@ -71,7 +72,7 @@ class CheckReport:
         p_direction: one for their direction, forward; None likewise.
         p_backward: one for their direction, backward; None likewise.
         level: false alarms that the naming of layers allows.
-        prediction: of every node.
+        prediction: of every node; None: there is none, a finding says why.
         measured: at every node.
         model: its class.
     """
@@ -82,7 +83,7 @@ class CheckReport:
     p_direction: float | None
     p_backward: float | None
     level: float
-    prediction: Prediction = field(repr=False)
+    prediction: Prediction | None = field(repr=False)
     measured: NodeStatistics = field(repr=False)
     model: str = "model"
 
