@@ -24,8 +24,9 @@ WORST_FIRST: tuple[Level, ...] = tuple(reversed(get_args(Level)))
 def as_text(report: CheckReport) -> str:
     """The verdict, the findings, the table, and what the weights say."""
     lines = [f"{verdict(report)} ({report.model}, {counted(len(report.layers), 'weight layer')})"]
+    told: set[str] = set()
     for found in grouped(report.findings):
-        lines += _told(found)
+        lines += _told(found, told)
     if report.layers:
         lines += ["", *_table(report)]
     return "\n".join([*lines, "", *map(_filled, sentences(report))])
@@ -85,14 +86,16 @@ def sentences(report: CheckReport) -> list[str]:
     return [f"All weights together: {'; '.join(said)}. {right}"]
 
 
-def _told(found: Sequence[Finding]) -> Iterator[str]:
-    """Findings of one problem: what it is, where, what to do."""
+def _told(found: Sequence[Finding], told: set[str]) -> Iterator[str]:
+    """Findings of one problem: what it is, where, what to do; ``told`` is what was said already."""
     yield ""
     yield f"{found[0].level.upper()}  {found[0].problem}"
     for line in places(found):
         yield _filled(line, "  ")
-    if advice(found):
-        yield _filled(f"What to do: {advice(found)}", "  ")
+    remedy = advice(found)
+    if remedy:
+        yield _filled(f"What to do: {'as above.' if remedy in told else remedy}", "  ")
+        told.add(remedy)
 
 
 def _table(report: CheckReport) -> Iterator[str]:
