@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sigprop.checking.result import CheckReport, LayerCheck
     from sigprop.graph import Graph
 
-GROUPS = 8
+GROUPS = 4
 """Groups that names are told apart by, about."""
 
 

@@ -136,6 +136,21 @@ def test_long_nets_show_repeated_blocks_once(deep):
     assert "all 26 layers: report.records()" in str(deep)
 
 
+def test_blocks_that_alternate_are_shown_once_too(sound):
+    def layer(i):
+        kind, block = ("attend", "mlp")[i // 2 % 2], f"h.{i // 4}.add{i // 2 % 2}"
+        shape = (8 + i % 4, 8)
+        return replace(sound.layers[0], name=f"h.{i // 4}.{kind}{i % 2}", block=block, shape=shape)
+
+    stem, head = (replace(sound.layers[0], name=n, shape=(3, 3)) for n in ("stem", "head"))
+    report = replace(sound, layers=(stem, *map(layer, range(40)), head))
+    assert [row.text[:28] if isinstance(row, Gap) else row.name for row in shown(report)] == [
+        "stem", "h.0.attend0", "h.0.attend1", "h.0.mlp0", "h.0.mlp1",
+        "... 8 more blocks like this:",
+        "h.9.attend0", "h.9.attend1", "h.9.mlp0", "h.9.mlp1", "head",
+    ]  # fmt: skip
+
+
 def test_a_block_with_a_finding_is_not_hidden(deep):
     found = with_findings(deep, Finding("blocks.5.conv2", "dead", "all", "b", "warning"))
     names = [getattr(row, "name", "") for row in shown(found)]
