@@ -30,6 +30,10 @@ ALIKE = 2
 """Blocks alike in a row that are all shown."""
 
 
+PERIOD = 4
+"""Blocks that may alternate: attention and an MLP are two."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column.
@@ -131,7 +135,10 @@ def shown(report: CheckReport) -> list[LayerCheck | Gap]:
 
 
 def _runs(report: CheckReport, layers: Sequence[LayerCheck]) -> Iterator[list[list[LayerCheck]]]:
-    """Blocks alike in a row; a layer outside of blocks is a block by itself."""
+    """Repetitions in a row: of a block, of two that alternate, of up to ``PERIOD``.
+
+    A layer outside of blocks is a block by itself.
+    """
     places = {layer.name: layer.block or place for place, layer in enumerate(layers)}
     blocks = [list(block) for _, block in groupby(layers, lambda layer: places[layer.name])]
     found = found_at(report, [layer.name for layer in layers])
@@ -140,8 +147,27 @@ def _runs(report: CheckReport, layers: Sequence[LayerCheck]) -> Iterator[list[li
         said = *found.get(layer.name, ()), *report.named(layer)
         return layer.operation, layer.shape, layer.law, said
 
-    for _, run in groupby(blocks, lambda block: [*map(kind, block)]):
-        yield list(run)
+    kinds = [[*map(kind, block)] for block in blocks]
+    start = 0
+    while start < len(blocks):
+        period, times = max(
+            ((period, _times(kinds, start, period)) for period in range(1, PERIOD + 1)),
+            key=lambda one: (one[0] * one[1] if one[1] > ALIKE else 1, -one[0]),
+        )
+        yield [
+            [layer for block in blocks[first : first + period] for layer in block]
+            for first in range(start, start + period * times, period)
+        ]
+        start += period * times
+
+
+def _times(kinds: Sequence[object], start: int, period: int) -> int:
+    """How often what begins at a place is repeated in a row."""
+    times = 1
+    first = kinds[start : start + period]
+    while kinds[start + times * period : start + (times + 1) * period] == first:
+        times += 1
+    return times
 
 
 def _between(blocks: Sequence[Sequence[LayerCheck]]) -> Gap:

@@ -49,17 +49,19 @@ svg .tip rect { fill: var(--page); stroke: var(--pale); } svg .tip line { stroke
 .key.thick { border-top-width: 5px; opacity: .6; }
 .key.ringed { width: .6em; height: .6em; border: 2px solid var(--alarm); border-radius: 50%; }
 .wide { overflow-x: auto; }
-th, td { padding: .15em .7em; text-align: left; white-space: nowrap;
+th, td { padding: .15em .5em; text-align: left; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 th.right, td.right { text-align: right; } td.note { white-space: normal; min-width: 14em; }
 th { color: var(--pale); font-weight: 600; }
-th.group { border-bottom: 1px solid var(--line); } .wide { font-size: .87rem; }
+th.group { border-bottom: 1px solid var(--line); } .wide { font-size: .8rem; }
 tbody tr:nth-child(even) { background: var(--card); }
 @media print { :root { --ink: #000; --pale: #444; --line: #ccc; --page: #fff; --card: #f3f3f3;
   --q: #0072b2; --gradient: #c2500a; --alarm: #c0392b; } body { margin: 0; max-width: none; }
   .finding, svg, tr { break-inside: avoid; } h2 { break-after: avoid; }
   thead { display: table-header-group; } .wide { overflow: visible; } .screen { display: none; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } .wide { font-size: .7rem; } }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  .wide { page: wide; font-size: .65rem; } }
+@page wide { size: landscape; }
 """
 
 

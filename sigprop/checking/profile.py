@@ -9,8 +9,9 @@ from sigprop.records import Row
 
 if TYPE_CHECKING:
     from sigprop.checking.result import CheckReport, LayerCheck
+    from sigprop.graph import Graph
 
-GROUPS = 8
+GROUPS = 4
 """Groups that names are told apart by, about."""
 
 
@@ -34,18 +35,42 @@ def profile(report: CheckReport) -> list[Row]:
 def found_at(report: CheckReport, names: Sequence[str]) -> dict[str, list[str]]:
     """The problems that findings name at some places, notes left out.
 
-    A finding is of the place of its name, or of the one place inside the module of its name.
+    A finding is of the place of its name; of the place that uses the parameter of its name, or is
+    alone inside the module of its name; or of the nearest place upstream of the node of its name.
     """
-    found: dict[str, list[str]] = {}
+    graph, found = report.measured.graph, dict[str, list[str]]()
+    aliases = _aliases(graph, names)
     for finding in report.findings:
-        if finding.level == "note":
-            continue
-        inside = [name for name in names if name.startswith(f"{finding.name}.")]
-        place = inside[0] if len(inside) == 1 else finding.name
-        problems = found.setdefault(place, [])
-        if finding.problem not in problems:
-            problems.append(finding.problem)
+        place = aliases.get(finding.name) or _upstream(graph, finding.name, names)
+        if place and finding.level != "note":
+            problems = found.setdefault(place, [])
+            problems += [finding.problem] if finding.problem not in problems else []
     return found
+
+
+def _aliases(graph: Graph, names: Sequence[str]) -> dict[str, str]:
+    """Other names of places: of their parameters, and of modules that no other place is in."""
+    modules: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            modules.setdefault(".".join(parts[:depth]), []).append(name)
+    aliases = {module: inside[0] for module, inside in modules.items() if len(inside) == 1}
+    for node in reversed(graph.of_kind("weight")):
+        if node.weight and node.name in names:
+            aliases.update(dict.fromkeys(node.weight.parameters, node.name))
+    return aliases | {name: name for name in names}
+
+
+def _upstream(graph: Graph, name: str, names: Sequence[str]) -> str:
+    """The nearest place that data passes on its way to a node; "" for none."""
+    nearest = {name: None} if name in graph.by_name else {}
+    while nearest:
+        for each in nearest:
+            if each in names:
+                return each
+        nearest = {before: None for each in nearest for before in graph.by_name[each].inputs}
+    return ""
 
 
 def _layer(layer: LayerCheck) -> Row:

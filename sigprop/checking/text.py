@@ -12,20 +12,23 @@ from sigprop.checking.findings import SHOWN, Finding, Level, by_problem
 from sigprop.records import counted, cut, p_text
 
 if TYPE_CHECKING:
-    from sigprop.checking.result import CheckReport
+    from sigprop.checking.result import CheckReport, LayerCheck
 
 WIDTH = 110
 """Characters of a line."""
-LONGEST = {"operation": 14, "law of weights": 22}
-"""Characters that other columns than the name are cut to."""
+LONGEST = {"operation": 14, "law of weights": 24}
+"""Characters that columns are cut to."""
+SHORTEST = {"law of weights": 16, "layer": 12}
+"""Characters that columns are cut to where a line is too long, one after the other."""
 WORST_FIRST: tuple[Level, ...] = tuple(reversed(get_args(Level)))
 
 
 def as_text(report: CheckReport) -> str:
     """The verdict, the findings, the table, and what the weights say."""
     lines = [f"{verdict(report)} ({report.model}, {counted(len(report.layers), 'weight layer')})"]
+    told: set[str] = set()
     for found in grouped(report.findings):
-        lines += _told(found)
+        lines += _told(found, told)
     if report.layers:
         lines += ["", *_table(report)]
     return "\n".join([*lines, "", *map(_filled, sentences(report))])
@@ -85,27 +88,23 @@ def sentences(report: CheckReport) -> list[str]:
     return [f"All weights together: {'; '.join(said)}. {right}"]
 
 
-def _told(found: Sequence[Finding]) -> Iterator[str]:
-    """Findings of one problem: what it is, where, what to do."""
+def _told(found: Sequence[Finding], told: set[str]) -> Iterator[str]:
+    """Findings of one problem: what it is, where, what to do; ``told`` is what was said already."""
     yield ""
     yield f"{found[0].level.upper()}  {found[0].problem}"
     for line in places(found):
         yield _filled(line, "  ")
-    if advice(found):
-        yield _filled(f"What to do: {advice(found)}", "  ")
+    remedy = advice(found)
+    if remedy:
+        yield _filled(f"What to do: {'as above.' if remedy in told else remedy}", "  ")
+        told.add(remedy)
 
 
 def _table(report: CheckReport) -> Iterator[str]:
     """The layers, in as many characters as there are."""
     found, rows, said = columns(report), shown(report), said_of(report)
     layers = [row for row in rows if not isinstance(row, Gap)]
-    cells = [[column.title, *map(column.cell, layers)] for column in found]
-    widths = [
-        min(max(map(len, lines)), LONGEST.get(column.title, WIDTH))
-        for column, lines in zip(found, cells, strict=True)
-    ]
-    rest = WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)
-    widths[0] = min(widths[0], rest)
+    widths = _widths(found, layers)
     yield _groups(found, widths)
     yield _line(found, [column.title for column in found], widths)
     for row in rows:
@@ -117,6 +116,22 @@ def _table(report: CheckReport) -> Iterator[str]:
             yield _filled(said[row.name], "  ^ ")
     if len(layers) < len(report.layers):
         yield f"all {len(report.layers):,} layers: report.records()"
+
+
+def _widths(found: Sequence[Column], layers: Sequence[LayerCheck]) -> list[int]:
+    """As wide as the cells, but for names and laws, which share what is left of a line."""
+    widths = [max(map(len, [column.title, *map(column.cell, layers)])) for column in found]
+    titles = [column.title for column in found]
+    for title, longest in LONGEST.items():
+        place = titles.index(title)
+        widths[place] = min(widths[place], longest)
+    over = sum(widths) + 2 * (len(widths) - 1) - WIDTH
+    for title, shortest in SHORTEST.items():
+        place = titles.index(title)
+        less = max(min(over, widths[place] - shortest), 0)
+        widths[place] -= less
+        over -= less
+    return widths
 
 
 def _line(found: Sequence[Column], cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -207,16 +207,14 @@ def _badness(report: CheckReport) -> tuple[float, ...]:
 
 def _row(seed: int, report: CheckReport) -> Row:
     """One seed in a line."""
+    from sigprop.checking.columns import QUESTIONS
     from sigprop.checking.text import verdict
 
     row: Row = {"seed": seed, "healthy": report.healthy, "verdict": verdict(report)}
-    ends = {"first": report.layers[0], "last": report.layers[-1]} if report.layers else {}
-    row |= {f"q {end}": layer.q for end, layer in ends.items()}
-    row |= {f"gradient {end}": layer.gradient for end, layer in ends.items()}
-    return row | {
-        "p scale": report.p_scale, "p direction": report.p_direction,
-        "p backward": report.p_backward,
-    }  # fmt: skip
+    if report.layers:
+        first, last = report.layers[0], report.layers[-1]
+        row |= {"q_first": first.q, "q_last": last.q, "gradient_first": first.gradient}
+    return row | {f"p_{name}": getattr(report, f"p_{name}") for name in QUESTIONS}
 
 
 def _as_text(nets: _Nets) -> str:

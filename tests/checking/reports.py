@@ -111,15 +111,15 @@ def exploding():
     )
 
 
-def language(depth=12, dim=64):
+def language(depth=12, dim=64, context=32):
     """A small GPT-2 with a dead layer a third down, one that is too large, and notes."""
     dead, loud = depth // 3, (depth + 1) // 2
     torch.manual_seed(0)
-    model = GPT2(depth=depth, dim=dim, context=32)
+    model = GPT2(depth=depth, dim=dim, context=context)
     with torch.no_grad():
         model.transformer.h[loud].c_fc.weight.mul_(6)
         model.transformer.h[dead].c_fc.bias.fill_(-9)
-    x = torch.randint(40, (8, 32), generator=torch.Generator().manual_seed(0))
+    x = torch.randint(40, (8, context), generator=torch.Generator().manual_seed(0))
     findings = [
         Finding(f"transformer.h.{dead}.c_fc", "units are dead", "all units of the GELU behind it "
                 "never fire on this batch", "Set its bias to 0.", "unhealthy"),

@@ -178,7 +178,7 @@ def test_init_comes_before_the_check(run, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mine:build", "--input", "3,5"], "the model does not run on inputs of (3, 5) on cpu"),
+        (["mine:build", "--input", "3,5"], "the model does not run on input (3, 5) float32 cpu"),
         (["mine:build", "--input", "3,x"], "'3,x' is no input; write [NAME=]SHAPE[:DTYPE]"),
         (["mine:build", "--input", "3,0"], "sizes of at least 1"),
         (["mine:build", "--input", "3,8:float23"], "there is no type 'float23'"),

@@ -28,7 +28,7 @@ def deep():
 
 @pytest.fixture(scope="module")
 def sick():
-    return language(depth=3, dim=32)
+    return language(depth=3, dim=32, context=8)
 
 
 def with_findings(report, *findings):
@@ -94,6 +94,13 @@ def test_one_problem_of_two_levels_is_told_twice(sound):
     assert "WARNING  dead\n  2: half\n  What to do: Watch it." in text
 
 
+def test_what_to_do_is_said_once(sound):
+    found = [Finding("0", problem, "all", "Draw anew.") for problem in ("dead", "loud", "odd")]
+    text = str(with_findings(sound, *found, Finding("2", "wide", "a", "Cut it.")))
+    assert text.count("What to do: Draw anew.") == 1
+    assert text.count("What to do: as above.") == 2 and "What to do: Cut it." in text
+
+
 def test_a_warning_alone_is_healthy(sound):
     warned = with_findings(sound, Finding("0", "loud", "a", "b", "warning"))
     assert str(warned).startswith("healthy: 1 warning (")
@@ -111,7 +118,8 @@ def test_below_a_layer_stands_what_names_it(sound):
 
 def test_a_layer_is_named_below_the_level_over_the_number_asked(sound):
     asked = {layer.name: 0.5 for layer in sound.layers}
-    below, above = 0.01 / 5 - 1e-6, 0.01 / 5 + 1e-6
+    threshold = 1 - 0.99 ** (1 / 5)
+    below, above = threshold - 1e-6, threshold + 1e-6
     assert "^" in str(named(sound, p_scale=asked | {"2": below}))
     assert "^" not in str(named(sound, p_scale=asked | {"2": above}))
     assert "^" in str(named(sound, p_scale={"2": above}))  # the only one asked
@@ -126,6 +134,21 @@ def test_long_nets_show_repeated_blocks_once(deep):
     hidden = [layer.q for layer in deep.layers if re.match(r"blocks\.([1-9]|10)\.", layer.name)]
     assert f"q {min(hidden):.3g} to {max(hidden):.3g}" in names[3]
     assert "all 26 layers: report.records()" in str(deep)
+
+
+def test_blocks_that_alternate_are_shown_once_too(sound):
+    def layer(i):
+        kind, block = ("attend", "mlp")[i // 2 % 2], f"h.{i // 4}.add{i // 2 % 2}"
+        shape = (8 + i % 4, 8)
+        return replace(sound.layers[0], name=f"h.{i // 4}.{kind}{i % 2}", block=block, shape=shape)
+
+    stem, head = (replace(sound.layers[0], name=n, shape=(3, 3)) for n in ("stem", "head"))
+    report = replace(sound, layers=(stem, *map(layer, range(40)), head))
+    assert [row.text[:28] if isinstance(row, Gap) else row.name for row in shown(report)] == [
+        "stem", "h.0.attend0", "h.0.attend1", "h.0.mlp0", "h.0.mlp1",
+        "... 8 more blocks like this:",
+        "h.9.attend0", "h.9.attend1", "h.9.mlp0", "h.9.mlp1", "head",
+    ]  # fmt: skip
 
 
 def test_a_block_with_a_finding_is_not_hidden(deep):
@@ -255,3 +278,17 @@ def test_the_profile_names_what_findings_name_and_no_notes(sick):
         "transformer.h.1.c_fc.matmul": "units are dead",
         "transformer.h.2.c_fc.matmul": "weights off their law",
     }
+
+
+def test_a_finding_is_at_the_place_that_it_is_about(deep):
+    def found(name):
+        report = with_findings(deep, Finding(name, "dead", "a", "b", "warning"))
+        return [row["name"] for row in report.profile() if row["found"]]
+
+    assert found("blocks.1.conv1") == ["blocks.1.conv1"]
+    assert found("blocks.1.add") == ["blocks.1.add"]
+    assert found("blocks.1.conv1.weight") == ["blocks.1.conv1"]  # the parameter it uses
+    (relu,) = (n.name for n in deep.measured.graph.nodes
+               if n.inputs == ("blocks.1.conv1",) and n.kind == "activation")  # fmt: skip
+    assert found(relu) == ["blocks.1.conv1"]  # what makes the signal of this activation
+    assert found("blocks.1") == found("blocks") == found("no such place") == found("") == []
