@@ -15,12 +15,8 @@ from sigprop.records import counted, p_text
 if TYPE_CHECKING:
     from sigprop.checking.result import CheckReport, LayerCheck
 
-QUESTIONS = {
-    "scale": "its size does not fit its law",
-    "direction": "it depends on its input",
-    "backward": "it depends on its gradient",
-}
-"""What a p-value asks of the weights of a layer, and what it says where it is small."""
+QUESTIONS = ("scale", "direction", "backward")
+"""What a p-value asks of the weights of a layer."""
 
 LONGEST = 24
 """Rows of a net that is shown whole."""
@@ -87,11 +83,8 @@ def columns(report: CheckReport, *, everything: bool = False) -> list[Column]:
 
 
 def said_of(report: CheckReport) -> dict[str, str]:
-    """What findings and p-values say of single layers, by their names."""
+    """What findings say of single layers, by their names; notes left out."""
     found = found_at(report, [layer.name for layer in report.layers])
-    for layer in report.layers:
-        for question, p in report.named(layer).items():
-            found.setdefault(layer.name, []).append(f"{QUESTIONS[question]} ({p_text(p)})")
     return {
         layer.name: "; ".join(found[layer.name]) for layer in report.layers if layer.name in found
     }
@@ -144,7 +137,7 @@ def _runs(report: CheckReport, layers: Sequence[LayerCheck]) -> Iterator[list[li
     found = found_at(report, [layer.name for layer in layers])
 
     def kind(layer: LayerCheck) -> tuple[object, ...]:
-        said = *found.get(layer.name, ()), *report.named(layer)
+        said = tuple(found.get(layer.name, ()))
         return layer.operation, layer.shape, layer.law, said
 
     kinds = [[*map(kind, block)] for block in blocks]

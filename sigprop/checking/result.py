@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 
-from sigprop.checking.columns import QUESTIONS
 from sigprop.checking.findings import Finding
 from sigprop.checking.html import as_html
 from sigprop.checking.page import as_page
@@ -109,27 +106,6 @@ class CheckReport:
     def profile(self) -> list[Row]:
         """Signal and gradient by depth: a flat row for each weight layer and each block's end."""
         return profile(self)
-
-    def named(self, layer: LayerCheck) -> dict[str, float]:
-        """The p-values that name a layer, by what they ask: the level divided among all asked."""
-        asked = {question: getattr(layer, f"p_{question}") for question in QUESTIONS}
-        return {
-            question: p
-            for question, p in asked.items()
-            if p is not None and p < self._thresholds[question]
-        }
-
-    @cached_property
-    def _thresholds(self) -> dict[str, float]:
-        """Where a p-value names a layer, by Šidák's rule, by what it asks."""
-        counts = {
-            question: sum(getattr(layer, f"p_{question}") is not None for layer in self.layers)
-            for question in QUESTIONS
-        }
-        return {
-            question: -math.expm1(math.log1p(-self.level) / max(count, 1))
-            for question, count in counts.items()
-        }
 
     def to_html(self, path: str | Path) -> Path:
         """Write one page that needs nothing else: findings, profile, layers.

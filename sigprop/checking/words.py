@@ -44,8 +44,8 @@ BRANCHES = (
 )
 """Where a residual stream grows too fast."""
 LAW = (
-    "If that is meant, pass the plan it was drawn by, check(model, x, init=plan); else draw it anew "
-    "with sigprop.initialize(model, x)."
+    "If that is meant, pass the plan it was drawn by, check(model, x, init=plan); else draw it "
+    "anew with sigprop.initialize(model, x)."
 )
 """Where the size of weights is not that of their law."""
 ALIGNED = (

@@ -11,7 +11,7 @@ from torch import nn
 from sigprop.checking import Finding
 from sigprop.checking.columns import Gap, shown
 from sigprop.checking.text import WIDTH
-from tests.checking.reports import ResNet, image, language, mlp, named, report_of, rows
+from tests.checking.reports import ResNet, image, language, mlp, report_of, rows
 
 BLOCKS = r"blocks\.\d+"
 
@@ -106,23 +106,16 @@ def test_a_warning_alone_is_healthy(sound):
     assert str(warned).startswith("healthy: 1 warning (")
 
 
-def test_below_a_layer_stands_what_names_it(sound):
-    text = str(named(sound, p_scale={"2": 1e-20, "4": 0.5}, p_direction={"0": 0.3, "2": 1e-4}))
-    lines = text.split("\n")
+def test_below_a_layer_stands_what_is_found_there(sound):
+    found = [
+        Finding("2", "gain off its law", "its gain is 3 times that of its law", "Draw it anew."),
+        Finding("2", "weights know their input", "p = 1e-04", "Draw it anew."),
+        Finding("4", "weights know their input", "p = 1e-04", "Nothing.", "note"),
+    ]
+    lines = str(with_findings(sound, *found)).split("\n")
     (place,) = (i for i, line in enumerate(lines) if "^" in line)
     assert lines[place - 1].startswith("2 ")
-    assert lines[place].strip() == (
-        "^ its size does not fit its law (p < 1e-15); it depends on its input (p = 1e-04)"
-    )
-
-
-def test_a_layer_is_named_below_the_level_over_the_number_asked(sound):
-    asked = {layer.name: 0.5 for layer in sound.layers}
-    threshold = 1 - 0.99 ** (1 / 5)
-    below, above = threshold - 1e-6, threshold + 1e-6
-    assert "^" in str(named(sound, p_scale=asked | {"2": below}))
-    assert "^" not in str(named(sound, p_scale=asked | {"2": above}))
-    assert "^" in str(named(sound, p_scale={"2": above}))  # the only one asked
+    assert lines[place].strip() == "^ gain off its law; weights know their input"
 
 
 def test_long_nets_show_repeated_blocks_once(deep):
