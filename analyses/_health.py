@@ -1,11 +1,15 @@
-"""Sound and sick models that ``analyses/health.py`` examines, in two wards.
+"""Sound and sick models that ``analyses/health.py`` examines, in three wards.
 
-The thresholds of ``sigprop.checking`` were set on the models of ``TUNED``; those of ``UNSEEN`` were
-written down before anything was tried on them.
+The limits of ``sigprop.checking`` were set on the models of ``TUNED``. Those of ``UNSEEN`` were
+written down before anything was tried on them; what they showed changed some limits. ``LATE``, with
+the models of ``libraries()``, was written when the limits were final.
 """
 
 from __future__ import annotations
 
+import copy
+import importlib
+import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -235,6 +239,56 @@ def in_half(inputs: Inputs) -> Inputs:
     return draw
 
 
+class Experts(nn.Module):
+    """Experts that are weighed by a gate, made by copying one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = gained(mlp(nn.ReLU, 1), math.sqrt(2))
+        self.experts = nn.ModuleList(copy.deepcopy(first) for _ in range(4))
+        self.gate = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = self.gate(x).softmax(-1)
+        return sum(shares[:, i : i + 1] * each(x) for i, each in enumerate(self.experts))
+
+
+class Sign(nn.Module):
+    """A threshold without a straight-through gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sign(x)
+
+
+def with_sign(model: nn.Module) -> nn.Module:
+    """A model behind one more layer and its sign."""
+    return nn.Sequential(nn.Linear(64, 64), Sign(), model)
+
+
+def normed(depth: int, width: int = 64) -> nn.Module:
+    """Linear, ReLU, layer norm."""
+    parts: list[nn.Module] = []
+    for _ in range(depth):
+        parts += [nn.Linear(width, width), nn.ReLU(), nn.LayerNorm(width)]
+    return nn.Sequential(*parts, nn.Linear(width, 10))
+
+
+def never_seen(depth: int, width: int = 64) -> nn.Module:
+    """Batch norms in evaluation whose running variance is 0, as of a channel that was dead."""
+    parts: list[nn.Module] = []
+    for _ in range(depth):
+        parts += [nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()]
+        nn.init.zeros_(parts[-2].running_var)
+    return nn.Sequential(*parts, nn.Linear(width, 10)).eval()
+
+
+def unit_normal(model: nn.Module) -> nn.Module:
+    """Weights N(0, 1), whatever the fan."""
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
 VECTORS, SEQUENCES, IMAGES = normal(32, 64), normal(8, 32, 64), normal(8, 3, 16, 16)
 
 
@@ -327,3 +381,66 @@ UNSEEN: tuple[Patient, ...] = (
             lambda: multiplied(residual.PreActResNet(), 3.0, "conv"), normal(16, 3, 32, 32)),
 )  # fmt: skip
 """The other sound models, and sick ones of other kinds."""
+
+
+# Models of installed libraries, and twelve more sick ones: written when the limits were final
+
+_TORCHVISION = (
+    "alexnet", "vgg11", "vgg16_bn", "squeezenet1_1", "densenet121", "shufflenet_v2_x1_0",
+    "mnasnet1_0", "regnet_y_400mf", "efficientnet_v2_s", "mobilenet_v3_small", "resnext50_32x4d",
+    "vit_b_16", "maxvit_t", "swin_v2_t",
+)  # fmt: skip
+_TIMM = (
+    "mixer_s32_224", "resmlp_12_224", "cait_xxs24_224", "xcit_nano_12_p16_224", "levit_128",
+    "ghostnet_100", "hrnet_w18_small", "gmlp_s16_224", "convmixer_768_32", "edgenext_xx_small",
+    "pvt_v2_b0", "nf_resnet26", "repvgg_a0", "tnt_s_patch16_224", "vit_tiny_patch16_224",
+    "mobilevit_s",
+)  # fmt: skip
+
+
+def libraries() -> tuple[Patient, ...]:
+    """Models of torchvision and timm without trained weights, as far as these are installed."""
+    found: list[Patient] = []
+    for library, names in (("torchvision", _TORCHVISION), ("timm", _TIMM)):
+        if importlib.util.find_spec(library) is None:
+            continue
+        for name in names:
+            found.append(Patient(f"{library}/{name}", "", _of_library(library, name), LARGE))
+    return tuple(found)
+
+
+def _of_library(library: str, name: str) -> Build:
+    def build() -> nn.Module:
+        if library == "timm":
+            made: nn.Module = importlib.import_module("timm").create_model(name, pretrained=False)
+            return made
+        return importlib.import_module("torchvision.models").get_model(name, weights=None)
+
+    return build
+
+
+LARGE = normal(2, 3, 224, 224)
+
+LATE: tuple[Patient, ...] = (
+    Patient("SELU, 60 layers", "torch's default weights", lambda: mlp(nn.SELU, 60), VECTORS),
+    Patient("ReLU, Xavier, 40 layers", "vanishes", lambda: gained(mlp(nn.ReLU, 40), 1.0), VECTORS),
+    Patient("tanh, gain 5/3, 80 layers", "chaos: gradient explodes",
+            lambda: gained(mlp(nn.Tanh, 80), 5 / 3), VECTORS),
+    Patient("weights N(0, 1)", "explodes", lambda: unit_normal(mlp(nn.ReLU, 8)), VECTORS),
+    Patient("softmax between layers", "samples are all the same",
+            lambda: gained(mlp(lambda: nn.Softmax(-1), 6), 1.0), VECTORS),
+    Patient("sigmoid, biases of 20", "saturated", lambda: biased(mlp(nn.Sigmoid, 3), 20.0),
+            VECTORS),
+    Patient("sign", "no gradient passes", lambda: with_sign(_relu()), VECTORS),
+    Patient("γ of 0 on the trunk", "no signal passes",
+            lambda: multiplied(normed(4), 0.0, "2.weight"), VECTORS),
+    Patient("batch norm in evaluation, variances of 0", "explodes", lambda: never_seen(24),
+            VECTORS),
+    Patient("experts are copies", "they stay equal", Experts, VECTORS),
+    Patient("float16, attention × 1000", "overflow",
+            lambda: multiplied(Transformer(2, 1.0, True, True), 1e3, "attention").half(),
+            in_half(SEQUENCES)),
+    Patient("shrinking maps, 30 layers", "vanishes",
+            lambda: gained(mlp(nn.Identity, 30), 0.75), VECTORS),
+)  # fmt: skip
+"""Sick ones; sound are those of :func:`libraries`."""

@@ -22,13 +22,17 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analyses._health import TUNED, UNSEEN, Patient
+from analyses._health import LATE, TUNED, UNSEEN, Patient, libraries
 from sigprop import plots
 from sigprop.checking.evidence import evidence
 from sigprop.checking.rules import find
 from sigprop.records import Row
 
-WARDS = {"tuned": TUNED, "unseen": UNSEEN}
+WARDS = {"tuned": TUNED, "seen once": UNSEEN, "not seen": LATE}
+TITLES = {
+    "tuned": "limits set on these", "seen once": "looked at, limits changed once",
+    "not seen": "looked at when the limits were final",
+}  # fmt: skip
 MISSED = 2
 """Sick ones of the first ward that may be missed, of 54."""
 
@@ -38,11 +42,14 @@ class Params:
     seed: int = 0
     seeds: int = 3
     names: tuple[str, ...] = tuple(p.name for ward in WARDS.values() for p in ward)
+    packages: bool = True
 
 
 FULL = Params()
 QUICK = Params(
-    seeds=1, names=("unet", "convnext_t", "one NaN", "tanh, 50 layers", "siren", "ELU, 100 layers")
+    seeds=1,
+    names=("unet", "convnext_t", "one NaN", "tanh, 50 layers", "siren", "ELU, 100 layers", "sign"),
+    packages=False,
 )
 
 
@@ -50,23 +57,25 @@ def compute(params: Params) -> list[Row]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [
-            _examined(patient, ward, seed)
+        rows = [
+            _examined(patient, ward, seed, forecast=ward == "tuned")
             for ward, patients in WARDS.items()
             for patient in patients
             if patient.name in params.names
             for seed in range(params.seed, params.seed + params.seeds)
         ]
+        late = libraries() if params.packages else ()  # large: one seed, and no prediction
+        return [*rows, *(_examined(p, "not seen", params.seed, forecast=False) for p in late)]
     finally:
         torch.set_num_threads(threads)
 
 
-def _examined(patient: Patient, ward: str, seed: int) -> Row:
+def _examined(patient: Patient, ward: str, seed: int, forecast: bool) -> Row:
     model, inputs = patient.admitted(seed)
     start = time.process_time()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 2**32)  # dropout
-        found = find(evidence(model, inputs, cotangent_seed=seed))
+        found = find(evidence(model, inputs, forecast=forecast, judged=False, seed=seed))
     problems = {level: [f.problem for f in found if f.level == level] for level in LEVELS}
     return {
         "ward": ward,
@@ -95,7 +104,7 @@ def _unhealthy(rows: Sequence[Row]) -> int:
 
 
 def check(rows: list[Row]) -> None:
-    """What is claimed of the first ward; the second is reported as it was found."""
+    """What is claimed of the first ward; the others are reported as they were found."""
     alarms = [row["name"] for row in _of(rows, "tuned", False) if row["level"] == "unhealthy"]
     assert not alarms, f"sound and called unhealthy: {alarms}"
     sick = _of(rows, "tuned", True)
@@ -108,7 +117,7 @@ def draw(rows: list[Row]) -> Figure:
     counts = {pair: len({row["name"] for row in _of(rows, *pair)}) for pair in wards}
     tall = [max(counts[ward, False], counts[ward, True], 1) for ward in WARDS]
     figure, axes = plt.subplots(
-        2, 2, figsize=(11.0, 2.0 + 0.19 * sum(tall)), layout="constrained",
+        len(WARDS), 2, figsize=(11.0, 2.0 + 0.19 * sum(tall)), layout="constrained",
         gridspec_kw={"height_ratios": tall, "width_ratios": (1, 1.5)}, squeeze=False,
     )  # fmt: skip
     for ax, (ward, sick) in zip(axes.flat, wards, strict=True):
@@ -137,9 +146,8 @@ def _panel(ax: Axes, rows: Sequence[Row], ward: str, sick: bool) -> None:
     ax.set_xticks([])
     ax.grid(visible=False)
     ax.spines[["bottom", "left"]].set_visible(False)
-    first = "limits set on these" if ward == "tuned" else "not seen before"
     kind = "sick" if sick else "sound"
-    ax.set_title(f"{kind}, {first}: {_unhealthy(rows)} of {len(rows)} called unhealthy")
+    ax.set_title(f"{kind}, {TITLES[ward]}:\n{_unhealthy(rows)} of {len(rows)} called unhealthy")
 
 
 def _first(row: Row) -> str:

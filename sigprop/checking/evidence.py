@@ -68,8 +68,10 @@ class Evidence:
 
     @cached_property
     def trunks(self) -> list[tuple[str, ...]]:
-        """The nodes that everything passes through, for each input."""
-        return trunks(self.graph)
+        """The nodes that everything passes through, for each input; tables are no inputs."""
+        found = trunks(self.graph)
+        data = [t for t in found if self.graph.by_name[t[0]].operation != "constant"]
+        return data or found
 
     @cached_property
     def streams(self) -> tuple[Stream, ...]:
@@ -112,7 +114,7 @@ def evidence(
     init: Plan | None = None,
     level: float = 0.01,
     seed: int = 0,
-    prediction: Prediction | None = None,
+    forecast: bool = True,
     judged: bool = True,
 ) -> Evidence:
     """Predict, measure and judge a model: all that rules look at.
@@ -125,7 +127,7 @@ def evidence(
         init: a plan of ``sigprop.init`` that its weights were drawn by; None: laws are recognized.
         level: false alarms of each question about the weights.
         seed: of the gradient that is sent back, and of the places that are looked at.
-        prediction: of this model on this example; None: made here.
+        forecast: whether to predict; it takes longer than all the rest.
         judged: whether the weights are judged, which takes a second run.
 
     Raises:
@@ -134,13 +136,11 @@ def evidence(
     """
     model = unwrapped(model)
     example, _ = example_of(model, x)
-    unpredicted = ""
-    if prediction is None:
+    prediction, unpredicted = None, ""
+    if forecast:
         try:
             prediction = predict(model, x, init=init)
-        except ValueError as reason:
-            if init is not None and "plan" in str(reason):
-                raise
+        except ValueError as reason:  # a plan of another model is refused again below
             unpredicted = str(reason)
     run = _run(model, example, seed)
     verdicts = None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigprop.checking.evidence import Evidence, measured
+from sigprop.checking.evidence import Evidence, evidence
 from sigprop.checking.limits import Limits
 from sigprop.checking.rules import find
 
@@ -28,19 +28,16 @@ def built(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 def seen(model: nn.Module, *inputs: Any) -> Evidence:
     """The evidence without a prediction, which takes far longer than a run."""
-    batch = next(t.shape[0] for t in inputs)
-    nodes, signals, unmeasured = measured(model, inputs, batch)
-    parameters = dict(model.named_parameters())
-    return Evidence(nodes, signals, None, parameters, "", unmeasured, batch)
+    return evidence(model, inputs, forecast=False, judged=False)
 
 
-def problems(evidence: Evidence, limits: Limits | None = None) -> set[tuple[str, str]]:
+def problems(found: Evidence, limits: Limits | None = None) -> set[tuple[str, str]]:
     """(problem, level) of all findings."""
-    return {(each.problem, each.level) for each in find(evidence, limits)}
+    return {(each.problem, each.level) for each in find(found, limits)}
 
 
-def unhealthy(evidence: Evidence) -> list[str]:
-    return [str(each) for each in find(evidence) if each.level == "unhealthy"]
+def unhealthy(found: Evidence) -> list[str]:
+    return [str(each) for each in find(found) if each.level == "unhealthy"]
 
 
 def gained(model: nn.Module, gain: float) -> nn.Module:

@@ -129,6 +129,11 @@ CASES: dict[str, Case] = {
         lambda: changed(mlp(nn.ReLU, 4, HE), lambda n: (n[2].weight.zero_(), n[2].bias.zero_())),
         partial(mlp, nn.ReLU, 4, HE),
     ),
+    "signal that a norm's γ takes away": Case(
+        flow.signal, words.SIGNAL_VANISHES, "unhealthy",
+        lambda: changed(_normed(lambda: nn.LayerNorm(64)), lambda net: net[1].weight.zero_()),
+        lambda: changed(_normed(lambda: nn.LayerNorm(64)), lambda net: net[1].weight.mul_(0.1)),
+    ),
     "signal that explodes": Case(
         flow.signal, words.SIGNAL_EXPLODES, "unhealthy",
         partial(mlp, nn.ReLU, 16, 2.4), partial(mlp, nn.ReLU, 16, 1.7),
@@ -136,8 +141,8 @@ CASES: dict[str, Case] = {
     ),
     "gradient that vanishes": Case(
         flow.gradient, words.GRADIENT_VANISHES, "unhealthy",
-        partial(mlp, nn.Tanh, 12, 0.6), partial(mlp, nn.Tanh, 12, 0.9),
-        limit=("gradient_vanishes", 8.0, 0.2),
+        partial(mlp, nn.Tanh, 12, 0.4), partial(mlp, nn.Tanh, 12, 0.9),
+        limit=("gradient_vanishes", 12.0, 0.2),
     ),
     "gradient that explodes": Case(
         flow.gradient, words.GRADIENT_EXPLODES, "unhealthy",
@@ -388,12 +393,35 @@ def test_silent_by_chance_is_an_orthant(samples, unlike):
 def test_a_net_with_norms_may_have_gradients_over_more_decades():
     def deep(norm: Make) -> nn.Module:
         parts = [m for _ in range(12) for m in (nn.Linear(64, 64), norm(), nn.Tanh())]
-        return gained(nn.Sequential(*parts, nn.Linear(64, 10)), 0.5)
+        return gained(nn.Sequential(*parts, nn.Linear(64, 10)), 0.4)
 
     plain = seen(built(partial(deep, nn.Identity)), X)
     assert (words.GRADIENT_VANISHES, "unhealthy") in problems(plain)
     normed = seen(built(partial(deep, lambda: nn.BatchNorm1d(64))), X)
     assert not unhealthy(normed)
+
+
+def test_a_residual_stream_with_norms_may_have_more_still():
+    """Gradients that grow by a power of depth, as in deep residual nets, and are trained."""
+    net = built(lambda: gained(Residual(40, HE), HE))
+    assert (words.GRADIENT_EXPLODES, "unhealthy") in problems(seen(net, X))
+
+    def normed(m: nn.Module, x: Tensor) -> Tensor:
+        for first, norm, second in zip(m.first, m.norms, m.second, strict=True):
+            x = torch.relu(x + second(torch.relu(norm(first(x)))))
+        return m.head(x)
+
+    def blocks() -> nn.Module:
+        net = Residual(40, HE)
+        norms = nn.ModuleList(nn.BatchNorm1d(64) for _ in range(40))
+        return Net(normed, first=net.first, second=net.second, norms=norms, head=net.head)
+
+    strict = Limits(gradient_residual=0.5)
+    found = seen(built(blocks), X)
+    assert words.GRADIENT_EXPLODES not in {problem for problem, _ in problems(found)}
+    assert (words.GRADIENT_EXPLODES, "unhealthy") in {
+        (f.problem, f.level) for f in flow.gradient(found, strict)
+    }
 
 
 def test_a_mask_of_minus_infinity_is_sound():
@@ -405,6 +433,39 @@ def test_a_mask_of_minus_infinity_is_sound():
 
     net = built(lambda: Net(masked, a=nn.Linear(32, 32), b=nn.Linear(32, 8)))
     assert not unhealthy(seen(net, drawn(4, 24, 32)))
+
+
+def test_class_tokens_behind_a_layer_scale_are_alike_by_intent():
+    """All that a token knows of the input has gone through the scale, and so does its gradient."""
+
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        token = m.token.expand(len(x), 1, 32)
+        for block in m.blocks:
+            both = torch.cat([token, x], 1)
+            token = token + m.scale * block(both)[:, :1]
+        return m.head(token[:, 0])
+
+    def tokens(scale: float) -> nn.Module:
+        return Net(
+            forward, token=nn.Parameter(torch.randn(1, 1, 32)), head=nn.Linear(32, 4),
+            scale=nn.Parameter(torch.full((32,), scale)),
+            blocks=nn.ModuleList(_Mixing(32) for _ in range(3)),
+        )  # fmt: skip
+
+    found = seen(built(partial(tokens, 1e-4)), drawn(8, 12, 32))
+    assert found.signals["head"].decorrelation < 1e-6 and not unhealthy(found)
+
+
+class _Mixing(nn.Module):
+    """Attention and a map behind it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = (self.q(x) @ self.k(x).mT * x.shape[-1] ** -0.5).softmax(-1)
+        return self.out(weights @ self.v(x))
 
 
 def test_limits_are_numbers_above_zero():

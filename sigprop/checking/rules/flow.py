@@ -80,10 +80,8 @@ def gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         sizes = {name: _total(evidence, name) for name in _layers(evidence, trunk)}
         course = _course(evidence, sizes)
         down = not _down(course)
-        most = limits.gradient_vanishes if down else limits.gradient_explodes
-        most = limits.gradient_normalized if course.normalized else most
-        meant = _let_through(evidence)
-        level = _level(course, most + meant, limits.gradient_range + meant, limits.warned)
+        most = _most(evidence, course, down, limits) + _let_through(evidence)
+        level = _level(course, most, max(limits.gradient_range, most), limits.warned)
         if level is not None:
             problem = words.GRADIENT_VANISHES if down else words.GRADIENT_EXPLODES
             detail = course.in_words("its sum of squares", backward=True)
@@ -102,12 +100,13 @@ def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         if seen.decorrelation is not None
     ]
     at_first = max(given, default=1.0)
+    meant = 10 ** -_let_through(evidence)
     if known and at_first < limits.decorrelation_warned:
         detail = f"1 − c = {at_first:.2g} between the samples that were given"
         advice = "Check the model on samples that differ, such as a batch of your data."
         yield Finding("input", words.COLLAPSE, detail, advice, "note")
-    elif known and (left := median(known)) < limits.decorrelation_warned:
-        level: Level = "unhealthy" if left < limits.decorrelation else "warning"
+    elif known and (left := median(known)) < limits.decorrelation_warned * meant:
+        level: Level = "unhealthy" if left < limits.decorrelation * meant else "warning"
         detail = (
             f"1 − c = {left:.2g} between samples (median of the last {len(known)} layers): the net "
             f"gives all inputs the same output; at its input it was {at_first:.2g}"
@@ -145,6 +144,15 @@ def _layers(evidence: Evidence, trunk: Sequence[str]) -> list[str]:
     nodes = [evidence.graph.by_name[name] for name in trunk]
     found = [node.name for node in nodes if _makes(evidence, node)]
     return found if len(found) < 3 else found[:-1]
+
+
+def _most(evidence: Evidence, course: Course, down: bool, limits: Limits) -> float:
+    """The decades that a gradient may change by."""
+    if not course.normalized:
+        return limits.gradient_vanishes if down else limits.gradient_explodes
+    joins = {block.join for block in blocks(evidence)} & set(course.names)
+    residual = len(joins) >= len(course.names) / 4
+    return limits.gradient_residual if residual else limits.gradient_normalized
 
 
 def _makes(evidence: Evidence, node: Node) -> bool:
@@ -197,18 +205,18 @@ def _level(course: Course, change: float, range_: float, warned: float) -> Level
 
 def _down(course: Course) -> bool:
     """Whether the course falls, from the first to the last or where it spans most."""
-    if abs(course.change) > course.range / 2:
+    if not course.sizes or abs(course.change) > course.range / 2:
         return course.change < 0
     return course.sizes.index(max(course.sizes)) < course.sizes.index(min(course.sizes))
 
 
 def _gone(evidence: Evidence, trunk: Sequence[str]) -> str:
-    """The first layer of a trunk whose signal is exactly zero, a head's apart; "" if none is."""
+    """The first node of a trunk that makes zeros of a signal, a head's apart; "" if none does."""
     for name in trunk:
         node = evidence.graph.by_name[name]
         given = any(evidence.q(before) for before in node.inputs)
-        if given and _makes(evidence, node) and evidence.q(name) == 0:
-            return name if any(u.kind != "output" for u in evidence.users[name]) else ""
+        if given and evidence.q(name) == 0:
+            return name if _leads_to(evidence, node, "weight") else ""
     return ""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from statistics import geometric_mean
 
 import torch
 
@@ -12,7 +11,7 @@ from sigprop.checking import words
 from sigprop.checking.evidence import Evidence
 from sigprop.checking.findings import Finding, Level
 from sigprop.checking.limits import Limits
-from sigprop.graph.streams import Block, Stream
+from sigprop.graph.streams import Block
 
 FEW = 4
 """Blocks below which no growth a block is judged."""
@@ -23,15 +22,17 @@ TINY = 1e-2
 def growth(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     """Streams that blocks multiply: by this factor a block, and by that in all."""
     for stream in evidence.streams:
-        factors = _factors(evidence, stream)
-        if len(factors) < FEW:
+        before, after = evidence.q(stream.start), evidence.q(stream.end)
+        count = len(stream.blocks)
+        if count < FEW or not before or not after or not math.isfinite(before * after):
             continue
-        each, total = geometric_mean(factors), math.prod(factors)
+        total = after / before
+        each = total ** (1 / count)
         if each < limits.block_growth or total < math.sqrt(limits.stream_growth):
             continue
         level: Level = "unhealthy" if total > limits.stream_growth else "warning"
         detail = (
-            f"each of {len(factors)} blocks multiplies its mean square by {each:.3g}, from "
+            f"each of {count} blocks multiplies its mean square by {each:.3g}, from "
             f"{stream.start} to {stream.end} by {total:.2g}"
         )
         yield Finding(stream.end, words.STREAM_EXPLODES, detail, words.BRANCHES, level)
@@ -84,22 +85,14 @@ def _of(count: int, evidence: Evidence) -> str:
     return f"{count} of {sum(1 for _ in blocks(evidence))} blocks"
 
 
-def _factors(evidence: Evidence, stream: Stream) -> list[float]:
-    """What each block multiplies the stream by."""
-    found: list[float] = []
-    for block in stream.blocks:
-        before, after = evidence.q(block.before), evidence.q(block.join)
-        if before and after and math.isfinite(before * after):
-            found.append(after / before)
-    return found
-
-
 def _share(evidence: Evidence, block: Block) -> float | None:
     """Mean square of what a branch adds, over that of the stream before it."""
     inside = set(block.branch)
     added = [n for n in evidence.graph.by_name[block.join].inputs if n in inside]
     sizes = [evidence.q(name) for name in added]
     before = evidence.q(block.before)
+    if any(evidence.graph.by_name[n].kind == "dropout" and evidence.q(n) == 0 for n in inside):
+        return None  # left out for now, as stochastic depth does
     if not sizes or not before or any(size is None for size in sizes):
         return None
     return sum(size for size in sizes if size is not None) / before
