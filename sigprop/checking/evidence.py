@@ -92,6 +92,12 @@ class Evidence:
         """Predictions by node."""
         return {node.name: node for node in self.prediction or ()}
 
+    @cached_property
+    def blank(self) -> bool:
+        """Whether all that enters is 0: then no weight of a first layer gets a gradient."""
+        seen = [self.signals.get(node.name) for node in self.graph.of_kind("input")]
+        return bool(seen) and all(each is not None and each.low == each.high == 0 for each in seen)
+
     def q(self, name: str) -> float | None:
         """Mean square of what leaves a node: measured, else predicted."""
         seen = self.measured[name].q

@@ -39,12 +39,23 @@ def check_example(model: nn.Module, example: Any) -> None:
     """Refuse what has no numbers to measure.
 
     Raises:
-        ValueError: quantized, complex, sparse, nested or meta tensors, among parameters or inputs.
+        ValueError: quantized, complex, sparse, nested or meta tensors, among parameters or inputs;
+            inputs that are empty, or not finite.
     """
     for name, value in model.named_parameters():
         _refuse(f"the parameter {name!r}", value, NO_VALUES)
     for name, tensor in labelled(model, example):
         _refuse(f"the input {name!r}", tensor, "give one with values, or its shape")
+        if not tensor.numel():
+            raise ValueError(
+                f"the input {name!r} of shape {tuple(tensor.shape)} has no entries, and nothing to "
+                "measure; give one with sizes of at least 1."
+            )
+        if tensor.is_floating_point() and not tensor.detach().isfinite().all():
+            raise ValueError(
+                f"the input {name!r} holds NaN or infinite numbers, which have no moments; give "
+                "finite ones."
+            )
 
 
 def _refuse(name: str, tensor: Tensor, without_values: str) -> None:

@@ -142,6 +142,8 @@ class _Asked:
         found = self.rows.found.get(step)
         if found is None:
             return Answer(note=self.rows.missing.get(step, "its rows are not read"))
+        if not found.rows.isfinite().all():
+            return Answer(note="its input is not finite")
         with torch.no_grad():
             weight = _arranged(layer, found)
             orthogonal = layer.structure == "orthogonal"
@@ -170,6 +172,8 @@ class _Asked:
                 else missing.get(step, "no gradient was seen")
             )
             return Answer(note=why)
+        if not (found.rows.isfinite().all() and found.gradient.isfinite().all()):
+            return Answer(note="its input or its gradient is not finite")
         with torch.no_grad():
             weight = _arranged(layer, found)
             return off_span(found.rows, weight, found.gradient, self._kurtosis(layer))
