@@ -105,6 +105,7 @@ def _seldom(gains: Mapping[str, float]) -> Iterator[Candidate]:
         yield Candidate(f"{name}, 1/fan_out", shape, _fan_out(1.0))
         for word, gain in {"linear": 1.0, "relu": RELU, **gains}.items():
             yield Candidate(f"{name}, fan_in of its use, gain of {word}", shape, _used_fan_in(gain))
+    yield Candidate("siren", uniform, _siren)
     yield Candidate("uniform ±1/√fan_out", uniform, _fan_out(1 / math.sqrt(3)))
     for std in (0.001, 0.01, 0.05, 0.1, 1.0):
         yield Candidate(f"N(0, {std:g})", normal, _constant(std))
@@ -133,6 +134,15 @@ def _used_fan_in(gain: float) -> Callable[[Facts], float]:
 
 def _fan_out(gain: float) -> Callable[[Facts], float]:
     return lambda facts: gain / math.sqrt(facts.fans[1]) if facts.fans[1] else 0.0
+
+
+def _siren(facts: Facts) -> float:
+    """Sitzmann's, at ω = 30: uniform within 1/fan_in at the input, else within √(6/fan_in)/ω."""
+    if not facts.fans[0]:
+        return 0.0
+    return (
+        1 / (math.sqrt(3) * facts.fans[0]) if facts.entry else RELU / math.sqrt(facts.fans[0]) / 30
+    )
 
 
 def _xavier(gain: float) -> Callable[[Facts], float]:

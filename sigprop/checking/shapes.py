@@ -50,6 +50,11 @@ class Shape:
         return self.moment(4)
 
     @cached_property
+    def cumulants(self) -> tuple[float, float]:
+        """The fourth and the sixth cumulant."""
+        return cumulants_of(self.kurtosis, self.moment(6)) if self.name != "normal" else (0.0, 0.0)
+
+    @cached_property
     def kurtosis_variance(self) -> float:
         """Variance of the kurtosis of a sample, times the size of the sample."""
         beta = self.kurtosis
@@ -66,6 +71,16 @@ class Shape:
         """The same to the accuracy of Wilson's and Hilferty's cube root."""
         spread = (self.kurtosis - 1) / (9 * count)
         return float((np.cbrt(mean_square) - (1 - spread)) / math.sqrt(spread))
+
+
+def cumulants_of(fourth: float, sixth: float) -> tuple[float, float]:
+    """Cumulants of a symmetric law of variance one from its moments.
+
+    Example:
+        >>> cumulants_of(3.0, 15.0)  # normal
+        (0.0, 0.0)
+    """
+    return fourth - 3, sixth - 15 * fourth + 30
 
 
 SHAPES: Mapping[str, Shape] = {
