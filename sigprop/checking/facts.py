@@ -138,7 +138,7 @@ def _table(node: Node, reading: Reading) -> Facts | None:
     family = (node.operation, "table", "")
     known = structure(rows) if rows.numel() else "zero"
     fans = _torch_fans(value.shape)
-    return Facts(node.name, family, _tail(node.name), value, 1.0, fans, known, *moments)
+    return Facts(node.name, family, _tail(node.name), value, 0.0, fans, known, *moments)
 
 
 def role(graph: Graph, name: str) -> str:

@@ -30,7 +30,7 @@ def structure(value: Tensor) -> str:
         return "not finite"
     first = rows.flatten()[0]
     if bool((rows == first).all()):
-        return "zero" if float(first) == 0 else "constant"
+        return "zero" if float(first) == 0 else "constant" if rows.numel() > 1 else ""
     if min(rows.shape) < 2:
         return ""
     if _is_identity(value):
