@@ -1,6 +1,6 @@
 """Do the weights of a layer know their input? A test that is blind to their scale.
 
-R = ‖P Wᵀ‖²/‖W‖², P the rows of the input, of mean square one, divided by the root of their number.
+R = ‖P Wᵀ‖²/‖W‖², P the rows of the input divided by the root of their number.
 For normal weights P(R > r) = P(Σ (λᵢ − r) χ²(n) > 0), λ the spectrum of S = PᵀP with zeros up to
 the number of columns, n the number of units. Of other weights the cumulants change the law.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sigprop.checking.chi_squares import FLAT, ratio_score
 from sigprop.checking.quadratic import Quadratic
-from sigprop.checking.structure import has_centred_rows, has_unit_rows
+from sigprop.checking.structure import has_centred_rows, has_unit_rows, largest, squares
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def direction(
         return Answer(note="orthogonal across groups: no law is known")
     if orthogonal and units >= columns:
         return Answer(note="orthogonal with as many rows as columns: its output follows exactly")
-    if not (bool(rows.any()) and bool(weight.any())):
+    if not (largest(rows) and largest(weight)):
         return Answer(note="its input or its weight is zero")
-    rows, weight = _unit_size(rows), _unit_size(weight)
+    rows, weight = _of_usual_size(rows), _of_usual_size(weight)
     if has_centred_rows(weight):
         rows = rows - rows.mean(-1, keepdim=True)
         columns -= 1
@@ -74,8 +74,8 @@ def direction(
     spread = float((spectrum.values - mean) ** 2 @ spectrum.counts)
     if spread <= FLAT * mean**2 * groups * columns:
         return Answer(note="its input has the same size in all directions")
-    made = torch.einsum("pgc,guc->pgu", rows, weight)
-    seen = float(made.double().square().sum()) / len(rows) / float(weight.double().square().sum())
+    made = torch.matmul(rows.transpose(0, 1), weight.mT)
+    seen = squares(made) / len(rows) / squares(weight)
     if orthogonal:
         return _haar(spectrum, seen, mean, units, columns)
     score = ratio_score(spectrum.values, spectrum.counts * units, seen)
@@ -91,11 +91,11 @@ def _form(rows: Tensor, spectrum: _Spectrum, mean: float, units: int) -> Quadrat
     """The quadratic form behind the ratio: A = S − E R for each unit."""
     p = rows.transpose(0, 1) / math.sqrt(len(rows))
     if p.shape[1] < p.shape[2]:
-        squares = (p * (p @ p.mT @ p)).sum(1).double()
+        second = (p * (p @ p.mT @ p)).sum(1).double()
     else:
-        squares = (p.mT @ p).double().square().sum(-1)
+        second = (p.mT @ p).double().square().sum(-1)
     away = p.double().square().sum(1) - mean
-    squared = squares - 2 * mean * (away + mean) + mean**2
+    squared = second - 2 * mean * (away + mean) + mean**2
     values = spectrum.values - mean
     return Quadratic(
         units * float(values**2 @ spectrum.counts),
@@ -141,7 +141,7 @@ def _spectrum(rows: Tensor, columns: int) -> _Spectrum:
     return _Spectrum(np.append(found, 0.0), np.append(counts, zeros))
 
 
-def _unit_size(values: Tensor) -> Tensor:
-    """The same numbers with mean square one."""
-    scaled = values / values.abs().max()
-    return scaled / scaled.square().mean().sqrt()
+def _of_usual_size(values: Tensor) -> Tensor:
+    """The same numbers, where no square is too small or too large to be written."""
+    size = largest(values)
+    return values if 1e-6 < size < 1e6 else values / size

@@ -14,6 +14,8 @@ from sigprop.graph import Graph, Node
 from sigprop.prediction.laws import copies
 from sigprop.reading.used import Reading, UsedWeight
 
+SAMPLE = 2**18
+"""Entries of a weight that its kurtosis is taken from."""
 _ON_THE_WAY = frozenset(("passage", "dropout", "scale", "shift", "normalization"))
 """Kinds behind which a branch still ends in the same sum."""
 
@@ -81,7 +83,7 @@ def facts_of(reading: Reading) -> tuple[list[Facts], list[Facts]]:
 def _weight(node: Node, reading: Reading, uses: _Uses) -> Facts:
     used = reading.weights[node.name]
     assert node.weight is not None
-    value, names = used.value, tuple(used.parameters)
+    value, names = _plain(used.value), tuple(used.parameters)
     as_it_is = node.weight.direct or _is_multiple(value, used)
     whole = used.parameters[names[0]] if as_it_is and len(names) == 1 else value
     attribute = names[0].rpartition(".")[2] if names else ""
@@ -94,7 +96,7 @@ def _weight(node: Node, reading: Reading, uses: _Uses) -> Facts:
         value,
         node.weight.fans[0] if node.weight.fans else 0.0,
         _torch_fans(whole.shape),
-        structure(value.detach()) if value.dim() and value.numel() else "",
+        structure(value) if moments[0] else "",
         *moments,
         () if as_it_is else names,
         first,
@@ -107,9 +109,11 @@ def _weight(node: Node, reading: Reading, uses: _Uses) -> Facts:
 def _is_multiple(value: Tensor, used: UsedWeight) -> bool:
     """Whether a weight is one parameter, entry by entry, times a number."""
     parameter = next(iter(used.parameters.values()), None)
+    if value.is_meta or not value.numel():
+        return False
     if len(used.parameters) != 1 or parameter is None or parameter.shape != value.shape:
         return False
-    entries, value = parameter.detach().flatten(), value.detach().flatten()
+    entries, value = parameter.detach().flatten().to(value), value.flatten()
     largest = int(entries.abs().argmax())
     if not torch.allclose(value, entries * (value[largest] / entries[largest]), rtol=1e-4):
         return False
@@ -132,7 +136,7 @@ def _table(node: Node, reading: Reading) -> Facts | None:
     operand = reading.meanings[node.name].operand
     if not isinstance(operand, nn.Parameter) or operand.dim() != 2 or operand.is_meta:
         return None
-    value = operand.detach()
+    value = _plain(operand)
     rows = value[(value != 0).any(1)]
     moments = _moments(rows)
     family = (node.operation, "table", "")
@@ -205,18 +209,27 @@ def _room(value: Tensor) -> tuple[int, int]:
     return start, start + value.numel() * value.element_size()
 
 
+def _plain(value: Tensor) -> Tensor:
+    """The entries as they are read: dense, in float32 at least."""
+    value = value.detach()
+    if value.layout is not torch.strided:
+        value = value.to_dense()
+    return value.float() if value.is_floating_point() and value.itemsize < 4 else value
+
+
 def _moments(value: Tensor) -> tuple[int, float, float, float]:
     """Number and mean square of the entries, their fourth and sixth moments at mean square one."""
-    entries = value.detach().flatten()
-    if not entries.numel() or entries.is_complex():
+    entries = value.flatten()
+    if not entries.numel() or value.is_meta or not value.is_floating_point():
         return 0, 0.0, 3.0, 15.0
-    largest = float(entries.abs().max())
-    if not 0 < largest < math.inf:
-        return entries.numel(), largest**2, 3.0, 15.0
-    squares = (entries.double() / largest).square_()
-    mean = float(squares.mean())
-    fourth, sixth = float((squares**2).mean()), float((squares**3).mean())
-    return entries.numel(), mean * largest**2, fourth / mean**2, sixth / mean**3
+    norm = float(torch.linalg.vector_norm(entries, dtype=torch.float64))
+    square = norm**2 / entries.numel()
+    if not 0 < square < math.inf:
+        return entries.numel(), square, 3.0, 15.0
+    some = entries[:: -(-entries.numel() // SAMPLE)].double() / math.sqrt(square)
+    squares = some.square_()
+    moments = float(squares.mean()), float((squares**2).mean()), float((squares**3).mean())
+    return entries.numel(), square, moments[1] / moments[0] ** 2, moments[2] / moments[0] ** 3
 
 
 def _torch_fans(shape: Sequence[int]) -> tuple[float, float]:

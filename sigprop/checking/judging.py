@@ -24,6 +24,7 @@ from sigprop.checking.verdicts import (
     Verdicts,
     one_for_all,
 )
+from sigprop.checks import real_number
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.planned import Plan, computed_from, planned_laws
 from sigprop.reading.used import Reading
@@ -57,8 +58,9 @@ def judge(
         backward: a second run with few samples, of :func:`look_back`; None: no backward test.
 
     Raises:
-        ValueError: a plan of another model.
+        ValueError: a plan of another model, a level outside (0, 1).
     """
+    level = real_number("level", level, above=0, maximum=1)
     reading = statistics.reading
     weights, tables = facts_of(reading)
     planned = _planned(reading, plan)
@@ -124,6 +126,8 @@ def _void(layer: Facts) -> str:
         return "no parameter of the model"
     if layer.computed and not layer.structure:
         return f"computed from {', '.join(layer.computed)}, so its scale is void"
+    if layer.value.is_meta:
+        return "it has no values"
     return "" if layer.structure else "no real numbers"
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from sigprop.checking.facts import Facts
+from sigprop.checking.facts import SAMPLE, Facts
 from sigprop.checking.shapes import SHAPES, Shape
 from sigprop.graph import Graph
 
@@ -293,7 +293,7 @@ def _score(layer: Facts, std: float, shape: Shape) -> float:
 def _shape_scores(layers: Sequence[Facts], shape: Shape) -> np.ndarray:
     """Scores of the kurtosis of each layer, of those with few weights blunted by its bias."""
     seen = np.array([layer.kurtosis for layer in layers])
-    count = np.array([layer.count for layer in layers], dtype=float)
+    count = np.array([min(layer.count, SAMPLE) for layer in layers], dtype=float)
     spread = np.sqrt(shape.kurtosis_variance / count + (10 / count) ** 2)
     return np.asarray((seen - shape.kurtosis) / spread)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from sigprop.checking.chi_squares import FLAT, ratio_score
 from sigprop.checking.direction import Answer
 from sigprop.checking.quadratic import Quadratic
+from sigprop.checking.structure import largest, squares
 
 RANK = 1e-12
 """Directions with a smaller share of the largest eigenvalue are none."""
@@ -45,15 +46,13 @@ def off_span(
         True
     """
     _, units, columns = weight.shape
-    size = gradient.abs().max()
-    if not bool(size > 0):
+    size = largest(gradient)
+    if not size > 0:
         return Answer(note="no gradient arrives")
     if units < 2:
         return Answer(note="one unit")
     g = (gradient / size).double().transpose(0, 1)
     basis, rank = _span(rows.double().transpose(0, 1))
-    w = weight.double()
-    left = w - (w @ basis.mT) @ basis
     degrees = columns - rank.double()
     if not bool((degrees >= 1).any()):
         return Answer(note="its inputs span all columns")
@@ -64,7 +63,8 @@ def off_span(
     spread = float((values - mean) ** 2 @ counts)
     if spread <= FLAT * mean**2 * float(counts.sum()):
         return Answer(note="its gradient has the same size in all directions")
-    seen = float((g @ left).square().sum()) / float(left.square().sum())
+    along = basis.to(weight)
+    seen = _off(g.to(weight) @ weight, along) / _off(weight, along)
     score = ratio_score(values, counts, seen)
     if any(cumulants):
         form = _form(g, mean, 1 - basis.square().sum(1), (values - mean, counts))
@@ -84,7 +84,7 @@ def _form(
         spectrum: of the whole form, with how often each value occurs.
     """
     away = g.square().sum(1) - mean
-    squares = (g * (g @ g.mT @ g)).sum(1) - 2 * mean * (away + mean) + mean**2
+    squared = (g * (g @ g.mT @ g)).sum(1) - 2 * mean * (away + mean) + mean**2
     second, third = leverage.square().sum(1), leverage.pow(3).sum(1)
     values, counts = spectrum
     return Quadratic(
@@ -92,8 +92,13 @@ def _form(
         float(values**3 @ counts),
         float((away.square().sum(1) * second).sum()),
         float((away.pow(3).sum(1) * third).sum()),
-        float(((away * squares).sum(1) * second).sum()),
+        float(((away * squared).sum(1) * second).sum()),
     )
+
+
+def _off(rows: Tensor, basis: Tensor) -> float:
+    """Sum of the squares of what some rows have beside the span of a basis."""
+    return squares(rows) - squares(rows @ basis.mT)
 
 
 def _span(rows: Tensor) -> tuple[Tensor, Tensor]:
