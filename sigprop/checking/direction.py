@@ -63,8 +63,11 @@ def direction(
         return Answer(note="orthogonal across groups: no law is known")
     if orthogonal and units >= columns:
         return Answer(note="orthogonal with as many rows as columns: its output follows exactly")
-    if not (largest(rows) and largest(weight)):
-        return Answer(note="its input or its weight is zero")
+    sizes = largest(rows), largest(weight)
+    if not all(map(math.isfinite, sizes)):
+        return Answer(note="its input is not finite")
+    if not all(sizes):
+        return Answer(note="its input is zero")
     rows, weight = _of_usual_size(rows), _of_usual_size(weight)
     if has_centred_rows(weight):
         rows = rows - rows.mean(-1, keepdim=True)

@@ -10,7 +10,7 @@ import torch
 
 from sigprop.checking.direction import Answer, direction
 from sigprop.checking.facts import Facts, facts_of
-from sigprop.checking.laws import Law, gains_of, laws_of
+from sigprop.checking.laws import WeightLaw, gains_of, laws_of
 from sigprop.checking.off_span import off_span
 from sigprop.checking.rows import LayerRows, RowsWitness
 from sigprop.checking.scale import against_family, exactly, scale
@@ -98,7 +98,7 @@ def _planned(reading: Reading, plan: Plan | None) -> dict[str, float]:
 
 
 def _scales(
-    weights: Sequence[Facts], laws: dict[str, Law], planned: dict[str, float]
+    weights: Sequence[Facts], laws: dict[str, WeightLaw], planned: dict[str, float]
 ) -> dict[str, Answer]:
     """The answer to the first question for each layer."""
     found = {}
@@ -138,7 +138,7 @@ class _Asked:
     reading: Reading
     rows: RowsWitness
     backward: Backward | None
-    laws: dict[str, Law] = field(default_factory=dict)
+    laws: dict[str, WeightLaw] = field(default_factory=dict)
 
     def _cumulants(self, layer: Facts) -> tuple[float, float]:
         """Of the law of the weights; of the weights themselves where none is known."""
@@ -199,7 +199,9 @@ def _arranged(layer: Facts, found: LayerRows) -> torch.Tensor:
     return found.layout.weight(layer.value.detach()).to(found.rows)
 
 
-def _verdict(layer: Facts, laws: dict[str, Law], answers: dict[Question, Answer]) -> LayerVerdict:
+def _verdict(
+    layer: Facts, laws: dict[str, WeightLaw], answers: dict[Question, Answer]
+) -> LayerVerdict:
     law = laws.get(layer.name)
     notes = [f"{q}: {a.note}" for q, a in answers.items() if a.note]
     first = answers["scale"].note
@@ -219,7 +221,7 @@ def _verdict(layer: Facts, laws: dict[str, Law], answers: dict[Question, Answer]
     )
 
 
-def _words(layer: Facts, law: Law | None) -> str:
+def _words(layer: Facts, law: WeightLaw | None) -> str:
     if law is not None:
         return law.words
     if layer.first:

@@ -10,6 +10,8 @@ like √(places/(columns − rank)).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,7 +49,9 @@ def off_span(
     """
     _, units, columns = weight.shape
     size = largest(gradient)
-    if not size > 0:
+    if not (math.isfinite(size) and math.isfinite(largest(rows))):
+        return Answer(note="its input or its gradient is not finite")
+    if not size:
         return Answer(note="no gradient arrives")
     if units < 2:
         return Answer(note="one unit")

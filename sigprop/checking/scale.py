@@ -14,14 +14,14 @@ import numpy as np
 
 from sigprop.checking.direction import Answer
 from sigprop.checking.facts import Facts
-from sigprop.checking.laws import Law
+from sigprop.checking.laws import WeightLaw
 from sigprop.checking.structure import CLOSE
 
 ALIKE = 3
 """Layers that a family needs for its median to mean something."""
 
 
-def scale(layer: Facts, law: Law) -> Answer:
+def scale(layer: Facts, law: WeightLaw) -> Answer:
     """Test that the weights of a layer have the variance of their law.
 
     Args:

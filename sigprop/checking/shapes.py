@@ -15,7 +15,7 @@ from sigprop.init.distributions import TRUNCATED_STD
 
 
 @dataclass(frozen=True)
-class Shape:
+class Distribution:
     """A symmetric law of variance one.
 
     Attributes:
@@ -83,12 +83,12 @@ def cumulants_of(fourth: float, sixth: float) -> tuple[float, float]:
     return fourth - 3, sixth - 15 * fourth + 30
 
 
-SHAPES: Mapping[str, Shape] = {
+SHAPES: Mapping[str, Distribution] = {
     shape.name: shape
     for shape in (
-        Shape("normal", math.inf, True),
-        Shape("uniform", math.sqrt(3), False),
-        Shape("truncated normal", 2 / TRUNCATED_STD, True),
+        Distribution("normal", math.inf, True),
+        Distribution("uniform", math.sqrt(3), False),
+        Distribution("truncated normal", 2 / TRUNCATED_STD, True),
     )
 }
 """Truncated: cut at two standard deviations of the normal law."""

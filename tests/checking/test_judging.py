@@ -168,6 +168,16 @@ def test_zero_inputs_zero_weights_and_no_gradient():
     assert found["0"].p_backward is None and "no gradient" in found["0"].note
 
 
+def test_what_is_not_finite_is_said_and_stops_nothing():
+    model = mlp(32, 32, 32, 32)
+    with torch.no_grad():
+        model[2].weight[0, 0] = torch.nan
+    found = judged(model, torch.randn(4, 32))
+    assert found["0"].p_scale is not None and found["0"].p_direction is not None
+    assert found["2"].law == "not finite" and found["2"].p_direction is None
+    assert "not finite" in found["4"].note and found["4"].p_scale is not None
+
+
 def test_complex_weights_and_constants_are_said_to_be_so():
     class Fixed(nn.Module):
         def __init__(self):
@@ -178,6 +188,16 @@ def test_complex_weights_and_constants_are_said_to_be_so():
         def forward(self, x):
             return self.fc(x @ self.blur)
 
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(9, 9, dtype=torch.complex64))
+
+        def forward(self, x):
+            return torch.fft.irfft(torch.fft.rfft(x) @ self.w)
+
+    (layer,) = judged(Spectral(), torch.randn(4, 16)).layers
+    assert layer.p_scale is None and layer.note == "no real numbers"
     found = judged(Fixed(), torch.randn(4, 16))
     assert found.layers[0].law == "no parameter" and found.layers[0].p_direction is None
     assert found["fc"].p_direction is not None
