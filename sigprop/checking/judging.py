@@ -57,6 +57,21 @@ def judge(
         level: probability that a right model has a layer named, for each question.
         backward: a second run with few samples, of :func:`look_back`; None: no backward test.
 
+    Returns:
+        Laws, gains and p-values; a p-value is None where its question cannot be asked, and the note
+        of the layer says why.
+
+    Example:
+        >>> from torch import nn
+        >>> from sigprop.checking import RowsWitness, look_back
+        >>> from sigprop.measurement.nodes import watched_nodes
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)), torch.eye(64)
+        >>> seen, (rows,) = watched_nodes(model, (x,), {}, lambda: [RowsWitness()])
+        >>> found = judge(seen, rows, backward=look_back(model, (x,), {}))
+        >>> [layer.law for layer in found.layers], found.named
+        (['torch default', 'torch default'], ())
+
     Raises:
         ValueError: a plan of another model, a level outside (0, 1).
     """

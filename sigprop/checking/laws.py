@@ -186,13 +186,11 @@ def laws_of(
     chosen = _recognized(rest, rows, LEVELS, None)
     for layer in rest:
         row = chosen[layer.name] or _near(layer, rest, chosen)
-        shape = _nearest_shape([layer])
-        law = (
+        found[layer.name] = (
             WeightLaw(row.words, row.std(layer), row.shape)
             if row
-            else WeightLaw("unknown", None, shape)
+            else WeightLaw("unknown", None, _nearest_shape([layer]))
         )
-        found[layer.name] = law
     return found
 
 

@@ -13,7 +13,7 @@ from sigprop.checking.shapes import SHAPES
 from sigprop.init.distributions import haar
 from tests.stat import assert_uniform
 
-DETECT = 0.25
+DETECT = 0.3
 UNEQUAL = torch.logspace(0, -1, 12, dtype=torch.float64)
 UNIFORM = SHAPES["uniform"].cumulants
 
