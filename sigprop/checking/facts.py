@@ -218,10 +218,16 @@ def _plain(value: Tensor) -> Tensor:
 
 
 def _moments(value: Tensor) -> tuple[int, float, float, float]:
-    """Number and mean square of the entries, their fourth and sixth moments at mean square one."""
+    """Number and mean square of the entries, their fourth and sixth moments at mean square one.
+
+    The number is 0 where there is nothing to test: no values, complex ones.
+    """
     entries = value.flatten()
-    if not entries.numel() or value.is_meta or not value.is_floating_point():
+    if not entries.numel() or value.is_meta:
         return 0, 0.0, 3.0, 15.0
+    if not value.is_floating_point():
+        size = entries.abs().double().square().mean()
+        return 0, float(size), 3.0, 15.0
     norm = float(torch.linalg.vector_norm(entries, dtype=torch.float64))
     square = norm**2 / entries.numel()
     if not 0 < square < math.inf:

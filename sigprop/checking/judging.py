@@ -249,6 +249,8 @@ def _words(layer: Facts, law: WeightLaw | None) -> str:
         return layer.structure
     if layer.constant:
         return "no parameter"
+    if layer.value.is_complex():
+        return "complex"
     return "computed" if layer.computed else "unknown"
 
 

@@ -198,6 +198,7 @@ def test_complex_weights_and_constants_are_said_to_be_so():
 
     (layer,) = judged(Spectral(), torch.randn(4, 16)).layers
     assert layer.p_scale is None and layer.note == "no real numbers"
+    assert layer.law == "complex" and layer.gain == pytest.approx(3, rel=0.3)
     found = judged(Fixed(), torch.randn(4, 16))
     assert found.layers[0].law == "no parameter" and found.layers[0].p_direction is None
     assert found["fc"].p_direction is not None
