@@ -2,6 +2,7 @@
 
 from sigprop.checking.entry import check
 from sigprop.checking.findings import Finding, Level
+from sigprop.checking.limits import Limits
 from sigprop.checking.result import CheckReport, LayerCheck
 
-__all__ = ["CheckReport", "Finding", "LayerCheck", "Level", "check"]
+__all__ = ["CheckReport", "Finding", "LayerCheck", "Level", "Limits", "check"]

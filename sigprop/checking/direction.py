@@ -1,9 +1,8 @@
 """Do the weights of a layer know their input? A test that is blind to their scale.
 
-R = ‖P Wᵀ‖²/‖W‖², P the rows of the input, of mean square one, divided by the root of their number.
+R = ‖P Wᵀ‖²/‖W‖², P the rows of the input divided by the root of their number.
 For normal weights P(R > r) = P(Σ (λᵢ − r) χ²(n) > 0), λ the spectrum of S = PᵀP with zeros up to
-the number of columns, n the number of units. For weights of kurtosis β the variance is
-2 tr A² + (β − 3) Σ A_ii² a unit in place of 2 tr A², A = S − E R.
+the number of columns, n the number of units. Of other weights the cumulants change the law.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sigprop.checking.chi_squares import FLAT, ratio_score
-from sigprop.checking.structure import has_centred_rows, has_unit_rows
+from sigprop.checking.quadratic import Quadratic
+from sigprop.checking.structure import has_centred_rows, has_unit_rows, largest, squares
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,18 @@ class Answer:
     note: str = ""
 
 
-def direction(rows: Tensor, weight: Tensor, kurtosis: float, orthogonal: bool = False) -> Answer:
+def direction(
+    rows: Tensor,
+    weight: Tensor,
+    cumulants: tuple[float, float] = (0.0, 0.0),
+    orthogonal: bool = False,
+) -> Answer:
     """Test that the weights of a layer are independent of the input that they meet.
 
     Args:
         rows: of the input, (places, groups, columns); some of all places will do.
         weight: (groups, units, columns).
-        kurtosis: of the law of the weights: 3 normal, 1.8 uniform.
+        cumulants: the fourth and the sixth of the law of the weights, at variance one.
         orthogonal: whether its rows are orthonormal, up to one factor.
 
     Returns:
@@ -50,7 +55,7 @@ def direction(rows: Tensor, weight: Tensor, kurtosis: float, orthogonal: bool = 
         >>> draw = torch.Generator().manual_seed(0)
         >>> x = torch.randn(32, 1, 64, generator=draw)
         >>> w = torch.randn(1, 16, 64, generator=draw)
-        >>> abs(direction(x, w, 3.0).score) < 3, direction(x, w + 0.5 * x[0], 3.0).score > 5
+        >>> abs(direction(x, w).score) < 3, direction(x, w + 0.5 * x[0]).score > 5
         (True, True)
     """
     groups, units, columns = weight.shape
@@ -58,9 +63,12 @@ def direction(rows: Tensor, weight: Tensor, kurtosis: float, orthogonal: bool = 
         return Answer(note="orthogonal across groups: no law is known")
     if orthogonal and units >= columns:
         return Answer(note="orthogonal with as many rows as columns: its output follows exactly")
-    if not (bool(rows.any()) and bool(weight.any())):
-        return Answer(note="its input or its weight is zero")
-    rows, weight = _unit_size(rows), _unit_size(weight)
+    sizes = largest(rows), largest(weight)
+    if not all(map(math.isfinite, sizes)):
+        return Answer(note="its input is not finite")
+    if not all(sizes):
+        return Answer(note="its input is zero")
+    rows, weight = _of_usual_size(rows), _of_usual_size(weight)
     if has_centred_rows(weight):
         rows = rows - rows.mean(-1, keepdim=True)
         columns -= 1
@@ -69,17 +77,36 @@ def direction(rows: Tensor, weight: Tensor, kurtosis: float, orthogonal: bool = 
     spread = float((spectrum.values - mean) ** 2 @ spectrum.counts)
     if spread <= FLAT * mean**2 * groups * columns:
         return Answer(note="its input has the same size in all directions")
-    made = torch.einsum("pgc,guc->pgu", rows, weight)
-    seen = float(made.double().square().sum()) / len(rows) / float(weight.double().square().sum())
+    made = torch.matmul(rows.transpose(0, 1), weight.mT)
+    seen = squares(made) / len(rows) / squares(weight)
     if orthogonal:
         return _haar(spectrum, seen, mean, units, columns)
-    diagonal = rows.double().square().mean(0) - mean
-    share = 1 + (kurtosis - 3) * float(diagonal.square().sum()) / (2 * spread)
-    total = groups * units * columns
-    if has_unit_rows(weight):
-        share *= (total + 2) / (groups * units * (columns + 2))
     score = ratio_score(spectrum.values, spectrum.counts * units, seen)
-    return Answer(score / math.sqrt(max(share, 1e-3)), seen / mean)
+    if has_unit_rows(weight):
+        total = groups * units * columns
+        score /= math.sqrt((total + 2) / (groups * units * (columns + 2)))
+    if any(cumulants):
+        score = _form(rows, spectrum, mean, units).adjusted(score, cumulants)
+    return Answer(score, seen / mean)
+
+
+def _form(rows: Tensor, spectrum: _Spectrum, mean: float, units: int) -> Quadratic:
+    """The quadratic form behind the ratio: A = S − E R for each unit."""
+    p = rows.transpose(0, 1) / math.sqrt(len(rows))
+    if p.shape[1] < p.shape[2]:
+        second = (p * (p @ p.mT @ p)).sum(1).double()
+    else:
+        second = (p.mT @ p).double().square().sum(-1)
+    away = p.double().square().sum(1) - mean
+    squared = second - 2 * mean * (away + mean) + mean**2
+    values = spectrum.values - mean
+    return Quadratic(
+        units * float(values**2 @ spectrum.counts),
+        units * float(values**3 @ spectrum.counts),
+        units * float((away**2).sum()),
+        units * float((away**3).sum()),
+        units * float((away * squared).sum()),
+    )
 
 
 def _haar(spectrum: _Spectrum, seen: float, mean: float, units: int, columns: int) -> Answer:
@@ -117,7 +144,7 @@ def _spectrum(rows: Tensor, columns: int) -> _Spectrum:
     return _Spectrum(np.append(found, 0.0), np.append(counts, zeros))
 
 
-def _unit_size(values: Tensor) -> Tensor:
-    """The same numbers with mean square one."""
-    scaled = values / values.abs().max()
-    return scaled / scaled.square().mean().sqrt()
+def _of_usual_size(values: Tensor) -> Tensor:
+    """The same numbers, where no square is too small or too large to be written."""
+    size = largest(values)
+    return values if 1e-6 < size < 1e6 else values / size

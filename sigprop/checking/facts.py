@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from sigprop.checking.structure import structure
 from sigprop.graph import Graph, Node
 from sigprop.prediction.laws import copies
-from sigprop.reading.used import Reading
+from sigprop.reading.used import Reading, UsedWeight
 
+SAMPLE = 2**18
+"""Entries of a weight that its kurtosis is taken from."""
 _ON_THE_WAY = frozenset(("passage", "dropout", "scale", "shift", "normalization"))
 """Kinds behind which a branch still ends in the same sum."""
 
@@ -32,10 +35,12 @@ class Facts:
         count: of its entries.
         mean_square: of them.
         kurtosis: of them.
+        sixth: their sixth moment, at mean square one.
         computed: names of the parameters it is computed from, where it is none of them as it is.
         first: the node that uses the same numbers earlier; "": this is their first use.
         again: whether they are used later, too.
-        parameters: behind it.
+        entry: whether it meets an input as it is.
+        constant: whether no parameter is behind it.
     """
 
     name: str
@@ -48,10 +53,12 @@ class Facts:
     count: int
     mean_square: float
     kurtosis: float
+    sixth: float
     computed: tuple[str, ...] = ()
     first: str = ""
     again: bool = False
-    parameters: tuple[str, ...] = ()
+    entry: bool = False
+    constant: bool = False
 
     @property
     def gain(self) -> float:
@@ -61,7 +68,8 @@ class Facts:
     @property
     def drawn(self) -> bool:
         """Whether its entries may be independent draws of one law that were not used before."""
-        return not (self.structure or self.computed or self.first) and self.count > 0
+        bound = self.structure or self.computed or self.first or self.constant
+        return not bound and self.count > 0
 
 
 def facts_of(reading: Reading) -> tuple[list[Facts], list[Facts]]:
@@ -75,12 +83,12 @@ def facts_of(reading: Reading) -> tuple[list[Facts], list[Facts]]:
 def _weight(node: Node, reading: Reading, uses: _Uses) -> Facts:
     used = reading.weights[node.name]
     assert node.weight is not None
-    value, names = used.value, tuple(used.parameters)
-    whole = used.parameters[names[0]] if node.weight.direct and len(names) == 1 else value
+    value, names = _plain(used.value), tuple(used.parameters)
+    as_it_is = node.weight.direct or _is_multiple(value, used)
+    whole = used.parameters[names[0]] if as_it_is and len(names) == 1 else value
     attribute = names[0].rpartition(".")[2] if names else ""
-    computed = names if names and not node.weight.direct else ()
     first, again = uses.of(node.name)
-    count, square, kurtosis = _moments(value)
+    moments = _moments(value)
     return Facts(
         node.name,
         (node.operation, "" if attribute.isdigit() else attribute, role(reading.graph, node.name)),
@@ -88,15 +96,39 @@ def _weight(node: Node, reading: Reading, uses: _Uses) -> Facts:
         value,
         node.weight.fans[0] if node.weight.fans else 0.0,
         _torch_fans(whole.shape),
-        structure(value.detach()) if value.dim() and value.numel() else "",
-        count,
-        square,
-        kurtosis,
-        computed,
+        structure(value) if moments[0] else "",
+        *moments,
+        () if as_it_is else names,
         first,
         again,
-        names,
+        _is_entry(reading.graph, node),
+        not names,
     )
+
+
+def _is_multiple(value: Tensor, used: UsedWeight) -> bool:
+    """Whether a weight is one parameter, entry by entry, times a number."""
+    parameter = next(iter(used.parameters.values()), None)
+    if value.is_meta or not value.numel():
+        return False
+    if len(used.parameters) != 1 or parameter is None or parameter.shape != value.shape:
+        return False
+    entries, value = parameter.detach().flatten().to(value), value.flatten()
+    largest = int(entries.abs().argmax())
+    if not torch.allclose(value, entries * (value[largest] / entries[largest]), rtol=1e-4):
+        return False
+    return used.degree(next(iter(used.parameters))) == 1.0
+
+
+def _is_entry(graph: Graph, node: Node) -> bool:
+    """Whether only passages stand between a node and the inputs."""
+    stack = list(node.inputs)
+    while stack:
+        before = graph.by_name[stack.pop()]
+        if before.kind not in ("input", "passage"):
+            return False
+        stack += before.inputs
+    return True
 
 
 def _table(node: Node, reading: Reading) -> Facts | None:
@@ -104,16 +136,13 @@ def _table(node: Node, reading: Reading) -> Facts | None:
     operand = reading.meanings[node.name].operand
     if not isinstance(operand, nn.Parameter) or operand.dim() != 2 or operand.is_meta:
         return None
-    value = operand.detach()
+    value = _plain(operand)
     rows = value[(value != 0).any(1)]
-    count, square, kurtosis = _moments(rows)
+    moments = _moments(rows)
     family = (node.operation, "table", "")
     known = structure(rows) if rows.numel() else "zero"
     fans = _torch_fans(value.shape)
-    return Facts(
-        node.name, family, _tail(node.name), value, 1.0, fans, known, count, square, kurtosis,
-        parameters=node.parameters,
-    )  # fmt: skip
+    return Facts(node.name, family, _tail(node.name), value, 0.0, fans, known, *moments)
 
 
 def role(graph: Graph, name: str) -> str:
@@ -180,17 +209,33 @@ def _room(value: Tensor) -> tuple[int, int]:
     return start, start + value.numel() * value.element_size()
 
 
-def _moments(value: Tensor) -> tuple[int, float, float]:
-    """Number, mean square and kurtosis of the entries."""
-    entries = value.detach().flatten()
-    if not entries.numel() or entries.is_complex():
-        return 0, 0.0, 3.0
-    largest = float(entries.abs().max())
-    if not 0 < largest < math.inf:
-        return entries.numel(), largest**2, 3.0
-    squares = (entries.double() / largest).square_()
-    mean = float(squares.mean())
-    return entries.numel(), mean * largest**2, float(squares.square_().mean()) / mean**2
+def _plain(value: Tensor) -> Tensor:
+    """The entries as they are read: dense, in float32 at least."""
+    value = value.detach()
+    if value.layout is not torch.strided:
+        value = value.to_dense()
+    return value.float() if value.is_floating_point() and value.itemsize < 4 else value
+
+
+def _moments(value: Tensor) -> tuple[int, float, float, float]:
+    """Number and mean square of the entries, their fourth and sixth moments at mean square one.
+
+    The number is 0 where there is nothing to test: no values, complex ones.
+    """
+    entries = value.flatten()
+    if not entries.numel() or value.is_meta:
+        return 0, 0.0, 3.0, 15.0
+    if not value.is_floating_point():
+        size = entries.abs().double().square().mean()
+        return 0, float(size), 3.0, 15.0
+    norm = float(torch.linalg.vector_norm(entries, dtype=torch.float64))
+    square = norm**2 / entries.numel()
+    if not 0 < square < math.inf:
+        return entries.numel(), square, 3.0, 15.0
+    some = entries[:: -(-entries.numel() // SAMPLE)].double() / math.sqrt(square)
+    squares = some.square_()
+    moments = float(squares.mean()), float((squares**2).mean()), float((squares**3).mean())
+    return entries.numel(), square, moments[1] / moments[0] ** 2, moments[2] / moments[0] ** 3
 
 
 def _torch_fans(shape: Sequence[int]) -> tuple[float, float]:

@@ -10,11 +10,12 @@ import torch
 
 from sigprop.checking.direction import Answer, direction
 from sigprop.checking.facts import Facts, facts_of
-from sigprop.checking.laws import Law, gains_of, laws_of
+from sigprop.checking.laws import WeightLaw, gains_of, laws_of
 from sigprop.checking.off_span import off_span
 from sigprop.checking.rows import LayerRows, RowsWitness
-from sigprop.checking.scale import against_family, scale
+from sigprop.checking.scale import against_family, exactly, scale
 from sigprop.checking.second_run import Backward
+from sigprop.checking.shapes import cumulants_of
 from sigprop.checking.verdicts import (
     SAID,
     LayerVerdict,
@@ -23,13 +24,16 @@ from sigprop.checking.verdicts import (
     Verdicts,
     one_for_all,
 )
+from sigprop.checks import real_number
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.planned import Plan, computed_from, planned_laws
 from sigprop.reading.used import Reading
 from sigprop.validation.judge import sidak, two_sided
 
-_MATRIX_LAWS = ("zero", "constant", "identity", "equal rows", "mirrored", "not finite")
-"""Structures that leave nothing to test."""
+NOTHING_TO_TEST = ("zero", "constant", "identity", "equal rows", "mirrored", "not finite")
+"""Structures that leave no direction to test."""
+EXACT = ("orthogonal", "mirrored")
+"""Structures whose mean square is exactly what a plan says."""
 
 
 def judge(
@@ -53,14 +57,31 @@ def judge(
         level: probability that a right model has a layer named, for each question.
         backward: a second run with few samples, of :func:`look_back`; None: no backward test.
 
+    Returns:
+        Laws, gains and p-values; a p-value is None where its question cannot be asked, and the note
+        of the layer says why.
+
+    Example:
+        >>> from torch import nn
+        >>> from sigprop.checking import RowsWitness, look_back
+        >>> from sigprop.measurement.nodes import watched_nodes
+        >>> _ = torch.manual_seed(0)
+        >>> model, x = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)), torch.eye(64)
+        >>> seen, (rows,) = watched_nodes(model, (x,), {}, lambda: [RowsWitness()])
+        >>> found = judge(seen, rows, backward=look_back(model, (x,), {}))
+        >>> [layer.law for layer in found.layers], found.named
+        (['torch default', 'torch default'], ())
+
     Raises:
-        ValueError: a plan of another model.
+        ValueError: a plan of another model, a level outside (0, 1).
     """
+    level = real_number("level", level, above=0, maximum=1)
     reading = statistics.reading
     weights, tables = facts_of(reading)
-    laws = laws_of(weights, gains_of(reading.graph), _planned(reading, plan))
+    planned = _planned(reading, plan)
+    laws = laws_of(weights, gains_of(reading.graph), planned)
     asked = _Asked(reading, rows, backward, laws)
-    scales = _scales(weights, laws)
+    scales = _scales(weights, laws, planned)
     answers: dict[str, dict[Question, Answer]] = {
         layer.name: {
             "scale": scales[layer.name],
@@ -91,27 +112,38 @@ def _planned(reading: Reading, plan: Plan | None) -> dict[str, float]:
     return {node: std for node, std in found.items() if std > 0}
 
 
-def _scales(weights: Sequence[Facts], laws: dict[str, Law]) -> dict[str, Answer]:
+def _scales(
+    weights: Sequence[Facts], laws: dict[str, WeightLaw], planned: dict[str, float]
+) -> dict[str, Answer]:
     """The answer to the first question for each layer."""
     found = {}
-    unknown: dict[tuple[str, str, str], list[Facts]] = {}
+    unknown: dict[object, list[Facts]] = {}
     for layer in weights:
         law = laws.get(layer.name)
-        if law is None:
-            found[layer.name] = Answer(note="" if layer.structure else _void(layer))
+        if law is None and layer.structure in EXACT and layer.name in planned:
+            found[layer.name] = exactly(layer, planned[layer.name])
+        elif law is None:
+            found[layer.name] = Answer(note=_void(layer))
         elif law.known:
             found[layer.name] = scale(layer, law)
         else:
-            unknown.setdefault(layer.family, []).append(layer)
+            unknown.setdefault((layer.family, layer.entry), []).append(layer)
     for family in unknown.values():
         found |= {x.name: a for x, a in zip(family, against_family(family), strict=True)}
     return found
 
 
 def _void(layer: Facts) -> str:
+    """Why the scale of a layer cannot be asked."""
     if layer.first:
         return f"has the weights of {layer.first!r}, where they are tested"
-    return f"computed from {', '.join(layer.computed)}: its scale is void" if layer.computed else ""
+    if layer.constant:
+        return "no parameter of the model"
+    if layer.computed and not layer.structure:
+        return f"computed from {', '.join(layer.computed)}, so its scale is void"
+    if layer.value.is_meta:
+        return "it has no values"
+    return "" if layer.structure else "no real numbers"
 
 
 @dataclass
@@ -121,17 +153,19 @@ class _Asked:
     reading: Reading
     rows: RowsWitness
     backward: Backward | None
-    laws: dict[str, Law] = field(default_factory=dict)
+    laws: dict[str, WeightLaw] = field(default_factory=dict)
 
-    def _kurtosis(self, layer: Facts) -> float:
+    def _cumulants(self, layer: Facts) -> tuple[float, float]:
+        """Of the law of the weights; of the weights themselves where none is known."""
         law = self.laws.get(layer.name)
-        return layer.kurtosis if law is None or not law.known else law.shape.kurtosis
+        if law is not None and law.known:
+            return law.shape.cumulants
+        return cumulants_of(layer.kurtosis, layer.sixth)
 
     def _refused(self, layer: Facts) -> str | None:
         """Why a layer is not asked at all; "": it has said so already."""
-        if layer.structure in _MATRIX_LAWS or not layer.count or layer.first:
-            return ""
-        return None if layer.value.is_floating_point() else "no real numbers"
+        nothing = layer.structure in NOTHING_TO_TEST or not layer.count
+        return "" if nothing or layer.first or layer.constant else None
 
     def direction(self, layer: Facts) -> Answer:
         """Forward."""
@@ -142,14 +176,12 @@ class _Asked:
         found = self.rows.found.get(step)
         if found is None:
             return Answer(note=self.rows.missing.get(step, "its rows are not read"))
-        if not found.rows.isfinite().all():
-            return Answer(note="its input is not finite")
         with torch.no_grad():
             weight = _arranged(layer, found)
             orthogonal = layer.structure == "orthogonal"
             if orthogonal and found.layout.turned:
                 return Answer(note="orthogonal by its inputs: no law is known")
-            return direction(found.rows, weight, self._kurtosis(layer), orthogonal)
+            return direction(found.rows, weight, self._cumulants(layer), orthogonal)
 
     def backward_of(self, layer: Facts) -> Answer:
         """Backward."""
@@ -172,11 +204,9 @@ class _Asked:
                 else missing.get(step, "no gradient was seen")
             )
             return Answer(note=why)
-        if not (found.rows.isfinite().all() and found.gradient.isfinite().all()):
-            return Answer(note="its input or its gradient is not finite")
         with torch.no_grad():
             weight = _arranged(layer, found)
-            return off_span(found.rows, weight, found.gradient, self._kurtosis(layer))
+            return off_span(found.rows, weight, found.gradient, self._cumulants(layer))
 
 
 def _arranged(layer: Facts, found: LayerRows) -> torch.Tensor:
@@ -184,11 +214,13 @@ def _arranged(layer: Facts, found: LayerRows) -> torch.Tensor:
     return found.layout.weight(layer.value.detach()).to(found.rows)
 
 
-def _verdict(layer: Facts, laws: dict[str, Law], answers: dict[Question, Answer]) -> LayerVerdict:
+def _verdict(
+    layer: Facts, laws: dict[str, WeightLaw], answers: dict[Question, Answer]
+) -> LayerVerdict:
     law = laws.get(layer.name)
     notes = [f"{q}: {a.note}" for q, a in answers.items() if a.note]
     first = answers["scale"].note
-    if law is None and first:
+    if law is None and first:  # it goes for all three questions
         notes[0] = first
     p = {question: _p(answer) for question, answer in answers.items()}
     return LayerVerdict(
@@ -204,7 +236,7 @@ def _verdict(layer: Facts, laws: dict[str, Law], answers: dict[Question, Answer]
     )
 
 
-def _words(layer: Facts, law: Law | None) -> str:
+def _words(layer: Facts, law: WeightLaw | None) -> str:
     if law is not None:
         return law.words
     if layer.first:
@@ -215,6 +247,10 @@ def _words(layer: Facts, law: Law | None) -> str:
         return f"constant {float(layer.value.flatten()[0]):.4g}"
     if layer.structure:
         return layer.structure
+    if layer.constant:
+        return "no parameter"
+    if layer.value.is_complex():
+        return "complex"
     return "computed" if layer.computed else "unknown"
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from sigprop.checking.facts import Facts
-from sigprop.checking.shapes import SHAPES, Shape
+from sigprop.checking.facts import SAMPLE, Facts
+from sigprop.checking.shapes import SHAPES, Distribution
 from sigprop.graph import Graph
 
 OUTLIER = 4.0
@@ -30,7 +30,7 @@ RELU = math.sqrt(2)
 
 
 @dataclass(frozen=True)
-class Law:
+class WeightLaw:
     """The law of the weights of one layer.
 
     Attributes:
@@ -41,7 +41,7 @@ class Law:
 
     words: str
     std: float | None
-    shape: Shape
+    shape: Distribution
 
     @property
     def known(self) -> bool:
@@ -61,7 +61,7 @@ class Candidate:
     """
 
     words: str
-    shape: Shape
+    shape: Distribution
     std: Callable[[Facts], float]
     usual: bool = True
 
@@ -105,6 +105,7 @@ def _seldom(gains: Mapping[str, float]) -> Iterator[Candidate]:
         yield Candidate(f"{name}, 1/fan_out", shape, _fan_out(1.0))
         for word, gain in {"linear": 1.0, "relu": RELU, **gains}.items():
             yield Candidate(f"{name}, fan_in of its use, gain of {word}", shape, _used_fan_in(gain))
+    yield Candidate("siren", uniform, _siren)
     yield Candidate("uniform ±1/√fan_out", uniform, _fan_out(1 / math.sqrt(3)))
     for std in (0.001, 0.01, 0.05, 0.1, 1.0):
         yield Candidate(f"N(0, {std:g})", normal, _constant(std))
@@ -135,6 +136,15 @@ def _fan_out(gain: float) -> Callable[[Facts], float]:
     return lambda facts: gain / math.sqrt(facts.fans[1]) if facts.fans[1] else 0.0
 
 
+def _siren(facts: Facts) -> float:
+    """Sitzmann's, at ω = 30: uniform within 1/fan_in at the input, else within √(6/fan_in)/ω."""
+    if not facts.fans[0]:
+        return 0.0
+    return (
+        1 / (math.sqrt(3) * facts.fans[0]) if facts.entry else RELU / math.sqrt(facts.fans[0]) / 30
+    )
+
+
 def _xavier(gain: float) -> Callable[[Facts], float]:
     return lambda facts: gain * math.sqrt(2 / sum(facts.fans)) if sum(facts.fans) else 0.0
 
@@ -150,7 +160,7 @@ def laws_of(
     layers: Sequence[Facts],
     gains: Mapping[str, float] | None = None,
     planned: Mapping[str, float] | None = None,
-) -> dict[str, Law]:
+) -> dict[str, WeightLaw]:
     """The law of each layer whose weights may be independent draws, by its name.
 
     One law for the whole model if it fits; those that it does not fit may have one of their own:
@@ -166,19 +176,21 @@ def laws_of(
     planned = planned or {}
     drawn = [layer for layer in layers if layer.drawn]
     told = [layer for layer in drawn if layer.name in planned]
-    found: dict[str, Law] = {}
+    found: dict[str, WeightLaw] = {}
     for members in _grouped(told, lambda layer: layer.family[:2]):
         shape = _nearest_shape(members)
-        found |= {x.name: Law("as planned", planned[x.name], shape) for x in members}
+        found |= {x.name: WeightLaw("as planned", planned[x.name], shape) for x in members}
     rest = [layer for layer in drawn if layer.name not in planned]
     ends = sum(layer.family[2] == "branch end" for layer in layers)
     rows = menu(gains or {}, ends)
     chosen = _recognized(rest, rows, LEVELS, None)
     for layer in rest:
         row = chosen[layer.name] or _near(layer, rest, chosen)
-        shape = _nearest_shape([layer])
-        law = Law(row.words, row.std(layer), row.shape) if row else Law("unknown", None, shape)
-        found[layer.name] = law
+        found[layer.name] = (
+            WeightLaw(row.words, row.std(layer), row.shape)
+            if row
+            else WeightLaw("unknown", None, _nearest_shape([layer]))
+        )
     return found
 
 
@@ -274,22 +286,22 @@ def _scores(layers: Sequence[Facts], law: Candidate) -> np.ndarray:
     return np.array([_score(layer, law.std(layer), law.shape) for layer in layers])
 
 
-def _score(layer: Facts, std: float, shape: Shape) -> float:
+def _score(layer: Facts, std: float, shape: Distribution) -> float:
     if std <= 0:
         return math.inf
     return shape.quick_score(layer.mean_square / std**2, layer.count)
 
 
-def _shape_scores(layers: Sequence[Facts], shape: Shape) -> np.ndarray:
+def _shape_scores(layers: Sequence[Facts], shape: Distribution) -> np.ndarray:
     """Scores of the kurtosis of each layer, of those with few weights blunted by its bias."""
     seen = np.array([layer.kurtosis for layer in layers])
-    count = np.array([layer.count for layer in layers], dtype=float)
+    count = np.array([min(layer.count, SAMPLE) for layer in layers], dtype=float)
     spread = np.sqrt(shape.kurtosis_variance / count + (10 / count) ** 2)
     return np.asarray((seen - shape.kurtosis) / spread)
 
 
-def _nearest_shape(layers: Sequence[Facts]) -> Shape:
-    def misfit(shape: Shape) -> float:
+def _nearest_shape(layers: Sequence[Facts]) -> Distribution:
+    def misfit(shape: Distribution) -> float:
         return float(np.minimum(_shape_scores(layers, shape) ** 2, WORST).sum())
 
     return min(SHAPES.values(), key=misfit)

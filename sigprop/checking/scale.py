@@ -14,13 +14,14 @@ import numpy as np
 
 from sigprop.checking.direction import Answer
 from sigprop.checking.facts import Facts
-from sigprop.checking.laws import Law
+from sigprop.checking.laws import WeightLaw
+from sigprop.checking.structure import CLOSE
 
 ALIKE = 3
 """Layers that a family needs for its median to mean something."""
 
 
-def scale(layer: Facts, law: Law) -> Answer:
+def scale(layer: Facts, law: WeightLaw) -> Answer:
     """Test that the weights of a layer have the variance of their law.
 
     Args:
@@ -34,6 +35,14 @@ def scale(layer: Facts, law: Law) -> Answer:
         return Answer(note="its law has no scale")
     ratio = layer.mean_square / law.std**2
     return Answer(law.shape.score(layer.count * ratio, layer.count), math.sqrt(ratio))
+
+
+def exactly(layer: Facts, std: float) -> Answer:
+    """A weight whose mean square leaves nothing to chance: it is as planned, or it is not."""
+    ratio = math.sqrt(layer.mean_square) / std
+    if abs(ratio - 1) < CLOSE:
+        return Answer(ratio=ratio, note="exactly as planned")
+    return Answer(math.copysign(math.inf, ratio - 1), ratio)
 
 
 def against_family(layers: Sequence[Facts]) -> list[Answer]:

@@ -29,7 +29,7 @@ class Backward:
 def look_back(
     model: nn.Module, inputs: Sequence[Any], kwargs: Mapping[str, Any], samples: int = SAMPLES
 ) -> Backward:
-    """Run a model again, forward and backward, on the first samples alone.
+    """Run a model again, forward and backward, on the first samples alone; on all if it does not.
 
     Args:
         model: any module, in the mode it is in.
@@ -46,16 +46,19 @@ def look_back(
         cut = isinstance(value, Tensor) and value.dim() and value.shape[0] == batch
         return value[:samples] if cut else value
 
-    try:
-        statistics, watching = watched_nodes(
-            model,
-            mapped(tuple(inputs), few),
-            mapped(dict(kwargs), few),
-            lambda: [RowsWitness(backward=True)],
-        )
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        first = str(error).partition("\n")[0]
-        return Backward(reason=f"the model does not run backward on {samples} samples: {first}")
-    witness = watching[0]
-    assert isinstance(witness, RowsWitness)
-    return Backward(statistics, witness)
+    why = ""
+    for cut in (few, lambda value: value):  # the first dimension may count something else
+        try:
+            statistics, (rows,) = watched_nodes(
+                model,
+                mapped(tuple(inputs), cut),
+                mapped(dict(kwargs), cut),
+                lambda: [RowsWitness(backward=True)],
+            )
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            first = str(error).partition("\n")[0]
+            why = why or f"the model does not run backward on {samples} samples: {first}"
+        else:
+            assert isinstance(rows, RowsWitness)
+            return Backward(statistics, rows)
+    return Backward(reason=why)

@@ -15,7 +15,7 @@ from sigprop.init.distributions import TRUNCATED_STD
 
 
 @dataclass(frozen=True)
-class Shape:
+class Distribution:
     """A symmetric law of variance one.
 
     Attributes:
@@ -50,6 +50,11 @@ class Shape:
         return self.moment(4)
 
     @cached_property
+    def cumulants(self) -> tuple[float, float]:
+        """The fourth and the sixth cumulant."""
+        return cumulants_of(self.kurtosis, self.moment(6)) if self.name != "normal" else (0.0, 0.0)
+
+    @cached_property
     def kurtosis_variance(self) -> float:
         """Variance of the kurtosis of a sample, times the size of the sample."""
         beta = self.kurtosis
@@ -68,12 +73,22 @@ class Shape:
         return float((np.cbrt(mean_square) - (1 - spread)) / math.sqrt(spread))
 
 
-SHAPES: Mapping[str, Shape] = {
+def cumulants_of(fourth: float, sixth: float) -> tuple[float, float]:
+    """Cumulants of a symmetric law of variance one from its moments.
+
+    Example:
+        >>> cumulants_of(3.0, 15.0)  # normal
+        (0.0, 0.0)
+    """
+    return fourth - 3, sixth - 15 * fourth + 30
+
+
+SHAPES: Mapping[str, Distribution] = {
     shape.name: shape
     for shape in (
-        Shape("normal", math.inf, True),
-        Shape("uniform", math.sqrt(3), False),
-        Shape("truncated normal", 2 / TRUNCATED_STD, True),
+        Distribution("normal", math.inf, True),
+        Distribution("uniform", math.sqrt(3), False),
+        Distribution("truncated normal", 2 / TRUNCATED_STD, True),
     )
 }
 """Truncated: cut at two standard deviations of the normal law."""

@@ -26,26 +26,37 @@ def structure(value: Tensor) -> str:
         ('identity', 'orthogonal')
     """
     rows = value.reshape(value.shape[0], -1)
-    if not bool(torch.isfinite(rows).all()):
+    if not math.isfinite(largest(rows)):
         return "not finite"
     first = rows.flatten()[0]
-    if bool((rows == first).all()):
-        return "zero" if float(first) == 0 else "constant"
+    if bool((rows[0] == first).all()) and bool((rows == first).all()):
+        return "zero" if float(first) == 0 else "constant" if rows.numel() > 1 else ""
     if min(rows.shape) < 2:
         return ""
     if _is_identity(value):
         return "identity"
-    if bool((rows == rows[0]).all()):
+    if torch.equal(rows[0], rows[-1]) and bool((rows == rows[0]).all()):
         return "equal rows"
     if _is_mirrored(rows) or _is_mirrored(value.transpose(0, 1).flatten(1)):
         return "mirrored"
     return "orthogonal" if is_orthogonal(rows) else ""
 
 
+def largest(values: Tensor) -> float:
+    """The largest absolute value; NaN where there is one."""
+    least, most = torch.aminmax(values)
+    return max(-float(least), float(most))
+
+
+def squares(values: Tensor) -> float:
+    """The sum of the squares."""
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2
+
+
 def _is_identity(value: Tensor) -> bool:
     """Ones on the diagonal, in the middle of the kernel, and nothing else."""
     ones = min(value.shape[0], value.shape[1])
-    if int(torch.count_nonzero(value)) != ones:
+    if int(torch.count_nonzero(value[0])) != 1 or int(torch.count_nonzero(value)) != ones:
         return False
     middle = value
     for size in value.shape[2:]:
@@ -82,5 +93,5 @@ def has_unit_rows(weight: Tensor) -> bool:
 
 def has_centred_rows(weight: Tensor) -> bool:
     """Whether the entries of each unit of a (groups, units, columns) weight sum to zero."""
-    size = weight.square().mean().sqrt()
-    return weight.shape[-1] > 1 and bool(weight.mean(-1).abs().max() < CLOSE / 10 * size)
+    size = math.sqrt(squares(weight) / weight.numel())
+    return weight.shape[-1] > 1 and largest(weight.mean(-1)) < CLOSE / 10 * size
