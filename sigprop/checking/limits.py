@@ -30,7 +30,8 @@ class Limits:
         stream_growth: ... if it has grown by this factor in all.
         decorrelation: 1 − c of two samples at the last layers, below which they are all the same.
         decorrelation_warned: the same for a warning.
-        dead: share of units of a layer that are flat for all data.
+        dead: share of units of a layer that are flat for all data; half of it for a warning, if
+            that is more than chance.
         saturated: share of entries at which a two-sided activation is flat.
         flat: a slope below this share of the steepest one is flat for one entry ...
         dead_flat: ... and below this one for a unit that is dead.

@@ -183,6 +183,8 @@ def _statistics(
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.is_complex():
         tensor, axes = torch.view_as_real(tensor), None
+    if tensor.dtype.itemsize == 1:  # torch compares no float8
+        tensor = tensor.float()
     if not tensor.numel():
         return SignalStatistics(dtype, np.zeros(0), 0.0, 0, 0.0, 0.0)
     unit_low = unit_high = None

@@ -267,6 +267,10 @@ CASES: dict[str, Case] = {
         lambda: changed(Residual(4, HE), lambda net: net.first[1].weight.mul_(1e-6)),
         partial(Residual, 4, HE), limit=("branch", 1e-30, 2.0),
     ),
+    "a branch that a number makes silent": Case(
+        stream.branches, words.SILENT_BRANCH, "warning",
+        partial(Residual, 4, HE, 1e-6), partial(Residual, 4, HE, 0.5),
+    ),
     "zero-initialized branch": Case(
         stream.branches, words.ZERO_BRANCH, "note",
         lambda: changed(Residual(4, HE), lambda net: net.second[1].weight.zero_()),
@@ -466,6 +470,34 @@ class _Mixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weights = (self.q(x) @ self.k(x).mT * x.shape[-1] ** -0.5).softmax(-1)
         return self.out(weights @ self.v(x))
+
+
+def test_a_layer_scale_lets_its_square_through():
+    for scale, decades in ((1e-4, 8.0), (0.5, 0.0)):
+        found = seen(built(partial(Residual, 4, HE, scale, True)), X)
+        assert flow._let_through(found) == pytest.approx(decades, abs=1e-6)
+
+
+def test_a_small_head_is_no_signal_that_vanishes():
+    found = seen(built(partial(_head, 1e-4)), X)
+    assert not list(flow.signal(found, Limits()))
+
+
+def test_the_last_layers_are_neither_heads_nor_gates():
+    def gated(m: nn.Module, x: Tensor) -> Tensor:
+        x = torch.relu(m.a(x))
+        return m.head(torch.relu(m.b(x)) + x * torch.sigmoid(m.gate(x)))
+
+    parts = {name: nn.Linear(64, 64) for name in ("a", "b", "gate", "head")}
+    assert flow._last_layers(seen(Net(gated, **parts), X)) == ["a", "b"]
+
+
+def test_copies_in_a_row_are_no_more_than_a_warning():
+    found = seen(built(partial(_in_a_row, True)), X)
+    assert [f.level for f in weights.copies(found, Limits())] == ["warning"]
+    beside = Net(lambda m, x: m.a(x) + m.b(x), a=nn.Linear(64, 10), b=nn.Linear(64, 10))
+    changed(beside, lambda m: m.b.weight.copy_(m.a.weight))
+    assert [f.level for f in weights.copies(seen(beside, X), Limits())] == ["unhealthy"]
 
 
 def test_limits_are_numbers_above_zero():
