@@ -30,10 +30,10 @@ from torch import Tensor, nn
 
 from analyses._check_models import LAYERS, Drawn, draw_model
 from sigprop import plots
-from sigprop.checking.judging import judge
-from sigprop.checking.rows import RowsWitness
-from sigprop.checking.second_run import Backward, look_back
-from sigprop.checking.verdicts import Verdicts
+from sigprop.checking.weights.judging import judge
+from sigprop.checking.weights.rows import RowsWitness
+from sigprop.checking.weights.second_run import Backward, look_back
+from sigprop.checking.weights.verdicts import Verdicts
 from sigprop.init import InitPlan, LayerPlan
 from sigprop.measurement.nodes import NodeStatistics, watched_nodes
 from sigprop.records import Row

@@ -12,7 +12,7 @@ from sigprop.checking.example import check_example, errors_named, hidden
 from sigprop.checking.limits import Limits
 from sigprop.checking.result import CheckReport, LayerCheck
 from sigprop.checking.rules import find, worst_first
-from sigprop.checking.verdicts import LayerVerdict
+from sigprop.checking.weights import LayerVerdict
 from sigprop.checks import real_number
 from sigprop.prediction.inputs import example_of
 from sigprop.prediction.planned import Plan

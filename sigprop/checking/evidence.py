@@ -10,11 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigprop.checking.judging import judge
-from sigprop.checking.rows import RowsWitness
-from sigprop.checking.second_run import Backward, look_back
 from sigprop.checking.signals import Signals, SignalStatistics
-from sigprop.checking.verdicts import Verdicts
+from sigprop.checking.weights import Backward, RowsWitness, Verdicts, judge, look_back
 from sigprop.graph import Graph, Node
 from sigprop.graph.streams import Stream, streams
 from sigprop.graph.trunk import trunks

@@ -34,7 +34,7 @@ LETTER = 7.3
 
 
 @dataclass(frozen=True)
-class _Axis:
+class _LogAxis:
     """The vertical axis of a panel, over powers of ten."""
 
     low: float
@@ -80,12 +80,12 @@ def _drawable(value: float | None) -> bool:
     return value is not None and 0 < value < math.inf
 
 
-def _axis(rows: Sequence[Row], key: str, top: float) -> _Axis:
+def _axis(rows: Sequence[Row], key: str, top: float) -> _LogAxis:
     values = [row[name] for row in rows for name in (key, f"{key}_predicted")]
     logs = [math.log10(value) for value in values if _drawable(value)] or [0.0]
     low, high = min(logs), max(logs)
     room = max(0.08 * (high - low), (FLATTEST - (high - low)) / 2, 0.1)
-    return _Axis(low - room, high + room, top)
+    return _LogAxis(low - room, high + room, top)
 
 
 def _shades(rows: Sequence[Row]) -> Iterator[str]:
@@ -120,7 +120,7 @@ def _short(label: str) -> str:
     return cut(".".join(label.split(".")[-2:]) if len(label) > LONGEST else label, LONGEST)
 
 
-def _frame(axis: _Axis, title: str, what: str) -> Iterator[str]:
+def _frame(axis: _LogAxis, title: str, what: str) -> Iterator[str]:
     """Title, grid and numbers of a panel."""
     yield (
         f'<text class="title" x="{LEFT}" y="{axis.top - 10:.0f}">{title}'
@@ -139,7 +139,7 @@ def _power(power: int) -> str:
     return f'10<tspan dy="-5" font-size="75%">{str(power).replace("-", "−")}</tspan>'
 
 
-def _curves(rows: Sequence[Row], key: str, axis: _Axis) -> Iterator[str]:
+def _curves(rows: Sequence[Row], key: str, axis: _LogAxis) -> Iterator[str]:
     """Predicted as lines, measured as points; the stream apart from the layers."""
     layers, stream = (
         [place for place, row in enumerate(rows) if row["kind"] == kind]
@@ -153,7 +153,7 @@ def _curves(rows: Sequence[Row], key: str, axis: _Axis) -> Iterator[str]:
         yield _point(rows, place, key, axis)
 
 
-def _line(rows: Sequence[Row], chosen: Sequence[int], key: str, axis: _Axis, kind: str) -> str:
+def _line(rows: Sequence[Row], chosen: Sequence[int], key: str, axis: _LogAxis, kind: str) -> str:
     """A line that is broken where there is no number; a single number is a short one."""
     steps, pen = list[str](), "M"
     for place in chosen:
@@ -166,7 +166,7 @@ def _line(rows: Sequence[Row], chosen: Sequence[int], key: str, axis: _Axis, kin
     return f'<path class="{kind}" d="{"".join(steps)}"/>' if steps else ""
 
 
-def _point(rows: Sequence[Row], place: int, key: str, axis: _Axis) -> str:
+def _point(rows: Sequence[Row], place: int, key: str, axis: _LogAxis) -> str:
     """What was measured; zero and what is not finite have a sign of their own at the edge."""
     row = rows[place]
     value, x = row[key], _x(rows, place)

@@ -8,7 +8,7 @@ from sigprop.checking import words
 from sigprop.checking.evidence import Evidence
 from sigprop.checking.findings import Finding, Level
 from sigprop.checking.limits import Limits
-from sigprop.checking.verdicts import Named, Question, Verdicts
+from sigprop.checking.weights import Named, Question, Verdicts
 from sigprop.records import p_text
 
 _PROBLEM: dict[Question, str] = {

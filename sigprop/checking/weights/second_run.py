@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sigprop.checking.rows import RowsWitness
+from sigprop.checking.weights.rows import RowsWitness
 from sigprop.measurement.nodes import NodeStatistics, watched_nodes
 from sigprop.reading.calling import flatten
 from sigprop.reading.steps import mapped

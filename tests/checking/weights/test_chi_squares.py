@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sigprop.checking.chi_squares import normal_squares_score, ratio_score, squares_score
-from sigprop.checking.shapes import SHAPES
+from sigprop.checking.weights.chi_squares import normal_squares_score, ratio_score, squares_score
+from sigprop.checking.weights.shapes import SHAPES
 
 TAILS = (1e-9, 1e-4, 0.01, 0.3, 0.5, 0.8, 0.999, 1 - 1e-6)
 

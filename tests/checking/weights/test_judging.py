@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from sigprop.checking.judging import judge
-from sigprop.checking.rows import RowsWitness
-from sigprop.checking.second_run import look_back
+from sigprop.checking.weights.judging import judge
+from sigprop.checking.weights.rows import RowsWitness
+from sigprop.checking.weights.second_run import look_back
 from sigprop.init import InitPlan, LayerPlan
 from sigprop.init.distributions import haar
 from sigprop.measurement.nodes import watched_nodes

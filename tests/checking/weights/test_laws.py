@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from sigprop.checking.facts import facts_of
-from sigprop.checking.laws import gains_of, laws_of, menu
-from sigprop.checking.shapes import SHAPES
-from sigprop.checking.structure import structure
+from sigprop.checking.weights.facts import facts_of
+from sigprop.checking.weights.laws import gains_of, laws_of, menu
+from sigprop.checking.weights.shapes import SHAPES
+from sigprop.checking.weights.structure import structure
 from sigprop.init.distributions import Law, fill
 from sigprop.reading import read
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sigprop.checking.rows import PLACES, RowsWitness
+from sigprop.checking.weights.rows import PLACES, RowsWitness
 from sigprop.measurement.nodes import watched_nodes
 
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sigprop.checking.direction import Answer
-from sigprop.checking.facts import Facts
-from sigprop.checking.laws import WeightLaw
-from sigprop.checking.structure import CLOSE
+from sigprop.checking.weights.direction import Answer
+from sigprop.checking.weights.facts import Facts
+from sigprop.checking.weights.laws import WeightLaw
+from sigprop.checking.weights.structure import CLOSE
 
 ALIKE = 3
 """Layers that a family needs for its median to mean something."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from sigprop.checking.facts import SAMPLE, Facts
-from sigprop.checking.shapes import SHAPES, Distribution
+from sigprop.checking.weights.facts import SAMPLE, Facts
+from sigprop.checking.weights.shapes import SHAPES, Distribution
 from sigprop.graph import Graph
 
 OUTLIER = 4.0

@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy import stats
 
-from sigprop.checking.chi_squares import ratio_score
-from sigprop.checking.direction import direction
-from sigprop.checking.off_span import off_span
-from sigprop.checking.quadratic import Quadratic
-from sigprop.checking.shapes import SHAPES
+from sigprop.checking.weights.chi_squares import ratio_score
+from sigprop.checking.weights.direction import direction
+from sigprop.checking.weights.off_span import off_span
+from sigprop.checking.weights.quadratic import Quadratic
+from sigprop.checking.weights.shapes import SHAPES
 from sigprop.init.distributions import haar
 from tests.stat import assert_uniform
 

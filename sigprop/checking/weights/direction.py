@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigprop.checking.chi_squares import FLAT, ratio_score
-from sigprop.checking.quadratic import Quadratic
-from sigprop.checking.structure import has_centred_rows, has_unit_rows, largest, squares
+from sigprop.checking.weights.chi_squares import FLAT, ratio_score
+from sigprop.checking.weights.quadratic import Quadratic
+from sigprop.checking.weights.structure import has_centred_rows, has_unit_rows, largest, squares
 
 
 @dataclass(frozen=True)

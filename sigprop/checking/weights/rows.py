@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigprop.checking.layouts import Layout, layout, operands
+from sigprop.checking.weights.layouts import Layout, layout, operands
 from sigprop.reading.meanings import shape_of
 from sigprop.reading.steps import Step
 from sigprop.reading.witness import Witness

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
-from sigprop.checking.chi_squares import normal_squares_score, squares_score
+from sigprop.checking.weights.chi_squares import normal_squares_score, squares_score
 from sigprop.init.distributions import TRUNCATED_STD
 
 

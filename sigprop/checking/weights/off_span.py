@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigprop.checking.chi_squares import FLAT, ratio_score
-from sigprop.checking.direction import Answer
-from sigprop.checking.quadratic import Quadratic
-from sigprop.checking.structure import largest, squares
+from sigprop.checking.weights.chi_squares import FLAT, ratio_score
+from sigprop.checking.weights.direction import Answer
+from sigprop.checking.weights.quadratic import Quadratic
+from sigprop.checking.weights.structure import largest, squares
 
 RANK = 1e-12
 """Directions with a smaller share of the largest eigenvalue are none."""

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sigprop.checking.direction import Answer, direction
-from sigprop.checking.facts import Facts, facts_of
-from sigprop.checking.laws import WeightLaw, gains_of, laws_of
-from sigprop.checking.off_span import off_span
-from sigprop.checking.rows import LayerRows, RowsWitness
-from sigprop.checking.scale import against_family, exactly, scale
-from sigprop.checking.second_run import Backward
-from sigprop.checking.shapes import cumulants_of
-from sigprop.checking.verdicts import (
+from sigprop.checking.weights.direction import Answer, direction
+from sigprop.checking.weights.facts import Facts, facts_of
+from sigprop.checking.weights.laws import WeightLaw, gains_of, laws_of
+from sigprop.checking.weights.off_span import off_span
+from sigprop.checking.weights.rows import LayerRows, RowsWitness
+from sigprop.checking.weights.scale import against_family, exactly, scale
+from sigprop.checking.weights.second_run import Backward
+from sigprop.checking.weights.shapes import cumulants_of
+from sigprop.checking.weights.verdicts import (
     SAID,
     LayerVerdict,
     Named,
@@ -63,7 +63,7 @@ def judge(
 
     Example:
         >>> from torch import nn
-        >>> from sigprop.checking import RowsWitness, look_back
+        >>> from sigprop.checking.weights import RowsWitness, look_back
         >>> from sigprop.measurement.nodes import watched_nodes
         >>> _ = torch.manual_seed(0)
         >>> model, x = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 64)), torch.eye(64)
