@@ -122,7 +122,7 @@ def test_without_a_level_it_is_refused():
         nn.Linear(50, 5),
     )  # fmt: skip
     before = {name: value.clone() for name, value in bare.state_dict().items()}
-    with pytest.raises(NoSolution, match="no level .* Give '2', which it feeds, a bias"):
+    with pytest.raises(NoSolution, match=r"no level .* Give '2', which it feeds, a bias"):
         initialize(bare, X, target="critical")
     assert all(torch.equal(before[name], value) for name, value in bare.state_dict().items())
 
