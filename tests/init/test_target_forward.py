@@ -323,6 +323,8 @@ def test_what_cannot_be_is_refused_and_nothing_changed(arguments, words):
     with pytest.raises(ValueError, match=words):
         initialize(model, **arguments)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(TypeError, match="report must be a function of a plan"):
+        initialize(model, X, report="print")
     with pytest.raises(TypeError, match="data must be True or False"):
         initialize(model, X, data=1)
 
