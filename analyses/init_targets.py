@@ -189,8 +189,8 @@ def check(rows: list[Row]) -> None:
 def draw(rows: list[Row]) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(12, 8.4), layout="constrained")
     for ax, key, what in (
-        (axes[0, 0], "q", "second moment, over that of the first layer"),
-        (axes[0, 1], "gradient", "squared gradient, over that of the last layer"),
+        (axes[0, 0], "q", "second moment over that of the first layer (cut)"),
+        (axes[0, 1], "gradient", "squared gradient over that of the last layer (cut)"),
     ):
         _draw_chains(ax, rows, key)
         ax.set(xlabel="depth (share of the net)", ylabel=what)
