@@ -42,6 +42,9 @@ class LayerPlan:
         std: root mean square of an entry.
         reason: what feeds the layer, or that alpha, gain or an activation was given.
         activation: what decides the gain, of :func:`sigprop.initialize`; else "".
+        q: second moment that leaves the layer, where it is predicted.
+        removed: mean of an entry of its input that its bias takes away: b = −mean · Σ_j W_ij.
+        bias_std: of its bias, where the layers differ; None: that of the plan.
     """
 
     name: str
@@ -54,6 +57,14 @@ class LayerPlan:
     std: float
     reason: str
     activation: str = ""
+    q: float | None = None
+    removed: float = 0.0
+    bias_std: float | None = None
+
+    @property
+    def centred(self) -> bool:
+        """Whether the bias takes the mean of the input away."""
+        return self.removed != 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,8 @@ class InitPlan:
     warnings: tuple[str, ...] = ()
     bias_std: float = 0.0
     """Standard deviation of the biases of these layers; 0: they are zero."""
+    notes: tuple[str, ...] = ()
+    """What the weights are to bring about, in words."""
 
     def records(self) -> list[Row]:
         """One flat row per weight, then one per untouched parameter (kind ``"untouched"``)."""
@@ -90,6 +103,7 @@ class InitPlan:
         if any(NEXT in layer.reason for layer in self.layers):
             lines.append(FOOTNOTE)
         lines += _left_alone(self.untouched)
+        lines += [_filled(note) for note in self.notes]
         lines += [_filled(f"Warning: {warning}") for warning in self.warnings]
         return "\n".join([*lines, self._counted()])
 
