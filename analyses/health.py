@@ -85,7 +85,7 @@ def _examined(patient: Patient, ward: str, seed: int, forecast: bool) -> Row:
     start = time.process_time()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 2**32)  # dropout
-        found = find(evidence(model, inputs, forecast=forecast, cotangent_seed=seed))
+        found = find(evidence(model, inputs, forecast=forecast, judged=False, seed=seed))
     problems = {level: [f.problem for f in found if f.level == level] for level in LEVELS}
     return {
         "ward": ward,

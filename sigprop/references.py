@@ -3,6 +3,8 @@
 REFERENCES: dict[str, str] = {
     "balduzzi2017": "D. Balduzzi et al., The Shattered Gradients Problem, ICML 2017 (looks-linear weights).",
     "barron2017": "J. Barron, Continuously Differentiable Exponential Linear Units, arXiv:1704.07483, 2017 (CELU).",
+    "barndorff1986": "O. Barndorff-Nielsen, Inference on Full or Partial Parameters Based on the "
+    "Standardized Signed Log Likelihood Ratio, Biometrika 73, 1986 (r* = w + log(v/w)/w).",
     "berzins2023": "A. Berzins, Polyhedral Complex Extraction from ReLU Networks using Edge Subdivision, ICML 2023.",
     "brock2021": "A. Brock, S. De and S. Smith, Characterizing Signal Propagation to Close the Performance "
     "Gap in Unnormalized ResNets, ICLR 2021 (unit-variance gains).",
@@ -13,6 +15,7 @@ REFERENCES: dict[str, str] = {
     "clevert2016": "D.-A. Clevert, T. Unterthiner and S. Hochreiter, Fast and Accurate Deep Network Learning by Exponential Linear Units, ICLR 2016.",
     "collobert2004": "R. Collobert, Large Scale Machine Learning, PhD thesis, Université Paris VI, 2004 (hard tanh).",
     "crofton": "M. Crofton, On the Theory of Local Probability, Philosophical Transactions 158, 1868 (the mean number of crossings of an arc by random great circles is its length over π); its use at finite width is derived in sigprop.regions.expected.",
+    "de2020": "S. De and S. Smith, Batch Normalization Biases Residual Blocks Towards the Identity Function in Deep Networks, NeurIPS 2020 (SkipInit).",
     "dugas2001": "C. Dugas et al., Incorporating Second-Order Functional Knowledge for Better Option Pricing, NeurIPS 2000 (softplus).",
     "elfwing2018": "S. Elfwing, E. Uchibe and K. Doya, Sigmoid-Weighted Linear Units for Neural Network Function Approximation in Reinforcement Learning, Neural Networks 107, 2018.",
     "folds": "Zigzags of two-piece units of any slope on a line, and units of slope 0 among others: derived in sigprop.regions.bounds; no published source is known to us.",
@@ -31,10 +34,13 @@ REFERENCES: dict[str, str] = {
     "hayou2019": "S. Hayou, A. Doucet and J. Rousseau, On the Impact of the Activation Function on Deep "
     "Neural Networks Training, ICML 2019.",
     "he2015": "K. He et al., Delving Deep into Rectifiers, ICCV 2015.",
+    "he2016": "K. He et al., Identity Mappings in Deep Residual Networks, ECCV 2016.",
     "hendrycks2016": "D. Hendrycks and K. Gimpel, Gaussian Error Linear Units, arXiv:1606.08415, 2016.",
     "howard2019": "A. Howard et al., Searching for MobileNetV3, ICCV 2019 (hard swish).",
     "klambauer2017": "G. Klambauer et al., Self-Normalizing Neural Networks, NeurIPS 2017.",
     "krizhevsky2010": "A. Krizhevsky, Convolutional Deep Belief Networks on CIFAR-10, 2010 (ReLU capped at 6).",
+    "lugannani1980": "R. Lugannani and S. Rice, Saddle Point Approximation for the Distribution of the "
+    "Sum of Independent Random Variables, Advances in Applied Probability 12, 1980.",
     "maas2013": "A. Maas, A. Hannun and A. Ng, Rectifier Nonlinearities Improve Neural Network Acoustic Models, ICML 2013 workshop (leaky ReLU).",
     "mezzadri2007": "F. Mezzadri, How to Generate Random Matrices from the Classical Compact Groups, "
     "Notices of the AMS 54, 2007 (Haar measure by QR with the signs of R).",
@@ -43,8 +49,10 @@ REFERENCES: dict[str, str] = {
     "montufar2017": "G. Montúfar, Notes on the Number of Linear Regions of Deep Neural Networks, SampTA 2017.",
     "nair2010": "V. Nair and G. Hinton, Rectified Linear Units Improve Restricted Boltzmann Machines, ICML 2010.",
     "phased": "PhasedReLU(α, β), leaky ReLU cut to zero below −β/α: defined in sigprop.nn.PhasedReLU; its integrals are derived there and in sigprop.closed_form, no published source is known to us.",
+    "mishkin2016": "D. Mishkin and J. Matas, All You Need is a Good Init, ICLR 2016 (LSUV).",
     "poole2016": "B. Poole et al., Exponential Expressivity in Deep Neural Networks through Transient "
     "Chaos, NeurIPS 2016.",
+    "radford2019": "A. Radford et al., Language Models are Unsupervised Multitask Learners, OpenAI 2019 (GPT-2).",
     "ramachandran2017": "P. Ramachandran, B. Zoph and Q. Le, Searching for Activation Functions, arXiv:1710.05941, 2017 (Swish).",
     "roberts2022": "D. Roberts, S. Yaida and B. Hanin, The Principles of Deep Learning Theory, Cambridge 2022.",
     "rumelhart1986": "D. Rumelhart, G. Hinton and R. Williams, Learning Representations by Back-propagating Errors, Nature 323, 1986 (sigmoid units).",
@@ -67,4 +75,5 @@ REFERENCES: dict[str, str] = {
     "zaslavsky1975": "T. Zaslavsky, Facing up to Arrangements: Face-Count Formulas for Partitions of Space by Hyperplanes, Memoirs of the AMS 154, 1975.",
     "zhang2022": "G. Zhang, A. Botev and J. Martens, Deep Learning without Shortcuts: Shaping the Kernel with "
     "Tailored Rectifiers, ICLR 2022.",
+    "zhang2019": "H. Zhang, Y. Dauphin and T. Ma, Fixup Initialization: Residual Learning Without Normalization, ICLR 2019.",
 }

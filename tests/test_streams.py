@@ -57,8 +57,8 @@ def test_a_block_names_its_join_its_fork_its_branch_and_its_ends():
         )
     )
     assert stream.blocks == (
-        Block("s", "x", ("a", "r", "b", "drop"), ("b",), ("a", "b")),
-        Block("t", "s", ("c", "r2", "d"), ("d",), ("c", "d")),
+        Block("s", "x", ("a", "r", "b", "drop"), ("b",), ("b",), ("a", "b")),
+        Block("t", "s", ("c", "r2", "d"), ("d",), ("d",), ("c", "d")),
     )
     assert (stream.start, stream.end, stream.post) == ("x", "t", False)
 
@@ -125,6 +125,7 @@ def test_pre_norm_is_no_norm_further_back():
 def test_a_branch_that_ends_in_an_activation_or_a_gate_has_no_end():
     bent = graph("a weight x", "r activation a", "s sum x r")
     assert only(streams(bent)).blocks[0].ends == ()
+    assert only(streams(bent)).blocks[0].last == ("r",)
     gated = graph("a weight x", "b weight x", "r activation b", "g product a r", "s sum x g")
     assert only(streams(gated)).blocks[0].ends == ()
 

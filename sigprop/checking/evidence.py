@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.checking.signals import SignalStatistics, SignalWitness
+from sigprop.checking.weights import Backward, RowsWitness, Verdicts, judge, look_back
 from sigprop.graph import Graph, Node
 from sigprop.graph.streams import Stream, streams
 from sigprop.graph.trunk import trunks
 from sigprop.measurement.nodes import NodeStatistics, watched_nodes
 from sigprop.prediction.entry import predict
 from sigprop.prediction.inputs import example_of
+from sigprop.prediction.planned import Plan
 from sigprop.prediction.result import NodePrediction, Prediction
 from sigprop.reading.calling import flatten, unwrapped
 from sigprop.reading.used import Reading
@@ -34,6 +36,7 @@ class Evidence:
         unpredicted: why there is no prediction.
         unmeasured: why there are no gradients, or no values at all.
         batch: samples in the example.
+        verdicts: on its weights; None: they were not judged.
     """
 
     measured: NodeStatistics
@@ -43,6 +46,7 @@ class Evidence:
     unpredicted: str = ""
     unmeasured: str = ""
     batch: int = 1
+    verdicts: Verdicts | None = None
 
     @property
     def reading(self) -> Reading:
@@ -85,6 +89,12 @@ class Evidence:
         """Predictions by node."""
         return {node.name: node for node in self.prediction or ()}
 
+    @cached_property
+    def blank(self) -> bool:
+        """Whether all that enters is 0: then no weight of a first layer gets a gradient."""
+        seen = [self.signals.get(node.name) for node in self.graph.of_kind("input")]
+        return bool(seen) and all(each is not None and each.low == each.high == 0 for each in seen)
+
     def q(self, name: str) -> float | None:
         """Mean square of what leaves a node: measured, else predicted."""
         seen = self.measured[name].q
@@ -102,68 +112,95 @@ class Evidence:
 
 def evidence(
     model: nn.Module,
-    example: Any,
+    x: Any,
     *,
-    prediction: Prediction | None = None,
+    init: Plan | None = None,
+    level: float = 0.01,
+    seed: int = 0,
     forecast: bool = True,
-    cotangent_seed: int = 0,
+    judged: bool = True,
 ) -> Evidence:
-    """Predict and measure a model, and collect what rules look at.
+    """Predict, measure and judge a model: all that rules look at.
 
     Nothing is changed. What cannot be predicted or differentiated is named in the result.
 
     Args:
         model: any module, in the mode it is in.
-        example: what ``predict`` takes: tensors, or shapes of them.
-        prediction: of this model on this example; None: made here, if that is asked for.
-        forecast: whether to make one; it takes longer than all the rest.
-        cotangent_seed: of the gradient that is sent back.
+        x: what ``predict`` takes: tensors, or shapes of them.
+        init: a plan of ``sigprop.init`` that its weights were drawn by; None: laws are recognized.
+        level: false alarms of each question about the weights.
+        seed: of the gradient that is sent back, and of the places that are looked at.
+        forecast: whether to predict; it takes longer than all the rest.
+        judged: whether the weights are judged, which takes a second run.
 
     Raises:
         TypeError: not a module, no example.
-        ValueError: what cannot be recorded.
+        ValueError: what cannot be recorded; a plan of another model.
     """
     model = unwrapped(model)
-    given, _ = example_of(model, example)
-    unpredicted = ""
-    if prediction is None and forecast:
+    example, _ = example_of(model, x)
+    prediction, unpredicted = None, ""
+    if forecast:
         try:
-            prediction = predict(model, example)
-        except ValueError as reason:
+            prediction = predict(model, x, init=init)
+        except ValueError as reason:  # a plan of another model is refused again below
             unpredicted = str(reason)
-    batch = next((t.shape[0] for t in flatten(given) if t.dim()), 1)
-    seen, signals, unmeasured = measured(model, given, batch, cotangent_seed=cotangent_seed)
-    parameters = dict(model.named_parameters())
-    return Evidence(seen, signals, prediction, parameters, unpredicted, unmeasured, batch)
+    run = _run(model, example, seed)
+    verdicts = None
+    if judged and not run.meta:
+        back = Backward(reason=run.unmeasured)
+        if not run.unmeasured:
+            back = look_back(model, *arguments(example))
+        verdicts = judge(run.measured, run.rows, init, level, back)
+    return Evidence(
+        run.measured,
+        run.signals.by_name(run.measured.reading),
+        prediction,
+        dict(model.named_parameters()),
+        unpredicted,
+        run.unmeasured,
+        run.signals.batch or 1,
+        verdicts,
+    )
 
 
-def measured(
-    model: nn.Module, given: Any, batch: int, *, cotangent_seed: int = 0
-) -> tuple[NodeStatistics, Mapping[str, SignalStatistics], str]:
-    """One run, forward and backward where that is possible, and why it is not."""
-    inputs, kwargs = _arguments(given)
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run of a model with all who look on, and why it was forward only."""
 
-    def run(gradients: bool) -> tuple[NodeStatistics, Mapping[str, SignalStatistics]]:
-        seen, (signals,) = watched_nodes(
-            model, inputs, kwargs, lambda: (SignalWitness(batch),),
-            cotangent_seed=cotangent_seed, gradients=gradients,
+    measured: NodeStatistics
+    signals: SignalWitness
+    rows: RowsWitness
+    unmeasured: str = ""
+    meta: bool = False
+
+
+def _run(model: nn.Module, example: Any, seed: int) -> _Run:
+    """Forward and backward where that is possible."""
+    batch = next((t.shape[0] for t in flatten(example) if t.dim()), 1)
+    meta = any(t.is_meta for t in (*flatten(example), *model.parameters()))
+
+    def run(gradients: bool, why: str = "") -> _Run:
+        seen, (signals, rows) = watched_nodes(
+            model, *arguments(example), lambda: (SignalWitness(batch), RowsWitness(seed=seed)),
+            cotangent_seed=seed, gradients=gradients,
         )  # fmt: skip
-        assert isinstance(signals, SignalWitness)
-        return seen, signals.by_name(seen.reading)
+        assert isinstance(signals, SignalWitness) and isinstance(rows, RowsWitness)
+        return _Run(seen, signals, rows, why, meta)
 
-    if any(t.is_meta for t in (*flatten(given), *model.parameters())):
-        return (*run(False), "the model is on the meta device and has no values")
+    if meta:
+        return run(False, "the model is on the meta device and has no values")
     try:
-        return (*run(True), "")
+        return run(True)
     except ValueError as reason:
         if "no gradient" not in str(reason):
             raise
         with torch.no_grad():
-            return (*run(False), str(reason).partition(".")[0])
+            return run(False, str(reason).partition(".")[0])
 
 
-def _arguments(given: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
+def arguments(example: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """Positional and keyword arguments that an example stands for."""
-    if isinstance(given, Mapping):
-        return (), given
-    return (given if type(given) is tuple else (given,)), {}
+    if isinstance(example, Mapping):
+        return (), example
+    return (example if type(example) is tuple else (example,)), {}

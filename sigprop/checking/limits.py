@@ -43,6 +43,7 @@ class Limits:
             not in use for a note.
         underflow_warned: the same for a warning.
         off: factor between measured and predicted, beside four times the predicted scatter.
+        learned: share of the layers whose weights know their input, from which the net has learned.
         unreached: share of the weights that get no gradient at all.
 
     Raises:
@@ -72,6 +73,7 @@ class Limits:
     underflow: float = 0.5
     underflow_warned: float = 0.05
     off: float = 4.0
+    learned: float = 0.3
     unreached: float = 0.5
 
     def __post_init__(self) -> None:

@@ -25,6 +25,9 @@ VOID_SCALE = "void scale"
 UNDERFLOW = "underflow"
 OVERFLOW = "overflow"
 NOT_JUDGED = "not judged"
+OFF_LAW = "gain off its law"
+KNOWS_INPUT = "weights know their input"
+KNOWS_GRADIENT = "weights know their gradient"
 
 CRITICAL = (
     'Initialize with sigprop.initialize(model, x, target="critical") (χ = 1), or add normalization '
@@ -40,3 +43,13 @@ BRANCHES = (
     'grow by e over all blocks; "fixup" and "skipinit" start them at 0.'
 )
 """Where a residual stream grows too fast."""
+LAW = (
+    "If that is meant, pass the plan it was drawn by, check(model, x, init=plan); else draw it "
+    "anew with sigprop.initialize(model, x)."
+)
+"""Where the size of weights is not that of their law."""
+ALIGNED = (
+    "Nothing needs to be done if the net has been trained or the weights were made from data; else "
+    "look for weights that are tied, copied or set from the input."
+)
+"""Where weights know their input or their gradient."""

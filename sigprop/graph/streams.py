@@ -11,6 +11,7 @@ Source: he2016 (blocks, pre- and post-activation).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,10 +22,10 @@ CARRIES: frozenset[Kind] = frozenset(
     ("passage", "scale", "shift", "dropout", "pooling", "normalization")
 )
 """Kinds through which a stream is carried past a branch."""
-_CHAIN: frozenset[Kind] = CARRIES | {"weight", "concatenation"}  # one with zeros
+_CHAIN = CARRIES | frozenset[Kind](("weight", "concatenation"))  # one with zeros
 _ACTS: frozenset[Kind] = frozenset(("activation", "normalization"))
 _NO_SIGNAL: frozenset[Kind] = frozenset(("constant", "comparison"))
-_ENDS_THROUGH: frozenset[Kind] = (CARRIES | {"sum"}) - {"pooling"}
+_ENDS_THROUGH = CARRIES - {"pooling"} | frozenset[Kind](("sum",))
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Block:
         before: the node of the stream that the branch starts from.
         branch: nodes of the branch, or of all branches that join here, in order.
         ends: weights whose output reaches the join with no activation or weight between.
+        last: what makes the branch: ends, and where it does not end in a weight an activation, a
+            product or another node.
         weights: all weights of the branch.
         shortcut: weights that the stream itself goes through on its way to the join.
         pre_norm: whether every path of the branch meets a normalization before its first weight.
@@ -47,6 +50,7 @@ class Block:
     before: str
     branch: tuple[str, ...]
     ends: tuple[str, ...]
+    last: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     shortcut: tuple[str, ...] = ()
     pre_norm: bool = False
@@ -277,31 +281,34 @@ class _Search:
         own = {join.before, *join.carried, *branch}
         return all(each.before in own for each in inner)
 
-    def _block(self, join: _Join, behind: tuple[str, ...]) -> Block:
+    def _block(self, join: _Join, behind: tuple[str, ...], others: AbstractSet[str]) -> Block:
         branch = self._branch(join)
-        ends, normed = self._ends(join, set(branch))
+        passed: list[str] = []
+        made = self._last(join.terms, set(branch), passed, others)
+        last = tuple(sorted(made, key=self.graph.place.__getitem__))
+        normed = any(self._is(name, "normalization") for name in passed)
         return Block(
-            join.join, join.before, branch, ends, self._weights(branch),
+            join.join, join.before, branch, self._weights(last), last, self._weights(branch),
             self._weights(reversed(join.carried)), self._is_pre_norm(join, branch), normed, behind,
         )  # fmt: skip
 
-    def _ends(self, join: _Join, branch: set[str]) -> tuple[tuple[str, ...], bool]:
-        """The last weights of a branch, and whether what they put out is normalized."""
-        passed: list[str] = []
-        last = self._last(join.terms, branch, passed)
-        normed = any(self._is(name, "normalization") for name in passed)
-        return self._weights(sorted(last, key=self.graph.place.__getitem__)), normed
-
     def _last(
-        self, terms: Iterable[str], branch: set[str], passed: list[str] | None = None
+        self,
+        terms: Iterable[str],
+        branch: set[str],
+        passed: list[str] | None = None,
+        joins: AbstractSet[str] = frozenset(),
     ) -> set[str]:
-        """The nodes of a branch that make what is added; ``passed``: those it is handed on by."""
+        """The nodes of a branch that make what is added; ``passed``: those it is handed on by.
+
+        The join of another block makes it itself.
+        """
         found, waiting = set[str](), list(terms)
         while waiting:
             name = waiting.pop()
             if name not in branch:
                 continue
-            if self.graph.by_name[name].kind not in _ENDS_THROUGH:
+            if name in joins or self.graph.by_name[name].kind not in _ENDS_THROUGH:
                 found.add(name)
                 continue
             waiting += self.inputs[name]
@@ -351,7 +358,7 @@ class _Search:
         post = any(plain) if plain else not self._starts_acting(found[0])
         ways.append(self._acts_next(found[-1].join))
         for join, way in zip(found, ways, strict=True):
-            yield self._block(join, way if post else ())
+            yield self._block(join, way if post else (), joins.keys() - {join.join, *join.merged})
 
     def _around(self, joins: dict[str, _Join]) -> dict[str, str]:
         """The join of the innermost block in whose branch each join lies; "" if in none."""

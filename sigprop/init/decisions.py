@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sigprop.graph import Graph, same_slopes
 from sigprop.init.decided import Decided, Levels, Stated
@@ -19,7 +18,6 @@ from sigprop.init.jobs import (
     job_of,
     merged,
     root_mean_square,
-    tensor_job,
     writables_of,
 )
 from sigprop.init.levels import levels
@@ -27,7 +25,7 @@ from sigprop.init.mirrored import Ends, check_mirrorable, feeding_slopes
 from sigprop.init.parameters import refuse_overlaps
 from sigprop.init.plan import InitPlan
 from sigprop.init.request import Request, must_match
-from sigprop.init.signal_warnings import SignalWarning, warnings_of
+from sigprop.init.signal_warnings import warnings_of
 from sigprop.init.untouched import nothing_left, untouched
 from sigprop.init.weights import (
     ModelWeight,
@@ -36,7 +34,7 @@ from sigprop.init.weights import (
     weights_of_reading,
 )
 from sigprop.reading import Reading, read
-from sigprop.reading.calling import attributes_kept, some, unwrapped
+from sigprop.reading.calling import attributes_kept, some
 from sigprop.reading.layers import WEIGHT_LAYERS
 from sigprop.theory.fixed_points import NoSolution
 
@@ -56,41 +54,11 @@ UNEVEN = 1.5
 """Calls of one weight whose gains differ by more than this factor are said."""
 
 
-def jobs_for(
-    target: nn.Module | Tensor, request: Request, generator: torch.Generator | None = None
-) -> tuple[list[Job], InitPlan]:
-    """Decide everything for a tensor, a layer or a model; what is written on the way is put back.
-
-    Args:
-        target: what is to be initialized.
-        request: how.
-        generator: that the weights are to be drawn from; it is left as it is.
-
-    Raises:
-        TypeError, ValueError: whatever cannot be done; see :func:`sigprop.init.kaiming_leaky_init`.
-    """
-    if isinstance(target, Tensor):
-        job = tensor_job(target, request)
-        return [job], InitPlan((job.layer,), ())
-    if not isinstance(target, nn.Module):
-        raise TypeError(
-            "module_or_tensor must be a torch.nn.Module or a weight tensor; "
-            f"got {type(target).__name__}."
-        )
-    return _Decision(unwrapped(target), request, generator).jobs()
-
-
 def _same_draws(generator: torch.Generator | None) -> torch.Generator:
     """A generator that draws what this one (None: torch's own) will draw."""
     same = torch.Generator("cpu" if generator is None else generator.device)
     same.set_state(torch.get_rng_state() if generator is None else generator.get_state())
     return same
-
-
-def warn_of(plan: InitPlan, stacklevel: int) -> None:
-    """Say what the weights cannot hold, as one warning."""
-    if plan.warnings:
-        warnings.warn(" ".join(plan.warnings), SignalWarning, stacklevel=stacklevel + 1)
 
 
 def _parameters_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
@@ -103,7 +71,7 @@ def _parameters_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     return dict(found.values())
 
 
-class _Decision:
+class Decision:
     """One model and one request, on the way to jobs."""
 
     def __init__(
@@ -121,27 +89,42 @@ class _Decision:
         """Of parameters that could not be set (``strict=False``): why."""
 
     def jobs(self) -> tuple[list[Job], InitPlan]:
-        weights, jobs = self._settled(self._weights())
-        weights, jobs = self._measured_again(weights, merged(jobs, self.request.ways))
+        """What is to be written, and the plan of it."""
+        weights, jobs = self._decide()
         reasons = {name: weight.left for weight in weights if weight.left for name in weight.names}
         reasons |= self.refused
         if not jobs:
             raise ValueError(nothing_left(self.model, list(reasons.values())))
         writables = writables_of(jobs)
         refuse_overlaps(writables)
+        said, notes = self._said(weights)
         plan = InitPlan(
             tuple(job.layer for job in jobs),
             untouched(self.modules, self.parameters, writables, reasons),
-            (
-                *self._warnings(weights),
-                *self._far(weights),
-                *self.notes,
-                *self._left_out(),
-                *self._cut(),
-            ),
+            said,
             self.request.bias_std,
+            notes,
         )
         return jobs, plan
+
+    def written(
+        self, jobs: Sequence[Job], plan: InitPlan, generator: torch.Generator | None
+    ) -> InitPlan:
+        """Write the jobs; the plan with what was done."""
+        with torch.no_grad():
+            for job in jobs:
+                job.write(self.request.bias_std, generator)
+        return plan
+
+    def _decide(self) -> tuple[list[ModelWeight], list[Job]]:
+        """All weights, and the jobs of those that are set."""
+        weights, jobs = self._settled(self._weights())
+        return self._measured_again(weights, merged(jobs, self.request.ways))
+
+    def _said(self, weights: Sequence[ModelWeight]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What cannot be held, and what is brought about, in words."""
+        warnings = (*self._warnings(weights), *self._far(weights), *self.notes)
+        return (*warnings, *self._left_out(), *self._cut()), ()
 
     def _settled(self, weights: list[ModelWeight]) -> tuple[list[ModelWeight], list[Job]]:
         """Decide all layers; those that cannot be set stay, and the others are decided anew."""
@@ -256,13 +239,22 @@ class _Decision:
         else:
             if not layers and not self.parameters:
                 raise ValueError(self._no_weights())
-            self.reading = read(model, request.example)
+            reading = read(model, request.example)
             if request.mirrored:
-                check_mirrorable(self.reading.graph)
-            weights = weights_of_reading(
-                self.modules, list(self.parameters), self.reading, frozen=request.frozen
-            )
-            self._check_called(weights, layers)
+                check_mirrorable(reading.graph)
+            return self._weights_of(reading)
+        if not weights:
+            raise ValueError(self._no_weights())
+        return self._chosen(weights)
+
+    def _weights_of(self, reading: Reading) -> list[ModelWeight]:
+        """The weights that a reading met, those left alone that the user's patterns name."""
+        self.reading = reading
+        weights = weights_of_reading(
+            self.modules, list(self.parameters), reading, frozen=self.request.frozen
+        )
+        layers = {n: m for n, m in self.modules.items() if isinstance(m, WEIGHT_LAYERS)}
+        self._check_called(weights, layers)
         if not weights:
             raise ValueError(self._no_weights())
         return self._chosen(weights)

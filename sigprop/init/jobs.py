@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,19 +24,36 @@ PLAIN = Mirror()
 
 
 class Job(NamedTuple):
-    """A layer's plan with the tensors to write and the law to draw them from."""
+    """A layer's plan with the tensors to write and the law to draw them from.
+
+    Attributes:
+        layer: what is planned.
+        law: of the weight.
+        weight: to write.
+        biases: that go with it.
+        sums: the sums of the rows of the weight in use, where the plan takes a mean away.
+    """
 
     layer: LayerPlan
     law: Law
     weight: Writable
     biases: tuple[Writable, ...] = ()
+    sums: Callable[[], Tensor] | None = None
 
     def write(self, bias_std: float, generator: torch.Generator | None) -> None:
         """Draw the weight, then its biases (zero if ``bias_std`` is); autograd must be off."""
         self.weight.write(lambda weight: fill(weight, self.law, generator))
-        law = Law("normal", bias_std)
+        std = bias_std if self.layer.bias_std is None else self.layer.bias_std
         for bias in self.biases:
-            bias.write(lambda tensor: fill(tensor, law, generator) if bias_std else tensor.zero_())
+            bias.write(lambda tensor: self._fill_bias(tensor, std, generator))
+
+    def _fill_bias(self, bias: Tensor, std: float, generator: torch.Generator | None) -> None:
+        if self.layer.removed and self.sums is not None:
+            bias.copy_(-self.layer.removed * self.sums())
+        elif std:
+            fill(bias, Law("normal", std), generator)
+        else:
+            bias.zero_()
 
 
 class GainChoice(NamedTuple):

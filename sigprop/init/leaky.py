@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sigprop.init.decisions import jobs_for, warn_of
-from sigprop.init.request import Request, slopes_request
-from sigprop.reading.calling import collector_waits
+from sigprop.init.drawing import draw
+from sigprop.init.request import slopes_request
 
 Target = TypeVar("Target", bound="nn.Module | Tensor")
 
@@ -134,25 +133,3 @@ def kaiming_leaky_init(
         frozen=frozen,
     )
     return draw(module_or_tensor, request, generator)
-
-
-def draw(
-    target: Target, request: Request, generator: torch.Generator | None, *, stacklevel: int = 3
-) -> Target:
-    """Decide everything, then draw.
-
-    Raises:
-        TypeError, ValueError: whatever cannot be done; then nothing has been changed.
-    """
-    if not isinstance(generator, torch.Generator | None):
-        raise TypeError(
-            f"generator must be a torch.Generator or None; got {generator!r}. "
-            "For a seed, pass torch.Generator().manual_seed(seed)."
-        )
-    with collector_waits():
-        jobs, plan = jobs_for(target, request, generator)
-    with torch.no_grad():
-        for job in jobs:
-            job.write(request.bias_std, generator)
-    warn_of(plan, stacklevel)
-    return target

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sigprop.reading.calling import some
-from sigprop.records import Row, table
+from sigprop.records import Row, counted, cut, table
 
 WIDTH = 110
 """Characters of a line of a printed plan."""
@@ -42,6 +42,9 @@ class LayerPlan:
         std: root mean square of an entry.
         reason: what feeds the layer, or that alpha, gain or an activation was given.
         activation: what decides the gain, of :func:`sigprop.initialize`; else "".
+        q: second moment that leaves the layer, where it is predicted.
+        removed: mean of an entry of its input that its bias takes away: b = −mean · Σ_j W_ij.
+        bias_std: of its bias, where the layers differ; None: that of the plan.
     """
 
     name: str
@@ -54,6 +57,14 @@ class LayerPlan:
     std: float
     reason: str
     activation: str = ""
+    q: float | None = None
+    removed: float = 0.0
+    bias_std: float | None = None
+
+    @property
+    def centred(self) -> bool:
+        """Whether the bias takes the mean of the input away."""
+        return self.removed != 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,8 @@ class InitPlan:
     warnings: tuple[str, ...] = ()
     bias_std: float = 0.0
     """Standard deviation of the biases of these layers; 0: they are zero."""
+    notes: tuple[str, ...] = ()
+    """What the weights are to bring about, in words."""
 
     def records(self) -> list[Row]:
         """One flat row per weight, then one per untouched parameter (kind ``"untouched"``)."""
@@ -90,6 +103,7 @@ class InitPlan:
         if any(NEXT in layer.reason for layer in self.layers):
             lines.append(FOOTNOTE)
         lines += _left_alone(self.untouched)
+        lines += [_filled(note) for note in self.notes]
         lines += [_filled(f"Warning: {warning}") for warning in self.warnings]
         return "\n".join([*lines, self._counted()])
 
@@ -103,8 +117,8 @@ class InitPlan:
         rows = [
             {
                 **row,
-                "name": _cut(row["name"], LONGEST_NAME),
-                "activation": _cut(row["activation"], 24),
+                "name": cut(row["name"], LONGEST_NAME),
+                "activation": cut(row["activation"], 24),
             }
             for row in self.records()[: len(self.layers)]
         ]
@@ -121,11 +135,11 @@ class InitPlan:
         return out
 
     def _counted(self) -> str:
-        parts = [f"{_number(len(self.layers), 'layer')} set"]
+        parts = [f"{counted(len(self.layers), 'layer')} set"]
         if self.untouched:
-            parts.append(f"{_number(len(self.untouched), 'parameter')} left alone")
+            parts.append(f"{counted(len(self.untouched), 'parameter')} left alone")
         if self.warnings:
-            parts.append(_number(len(self.warnings), "warning"))
+            parts.append(counted(len(self.warnings), "warning"))
         return ", ".join(parts) + "."
 
 
@@ -155,17 +169,5 @@ def _short(reason: str) -> str:
     return before + met
 
 
-def _cut(text: str, longest: int) -> str:
-    """A text with its middle left out if it is too long."""
-    if len(text) <= longest:
-        return text
-    ahead = (longest - 3) // 2
-    return f"{text[:ahead]}...{text[ahead + 3 - longest :]}"
-
-
 def _filled(text: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _number(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"

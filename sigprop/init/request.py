@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sigprop.activations import ACTIVATIONS, Activation, as_activation
 from sigprop.checks import one_of, real_array, real_number
 from sigprop.graph import Slopes
+from sigprop.init.aim import Aim
 from sigprop.init.decided import Stated
 from sigprop.init.distributions import DISTRIBUTIONS
 from sigprop.init.gains import Criterion, exact_gain, leaky_gain, shown
@@ -136,6 +137,7 @@ class Request:
         frozen: whether weights that take no gradient are set too.
         include: pattern of the layers that are set; None: all.
         skip: pattern of those that are not.
+        aim: what the prediction is to bring about; None: the graph alone decides.
     """
 
     criterion: Criterion
@@ -150,6 +152,7 @@ class Request:
     frozen: bool = False
     include: re.Pattern[str] | None = None
     skip: re.Pattern[str] | None = None
+    aim: Aim | None = None
 
     @property
     def leaky(self) -> bool:
@@ -287,6 +290,32 @@ def criterion_request(
         bias_std,
         **_options(**more),
     )
+
+
+def aim_request(
+    aim: Aim, q: float, distribution: str | None, *, example: Any, **more: Any
+) -> Request:
+    """The arguments of :func:`initialize` with a target, read and checked.
+
+    Raises:
+        TypeError, ValueError: no example, out of range, unknown words.
+    """
+    if example is None:
+        raise ValueError(
+            f"target {aim.target!r} is decided by what really enters each layer; give an example "
+            "of the input: initialize(model, x, target=…)."
+        )
+    if distribution is None:
+        distribution = "orthogonal" if aim.target == "critical" else "normal"
+    if _spelled(distribution, DISTRIBUTIONS) == "mirrored":
+        raise ValueError(
+            "distribution 'mirrored' has a gain of its own, √2/|1+α|: leave distribution= out "
+            "(target='critical' mirrors the leaky family where that fits), or give kind='critical'."
+        )
+    request = criterion_request(
+        None, None, "forward", q, None, "fan_in", distribution, 0.0, example=example, **more
+    )
+    return replace(request, aim=aim)
 
 
 def _options(

@@ -3,7 +3,8 @@
 How to use it: ``prediction = sigprop.predict(model, x)``; print it, ask ``prediction["layer"].q``,
 take ``prediction.records()``, draw it with ``sigprop.plots.prediction``.
 
-The files: ``entry.py``: the one call. ``inputs.py``: examples and shapes. ``translate.py``: a
+The files: ``entry.py``: the one call. ``run.py``: a model on the way to its moments, also while the
+laws of its weights are being decided. ``inputs.py``: examples and shapes. ``translate.py``: a
 recorded model as the calls that the rules of ``sigprop.theory.network`` read, with ``laws.py`` (the
 moments of weights), ``materialize.py`` (of models without values), ``planned.py`` (of a plan) and
 ``norms.py`` (normalizations by hand). ``measured.py``: what no rule predicts. ``readout.py`` and

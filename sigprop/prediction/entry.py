@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import nn
 
 from sigprop.measurement.hooks import ONE_AT_A_TIME
-from sigprop.measurement.nodes import NodeStatistics, measure_nodes
-from sigprop.prediction.inputs import example_of, tokens
-from sigprop.prediction.materialize import Materializer
-from sigprop.prediction.measured import Measured, Places
+from sigprop.prediction.measured import Measured
 from sigprop.prediction.planned import Plan, planned_laws
 from sigprop.prediction.readout import read_out
 from sigprop.prediction.result import Prediction
+from sigprop.prediction.run import Choice, ModelRun, Positions, Weights, quiet
 from sigprop.prediction.translate import Translator
-from sigprop.reading.build import build
-from sigprop.reading.calling import check_model, collector_waits, flatten, labelled, unwrapped
-from sigprop.reading.running import record_steps
+from sigprop.reading.calling import collector_waits
 from sigprop.reading.used import Reading
-from sigprop.theory.network import (
-    Call,
-    Propagation,
-    SignalState,
-    from_moments,
-    from_values,
-    propagate,
-)
-from sigprop.theory.network.divisions import with_position_axis
-
-Positions = Literal["exchangeable", "full"]
-Weights = Literal["law", "actual"]
-MOST_PAIRS = 2**23
-"""Pairs of entries of an input that are told apart at most."""
+from sigprop.theory.network import Call, Propagation, SignalState
 
 
 @collector_waits()
@@ -85,20 +64,11 @@ def predict(
         >>> round(prediction["0"].q, 2)  # U(±1/√100): 100/300 and the bias 1/300
         0.34
     """
-    choice = _Choice(weights, positions, samples)
+    choice = Choice(weights, positions, samples)
     _check(choice, init)
     with ONE_AT_A_TIME:
-        reading, calls, found, added = _run(model, x, choice, init)
-    return read_out(model, reading, calls, found, added)
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """How a prediction is made."""
-
-    weights: Weights = "law"
-    positions: Positions = "exchangeable"
-    samples: Positions = "exchangeable"
+        run, found, added = _run(model, x, choice, init)
+    return read_out(model, run.reading, run.calls, found, added)
 
 
 def propagated(
@@ -112,62 +82,20 @@ def propagated(
         init: see :func:`predict`.
         choice: ``weights``, ``positions``, ``samples`` of :func:`predict`.
     """
-    reading, _, found, _ = _run(model, x, _Choice(**choice), init)
-    return found, reading.graph.nodes[-1].inputs[0]
+    run, found, _ = _run(model, x, Choice(**choice), init)
+    return found, run.reading.graph.nodes[-1].inputs[0]
 
 
 def _run(
-    model: nn.Module, x: Any, choice: _Choice, init: Plan | None
-) -> tuple[Reading, list[Call], Propagation, list[str]]:
+    model: nn.Module, x: Any, choice: Choice, init: Plan | None
+) -> tuple[ModelRun, Propagation, list[str]]:
     """Read a model and send the moments of an input through it."""
-    check_model(model)
-    model = unwrapped(model)
-    example, drawn = example_of(model, x)
-    _check_inputs(model, example)
-    with torch.random.fork_rng(devices=[]), np.errstate(all="ignore"):
-        places = Places()
-        try:
-            recorder, ends = record_steps(model, example, measure=True, witness=places)
-        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-            shapes = ", ".join(f"{tuple(t.shape)} on {t.device}" for t in flatten(example))
-            raise ValueError(f"the model does not run on inputs of {shapes}: {error}") from error
-        reading = build(model, recorder.steps, ends, list(recorder.cuts))
-        tensors = [tensor for _, tensor in labelled(model, example)]
-        entries = [step for step in recorder.steps if step.what == "input"]
-        given = {e: _with_values(model, t) for e, t in zip(entries, tensors, strict=True)}
-        translator = Translator(
-            reading, given, dict(model.named_parameters()), planned_laws(reading, init),
-            Materializer(model), actual=choice.weights == "actual", full=choice.positions == "full",
-        )  # fmt: skip
-        translator.meta = any(tensor.is_meta for tensor in tensors)
-        calls = translator.calls()
-        states = _entries(reading, translator, calls, drawn, choice)
-        measured = Measured(
-            translator,
-            places,
-            lambda witness: record_steps(model, example, witness=witness),
-            lambda: measured_nodes(model, example),
-        )
-        ends_at = _cotangents(reading, calls)
-
-        def predicted() -> Propagation:
-            return propagate(
-                calls, states, ends_at, measure=measured.forward, measure_back=measured.backward
-            )
-
-        found = predicted()
-        if measured.collect():
-            found = predicted()
-        _read_out(reading, calls, translator, found)
-        added = _measure_parameters(reading, found, measured)
-    return reading, calls, found, added
-
-
-def _with_values(model: nn.Module, tensor: Tensor) -> Tensor:
-    """A tensor; tokens on the meta device are drawn, as a look-up asks which are equal."""
-    if tensor.is_meta and not tensor.is_floating_point():
-        return tokens(model, tuple(tensor.shape), tensor.dtype)
-    return tensor
+    with quiet():
+        run = ModelRun(model, x, choice, lambda reading: planned_laws(reading, init))
+        found = run.propagated()
+        _read_out(run.reading, run.calls, run.translator, found)
+        added = _measure_parameters(run.reading, found, run.measured)
+    return run, found, added
 
 
 def _read_out(
@@ -188,13 +116,6 @@ def _read_out(
                 squares[each] = squares.get(each, 0.0) + part
 
 
-def measured_nodes(model: nn.Module, example: Any) -> NodeStatistics:
-    """Gradients as they are on the example."""
-    if isinstance(example, Mapping):
-        return measure_nodes(model, **example)
-    return measure_nodes(model, *(example if type(example) is tuple else (example,)))
-
-
 def _measure_parameters(reading: Reading, found: Propagation, measured: Measured) -> list[str]:
     """The gradients of parameters that no rule has given, where one arrives; their names."""
     missing: dict[str, None] = {}
@@ -210,7 +131,7 @@ def _measure_parameters(reading: Reading, found: Propagation, measured: Measured
     return [name for name, square in added.items() if square]
 
 
-def _check(choice: _Choice, init: Any) -> None:
+def _check(choice: Choice, init: Any) -> None:
     for name, allowed in (
         ("weights", ("law", "actual")),
         ("positions", ("exchangeable", "full")),
@@ -228,103 +149,3 @@ def _check(choice: _Choice, init: Any) -> None:
             "weights='actual' are those that the model has now, and init= is a plan of others; "
             "give one of the two."
         )
-
-
-def _check_inputs(model: nn.Module, example: Any) -> None:
-    for tensor in flatten(example):
-        if tensor.is_complex() or tensor.layout != torch.strided:
-            kind = "complex" if tensor.is_complex() else f"{tensor.layout}"
-            raise ValueError(f"inputs that are {kind} are not predicted; give real, dense ones.")
-        if not tensor.numel():
-            raise ValueError(
-                f"an input of shape {tuple(tensor.shape)} has no entries, and no moments; give one "
-                "with sizes of at least 1."
-            )
-        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
-            raise ValueError(
-                f"an input of shape {tuple(tensor.shape)} holds NaN or infinite numbers, which "
-                "have no moments; give finite ones."
-            )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise ValueError(
-                f"{name!r} is lazy: it has no shape before the model has run. Call the model once "
-                "on an example, then predict it."
-            )
-    for name, parameter in model.named_parameters():
-        known = parameter.layout is torch.strided and not parameter.is_meta
-        if known and not parameter.detach().isfinite().all():
-            raise ValueError(
-                f"the parameter {name!r} holds NaN or infinite numbers: nothing can be predicted "
-                "behind it; give a model with finite ones."
-            )
-
-
-def _entries(
-    reading: Reading,
-    translator: Translator,
-    calls: Sequence[Call],
-    drawn: set[int],
-    choice: _Choice,
-) -> dict[str, SignalState]:
-    """States of what data enters by: inputs, and tensors that the model holds for a signal."""
-    states: dict[str, SignalState] = {}
-    for call in calls:
-        step = reading.steps[call.name]
-        if step.what == "input":
-            tensor = translator.given[step]
-        elif step.what == "source":
-            tensor = translator.tensor(step.args[0])
-        else:
-            continue
-        channel = _channel_dim(reading, call.name, tensor.dim())
-        full = _full_dims(tensor, channel, choice)
-        if tensor.is_meta or id(tensor) in drawn:
-            state = from_moments(tuple(tensor.shape), 1.0)
-            for dim in full:
-                state = with_position_axis(state, state.places(dim).start)
-            states[call.name] = state
-        else:
-            states[call.name] = from_values(tensor.detach().double().cpu().numpy(), full)
-    return states
-
-
-def _full_dims(tensor: Tensor, channel: int, choice: _Choice) -> list[int]:
-    """The dimensions of an input whose entries are told apart."""
-    dims: list[int] = []
-    pairs = 1
-    wanted = [channel] if choice.weights == "actual" and tensor.dim() else []
-    if choice.positions == "full":
-        wanted += [d for d in range(1, tensor.dim()) if d != channel]
-    if choice.samples == "full" and tensor.dim() > 1:
-        wanted.append(0)
-    for dim in wanted:
-        size = tensor.shape[dim]
-        if pairs * size**2 <= MOST_PAIRS:
-            dims.append(dim)
-            pairs *= size**2
-    return dims
-
-
-def _channel_dim(reading: Reading, name: str, dims: int) -> int:
-    """The dimension of channels: what the first weight behind sums over, else the last."""
-    reached = {name}
-    for node in reading.graph.nodes:
-        if node.name in reached or not reached & set(node.inputs):
-            continue
-        if node.kind == "weight":
-            spatial = int(node.operation[-2]) if node.operation.startswith("conv") else 0
-            return max(dims - spatial - 1, 0)
-        reached.add(node.name)
-    return max(dims - 1, 0)
-
-
-def _cotangents(reading: Reading, calls: Sequence[Call]) -> dict[str, Any]:
-    """A gradient of mean square 1 at each output."""
-    shapes = {call.name: call.shape for call in calls}
-    output = reading.graph.nodes[-1]
-    return {
-        name: from_moments(shapes[name] or (), 1.0)
-        for name in output.inputs
-        if name in shapes and shapes[name] is not None
-    }

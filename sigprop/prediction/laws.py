@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigprop.prediction.planned import computed_from
+from sigprop.prediction.planned import Draw, computed_from
 from sigprop.reading.steps import Step, behind, tensors_in
 from sigprop.theory.network import CannotPredict, Constant
 
@@ -23,8 +23,7 @@ class Laws:
     Args:
         tensor: computes the values of a constant; raises ``CannotPredict`` where it cannot.
         parameters: of the model, by name.
-        planned: standard deviation of the entries of a parameter that will be drawn, 0 of one that
-            will be zero; the others are as they are.
+        planned: how parameters will be drawn; the others are as they are.
 
     Attributes:
         derived: what is computed from parameters (a normalized weight, rows of a table), by a name
@@ -35,14 +34,27 @@ class Laws:
         self,
         tensor: Callable[[Step | Tensor], Tensor],
         parameters: Mapping[str, Tensor],
-        planned: Mapping[str, float],
+        planned: Mapping[str, Draw],
     ) -> None:
         self.tensor = tensor
         self.names = {id(tensor): name for name, tensor in parameters.items()}
         self.draws = copies(parameters)
-        self.planned = planned
+        self.planned = dict(planned)
         self.known: dict[int, tuple[object, Constant]] = {}
         self.derived: dict[str, Step] = {}
+        self._made_of: dict[str, set[int]] = {}
+        self._names_of: dict[int, str] = {}
+
+    def plan(self, key: str, draw: Draw) -> None:
+        """Another law for what is computed from some parameters, from now on.
+
+        Args:
+            key: of ``computed_from``.
+            draw: how it will be drawn.
+        """
+        self.planned[key] = draw
+        for value in self._made_of.get(key, ()):
+            self.known.pop(value, None)
 
     def of(self, value: Step | Tensor) -> Constant:
         """A constant with its moments: as they are, or as they are planned."""
@@ -54,13 +66,17 @@ class Laws:
         names, direct = self._behind(value)
         name = names[0] if len(names) == 1 and direct else ""
         if names and not name and isinstance(value, Step):
-            name = f"computed from {', '.join(names)}#{len(self.derived)}"
+            again = f"computed from {', '.join(names)}#{len(self.derived)}"
+            name = self._names_of.setdefault(id(value), again)
             self.derived[name] = value
+        if names:
+            self._made_of.setdefault(computed_from(names), set()).add(id(value))
         values = partial(_numpy, self.tensor, value)
         shape = tuple(value.shape or ())
-        std = self.planned.get(computed_from(names)) if names else None
-        if std is not None:
-            return Constant(shape, values, 0.0, std**2, name)
+        draw = self.planned.get(computed_from(names)) if names else None
+        if draw is not None:
+            row_sum = 0.0 if draw.centred else 1.0
+            return Constant(shape, values, 0.0, draw.std**2, name, row_sum=row_sum)
         unknown = Constant(shape, values, math.nan, math.nan, name, bool(names))
         try:
             found = self.tensor(value)

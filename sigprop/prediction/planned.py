@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sigprop.reading.calling import some
 from sigprop.reading.used import Reading
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a parameter will be drawn: independent entries of mean 0.
+
+    Attributes:
+        std: root mean square of an entry; 0: it will be zero.
+        centred: whether its bias takes away what the mean of its input adds.
+    """
+
+    std: float
+    centred: bool = False
 
 
 class Plan(Protocol):
@@ -28,25 +42,26 @@ def computed_from(names: Iterable[str]) -> str:
     return " and ".join(sorted(names))
 
 
-def planned_laws(reading: Reading, plan: Plan | None) -> dict[str, float]:
-    """Standard deviation by name of parameter (by names, of what is made of several).
+def planned_laws(reading: Reading, plan: Plan | None) -> dict[str, Draw]:
+    """How parameters will be drawn, by name (by names, of what is made of several).
 
     Raises:
         ValueError: the plan names a layer that this run of the model does not use.
     """
     if plan is None:
         return {}
-    planned = {name: layer.std for layer in plan.layers for name in layer.name.split(" = ")}
-    found: dict[str, float] = {}
+    planned = {name: layer for layer in plan.layers for name in layer.name.split(" = ")}
+    found: dict[str, Draw] = {}
     met: set[str] = set()
     for node, used in reading.weights.items():
         names = [name for name in (used.path, node, *used.parameters) if name in planned]
         met.update(names)
         if not names:
             continue
-        found[computed_from(used.parameters)] = planned[names[0]]
+        layer = planned[names[0]]
+        found[computed_from(used.parameters)] = Draw(layer.std, layer.centred)
         if used.bias:
-            found[used.bias] = plan.bias_std
+            found[used.bias] = Draw(plan.bias_std if layer.bias_std is None else layer.bias_std)
     strange = [layer.name for layer in plan.layers if not met & set(layer.name.split(" = "))]
     if strange:
         raise ValueError(

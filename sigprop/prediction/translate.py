@@ -16,6 +16,7 @@ from sigprop.graph import Node
 from sigprop.prediction.laws import Laws
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.norms import hand_written
+from sigprop.prediction.planned import Draw
 from sigprop.reading.meanings import Meaning
 from sigprop.reading.rules import argument_names
 from sigprop.reading.rules import meaning as own_meaning
@@ -44,7 +45,7 @@ class Translator:
         reading: of the model.
         given: the tensor of each input step.
         parameters: of the model, by name.
-        planned: standard deviations of parameters that a plan sets, see :class:`Laws`.
+        planned: how a plan draws parameters, see :class:`Laws`.
         drawn: values of tensors on the meta device.
         actual: whether weights are taken as they are.
         full: whether places are told apart.
@@ -55,7 +56,7 @@ class Translator:
         reading: Reading,
         given: Mapping[Step, Tensor],
         parameters: Mapping[str, Tensor],
-        planned: Mapping[str, float],
+        planned: Mapping[str, Draw],
         drawn: Materializer,
         *,
         actual: bool,

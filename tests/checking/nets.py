@@ -28,7 +28,7 @@ def built(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 def seen(model: nn.Module, *inputs: Any) -> Evidence:
     """The evidence without a prediction, which takes far longer than a run."""
-    return evidence(model, inputs, forecast=False)
+    return evidence(model, inputs, forecast=False, judged=False)
 
 
 def problems(found: Evidence, limits: Limits | None = None) -> set[tuple[str, str]]:

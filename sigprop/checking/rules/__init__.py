@@ -1,7 +1,7 @@
 """The table of rules: each looks at the evidence and says what it finds. The place to add one.
 
 ``flow``: through depth; ``stream``: residual streams; ``units``: activations and attention;
-``weights``: parameters; ``precision``: floating-point formats.
+``weights``: parameters; ``judged``: what p-values name; ``precision``: floating-point formats.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from sigprop.checking.evidence import Evidence
 from sigprop.checking.findings import Finding
 from sigprop.checking.limits import Limits
-from sigprop.checking.rules import flow, precision, stream, units, weights
+from sigprop.checking.rules import flow, judged, precision, stream, units, weights
 
 Rule = Callable[[Evidence, Limits], Iterable[Finding]]
 
@@ -27,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     units.attention,
     weights.no_gradient,
     weights.copies,
+    judged.named,
     precision.in_use,
     stream.branches,
     flow.off_prediction,
@@ -63,4 +64,9 @@ def find(evidence: Evidence, limits: Limits | None = None) -> tuple[Finding, ...
     if broken:  # nothing else that is said of NaN would mean anything
         return broken
     found = [finding for rule in RULES for finding in rule(evidence, limits)]
+    return worst_first(found)
+
+
+def worst_first(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings by their level, else in their order."""
     return tuple(sorted(found, key=lambda each: _WORST.index(each.level)))

@@ -99,7 +99,7 @@ def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         if not node.inputs and (seen := evidence.signals.get(node.name)) is not None
         if seen.decorrelation is not None
     ]
-    at_first = max(given, default=1.0)
+    at_first = 0.0 if evidence.blank else max(given, default=1.0)
     meant = 10 ** -_let_through(evidence)
     if known and at_first < limits.decorrelation_warned:
         detail = f"1 − c = {at_first:.2g} between the samples that were given"

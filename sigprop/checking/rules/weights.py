@@ -109,7 +109,7 @@ def no_gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     squares = evidence.measured.parameters
     trained = {n: p for n, p in evidence.parameters.items() if p.requires_grad and n in squares}
     without = [name for name in trained if squares[name] is None]
-    nothing = [name for name in trained if squares[name] == 0]
+    nothing = [name for name in trained if squares[name] == 0 and not evidence.blank]
     lost = sum(trained[name].numel() for name in without)
     total = max(sum(parameter.numel() for parameter in trained.values()), 1)
     if without:
@@ -141,7 +141,9 @@ def no_gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
 def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     """What could not be asked of this model, with the reason."""
     if evidence.unmeasured and not evidence.meta:
-        advice = "Give the part of the model that is trained, with a floating-point output."
+        advice = (
+            "Check the model that the loss is taken from: its scores, before argmax or detach()."
+        )
         yield Finding("output", words.NO_GRADIENT, evidence.unmeasured, advice, "warning")
     elif evidence.unmeasured:
         detail = f"{evidence.unmeasured}: all findings are from the prediction"

@@ -80,12 +80,21 @@ class Covariances(Followed):
 
     def __init__(self, calls: Mapping[str, Call], states: Mapping[str, Any]) -> None:
         super().__init__()
-        self.calls, self.states = calls, states
+        self.calls, self.states = dict(calls), states
         self.place = {name: i for i, name in enumerate(calls)}
         self.uses: dict[str, list[Call]] = {}
         for call in calls.values():
             if weight_of(call):
                 self.uses.setdefault(weight_of(call), []).append(call)
+
+    def put(self, call: Call) -> None:
+        """Another call for a node that nothing has been asked of yet."""
+        before = self.calls[call.name]
+        self.calls[call.name] = call
+        if weight_of(before):
+            self.uses[weight_of(before)].remove(before)
+        if weight_of(call):
+            self.uses.setdefault(weight_of(call), []).append(call)
 
     def of(self, one: str, two: str) -> SignalState | None:
         """E x y − E x E y with x of the first node and y of the second; None: 0."""

@@ -26,6 +26,8 @@ from sigprop.theory.network.told import Orthogonal, Products, Told, still_orthog
 
 Measure = Callable[[Call], Any]
 MeasureBack = Callable[[Call, Any], Sequence[Any]]
+Decide = Callable[[Call, Mapping[str, Any], Callable[[Call], Any]], Call]
+"""A call as it is reached, the states so far, and what its rule makes of a call → that call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,7 @@ def propagate(
     *,
     measure: Measure | None = None,
     measure_back: MeasureBack | None = None,
+    decide: Decide | None = None,
 ) -> Propagation:
     """Predict every node.
 
@@ -75,6 +78,7 @@ def propagate(
         measure: the state of what leaves a call that no rule predicts; None: it raises.
         measure_back: gradients of the inputs of such a call, each a part that adds to others, or
             a :class:`Whole`; None: none arrive.
+        decide: may change each call when it is reached, such as the law of its weight.
 
     Raises:
         CannotPredict: a call without a rule, where ``measure`` is None.
@@ -82,12 +86,18 @@ def propagate(
     found = Propagation(states=dict(given))
     pairs = Covariances({call.name: call for call in calls}, found.states)
     for call in calls:
-        if call.name not in found.states:
-            found.states[call.name] = _forward(found, pairs, call, measure)
+        if call.name in found.states:
+            continue
+        if decide is not None:
+            chosen = decide(call, found.states, lambda c: _made(found, pairs, c))
+            if chosen is not call:
+                pairs.put(chosen)
+            call = chosen
+        found.states[call.name] = _forward(found, pairs, call, measure)
     for name, cotangent in cotangents.items():
         _add(found.gradients, name, cotangent)
     back = GradientCovariances(pairs, found.gradients, cotangents)
-    for call in reversed(calls):
+    for call in reversed([pairs.calls[call.name] for call in calls]):
         gradient = found.gradients.get(call.name)
         if call.name in found.measured:
             gradient = found.gradients[call.name] = found.measured[call.name]
@@ -112,17 +122,22 @@ def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:
     return RuleContext(call, inputs, found.states.get(call.name), covariance, source)
 
 
+def _made(found: Propagation, pairs: Covariances, call: Call) -> Any:
+    """What the rule of a call makes."""
+    made = rule_of(call).forward(_context(found, pairs, call))
+    _check(made, call)
+    return made
+
+
 def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measure | None) -> Any:
     try:
-        made = rule_of(call).forward(_context(found, pairs, call))
-        _check(made, call)
+        return _made(found, pairs, call)
     except FAILURES as error:
         reason = _reason(call, error, measure is None)
         if measure is None:
             raise CannotPredict(f"{call.name}: {reason}") from error
         found.unpredicted[call.name] = reason
         return measure(call)
-    return made
 
 
 FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
