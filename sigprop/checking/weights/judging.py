@@ -106,10 +106,10 @@ def _planned(reading: Reading, plan: Plan | None) -> dict[str, float]:
     """The standard deviation that a plan gives each weight node that it sets."""
     by_parameter = planned_laws(reading, plan)
     found = {
-        node: by_parameter.get(computed_from(used.parameters), 0.0)
+        node: by_parameter.get(computed_from(used.parameters))
         for node, used in reading.weights.items()
     }
-    return {node: std for node, std in found.items() if std > 0}
+    return {node: draw.std for node, draw in found.items() if draw is not None and draw.std > 0}
 
 
 def _scales(
