@@ -1,5 +1,7 @@
 """``check`` as a whole: one report of what was predicted, measured and judged."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -74,7 +76,8 @@ def test_a_gain_that_is_off_is_named_where_it_is():
     report = sigprop.check(net, x)
     assert said(report, *WEIGHTS) == [("4", words.OFF_LAW, "warning")]
     (found,) = (f for f in report.findings if f.problem == words.OFF_LAW)
-    assert "1.1 times" in found.detail and "check(model, x, init=plan)" in found.advice
+    assert 1.05 < float(re.search(r"gain is ([\d.]+) times", found.detail)[1]) < 1.15
+    assert "check(model, x, init=plan)" in found.advice
     assert report.p_scale < 0.01 < min(report.p_direction, report.p_backward)
     assert report.healthy  # a warning alone
 
@@ -102,7 +105,7 @@ def test_weights_that_know_their_input_are_named_and_of_a_trained_net_noted():
     assert {name for name, problem, _ in found if problem == words.KNOWS_INPUT} == {"4"}
     net = mlp()
     target, optimizer = normal(32, 64, seed=1), torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(60):
+    for _ in range(200):
         optimizer.zero_grad()
         (net(x) - target).square().mean().backward()
         optimizer.step()

@@ -17,7 +17,17 @@ from sigprop.checking import words
 from sigprop.checking.evidence import Evidence, evidence
 from sigprop.checking.findings import Level
 from sigprop.checking.limits import Limits
-from sigprop.checking.rules import RULES, Rule, find, flow, judged, precision, stream, units, weights
+from sigprop.checking.rules import (
+    RULES,
+    Rule,
+    find,
+    flow,
+    judged,
+    precision,
+    stream,
+    units,
+    weights,
+)
 from tests.checking.nets import (
     Attention,
     Net,
