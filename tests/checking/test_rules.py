@@ -17,7 +17,17 @@ from sigprop.checking import words
 from sigprop.checking.evidence import Evidence, evidence
 from sigprop.checking.findings import Level
 from sigprop.checking.limits import Limits
-from sigprop.checking.rules import RULES, Rule, find, flow, precision, stream, units, weights
+from sigprop.checking.rules import (
+    RULES,
+    Rule,
+    find,
+    flow,
+    judged,
+    precision,
+    stream,
+    units,
+    weights,
+)
 from tests.checking.nets import (
     Attention,
     Net,
@@ -344,7 +354,7 @@ def test_the_limit_stands_between_them(name):
 
 def test_every_rule_has_a_case():
     tried = {case.rule for case in CASES.values()}
-    assert tried | {flow.off_prediction} == {*RULES, weights.not_finite}
+    assert tried | {flow.off_prediction, judged.named} == {*RULES, weights.not_finite}
 
 
 def test_what_is_far_off_the_prediction_is_named_once():
