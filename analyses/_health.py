@@ -1,8 +1,8 @@
 """Sound and sick models that ``analyses/health.py`` examines, in three wards.
 
 The limits of ``sigprop.checking`` were set on the models of ``TUNED``. Those of ``UNSEEN`` were
-written down before anything was tried on them; what they showed changed some limits. ``LATE``, with
-the models of ``libraries()``, was written when the limits were final.
+written down before anything was tried on them; what they showed changed some limits. ``LATE`` and
+the models of ``libraries()`` came after that; three library models changed a rule once more.
 """
 
 from __future__ import annotations
@@ -383,7 +383,7 @@ UNSEEN: tuple[Patient, ...] = (
 """The other sound models, and sick ones of other kinds."""
 
 
-# Models of installed libraries, and twelve more sick ones: written when the limits were final
+# Models of installed libraries, and twelve more sick ones: written last
 
 _TORCHVISION = (
     "alexnet", "vgg11", "vgg16_bn", "squeezenet1_1", "densenet121", "shufflenet_v2_x1_0",
