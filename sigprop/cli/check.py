@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sigprop.checking import CheckReport
+    from sigprop.init import InitPlan
     from sigprop.records import Row
 
 PRINTED = Path("-")
@@ -145,8 +148,8 @@ def _reports(options: argparse.Namespace, seeds: int) -> Iterator[CheckReport]:
                     "or leave --seeds out."
                 )
             x = inputs_of(options.input, model)
-            _initialize(model, x, options.init)
-            yield check(model, x, level=options.level, seed=seed)
+            plan = _initialized(model, x, options.init)
+            yield check(model, x, init=plan, level=options.level, seed=seed)
         before = model
 
 
@@ -185,15 +188,20 @@ def _same(model: nn.Module, other: nn.Module) -> bool:
     return model is other or all(a.shape == b.shape and torch.equal(a, b) for a, b in both)
 
 
-def _initialize(model: nn.Module, x: Any, target: str) -> None:
+def _initialized(model: nn.Module, x: Any, target: str) -> InitPlan | None:
+    """Initialize a model, and say by which plan."""
     if target == "none":
-        return
-    import sigprop
+        return None
+    from sigprop.init import SignalWarning, initialize
     from sigprop.prediction.inputs import example_of
 
-    example, _ = example_of(model, x)
-    initialize: Any = sigprop.initialize
-    initialize(model, example, target=target)
+    plans: list[InitPlan] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SignalWarning)
+        initialize(model, example_of(model, x)[0], target=target, report=plans.append)
+    for warning in plans[-1].warnings:
+        print(f"sigprop check: --init {target}: {warning}", file=sys.stderr)
+    return plans[-1]
 
 
 def _badness(report: CheckReport) -> tuple[float, ...]:

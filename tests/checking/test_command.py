@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import sigprop
 from sigprop import cli
 from sigprop.checking import Finding
 from sigprop.checking.entry import check as real_check
@@ -35,6 +34,10 @@ class Two(nn.Module):
     def forward(self, tokens, scale):
         return self.head(self.table(tokens)) * scale
 
+def tanh():
+    layers = [part for _ in range(50) for part in (nn.Linear(64, 64), nn.Tanh())]
+    return nn.Sequential(*layers, nn.Linear(64, 10))
+
 def number():
     return 7
 """
@@ -53,8 +56,8 @@ def sick_is(monkeypatch):
     """Make ``check`` find something in the nets of some seeds."""
 
     def plant(**problems):
-        def check(model, x, *, level, seed):
-            report = real_check(model, x, level=level, seed=seed)
+        def check(model, x, *, init, level, seed):
+            report = real_check(model, x, init=init, level=level, seed=seed)
             found = [Finding("0", p, "by hand", "Do this.", "unhealthy")
                      for p in problems.get(f"seed{seed}", ())]  # fmt: skip
             return replace(report, findings=tuple(found))
@@ -162,17 +165,19 @@ def test_type_mode_and_level_are_handed_on(run, monkeypatch, capsys):
     options = ["--dtype", "float64", "--eval", "--level", "0.05", "--device", "cpu"]
     model, _, given = seen(run, monkeypatch, "mine:build", "--input", "4,8", *options)
     assert model[0].weight.dtype == torch.float64 and not model.training
-    assert given == {"level": 0.05, "seed": 0}
+    assert given == {"init": None, "level": 0.05, "seed": 0}
 
 
-def test_init_comes_before_the_check(run, monkeypatch, capsys):
-    def initialize(model, x, *, target):
-        assert target == "critical" and x[0].shape == (4, 8)
-        torch.nn.init.constant_(model[0].weight, 0.5)
-
-    monkeypatch.setattr(sigprop, "initialize", initialize)
-    model, _, _ = seen(run, monkeypatch, "mine:build", "--input", "4,8", "--init", "critical")
-    assert (model[0].weight == 0.5).all()
+def test_init_comes_before_the_check_and_its_plan_is_what_is_judged_by(run, monkeypatch, capsys):
+    arguments = "mine:tanh", "--input", "32,64"
+    assert run(*arguments) == 1
+    assert "UNHEALTHY  gradient vanishes" in capsys.readouterr().out
+    assert run(*arguments, "--init", "critical") == 0
+    assert capsys.readouterr().out.startswith("healthy")
+    assert run(*arguments, "--init", "forward") == 1
+    out, err = capsys.readouterr()
+    assert "gradient explodes" in out and "as planned" in out
+    assert err.startswith("sigprop check: --init forward: the squared gradient grows")
 
 
 @pytest.mark.parametrize(
