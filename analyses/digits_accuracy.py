@@ -91,9 +91,9 @@ FULL = Params()
 QUICK = Params(
     activations=("ReLU", "LeakyReLU 0.2", "Swish"),
     depths=(10,),
-    seeds=6,
-    steps=120,
-    points=6,
+    seeds=4,
+    steps=80,
+    points=4,
 )
 
 
