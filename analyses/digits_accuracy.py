@@ -89,10 +89,10 @@ class Params:
 
 FULL = Params()
 QUICK = Params(
-    activations=("ReLU", "LeakyReLU 0.2", "Swish"),
+    activations=("LeakyReLU 0.2", "Swish"),
     depths=(10,),
-    seeds=4,
-    steps=80,
+    seeds=6,
+    steps=120,
     points=4,
 )
 
