@@ -31,6 +31,7 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analyses._health import LATE, TUNED, UNSEEN, Patient, libraries
 from sigprop import plots
@@ -103,6 +104,8 @@ COLOR = {
     "unhealthy": plots.COLORS[2], "warning": plots.COLORS[1], "note": plots.PALE,
     "nothing": plots.PALE,
 }  # fmt: skip
+LEGEND = {"unhealthy": "called unhealthy", "warning": "warned", "note": "no more than a note"}
+"""One dot a net, one column a seed."""
 
 
 def _of(rows: Sequence[Row], ward: str, sick: bool) -> list[Row]:
@@ -139,6 +142,13 @@ def draw(rows: list[Row]) -> Figure:
         f"{_unhealthy(sound)} are called unhealthy",
         fontweight="bold",
     )
+    figure.legend(
+        handles=[
+            Line2D([], [], color=COLOR[level], marker="o", linestyle="", label=label)
+            for level, label in LEGEND.items()
+        ],
+        loc="outside lower center", ncols=len(LEGEND),
+    )  # fmt: skip
     return figure
 
 
