@@ -69,12 +69,12 @@ def places(found: Sequence[Finding]) -> list[str]:
 def sentences(report: CheckReport) -> list[str]:
     """What the p-values of the model say, in plain words."""
     asked = {
-        "their size fits their laws": ("their size does NOT fit their laws", report.p_scale),
+        "their size fits their laws": ("their size does not fit their laws", report.p_scale),
         "they are independent of their inputs": (
-            "they DEPEND on their inputs", report.p_direction,
+            "they seem to depend on their inputs", report.p_direction,
         ),
         "they are independent of their gradients": (
-            "they DEPEND on their gradients", report.p_backward,
+            "they seem to depend on their gradients", report.p_backward,
         ),
     }  # fmt: skip
     said = [

@@ -24,6 +24,8 @@ NO_GRADIENT = "no gradient"
 VOID_SCALE = "void scale"
 UNDERFLOW = "underflow"
 OVERFLOW = "overflow"
+TOO_SMALL = "underflow in formats not in use"
+TOO_LARGE = "overflow in formats not in use"
 NOT_JUDGED = "not judged"
 OFF_LAW = "gain off its law"
 KNOWS_INPUT = "weights know their input"
@@ -39,8 +41,8 @@ REVIVE = "Use leaky ReLU or PReLU (a slope above 0 brings them back)"
 FRESH = "Give it weights: sigprop.initialize(model, x) draws every weight layer from the graph."
 """Where weights were never drawn."""
 BRANCHES = (
-    "Scale the ends of the branches: sigprop.initialize(model, x, residual=) makes the stream "
-    'grow by e over all blocks; "fixup" and "skipinit" start them at 0.'
+    "Scale the ends of the branches: sigprop.initialize(model, x) sets them so that the stream "
+    'grows by e over all blocks; residual= takes another factor, "fixup" or "skipinit".'
 )
 """Where a residual stream grows too fast."""
 LAW = (

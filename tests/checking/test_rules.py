@@ -300,12 +300,12 @@ CASES: dict[str, Case] = {
         ("underflow_warned", 2.1, 1e-6),
     ),
     "underflow to come": Case(
-        precision.forecast, f"{words.UNDERFLOW} in float16", "note",
+        precision.forecast, words.TOO_SMALL, "note",
         partial(mlp, nn.ReLU, 3, 1e-3), partial(mlp, nn.ReLU, 3, HE),
         limit=("underflow", 1.1, 1e-7),
     ),
     "overflow to come": Case(
-        precision.forecast, f"{words.OVERFLOW} in float16", "note",
+        precision.forecast, words.TOO_LARGE, "note",
         partial(mlp, nn.ReLU, 6, 30.0), partial(mlp, nn.ReLU, 6, HE),
     ),
     "overflow in use": Case(

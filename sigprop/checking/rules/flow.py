@@ -71,7 +71,7 @@ def signal(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
                 down = _down(course)
                 problem = words.SIGNAL_VANISHES if down else words.SIGNAL_EXPLODES
                 detail = course.in_words("its mean square", backward=False)
-                yield Finding(course.names[-1], problem, detail, words.CRITICAL, level)
+                yield Finding(course.names[-1], problem, detail, _advice(evidence, course), level)
 
 
 def gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
@@ -85,7 +85,7 @@ def gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         if level is not None:
             problem = words.GRADIENT_VANISHES if down else words.GRADIENT_EXPLODES
             detail = course.in_words("its sum of squares", backward=True)
-            yield Finding(course.names[0], problem, detail, words.CRITICAL, level)
+            yield Finding(course.names[0], problem, detail, _advice(evidence, course), level)
 
 
 def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
@@ -137,6 +137,12 @@ def off_prediction(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
             )
             yield Finding(node.name, words.OFF, detail, advice, "warning")
             return
+
+
+def _advice(evidence: Evidence, course: Course) -> str:
+    """What to do: along a residual stream its branches are the lever."""
+    joins = {block.join for stream in evidence.streams for block in stream.blocks}
+    return words.BRANCHES if len(joins & set(course.names)) > 1 else words.CRITICAL
 
 
 def _layers(evidence: Evidence, trunk: Sequence[str]) -> list[str]:

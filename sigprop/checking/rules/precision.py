@@ -42,22 +42,22 @@ def forecast(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     layers = evidence.graph.of_kind("weight")
     if used & set(SHORT):
         return
-    for name, smallest in SMALLEST_NORMAL.items():
-        sizes = {node.name: evidence.q(node.name) for node in layers}
-        low = {n: below(q, smallest) for n, q in sizes.items() if q}
-        high = {n: above(q, LARGEST[name]) for n, q in sizes.items() if q}
-        few = [n for n, share in low.items() if share > limits.underflow]
-        over = [n for n, share in high.items() if share > 1e-6]
-        for problem, found, shares in ((words.UNDERFLOW, few, low), (words.OVERFLOW, over, high)):
-            if found:
-                worst = max(found, key=shares.__getitem__)
-                edge = "below the smallest normal" if found is few else "above the largest"
-                detail = (
-                    f"in {name} {len(found)} of {len(layers)} layers would have entries {edge} "
-                    f"number, here {100 * shares[worst]:.3g} %"
-                )
-                advice = f"Scale tensors before they are cast to {name}, or keep another format."
-                yield Finding(worst, f"{problem} in {name}", detail, advice, "note")
+    sizes = {node.name: q for node in layers if (q := evidence.q(node.name))}
+    for problem, share, edge, most in (
+        (words.TOO_SMALL, below, SMALLEST_NORMAL, limits.underflow),
+        (words.TOO_LARGE, above, LARGEST, 1e-6),
+    ):
+        shares = {(n, f): share(q, edge[f]) for f in edge for n, q in sizes.items()}
+        found = {pair: part for pair, part in shares.items() if part > most}
+        if not found:
+            continue
+        worst, _ = max(found, key=found.__getitem__)
+        layers_of = {f: sum(other == f for _, other in found) for f in edge}
+        counts = [f"{count} in {f}" for f, count in layers_of.items() if count]
+        what = "below the smallest normal" if edge is SMALLEST_NORMAL else "above the largest"
+        detail = f"of {len(layers)} layers {', '.join(counts)} would have entries {what} number"
+        advice = "Scale tensors before they are cast to these formats, or keep another one."
+        yield Finding(worst, problem, detail, advice, "note")
 
 
 def gradients(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
