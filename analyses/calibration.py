@@ -46,7 +46,7 @@ class Params:
 
 
 FULL = Params()
-QUICK = Params((20, 64, 100), (20, 64, 4), ((0.01, 10), (0.06, 20)), (0.06, 0.99), inputs=4)
+QUICK = Params((20, 64, 60), (20, 64, 4), ((0.01, 10), (0.06, 20)), (0.06, 0.99), inputs=4)
 
 
 def compute(params: Params) -> list[Row]:

@@ -89,11 +89,11 @@ class Params:
 
 FULL = Params()
 QUICK = Params(
-    activations=("ReLU", "LeakyReLU 0.2", "Swish"),
+    activations=("LeakyReLU 0.2", "Swish"),
     depths=(10,),
     seeds=6,
     steps=120,
-    points=6,
+    points=4,
 )
 
 

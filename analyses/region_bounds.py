@@ -43,7 +43,7 @@ class Params:
 
 
 FULL = Params()
-QUICK = Params(shapes=((1, 1, 1), (1, 2, 1)), tries=800)
+QUICK = Params(shapes=((1, 1, 1), (1, 2, 1)), tries=300)
 
 
 def compute(params: Params) -> list[Row]:

@@ -66,9 +66,9 @@ class Params:
 FULL = Params()
 QUICK = Params(
     factors=(0.6, 0.7, 1.0),
-    depths=(4, 8, 14, 30),
+    depths=(4, 8, 14, 22),
     width=64,
-    steps=100,
+    steps=70,
     learning_rates=(0.03,),
     seeds=1,
 )

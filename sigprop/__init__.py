@@ -11,6 +11,7 @@ from sigprop._lazy import lazy_names
 
 if TYPE_CHECKING:
     from sigprop import (
+        checking,
         init,
         kinks,
         measurement,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         theory,
     )
     from sigprop.activations import activation
+    from sigprop.checking import check
     from sigprop.init import init_slopes, initialize, kaiming_leaky_init
     from sigprop.measurement import measure
     from sigprop.monitoring import monitor
@@ -54,6 +56,7 @@ _HOME: dict[str, str] = {
     "finite_width_law": "sigprop.theory.finite_width",
     "sample_trajectories": "sigprop.theory.finite_width",
     "DeepMLP": "sigprop.nn",
+    "check": "sigprop.checking",
     "init_slopes": "sigprop.init",
     "initialize": "sigprop.init",
     "kaiming_leaky_init": "sigprop.init",
@@ -67,13 +70,16 @@ _HOME: dict[str, str] = {
     "validate_many": "sigprop.validation",
 }
 _ROOMS = (
-    "init", "kinks", "measurement", "monitoring", "nn", "plots", "prediction", "regions", "theory",
+    "checking", "init", "kinks", "measurement", "monitoring", "nn", "plots", "prediction",
+    "regions", "theory",
 )  # fmt: skip
 
 __all__ = [
     "DeepMLP",
     "MeanField",
     "activation",
+    "check",
+    "checking",
     "chi",
     "constrain_slopes",
     "correlation_map",

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -69,6 +70,19 @@ def write_json(value: Any, path: str | Path) -> Path:
     return path
 
 
+def write_text(text: str, path: str | Path) -> Path:
+    """Write a text file as a whole: whoever reads it meets the old one or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
 def read_json(path: str | Path) -> Any:
     """Read what :func:`write_json` wrote."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -102,6 +116,39 @@ def table(rows: Sequence[Row], columns: Mapping[str, str] | None = None) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def cut(text: str, longest: int) -> str:
+    """A text with its middle left out if it is too long.
+
+    Example:
+        >>> cut("transformer.h.11.attn.c_proj", 20)
+        'transfor...tn.c_proj'
+    """
+    if len(text) <= longest:
+        return text
+    ahead = (longest - 3) // 2
+    return f"{text[:ahead]}...{text[ahead + 3 - longest :]}"
+
+
+def counted(count: int, word: str) -> str:
+    """A number of things in words.
+
+    Example:
+        >>> counted(1, "layer"), counted(1200, "layer")
+        ('1 layer', '1,200 layers')
+    """
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
+def p_text(p: float) -> str:
+    """A p-value as text.
+
+    Example:
+        >>> p_text(0.1234), p_text(3e-5), p_text(1e-60)
+        ('p = 0.12', 'p = 3e-05', 'p < 1e-15')
+    """
+    return "p < 1e-15" if p < 1e-15 else f"p = {p:.2f}" if p >= 0.01 else f"p = {p:.0e}"
 
 
 def _shown(value: Any, spec: str) -> str:

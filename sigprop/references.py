@@ -3,6 +3,8 @@
 REFERENCES: dict[str, str] = {
     "balduzzi2017": "D. Balduzzi et al., The Shattered Gradients Problem, ICML 2017 (looks-linear weights).",
     "barron2017": "J. Barron, Continuously Differentiable Exponential Linear Units, arXiv:1704.07483, 2017 (CELU).",
+    "barndorff1986": "O. Barndorff-Nielsen, Inference on Full or Partial Parameters Based on the "
+    "Standardized Signed Log Likelihood Ratio, Biometrika 73, 1986 (r* = w + log(v/w)/w).",
     "berzins2023": "A. Berzins, Polyhedral Complex Extraction from ReLU Networks using Edge Subdivision, ICML 2023.",
     "brock2021": "A. Brock, S. De and S. Smith, Characterizing Signal Propagation to Close the Performance "
     "Gap in Unnormalized ResNets, ICLR 2021 (unit-variance gains).",
@@ -37,6 +39,8 @@ REFERENCES: dict[str, str] = {
     "howard2019": "A. Howard et al., Searching for MobileNetV3, ICCV 2019 (hard swish).",
     "klambauer2017": "G. Klambauer et al., Self-Normalizing Neural Networks, NeurIPS 2017.",
     "krizhevsky2010": "A. Krizhevsky, Convolutional Deep Belief Networks on CIFAR-10, 2010 (ReLU capped at 6).",
+    "lugannani1980": "R. Lugannani and S. Rice, Saddle Point Approximation for the Distribution of the "
+    "Sum of Independent Random Variables, Advances in Applied Probability 12, 1980.",
     "maas2013": "A. Maas, A. Hannun and A. Ng, Rectifier Nonlinearities Improve Neural Network Acoustic Models, ICML 2013 workshop (leaky ReLU).",
     "mezzadri2007": "F. Mezzadri, How to Generate Random Matrices from the Classical Compact Groups, "
     "Notices of the AMS 54, 2007 (Haar measure by QR with the signs of R).",

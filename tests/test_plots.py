@@ -1,5 +1,7 @@
 """Pictures: drawn into the axes given, from results or from rows read back from CSV."""
 
+from dataclasses import replace
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +11,9 @@ from torch import nn
 
 import sigprop
 from sigprop import kaiming_leaky_init, plots, validate
+from sigprop.checking import Finding
 from sigprop.records import read_csv, write_csv
+from tests.checking.reports import ResNet, image, mlp, report_of
 
 matplotlib.use("Agg")
 pytestmark = pytest.mark.usefixtures("figures_closed")
@@ -181,3 +185,41 @@ def test_a_prediction_is_drawn_with_what_was_measured_beside_it():
     points = figure.axes[0].lines[-1].get_ydata()
     assert np.isnan(points[0]) and np.allclose(points[1:], line[1:] + np.log10(2))
     plt.close(figure)
+
+
+def test_a_check_is_drawn_from_its_profile(tmp_path):
+    report = report_of(ResNet(blocks=6, channels=4), image(2, 4), block=r"blocks\.\d+")
+    sick = Finding("blocks.2.conv2", "dead", "no unit fires", "Set its bias to 0.", "unhealthy")
+    report = replace(report, findings=(sick,))
+    figure = plots.check(report)
+    above, below = figure.axes
+    assert above.get_title(loc="left") == "ResNet is unhealthy: dead"
+    profile = report.profile()
+    for ax, key in ((above, "q"), (below, "gradient")):
+        drawn = {
+            (x, y) for line in ax.lines if line.get_marker() == "o"
+            for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+        }  # fmt: skip
+        assert drawn == {(i, np.log10(row[key])) for i, row in enumerate(profile)}
+        predicted = {y for line in ax.lines if line.get_marker() != "o" for y in line.get_ydata()}
+        assert predicted == {np.log10(row[f"{key}_predicted"]) for row in profile}
+        assert len(ax.patches) == 3  # every other block
+    ring = next(line for line in above.lines if line.get_label() == "a finding")
+    assert [profile[int(x)]["name"] for x in ring.get_xdata()] == ["blocks.2.conv2"]
+    figure.canvas.draw()
+    rows = read_csv(write_csv(profile, tmp_path / "rows.csv"))
+    again = plots.check(rows)
+    assert again.axes[0].get_title(loc="left") == "blocks.2.conv2: dead"
+    for one, other in zip(above.lines, again.axes[0].lines, strict=True):
+        np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
+
+
+def test_a_check_marks_zero_and_not_finite_at_the_edge():
+    report = report_of(mlp(), torch.ones(4, 32))
+    assert plots.check(report).axes[0].get_title(loc="left") == "Sequential is healthy"
+    first, *rest = report.layers
+    first = replace(first, q=0.0, q_predicted=0.0, gradient=float("nan"))
+    figure = plots.check(replace(report, layers=(first, *rest)))
+    assert [[text.get_text() for text in ax.texts] for ax in figure.axes] == [["0"], ["!"]]
+    with pytest.raises(ValueError, match="no weight layer"):
+        plots.check([])

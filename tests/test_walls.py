@@ -489,6 +489,8 @@ PUBLIC = {
     "DeepMLP",
     "MeanField",
     "activation",
+    "check",
+    "checking",
     "chi",
     "constrain_slopes",
     "correlation_map",
@@ -554,8 +556,8 @@ def test_editors_and_type_checkers_see_every_lazy_name_at_home():
 
 
 ROOMS = [
-    "arrangement", "graph", "theory", "init", "kinks", "measurement", "monitoring", "nn",
-    "piecewise", "reading", "regions", "validation",
+    "arrangement", "checking", "graph", "theory", "init", "kinks", "measurement", "monitoring",
+    "nn", "piecewise", "reading", "regions", "validation",
 ]  # fmt: skip
 
 

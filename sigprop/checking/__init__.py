@@ -1,6 +1,8 @@
 """Your model against theory: predicted and measured, judged, with findings and remedies."""
 
+from sigprop.checking.entry import check
 from sigprop.checking.findings import Finding, Level
+from sigprop.checking.limits import Limits
 from sigprop.checking.result import CheckReport, LayerCheck
 
-__all__ = ["CheckReport", "Finding", "LayerCheck", "Level"]
+__all__ = ["CheckReport", "Finding", "LayerCheck", "Level", "Limits", "check"]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from sigprop.checking.findings import Finding
+from sigprop.checking.html import as_html
+from sigprop.checking.page import as_page
+from sigprop.checking.profile import profile
+from sigprop.checking.text import as_text
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.result import Prediction
-from sigprop.records import Row
+from sigprop.records import Row, write_text
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,8 @@ class LayerCheck:
         shape: of its weight.
         block: the block of a residual stream that it stands in, by the node where the block joins
             the stream; "" outside.
-        q_predicted: mean square of what leaves it, by the law of its weights.
+        q_predicted: mean square of what leaves it, by the law of its weights; None where nothing
+            is predicted (a model with NaN).
         q: the same, measured.
         gradient_predicted: mean square of the gradient there; None where none arrives.
         gradient: the same, measured.
@@ -39,7 +45,7 @@ class LayerCheck:
     operation: str
     shape: tuple[int, ...]
     block: str
-    q_predicted: float
+    q_predicted: float | None
     q: float
     gradient_predicted: float | None
     gradient: float | None
@@ -64,8 +70,9 @@ class CheckReport:
         p_direction: one for their direction, forward; None likewise.
         p_backward: one for their direction, backward; None likewise.
         level: false alarms that the naming of layers allows.
-        prediction: of every node.
+        prediction: of every node; None: there is none, a finding says why.
         measured: at every node.
+        model: its class.
     """
 
     layers: tuple[LayerCheck, ...]
@@ -74,8 +81,9 @@ class CheckReport:
     p_direction: float | None
     p_backward: float | None
     level: float
-    prediction: Prediction
-    measured: NodeStatistics
+    prediction: Prediction | None = field(repr=False)
+    measured: NodeStatistics = field(repr=False)
+    model: str = "model"
 
     @property
     def healthy(self) -> bool:
@@ -94,3 +102,21 @@ class CheckReport:
     def records(self) -> list[Row]:
         """One flat row a weight layer."""
         return [asdict(layer) for layer in self.layers]
+
+    def profile(self) -> list[Row]:
+        """Signal and gradient by depth: a flat row for each weight layer and each block's end."""
+        return profile(self)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write one page that needs nothing else: findings, profile, layers.
+
+        The file is written as a whole, or not at all.
+        """
+        return write_text(as_page(self), path)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return as_html(self)

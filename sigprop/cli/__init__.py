@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from sigprop import __version__
-from sigprop.cli import regions, theory, validate
+from sigprop.cli import check, regions, theory, validate
 
 USAGE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 (holds, done), 1 (theory rejected) or 2 (bad usage)."""
+    """Run the command line; return 0 (holds, done), 1 (rejected, unhealthy) or 2 (bad usage)."""
     parser = argparse.ArgumentParser(
         prog="sigprop",
         description="Signal-propagation theory, initialization and measurement for deep networks.",
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"sigprop {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     validate.add(commands)
+    check.add(commands)
     theory.add(commands)
     regions.add(commands)
     options = parser.parse_args(arguments)

@@ -1,4 +1,10 @@
-"""Initialization from theory and the model's own graph: weights that keep the second moment."""
+"""Initialization from theory and the model's own graph: weights that keep the second moment.
+
+By the prediction, with an example (``targets.py``): ``aim.py`` (what is to hold), ``deciding.py``
+(each law when its weight is reached), ``lever.py`` (the level), ``branches.py`` (residual streams),
+``forecast.py`` (what will not hold), ``data_pass.py`` (scaled on the example). By the graph alone
+(``decisions.py``): ``levels.py`` and the rules of single operations. Both write by ``jobs.py``.
+"""
 
 from sigprop.init.general import initialize, plan
 from sigprop.init.leaky import kaiming_leaky_init

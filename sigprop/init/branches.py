@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
 
 from sigprop.activations import Activation
 from sigprop.graph import Block, Graph, Stream, streams
@@ -256,13 +257,10 @@ def rectified(record: Activation, state: SignalState, q: float) -> float | None:
 
 
 def _root(over: Callable[[float], float], start: float) -> float | None:
-    """Where an increasing function of a positive number is 0, by halves of its logarithm."""
+    """Where an increasing function of a positive number is 0; None: nowhere near."""
     if not 0 < start < math.inf:
         return None
     low, high = math.log(start / _LARGEST**2), math.log(start * _LARGEST)
     if over(math.exp(low)) > 0 or over(math.exp(high)) < 0:
         return None
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if over(math.exp(middle)) < 0 else (low, middle)
-    return math.exp((low + high) / 2)
+    return math.exp(float(brentq(lambda x: over(math.exp(x)), low, high, xtol=1e-9)))

@@ -162,7 +162,8 @@ class DataPass:
                 weight.scale(last)
             self.said.append(
                 f"the residual stream from {stream.start!r} grew {math.exp(before):.4g} times, "
-                f"then {math.exp(growth):.4g}; its branches were scaled by {factor:.4g} and {last:.4g}."
+                f"then {math.exp(growth):.4g}; its branches were scaled by {factor:.4g} and "
+                f"{last:.4g}."
             )
 
     def _pass(self, weights: Mapping[str, Scaled]) -> Scaling:

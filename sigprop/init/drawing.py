@@ -77,6 +77,8 @@ def draw(
             f"generator must be a torch.Generator or None; got {generator!r}. "
             "For a seed, pass torch.Generator().manual_seed(seed)."
         )
+    if report is not None and not callable(report):
+        raise TypeError(f"report must be a function of a plan, such as print; got {report!r}.")
     with collector_waits():
         if isinstance(target, Tensor):
             jobs, plan = jobs_for(target, request)

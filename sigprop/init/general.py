@@ -224,9 +224,10 @@ def plan(
 ) -> InitPlan:
     """Say what an initialization with the same arguments would do; change nothing.
 
-    Without ``kind`` (and ``activation``) it is that of :func:`sigprop.kaiming_leaky_init`, with it
-    that of :func:`sigprop.initialize`. An example (``example=``) is run once in the model's present
-    mode. The arguments are those of the two, dicts by layer names included.
+    With ``target``, ``kind`` or ``activation`` it is that of :func:`sigprop.initialize`, else that
+    of :func:`sigprop.kaiming_leaky_init`. What ``data=True`` does is known once it is
+    done. An example (``example=``) is run once in the model's present mode. The arguments are those
+    of the two, dicts by layer names included.
 
     Printed: a row for each layer that is set, then what is left alone, what cannot be held, and a
     count. ``records()`` has one row for each parameter, ``warnings`` what cannot be held.

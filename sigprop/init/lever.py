@@ -27,8 +27,10 @@ SLACK = 0.15
 """|log χ|·L that is taken for none; finite width adds about as much again."""
 SMALLEST = 1e-10
 """The smallest level that is tried."""
-_STEPS = 10
+_STEPS = 2
 """Levels tried in each decade."""
+_AWAY = 6
+"""Levels after which χ that has moved away from 1 is not looked for any further."""
 _NEAR = 1e-9
 
 
@@ -124,21 +126,27 @@ def small_level(record: Activation, depth: int, q: float, *, centred: bool) -> f
         NoSolution: there is none above SMALLEST.
     """
 
-    def holds(level: float) -> bool:
+    def distance(level: float) -> float:
         chi = contraction(record, level, centred=centred)
-        return chi > 0 and abs(math.log(chi)) * depth <= SLACK
+        return abs(math.log(chi)) * depth if chi > 0 else math.inf
+
+    def holds(level: float) -> bool:
+        return distance(level) <= SLACK
 
     if holds(q):
         return q
-    ratio = 10 ** (-1 / _STEPS)
-    high, low = q, q * ratio
-    while not holds(low):
-        high, low = low, low * ratio
-        if low < SMALLEST:
+    tried = [(q, distance(q))]
+    while tried[-1][1] > SLACK:
+        level = tried[-1][0] * 10 ** (-1 / _STEPS)
+        tried.append((level, distance(level)))
+        away = len(tried) > _AWAY and tried[-1][1] > tried[-1 - _AWAY][1]
+        if level < SMALLEST or away:
             raise NoSolution(
                 f"no level from {SMALLEST:g} to {q:g} keeps |log χ|·{depth} below {SLACK:g} with "
-                f"{shown(record)}", (SMALLEST, q),
-            )  # fmt: skip
+                f"{shown(record)}",
+                (SMALLEST, q),
+            )
+    (high, _), (low, _) = tried[-2:]
     for _ in range(30):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if holds(middle) else (low, middle)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from sigprop.reading.calling import some
-from sigprop.records import Row, table
+from sigprop.records import Row, counted, cut, table
 
 WIDTH = 110
 """Characters of a line of a printed plan."""
@@ -117,8 +117,8 @@ class InitPlan:
         rows = [
             {
                 **row,
-                "name": _cut(row["name"], LONGEST_NAME),
-                "activation": _cut(row["activation"], 24),
+                "name": cut(row["name"], LONGEST_NAME),
+                "activation": cut(row["activation"], 24),
             }
             for row in self.records()[: len(self.layers)]
         ]
@@ -135,11 +135,11 @@ class InitPlan:
         return out
 
     def _counted(self) -> str:
-        parts = [f"{_number(len(self.layers), 'layer')} set"]
+        parts = [f"{counted(len(self.layers), 'layer')} set"]
         if self.untouched:
-            parts.append(f"{_number(len(self.untouched), 'parameter')} left alone")
+            parts.append(f"{counted(len(self.untouched), 'parameter')} left alone")
         if self.warnings:
-            parts.append(_number(len(self.warnings), "warning"))
+            parts.append(counted(len(self.warnings), "warning"))
         return ", ".join(parts) + "."
 
 
@@ -169,17 +169,5 @@ def _short(reason: str) -> str:
     return before + met
 
 
-def _cut(text: str, longest: int) -> str:
-    """A text with its middle left out if it is too long."""
-    if len(text) <= longest:
-        return text
-    ahead = (longest - 3) // 2
-    return f"{text[:ahead]}...{text[ahead + 3 - longest :]}"
-
-
 def _filled(text: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _number(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"

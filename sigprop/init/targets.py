@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import nn
 
+from sigprop.gaussian import AccuracyWarning
 from sigprop.graph import Graph, streams
 from sigprop.init.aim import Aim
 from sigprop.init.behind import activations_behind, in_words
@@ -51,6 +54,14 @@ def target_decision(
         except (TypeError, ValueError) as error:
             return TargetDecision(model, request, generator, f"not mirrored: {error}")
     return TargetDecision(model, request, generator)
+
+
+@contextmanager
+def rough_is_enough() -> Iterator[None]:
+    """Levels are searched where integrals are rough too: that is no news to the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)
+        yield
 
 
 def is_leaky_chain(graph: Graph) -> bool:
@@ -106,7 +117,8 @@ class TargetDecision(Decision):
     def _decide(self) -> tuple[list[ModelWeight], list[Job]]:
         self.left: dict[str, str] = {}
         while True:
-            self.moments = decided(self.model, self.request.example, self)
+            with rough_is_enough():
+                self.moments = decided(self.model, self.request.example, self)
             failed = self.deciding.failed
             for weight, why in failed.items():
                 advice = "Pass strict=False to leave it as it is."
@@ -253,7 +265,10 @@ class TargetDecision(Decision):
     def _said(self, weights: Sequence[ModelWeight]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         notes = [*self.deciding.lever.notes, *self._about_streams()]
         notes += [self.note] if self.note else []
-        forecast = list(warnings_of(self.deciding.reading.graph, self.moments.found, self.deciding))
+        with rough_is_enough():
+            forecast = list(
+                warnings_of(self.deciding.reading.graph, self.moments.found, self.deciding)
+            )
         if self._aim.data:
             forecast = [
                 f"{words}{_FRESH}" if "not stable" in words else words for words in forecast

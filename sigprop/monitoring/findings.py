@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from sigprop.checking import words
 from sigprop.checking.findings import Finding
 from sigprop.checks import count, real_number
 from sigprop.records import Row
@@ -87,7 +88,7 @@ def _nonfinite(row: Row, history: History, thresholds: Thresholds) -> Finding | 
     where = f"{wrong} of {row['entries']} pre-activations" if wrong else f"{grad} gradients"
     return Finding(
         row["name"],
-        "non-finite",
+        words.NON_FINITE,
         f"{where} are NaN or infinite",
         "Lower the learning rate, clip gradients, or look at the first layer that shows it; "
         "in float16 use a gradient scaler and give it to the monitor (loss_scale=).",
@@ -102,11 +103,11 @@ def _dying(row: Row, history: History, thresholds: Thresholds) -> Finding | None
         return None
     return Finding(
         row["name"],
-        "dying",
+        words.DYING,
         f"{dead} of {row['units']} units have not fired in the last {thresholds.window} reports "
         "and get no gradient",
-        "Use leaky ReLU or PReLU (a slope above 0 brings them back), lower the learning rate, or "
-        "start from sigprop.kaiming_leaky_init with biases at 0.",
+        f"{words.REVIVE}, lower the learning rate, or start from sigprop.kaiming_leaky_init with "
+        "biases at 0.",
     )
 
 
@@ -204,12 +205,11 @@ def _gradient_spread(rows: Sequence[Row], thresholds: Thresholds) -> Finding | N
     ratio = high["grad_second_moment"] / low["grad_second_moment"]
     if ratio < thresholds.gradient_spread:
         return None
-    advice = "Initialize with sigprop.kaiming_leaky_init (χ = 1), or add normalization or skips."
     if known.index(low) < known.index(high):
         detail = f"its mean square is {ratio:.2g} times smaller than in {high['name']}"
-        return Finding(low["name"], "gradient vanishes", detail, advice)
+        return Finding(low["name"], words.GRADIENT_VANISHES, detail, words.CRITICAL)
     detail = f"its mean square is {ratio:.2g} times larger than in {low['name']}"
-    return Finding(high["name"], "gradient explodes", detail, advice)
+    return Finding(high["name"], words.GRADIENT_EXPLODES, detail, words.CRITICAL)
 
 
 CHECKS: tuple[Check, ...] = (

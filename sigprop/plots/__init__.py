@@ -6,6 +6,7 @@ was read back from CSV can be drawn again.
 """
 
 from sigprop.plots.along import kinks
+from sigprop.plots.checked import check
 from sigprop.plots.mosaic import cells, regions
 from sigprop.plots.predicted import prediction
 from sigprop.plots.signals import (
@@ -20,11 +21,12 @@ from sigprop.plots.signals import (
     scores,
     variance,
 )
-from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes, p_text
+from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes
 from sigprop.plots.training import monitor
+from sigprop.records import p_text
 
 __all__ = [
-    "ALARM", "AXIS_LABELS", "COLORS", "INK", "PALE", "POINTS", "cells", "column", "decade_axis",
-    "departure", "gradient", "grid", "key", "kinks", "monitor", "new_axes", "p_text", "path",
-    "phase_diagram", "prediction", "regions", "scores", "variance",
+    "ALARM", "AXIS_LABELS", "COLORS", "INK", "PALE", "POINTS", "cells", "check", "column",
+    "decade_axis", "departure", "gradient", "grid", "key", "kinks", "monitor", "new_axes",
+    "p_text", "path", "phase_diagram", "prediction", "regions", "scores", "variance",
 ]  # fmt: skip

@@ -10,14 +10,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis
+from sigprop.plots.style import (
+    ALARM,
+    COLORS,
+    INK,
+    PALE,
+    TICKS,
+    column,
+    decade_axis,
+    decades,
+    name_ticks,
+)
 from sigprop.records import Row
 
 if TYPE_CHECKING:
     from sigprop.prediction import Prediction
-
-TICKS = 12
-"""Names of blocks written below, about."""
 
 
 def prediction(result: Prediction, figure: Figure | None = None, *, measured: Any = None) -> Figure:
@@ -62,7 +69,7 @@ def _seen(measured: Any) -> dict[str, Row]:
 
 def _curve(ax: Axes, rows: Sequence[Row], seen: dict[str, Row], name: str, color: str) -> None:
     """One quantity over the nodes, as base-10 logarithms."""
-    place, value = np.arange(len(rows)), _log(column(rows, name))
+    place, value = np.arange(len(rows)), decades(column(rows, name))
     ax.plot(place, value, color=color, lw=1.4, label="predicted")
     if name == "q":
         scatter = column(rows, "scatter")
@@ -73,16 +80,11 @@ def _curve(ax: Axes, rows: Sequence[Row], seen: dict[str, Row], name: str, color
     noted = np.array([bool(row["note"]) for row in rows])
     if noted.any():
         ax.plot(place[noted], value[noted], "x", color=ALARM, ms=6, label="no rule: measured")
-    found = _log(column([seen.get(row["name"], {}) for row in rows], name))
+    found = decades(column([seen.get(row["name"], {}) for row in rows], name))
     if seen:
         ax.plot(place, found, "o", ms=3.5, color=INK, mec="white", mew=0.5, label="measured")
     ax.grid(axis="y", color=PALE, alpha=0.25)
     decade_axis(ax)
-
-
-def _log(values: np.ndarray) -> np.ndarray:
-    """Base-10 logarithms; NaN of zeros, which have no place on the axis."""
-    return np.asarray(np.log10(values, out=np.full(values.shape, np.nan), where=values > 0))
 
 
 def _name_blocks(ax: Axes, rows: Sequence[Row]) -> None:
@@ -91,12 +93,7 @@ def _name_blocks(ax: Axes, rows: Sequence[Row]) -> None:
     for depth in (2, 3):
         if len(blocks) < TICKS:
             blocks = _blocks(rows, depth)
-    apart, shown = len(rows) / TICKS, list[tuple[int, str]]()
-    for place, name in blocks:
-        if not shown or place - shown[-1][0] >= apart:
-            shown.append((place, name))
-    ax.set_xticks([place for place, _ in shown], [name for _, name in shown], rotation=30,
-                  ha="right", fontsize="small")  # fmt: skip
+    name_ticks(ax, blocks, len(rows))
     ax.set_xlabel("nodes of the model, in the order of the data")
 
 
@@ -112,7 +109,7 @@ def _blocks(rows: Sequence[Row], depth: int) -> list[tuple[int, str]]:
 
 def _title(rows: Sequence[Row]) -> str:
     """In one line how far signal and gradient go."""
-    q, gradient = _log(column(rows, "q")), _log(column(rows, "gradient"))
+    q, gradient = decades(column(rows, "q")), decades(column(rows, "gradient"))
     parts = [
         f"{name} {_span(values)}"
         for name, values in (("signal", q), ("gradient", gradient))

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes, p_text
-from sigprop.records import Row
+from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes
+from sigprop.records import Row, p_text
 
 if TYPE_CHECKING:
     from sigprop.validation import Validation

@@ -14,6 +14,9 @@ from sigprop.records import Row
 COLORS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's palette, safe for colour-blind readers, in the order of use."""
 
+TICKS = 12
+"""Names written below an axis, about."""
+
 INK, PALE, ALARM = "#222222", "#8A8A8A", "#C00000"
 
 
@@ -33,14 +36,20 @@ def column(rows: Sequence[Row], name: str) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def p_text(p: float) -> str:
-    """A p-value as text.
+def decades(values: np.ndarray) -> np.ndarray:
+    """Base-10 logarithms; NaN of what has no place on the axis."""
+    known = (values > 0) & np.isfinite(values)
+    return np.asarray(np.log10(values, out=np.full(values.shape, np.nan), where=known))
 
-    Example:
-        >>> p_text(0.1234), p_text(3e-5), p_text(1e-60)
-        ('p = 0.12', 'p = 3e-05', 'p < 1e-15')
-    """
-    return "p < 1e-15" if p < 1e-15 else f"p = {p:.2f}" if p >= 0.01 else f"p = {p:.0e}"
+
+def name_ticks(ax: Axes, names: Sequence[tuple[float, str]], places: int) -> None:
+    """Write names below their places, as many as there is room for."""
+    apart, shown = places / TICKS, list[tuple[float, str]]()
+    for place, name in names:
+        if not shown or place - shown[-1][0] >= apart:
+            shown.append((place, name))
+    ax.set_xticks([place for place, _ in shown], [name for _, name in shown], rotation=30,
+                  ha="right", fontsize="small")  # fmt: skip
 
 
 def new_axes() -> Axes:

@@ -25,7 +25,7 @@ def test_signs_that_are_lost_in_rounding(inputs, measured, monkeypatch):
     if measured:
         monkeypatch.setattr(points_module, "SECONDS", -1e9)
     rng = np.random.default_rng(0)
-    units = 200
+    units = 80
     origin, u, v = rng.normal(size=(3, inputs))
     weight = rng.normal(size=(units, inputs))
     corner = origin - u - v

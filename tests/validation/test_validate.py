@@ -65,7 +65,7 @@ def test_p_values_of_right_nets_are_uniform():
         return lambda size, rng: np.array([result.p_value for result in pool(kind)(size)])
 
     stat.assert_uniform(
-        "p-values of single nets", p_values("right"), detect=0.28, mutant=p_values("gain off")
+        "p-values of single nets", p_values("right"), detect=0.36, mutant=p_values("gain off")
     )
 
 
@@ -82,7 +82,7 @@ def test_scores_of_every_family_are_independent_standard_normal(family):
         return draw
 
     mutant = scores("slope off" if "activations" in family else "gain off")
-    stat.assert_uniform(f"scores of {family}", scores("right"), detect=0.12, mutant=mutant)
+    stat.assert_uniform(f"scores of {family}", scores("right"), detect=0.15, mutant=mutant)
 
 
 def test_backward_activation_scores_are_news_beyond_the_forward_ones():
@@ -202,7 +202,7 @@ def test_layer_by_layer_gives_the_same_numbers(sizes):
 
 
 def test_layer_by_layer_does_not_overflow_where_whole_nets_would():
-    grows = {"alpha": 0.2, "depth": 3000, "width": 16, "batch": 4, "gain": 1.3 * float(g_star(0.2))}
+    grows = {"alpha": 0.2, "depth": 400, "width": 16, "batch": 4, "gain": 4 * float(g_star(0.2))}
     with pytest.raises(ValueError, match=r"more than torch.float32 can hold; use layerwise=True"):
         validate(**grows, seeds=1, **CPU)
     result = validate(**grows, seeds=1, layerwise=True, **CPU)

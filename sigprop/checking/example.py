@@ -1,0 +1,139 @@
+"""What a model is checked on: refused with what to do, or named where it hides something."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sigprop.checking.findings import Finding
+from sigprop.reading.calling import as_found, attributes_kept, call, cloned, flatten, labelled
+
+HINTS = {
+    r"more than 1 value per channel": "Batch norm in training needs at least 2 samples: give a "
+    "larger batch, or check model.eval().",
+    r"dtype|scalar type|Input type": "Cast the input or the model, so that their types agree.",
+    r"device": "Move the input to the device of the model, x.to(device).",
+    r"index out of range|out of bounds": "Whole numbers must be below the size of the table that "
+    "they look up.",
+    r"positional argument|keyword argument": "Give as many arguments as forward takes: a tuple by "
+    "position, a dict by name.",
+    r"shape|size|dimension|channels|\dD": "Give x in the shape that the model "
+    "takes, samples first.",
+}
+"""What a model says of an input that it does not take, and what to do; the first that is met."""
+
+NO_VALUES = (
+    "sigprop.predict(model, x) needs none; or give it some, model.to_empty(device='cpu') and "
+    "sigprop.initialize(model, x)"
+)
+PARTS = "give real and imaginary parts as channels"
+REAL = "Give real data; or a shape, then normal numbers are drawn."
+
+
+def check_example(model: nn.Module, example: Any) -> None:
+    """Refuse what has no numbers to measure.
+
+    Raises:
+        ValueError: quantized, complex, sparse, nested or meta tensors, among parameters or inputs;
+            inputs that are empty, or not finite.
+    """
+    for name, value in model.named_parameters():
+        _refuse(f"the parameter {name!r}", value, NO_VALUES)
+    for name, tensor in labelled(model, example):
+        _refuse(f"the input {name!r}", tensor, "give one with values, or its shape")
+        if not tensor.numel():
+            raise ValueError(
+                f"the input {name!r} of shape {tuple(tensor.shape)} has no entries, and nothing to "
+                "measure; give one with sizes of at least 1."
+            )
+        if tensor.is_floating_point() and not tensor.detach().isfinite().all():
+            raise ValueError(
+                f"the input {name!r} holds NaN or infinite numbers, which have no moments; give "
+                "finite ones."
+            )
+
+
+def _refuse(name: str, tensor: Tensor, without_values: str) -> None:
+    if tensor.is_meta:
+        raise ValueError(
+            f"{name} is on the meta device and has no values to measure: {without_values}."
+        )
+    if tensor.is_quantized:
+        raise ValueError(
+            f"{name} is quantized: check the model in floating point, before it is converted."
+        )
+    if tensor.is_complex():
+        raise ValueError(f"{name} is complex: theory is for real numbers; {PARTS}.")
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise ValueError(f"{name} is {kind} and not dense: give x.to_dense(), or a padded batch.")
+
+
+@contextmanager
+def errors_named(model: nn.Module, example: Any) -> Iterator[None]:
+    """Where something fails and the model alone fails too, say that it is the model that does.
+
+    Raises:
+        ValueError: what the model says, on which inputs, and what to do.
+    """
+    try:
+        yield
+    except Exception as error:
+        own = _raised(model, example)
+        if own is None:
+            raise
+        given = [f"{n} {tuple(t.shape)} {t.dtype} {t.device}" for n, t in labelled(model, example)]
+        shown = ", ".join(given).replace("torch.", "") or "no tensors"
+        said = f"{type(own).__name__}: {own}".rstrip(". :\n")
+        hints = (hint for pattern, hint in HINTS.items() if re.search(pattern, said))
+        raise ValueError(
+            f"the model does not run on {shown}. It says: {said}. {next(hints, '')}".rstrip()
+        ) from error
+
+
+def _raised(model: nn.Module, example: Any) -> Exception | None:
+    """What the model raises when it is called by itself; None: nothing."""
+    modules = list(model.modules())
+    with torch.no_grad(), as_found(modules, flatten(example)), attributes_kept(modules):
+        try:
+            call(model, cloned(example))
+        except Exception as error:
+            return error
+    return None
+
+
+def hidden(model: nn.Module, example: Any) -> list[Finding]:
+    """What this example or the state of the model hides from a check."""
+    found = [_of_input(name, tensor) for name, tensor in labelled(model, example)]
+    return [each for each in (*found, _frozen(model)) if each is not None]
+
+
+def _of_input(name: str, tensor: Tensor) -> Finding | None:
+    if not tensor.is_floating_point() or tensor.dim() < 2:
+        return None
+    values = tensor.detach()
+    if bool((values == values.flatten()[0]).all()):
+        detail = f"all its entries are {float(values.flatten()[0]):g}"
+        return Finding(name, "constant input", detail, REAL, "warning")
+    if len(values) == 1:
+        detail = "with one sample nobody sees whether samples stay apart"
+        return Finding(name, "one sample", detail, "Give a batch, of 32 or more.", "note")
+    if bool((values == values[:1]).all()):
+        detail = f"its {len(values):,} samples are all the same"
+        return Finding(name, "equal samples", detail, REAL, "warning")
+    return None
+
+
+def _frozen(model: nn.Module) -> Finding | None:
+    parameters = list(model.parameters())
+    frozen = sum(not parameter.requires_grad for parameter in parameters)
+    if not frozen:
+        return None
+    which = "all" if frozen == len(parameters) else f"{frozen:,} of {len(parameters):,}"
+    detail = f"{which} parameters do not train; gradients are shown as if they did"
+    return Finding("", "frozen", detail, "Nothing, if that is meant.", "note")

@@ -1,0 +1,135 @@
+"""``check`` as a whole: one report of what was predicted, measured and judged."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import sigprop
+from sigprop.checking import Limits, words
+from sigprop.init import plan
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mlp(seed=0, gain=2**0.5, layers=4):
+    """Kaiming normal weights of a ReLU net."""
+    source = torch.Generator().manual_seed(100 + seed)
+    parts = []
+    for _ in range(layers):
+        linear = nn.Linear(64, 64)
+        nn.init.normal_(linear.weight, 0, gain / 8, generator=source)
+        nn.init.zeros_(linear.bias)
+        parts += [linear, nn.ReLU()]
+    return nn.Sequential(*parts, nn.Linear(64, 64))
+
+
+def said(report, *problems):
+    return [(f.name, f.problem, f.level) for f in report.findings if f.problem in problems]
+
+
+WEIGHTS = (words.OFF_LAW, words.KNOWS_INPUT, words.KNOWS_GRADIENT)
+
+
+class Blocks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(16, 16)
+        self.branches = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for branch in self.branches:
+            x = x + branch(torch.relu(x))
+        return x
+
+
+def test_a_row_joins_what_was_predicted_measured_and_judged():
+    torch.manual_seed(0)
+    net, x = Blocks(), normal(8, 16)
+    report = sigprop.check(net, x)
+    prediction, measured = sigprop.predict(net, x), sigprop.measurement.measure_nodes(net, x)
+    assert [layer.name for layer in report.layers] == ["stem", *(f"branches.{i}" for i in range(3))]
+    for layer in report.layers:
+        assert layer.q_predicted == prediction[layer.name].q
+        assert layer.gradient_predicted == prediction[layer.name].gradient
+        assert layer.weight_gradient_predicted == prediction[layer.name].weight_gradient
+        assert layer.q == measured[layer.name].q
+        assert layer.gradient == measured[layer.name].gradient
+        assert layer.weight_gradient == measured.parameters[f"{layer.name}.weight"]
+        weight = net.get_parameter(f"{layer.name}.weight")
+        assert layer.gain == pytest.approx(4 * weight.square().mean().sqrt().item(), rel=1e-6)
+        assert layer.law == "torch default" and layer.shape == (16, 16)
+    assert [layer.block for layer in report.layers] == ["", "add", "add#2", "add#3"]
+    assert report.healthy and report.model == "Blocks" and len(report.records()) == 4
+
+
+def test_a_gain_that_is_off_is_named_where_it_is():
+    x = normal(32, 64)
+    assert said(sigprop.check(mlp(), x), *WEIGHTS) == []
+    net = mlp()
+    with torch.no_grad():
+        net[4].weight *= 1.1
+    report = sigprop.check(net, x)
+    assert said(report, *WEIGHTS) == [("4", words.OFF_LAW, "warning")]
+    (found,) = (f for f in report.findings if f.problem == words.OFF_LAW)
+    assert 1.05 < float(re.search(r"gain is ([\d.]+) times", found.detail)[1]) < 1.15
+    assert "check(model, x, init=plan)" in found.advice
+    assert report.p_scale < 0.01 < min(report.p_direction, report.p_backward)
+    assert report.healthy  # a warning alone
+
+
+def test_a_plan_says_what_the_weights_should_be():
+    x, net = normal(32, 64), mlp(gain=2.0)
+    assert said(sigprop.check(net, x), words.OFF_LAW) == []
+    meant = plan(net, example=x, target="forward")
+    named = said(sigprop.check(net, x, init=meant), words.OFF_LAW)
+    assert [name for name, *_ in named] == ["0", "2", "4", "6", "8"]
+    sigprop.initialize(net, x, generator=torch.Generator().manual_seed(0))
+    report = sigprop.check(net, x, init=meant)
+    assert said(report, words.OFF_LAW) == [] and {x.law for x in report.layers} == {"as planned"}
+    with pytest.raises(ValueError, match="the plan sets layers that the model does not use"):
+        sigprop.check(Blocks(), normal(8, 16), init=meant)
+
+
+def test_weights_that_know_their_input_are_named_and_of_a_trained_net_noted():
+    x, net = normal(32, 64), mlp()
+    with torch.no_grad():
+        seen = net[:4](x).mean(0)
+        net[4].weight += 0.5 * normal(64, 1) * (seen / seen.norm())
+    assert (found := said(sigprop.check(net, x), *WEIGHTS))
+    assert ("4", words.KNOWS_INPUT, "warning") in found
+    assert {name for name, problem, _ in found if problem == words.KNOWS_INPUT} == {"4"}
+    net = mlp()
+    target, optimizer = normal(32, 64, seed=1), torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (net(x) - target).square().mean().backward()
+        optimizer.step()
+    found = said(sigprop.check(net, x), *WEIGHTS)
+    assert len(found) > 2 and {level for *_, level in found} == {"note"}
+
+
+def test_limits_say_where_findings_begin():
+    torch.manual_seed(0)
+    net = nn.Sequential(*[part for _ in range(12) for part in (nn.Linear(64, 64), nn.ReLU())])
+    x = normal(32, 64)
+    problems = {f.problem for f in sigprop.check(net, x).findings}
+    strict = {f.problem for f in sigprop.check(net, x, limits=Limits(signal=0.5)).findings}
+    assert words.SIGNAL_VANISHES in strict - problems
+
+
+def test_the_seed_changes_the_gradient_and_nothing_else_random():
+    net, x = mlp(), normal(8, 64)
+    one, same, other = (sigprop.check(net, x, seed=seed) for seed in (0, 0, 1))
+    assert one.records() == same.records() != other.records()
+    assert [layer.q for layer in one.layers] == [layer.q for layer in other.layers]
+
+
+@pytest.mark.parametrize("level", [0, 1.5, "a"])
+def test_a_level_out_of_range_is_refused(level):
+    with pytest.raises((ValueError, TypeError), match="level"):
+        sigprop.check(mlp(), (8, 64), level=level)

@@ -1,0 +1,163 @@
+"""``target="critical"`` and ``"edge"``: levels and biases that hold signal and gradient."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sigprop import initialize, predict
+from sigprop.activations import activation
+from sigprop.init import lever, plan
+from sigprop.init.jobs import Job
+from sigprop.theory.fixed_points import NoSolution
+from tests.init.target_nets import Residual, chain, seeded, square, through
+
+X = torch.randn(64, 100, generator=seeded(1))
+FRESH = torch.randn(64, 100, generator=seeded(2))
+
+
+def ends(act, depth=60, **more) -> tuple[float, float]:
+    """Last over first second moment, first over last squared gradient."""
+    model = initialize(
+        chain(act, depth), X, target="critical", generator=seeded(3), **more
+    )  # fmt: skip
+    q, gradient = through(model, FRESH)
+    return q[-2] / q[0], gradient[0] / gradient[-2]
+
+
+@pytest.mark.parametrize("act", [nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus])
+def test_signal_and_gradient_hold(act):
+    forward, backward = ends(act)
+    assert 0.9 < forward < 1.1 and 0.8 < backward < 1.35
+
+
+def test_a_wrong_sign_of_the_bias_is_seen(monkeypatch):
+    fill = Job._fill_bias
+
+    def wrong(self, bias, std, generator):
+        fill(self, bias, std, generator)
+        bias.neg_()
+
+    monkeypatch.setattr(Job, "_fill_bias", wrong)
+    forward, backward = ends(nn.Sigmoid)
+    assert not (0.9 < forward < 1.1 and 0.8 < backward < 1.35)
+
+
+def test_the_level_is_as_large_as_it_may_be():
+    for name, centred in (("gelu", True), ("tanh", False), ("silu", True)):
+        record = activation(name)
+        q = lever.small_level(record, 200, 1.0, centred=centred)
+        at = [
+            abs(math.log(lever.contraction(record, q * f, centred=centred))) * 200 for f in (1, 2)
+        ]
+        assert at[0] == pytest.approx(lever.SLACK, rel=1e-3) and at[1] > lever.SLACK
+    assert lever.small_level(activation("tanh"), 1, 0.01, centred=False) == 0.01
+    assert lever.small_level(activation("relu"), 1000, 1.0, centred=False) == 1.0
+
+
+def test_the_plan_says_what_it_costs():
+    made = plan(chain(nn.GELU, 20), example=X, target="critical")
+    assert "nearly linear at the start" in made.notes[0] and "L = 21" in made.notes[0]
+    assert made.notes[1].startswith("the mean of the activations is taken away")
+    assert all(layer.removed > 0 for layer in made.layers[1:])
+    assert all(layer.q == pytest.approx(made.layers[0].q, rel=0.02) for layer in made.layers)
+    odd = plan(chain(nn.Tanh, 20), example=X, target="critical")
+    assert not any(layer.removed for layer in odd.layers) and len(odd.notes) == 1
+
+
+def test_the_bias_is_minus_the_mean_times_the_sums_of_the_rows():
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.Softplus(), nn.Conv2d(32, 20, 3), nn.Softplus(),
+        nn.Flatten(), nn.Linear(20 * 36, 30),
+    )  # fmt: skip
+    x = torch.randn(4, 3, 8, 8, generator=seeded(4))
+    got = []
+    initialize(model, x, target="critical", generator=seeded(), report=got.append)
+    for layer in got[0].layers[1:]:
+        weight, bias = model[int(layer.name)].weight, model[int(layer.name)].bias
+        wanted = -layer.removed * weight.flatten(1).sum(1)
+        assert layer.removed > 0.6 and torch.allclose(bias, wanted, atol=1e-6)
+    out = model(x)
+    assert square(out) == pytest.approx(got[0].layers[-1].q, rel=0.6)
+
+
+def test_orthogonal_unless_asked():
+    model = initialize(chain(nn.Tanh, 2), X, target="critical", generator=seeded())
+    gram = model[2].weight @ model[2].weight.T
+    assert torch.allclose(gram / gram[0, 0], torch.eye(128), atol=1e-4)
+    initialize(model, X, target="critical", distribution="uniform", generator=seeded())
+    assert model[2].weight.abs().max() < 1.01 * math.sqrt(3 * square(model[2].weight))
+
+
+def test_leaky_chains_are_mirrored_where_that_fits():
+    def leaky():
+        return nn.LeakyReLU(0.2)
+
+    model = chain(leaky, 200, width=64)
+    got = []
+    initialize(model, X, target="critical", generator=seeded(), report=got.append)
+    assert "mirrored weights" in got[0].notes[0]
+    q, gradient = through(model, FRESH)
+    assert q[-2] / q[0] == pytest.approx(1.0, rel=1e-3)
+    assert gradient[0] / gradient[-2] == pytest.approx(1.0, rel=1e-3)
+    odd = chain(leaky, 3, width=65)  # no half
+    made = plan(odd, example=X, target="critical")
+    assert any(note.startswith("not mirrored: ") for note in made.notes)
+    assert made.layers[1].q == pytest.approx(1.0)
+    residual = plan(Residual(3), example=X, target="critical")
+    assert not any("mirrored" in note for note in residual.notes)
+    plain = plan(chain(leaky, 3), example=X, target="critical", distribution="normal")
+    assert not any("mirrored" in note for note in plain.notes)
+
+
+def test_a_stream_counts_by_one_block():
+    made = plan(Residual(30), example=X, target="critical")
+    assert "L = 2" in made.notes[0]
+
+
+def test_without_a_level_it_is_refused():
+    bare = nn.Sequential(
+        nn.Linear(100, 50), nn.Sigmoid(), nn.Linear(50, 50, bias=False), nn.Sigmoid(),
+        nn.Linear(50, 5),
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in bare.state_dict().items()}
+    with pytest.raises(NoSolution, match=r"no level .* Give '2', which it feeds, a bias"):
+        initialize(bare, X, target="critical")
+    assert all(torch.equal(before[name], value) for name, value in bare.state_dict().items())
+
+
+# The edge of chaos
+
+
+def test_the_edge_holds_q_with_biases():
+    made = plan(chain(nn.Tanh, 30), example=X, target="edge")
+    edge = lever.edge_of(activation("tanh"), 1.0)
+    assert edge is not None and made.layers[1].bias_std == pytest.approx(math.sqrt(edge.bias))
+    assert [layer.q for layer in made.layers] == pytest.approx([1.0] * 32)
+    model = chain(nn.Tanh, 30)
+    prediction = predict(model, X, init=made)
+    back = prediction["0"].gradient / prediction["60"].gradient
+    assert back == pytest.approx(1.0, rel=0.05)
+    model = initialize(chain(nn.Tanh, 10), X, target="edge", generator=seeded(3))
+    assert square(model[2].bias) == pytest.approx(edge.bias, rel=0.5)
+    q, gradient = through(model, FRESH)
+    assert 0.7 < q[-2] / q[0] < 1.4 and 0.4 < gradient[0] / gradient[-2] < 2.5
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [(nn.GELU, r"χ∥ = 1\.0\d+ > 1"), (nn.Sigmoid, "which is negative")],
+)
+def test_an_edge_that_cannot_be_held_is_refused(act, words):
+    with pytest.raises(NoSolution, match=words):
+        initialize(chain(act, 3), X, target="edge")
+
+
+def test_an_edge_needs_biases():
+    bare = nn.Sequential(nn.Linear(100, 50), nn.Tanh(), nn.Linear(50, 50, bias=False), nn.Tanh(),
+                         nn.Linear(50, 5))  # fmt: skip
+    with pytest.raises(NoSolution, match="'2' has none that can be set"):
+        initialize(bare, X, target="edge")
+    with pytest.raises(ValueError, match="holds q by itself"):
+        initialize(chain(nn.Tanh, 3), X, target="edge", data=True)

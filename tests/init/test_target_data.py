@@ -1,0 +1,121 @@
+"""``data=True``: weights scaled on the example, in three forward passes in all."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sigprop import initialize
+from sigprop.init import SignalWarning, data_pass, plan
+from tests.init.target_nets import Residual, Transformer, chain, levels, seeded, square
+
+X = torch.randn(256, 100, generator=seeded(1))
+FRESH = torch.randn(256, 100, generator=seeded(2))
+
+
+def shares(model, x) -> list[float]:
+    stream = list(model.stream(x))
+    added = [
+        b(torch.relu(a(before if model.post else torch.relu(before))))
+        for (a, b), before in zip(model.blocks, stream, strict=False)
+    ]
+    return [square(y) / square(x) for x, y in zip(stream, added, strict=False)]
+
+
+def growth(model, x) -> float:
+    stream = [square(h) for h in model.stream(x)]
+    return stream[-1] / stream[0]
+
+
+def test_layers_stand_at_their_level():
+    model = chain(nn.Tanh, 8, width=32)
+    off = levels(initialize(model, X, generator=seeded()), X)
+    assert max(abs(math.log(q)) for q in off.values()) > 0.05
+    got = []
+    initialize(model, X, data=True, generator=seeded(), report=got.append)
+    assert list(levels(model, X).values()) == pytest.approx([1.0] * 10, rel=1e-4)
+    assert got[0].notes[-1] == "forward passes for that: 1."
+    assert square(model[2].weight) == pytest.approx(got[0].layers[1].std ** 2, rel=0.15)
+
+
+@pytest.mark.parametrize("post", [False, True])
+@pytest.mark.parametrize("blocks", [10, 50])
+def test_a_stream_grows_as_is_asked(blocks, post):
+    model = Residual(blocks, post=post)
+    initialize(model, X, data=True, generator=seeded(5))
+    assert growth(model, X) == pytest.approx(math.e, rel=0.01)
+    assert growth(model, FRESH) == pytest.approx(math.e, rel=0.05)
+    found = shares(model, X)[1:] if post else shares(model, X)
+    assert max(found) / min(found) < 1.5
+
+
+def test_without_the_common_factor_it_is_off(monkeypatch):
+    monkeypatch.setattr(data_pass.DataPass, "_streams", lambda *given: None)
+    off = []
+    for seed in range(4):
+        model = initialize(Residual(10), X, data=True, generator=seeded(seed))
+        off.append(abs(math.log(growth(model, X)) - 1))
+    assert max(off) > 0.01
+
+
+def test_three_forward_passes_in_all():
+    calls = []
+    model = Residual(4)
+    model.register_forward_hook(lambda *given: calls.append(1))
+    initialize(model, X, data=True)
+    assert len(calls) == 3
+    calls.clear()
+    initialize(model, X)
+    assert len(calls) == 1
+
+
+def test_transformers_and_centred_layers():
+    tokens = torch.randint(50, (16, 12), generator=seeded(3))
+    model = initialize(Transformer(), tokens, data=True, generator=seeded())
+    stream = [square(x) for x in model.stream(tokens)]
+    assert stream[-1] / stream[0] == pytest.approx(math.e, rel=0.01)
+    soft = chain(nn.Softplus, 4)
+    got = []
+    initialize(soft, X, target="critical", data=True, generator=seeded(), report=got.append)
+    q = got[0].layers[0].q
+    assert list(levels(soft, X).values()) == pytest.approx([q] * 6, rel=0.03)
+    wanted = -got[0].layers[1].removed * soft[2].weight.sum(1)
+    assert torch.allclose(soft[2].bias, wanted, atol=1e-6)
+
+
+def test_what_is_used_twice_stays_as_drawn():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(100, 100), nn.Linear(100, 30)
+
+        def forward(self, x):
+            return self.b(torch.relu(self.a(torch.relu(self.a(x)))))
+
+    got = []
+    initialize(Twice(), X, data=True, report=got.append)
+    assert any("left as drawn" in note and "a" in note for note in got[0].notes)
+
+
+def test_a_level_that_does_not_hold_on_another_batch_is_said():
+    with pytest.warns(SignalWarning, match="will not hold on another batch"):
+        initialize(chain(nn.GELU, 100, width=16), X, data=True)
+
+
+def test_everything_is_put_back_on_failure():
+    model = Residual(3)
+    runs = []
+
+    def fail(*given):
+        runs.append(1)
+        if len(runs) == 3:
+            raise RuntimeError("out of memory")
+
+    handle = model.register_forward_hook(fail)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(RuntimeError, match="out of memory"):
+        initialize(model, X, data=True)
+    handle.remove()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert plan(model, example=X, target="forward", data=True).layers
