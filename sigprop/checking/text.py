@@ -83,7 +83,7 @@ def sentences(report: CheckReport) -> list[str]:
         if p is not None
     ]
     if not said:
-        return ["The weights could not be tested: none has a law that is known."]
+        return ["The weights could not be tested: their laws are not known, or leave nothing to chance."]
     right = f"Weights drawn at random give a p below {report.level:g} once in {1 / report.level:g}."
     return [f"All weights together: {'; '.join(said)}. {right}"]
 
