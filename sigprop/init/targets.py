@@ -27,6 +27,7 @@ from sigprop.init.plan import InitPlan
 from sigprop.init.request import Request
 from sigprop.init.signal_warnings import LOUD
 from sigprop.init.weights import TIED, ModelWeight
+from sigprop.prediction.inputs import example_of
 from sigprop.prediction.planned import Draw
 from sigprop.prediction.run import DecidedMoments, decided
 from sigprop.prediction.translate import Translator
@@ -43,9 +44,14 @@ def target_decision(
     """What decides for a request with an aim: mirrored weights where they fit, else moments."""
     aim = request.aim
     assert aim is not None
-    if aim.target == "critical" and aim.free and is_leaky_chain(read(model, request.example).graph):
+    example, _ = example_of(model, request.example)
+    if aim.target == "critical" and aim.free and is_leaky_chain(read(model, example).graph):
         mirrored = replace(
-            request, criterion=Criterion("critical"), distribution="mirrored", aim=None
+            request,
+            criterion=Criterion("critical"),
+            distribution="mirrored",
+            aim=None,
+            example=example,
         )
         decision = MirroredDecision(model, mirrored, generator)
         try:
@@ -301,7 +307,8 @@ class TargetDecision(Decision):
                 [_q(states.get(name)) for name in (stream.start, end)]
                 for states in (found.states, found.gradients)
             )
-            words = f"residual stream of {len(blocks)} blocks from {stream.start!r} to {end!r}: "
+            words = f"residual stream of {_blocks(len(blocks))} from {stream.start!r} to "
+            words += f"{end!r}: "
             words += (
                 f"residual={residual!r}"
                 if isinstance(residual, str)
@@ -355,6 +362,10 @@ def _sums_rows(weight: ModelWeight, written: set[str]) -> bool:
     """Whether its bias can take away what a mean of its input adds."""
     plain = type(weight.module) in _SUMS_ROWS and weight.attribute == "weight"
     return plain and bool(weight.biases) and set(weight.biases) <= written
+
+
+def _blocks(count: int) -> str:
+    return f"{count} block{'' if count == 1 else 's'}"
 
 
 def _q(state: object) -> float:

@@ -161,3 +161,12 @@ def test_an_edge_needs_biases():
         initialize(bare, X, target="edge")
     with pytest.raises(ValueError, match="holds q by itself"):
         initialize(chain(nn.Tanh, 3), X, target="edge", data=True)
+
+
+@pytest.mark.parametrize("act", [nn.GELU, nn.ReLU], ids=str)
+@pytest.mark.parametrize("target", ["forward", "critical"])
+def test_a_shape_will_do_for_an_example(act, target):
+    net = nn.Sequential(nn.Linear(16, 32), act(), nn.Linear(32, 32), act(), nn.Linear(32, 4))
+    shapes = []
+    initialize(net, (64, 16), target=target, report=shapes.append)
+    assert len(shapes[0].layers) == 3

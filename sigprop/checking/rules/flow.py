@@ -102,14 +102,15 @@ def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     at_first = 0.0 if evidence.blank else max(given, default=1.0)
     meant = 10 ** -_let_through(evidence)
     if known and at_first < limits.decorrelation_warned:
-        detail = f"1 − c = {at_first:.2g} between the samples that were given"
+        detail = f"1 − c (c: their cosine) is {at_first:.2g} between the samples that were given"
         advice = "Check the model on samples that differ, such as a batch of your data."
         yield Finding("input", words.COLLAPSE, detail, advice, "note")
     elif known and (left := median(known)) < limits.decorrelation_warned * meant:
         level: Level = "unhealthy" if left < limits.decorrelation * meant else "warning"
         detail = (
-            f"1 − c = {left:.2g} between samples (median of the last {len(known)} layers): the net "
-            f"gives all inputs the same output; at its input it was {at_first:.2g}"
+            f"1 − c (c: their cosine) is {left:.2g} between samples (median of the last "
+            f"{len(known)} layers): the net gives all inputs the same output; at its input it was "
+            f"{at_first:.2g}"
         )
         yield Finding(ends[-1], words.COLLAPSE, detail, words.CRITICAL, level)
 

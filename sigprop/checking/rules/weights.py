@@ -115,8 +115,8 @@ def no_gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     if without:
         level: Level = "unhealthy" if lost > limits.unreached * total else "warning"
         detail = (
-            f"nothing that leaves the model depends on {_shown(without)} ({len(without)} "
-            "parameters), or it is detached on the way"
+            f"nothing that leaves the model depends on {_shown(without)} "
+            f"({_counted(without)}), or it is detached on the way"
         )
         advice = (
             "Use them, take them out, or freeze them with requires_grad=False; look for .detach(), "
@@ -127,15 +127,20 @@ def no_gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         explained = bool(_zero_on_the_way(evidence))
         lost = sum(trained[name].numel() for name in nothing)
         level = "unhealthy" if lost > limits.unreached * total else "warning"
-        detail = f"the gradient of {_shown(nothing)} is exactly 0 ({len(nothing)} parameters)"
+        detail = f"the gradient of {_shown(nothing)} is exactly 0 ({_counted(nothing)})"
         detail += "; a weight behind is 0" if explained else ""
         advice = (
             "Nothing needs to be done if the zeros behind are meant: they learn first."
             if explained
-            else "Look for dead units, saturated gates or a product with 0 behind them."
+            else "Look for dead units, saturated gates or a product with 0 behind them; a bias "
+            "that a difference or a normalization takes away can go."
         )
         level = "note" if explained else level
         yield Finding(nothing[0], words.NO_GRADIENT, detail, advice, level)
+
+
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} parameter{'' if len(names) == 1 else 's'}"
 
 
 def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
