@@ -74,7 +74,7 @@ def record_of(node: Node) -> Activation | None:
 
 
 def held(graph: Graph) -> list[Node]:
-    """The activations that get what weight layers put out, with no normalization between."""
+    """The activations between weight layers, with no normalization before them."""
     normed: dict[str, bool] = {}
     for node in graph.nodes:
         if node.kind == "normalization":
@@ -85,7 +85,18 @@ def held(graph: Graph) -> list[Node]:
             normed[node.name] = any(normed[name] for name in node.inputs)
     acts = graph.of_kind("activation")
     fed = [n for n in acts if any(source.kind == "weight" for source in graph.sources(n.name))]
+    used = _before_weights(graph)
+    fed = [node for node in fed if node.name in used]
     return [node for node in fed if not any(normed[name] for name in node.inputs)]
+
+
+def _before_weights(graph: Graph) -> set[str]:
+    """The nodes that lead to a weight: what stands at the output is no matter of depth."""
+    found: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.kind in ("weight", "recurrent", "attention") or node.name in found:
+            found.update(node.inputs)
+    return found
 
 
 def depth_of(graph: Graph, streams: Iterable[Stream]) -> int:

@@ -130,6 +130,17 @@ def test_without_a_level_it_is_refused():
 # The edge of chaos
 
 
+def test_what_stands_at_the_output_is_no_matter_of_depth():
+    """A sigmoid behind the last weight, as of images: the level is that of the net before it."""
+    layers = [part for _ in range(20) for part in (nn.Linear(32, 32), nn.Tanh())]
+    x = seeded(16, 32)
+    plain = plan(nn.Sequential(*layers, nn.Linear(32, 8)), example=x, target="critical")
+    squashed = nn.Sequential(*layers, nn.Linear(32, 8), nn.Sigmoid())
+    ended = plan(squashed, example=x, target="critical")
+    assert ended.notes == plain.notes and "tanh" in ended.notes[0]
+    assert [layer.q for layer in ended.layers] == [layer.q for layer in plain.layers]
+
+
 def test_the_edge_holds_q_with_biases():
     made = plan(chain(nn.Tanh, 30), example=X, target="edge")
     edge = lever.edge_of(activation("tanh"), 1.0)

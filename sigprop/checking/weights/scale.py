@@ -19,8 +19,9 @@ from sigprop.checking.weights.structure import CLOSE
 
 ALIKE = 3
 """Layers that a family needs for its median to mean something."""
-FAR, ODD = 4.0, 1 / 3
-"""With more than this share of them so many standard deviations off, the median is nobody's law."""
+FAR, ODD = 4.0, 0.2
+"""With more than this share of them so many standard deviations off, the median is nobody's law;
+one alone may always be off."""
 OWN_GAINS = "no law of the menu fits, and layers like it have gains of their own"
 
 
@@ -67,7 +68,7 @@ def against_family(layers: Sequence[Facts]) -> list[Answer]:
     own = np.array([(layer.kurtosis - 1) / layer.count for layer in layers])
     common = math.pi / 2 / float((1 / own).sum())
     scores = away / np.sqrt(own + common)
-    if np.mean(np.abs(scores) > FAR) > ODD:  # drawn layer by layer, as by a plan, or trained
+    if np.sum(np.abs(scores) > FAR) > max(1, ODD * len(scores)):  # drawn one by one, or trained
         return [Answer(note=OWN_GAINS)] * len(layers)
     return [
         Answer(float(score), math.exp(each / 2)) for score, each in zip(scores, away, strict=True)

@@ -1,6 +1,7 @@
 """``judge`` on whole models: what is right, what is wrong and named, what cannot be asked."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -95,6 +96,7 @@ def test_a_family_of_no_known_law_is_held_against_its_median():
         model[4].weight *= 1.15
     found = judged(model, torch.randn(8, 128), back=False)
     assert [n.name for n in found.named] == ["4"] and found.p_scale is None
+    assert re.match(r"its gain is 1\.1\d times that of layers like it", found.named[0].detail)
 
 
 def test_layers_that_have_gains_of_their_own_are_not_tested_against_each_other():
