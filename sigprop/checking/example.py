@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.checking.findings import Finding
+from sigprop.prediction.run import refuse_lazy
 from sigprop.reading.calling import as_found, attributes_kept, call, cloned, flatten, labelled
 
 HINTS = {
@@ -39,9 +40,10 @@ def check_example(model: nn.Module, example: Any) -> None:
     """Refuse what has no numbers to measure.
 
     Raises:
-        ValueError: quantized, complex, sparse, nested or meta tensors, among parameters or inputs;
-            inputs that are empty, or not finite.
+        ValueError: lazy parameters; quantized, complex, sparse, nested or meta tensors, among
+            parameters or inputs; inputs that are empty, or not finite.
     """
+    refuse_lazy(model)
     for name, value in model.named_parameters():
         _refuse(f"the parameter {name!r}", value, NO_VALUES)
     for name, tensor in labelled(model, example):

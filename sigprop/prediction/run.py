@@ -190,6 +190,20 @@ def measured_nodes(model: nn.Module, example: Any) -> NodeStatistics:
     return measure_nodes(model, *(example if type(example) is tuple else (example,)))
 
 
+def refuse_lazy(model: nn.Module) -> None:
+    """Refuse a model that a first run would change.
+
+    Raises:
+        ValueError: naming what has no shape yet.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name!r} is lazy: it has no shape before the model has run. Call the model once "
+                "on an example first."
+            )
+
+
 def _check_inputs(model: nn.Module, example: Any, *, finite: bool) -> None:
     for tensor in flatten(example):
         if tensor.is_complex() or tensor.layout != torch.strided:
@@ -205,12 +219,7 @@ def _check_inputs(model: nn.Module, example: Any, *, finite: bool) -> None:
                 f"an input of shape {tuple(tensor.shape)} holds NaN or infinite numbers, which "
                 "have no moments; give finite ones."
             )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise ValueError(
-                f"{name!r} is lazy: it has no shape before the model has run. Call the model once "
-                "on an example, then predict it."
-            )
+    refuse_lazy(model)
     for name, parameter in model.named_parameters() if finite else ():
         known = parameter.layout is torch.strided and not parameter.is_meta
         if known and not parameter.detach().isfinite().all():
