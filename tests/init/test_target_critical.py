@@ -149,8 +149,8 @@ def test_what_sets_a_level_of_its_own_is_not_mirrored(between):
 
 
 def test_what_mirrored_weights_cannot_set_is_set_all_the_same():
-    model = nn.Sequential(nn.Conv1d(4, 32, 3, padding=1), nn.ReLU(),
-                          nn.Conv1d(32, 32, 4, groups=8), nn.ReLU(), nn.Conv1d(32, 8, 1))  # fmt: skip
+    first, grouped = nn.Conv1d(4, 32, 3, padding=1), nn.Conv1d(32, 32, 4, groups=8)
+    model = nn.Sequential(first, nn.ReLU(), grouped, nn.ReLU(), nn.Conv1d(32, 8, 1))
     got, x = [], torch.randn(64, 4, 30, generator=seeded(4))
     initialize(model, x, target="critical", strict=False, generator=seeded(), report=got.append)
     assert len(got[0].layers) == 3 and any("not mirrored" in note for note in got[0].notes)

@@ -1,6 +1,7 @@
 """``data=True``: weights scaled on the example, in three forward passes in all."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -151,8 +152,7 @@ def test_a_stream_that_does_not_hear_its_branches(norm):
 
 def test_mirrored_weights_on_the_example():
     widths = (100, 64, 96, 48, 64)
-    pairs = zip(widths, widths[1:], strict=False)
-    layers = [layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())]
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
     model, got = nn.Sequential(*layers, nn.Linear(64, 7)), []
     far = 30 * X + 100
     initialize(model, far, target="critical", data=True, generator=seeded(), report=got.append)
