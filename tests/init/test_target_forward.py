@@ -390,6 +390,6 @@ def test_a_mask_of_logits_is_no_signal():
     made = [initialize(Attention(), (x, m), generator=seeded()) for m in (mask, mask.clamp(-1e9))]
     one, other = (model.parts[3].weight for model in made)
     assert torch.allclose(one, other, rtol=0.02)  # softmax is measured on the weights it had
-    assert square(made[0](x, mask)) == pytest.approx(1.0, rel=0.3)
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    assert 0.3 < square(made[0](x, mask)) < 3
+    with pytest.raises(ValueError, match="infinite"):
         initialize(Attention(), (x, mask + 1))

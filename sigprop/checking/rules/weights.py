@@ -167,7 +167,8 @@ def _unseen(evidence: Evidence) -> list[str]:
     """Parameters that a gradient reaches from a part of the model that is not seen."""
     if not any(node.operation == "unseen" for node in evidence.graph.of_kind("opaque")):
         return []
-    met = {name for node in evidence.graph.nodes for name in node.parameters}
+    nodes = (node for node in evidence.graph.nodes if node.operation != "unseen")
+    met = {name for node in nodes for name in node.parameters}
     squares = evidence.measured.parameters
     return [n for n in evidence.parameters if squares.get(n) is not None and n not in met]
 
