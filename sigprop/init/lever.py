@@ -102,11 +102,12 @@ def _before_weights(graph: Graph) -> set[str]:
 def depth_of(graph: Graph, streams: Iterable[Stream]) -> int:
     """Activations in a row at most; past a residual block the stream goes on without its branch."""
     before = {block.join: block.before for stream in streams for block in stream.blocks}
+    used = _before_weights(graph)
     count: dict[str, int] = {}
     for node in graph.nodes:
         inputs = (before[node.name],) if node.name in before else node.inputs
         most = max((count[name] for name in inputs), default=0)
-        count[node.name] = most + (node.kind == "activation")
+        count[node.name] = most + (node.kind == "activation" and node.name in used)
     return max(count.values(), default=0)
 
 

@@ -163,9 +163,21 @@ def _most(evidence: Evidence, course: Course, down: bool, limits: Limits) -> flo
 
 
 def _makes(evidence: Evidence, node: Node) -> bool:
-    """Whether a node makes a signal: not a map by constants, as of random Fourier features."""
+    """Whether a node makes a signal: no map by constants, as of random Fourier features; no logits.
+
+    Masks are added to logits: their size says nothing of the signal.
+    """
     fixed = node.kind == "weight" and not evidence.reading.weights[node.name].parameters
-    return node.kind in MAKES and not fixed
+    masked = node.kind == "sum" and _is_logits(evidence, node)
+    return node.kind in MAKES and not fixed and not masked
+
+
+def _is_logits(evidence: Evidence, node: Node) -> bool:
+    """Whether a softmax is all that uses a signal."""
+    users = evidence.users[node.name]
+    while len(users) == 1 and users[0].kind in ("passage", "shift", "scale", "sum"):
+        users = evidence.users[users[0].name]
+    return bool(users) and all(user.kind == "softmax" for user in users)
 
 
 def _let_through(evidence: Evidence) -> float:

@@ -154,10 +154,28 @@ def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         detail = f"{evidence.unmeasured}: all findings are from the prediction"
         advice = "Check it again when it has its values: model.to_empty(device=...) and initialize."
         yield Finding("input", words.NOT_JUDGED, detail, advice, "note")
+    unseen = _unseen(evidence)
+    if unseen:
+        detail = f"where {_shown(unseen)} ({len(unseen)} parameters) are used is not seen"
+        advice = (
+            "Check the model before torch.jit.script or an export turns it into something that "
+            "runs outside of Python."
+        )
+        yield Finding(unseen[0], words.NOT_JUDGED, detail, advice, "warning")
     if evidence.unpredicted:
         detail = f"there is no prediction: {evidence.unpredicted}"
         advice = "All findings are from the measurement."
         yield Finding("input", words.NOT_JUDGED, detail, advice, "note")
+
+
+def _unseen(evidence: Evidence) -> list[str]:
+    """Parameters that a gradient reaches from a part of the model that is not seen."""
+    if not any(node.operation == "unseen" for node in evidence.graph.of_kind("opaque")):
+        return []
+    nodes = (node for node in evidence.graph.nodes if node.operation != "unseen")
+    met = {name for node in nodes for name in node.parameters}
+    squares = evidence.measured.parameters
+    return [n for n in evidence.parameters if squares.get(n) is not None and n not in met]
 
 
 def void_scale(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
