@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.checking.findings import Finding
-from sigprop.reading.calling import as_found, attributes_kept, call, cloned, flatten, labelled
+from sigprop.prediction.run import refuse_lazy
+from sigprop.reading.calling import (
+    as_found,
+    attributes_kept,
+    call,
+    cloned,
+    flatten,
+    is_mask,
+    labelled,
+)
 
 HINTS = {
     r"more than 1 value per channel": "Batch norm in training needs at least 2 samples: give a "
@@ -39,9 +48,10 @@ def check_example(model: nn.Module, example: Any) -> None:
     """Refuse what has no numbers to measure.
 
     Raises:
-        ValueError: quantized, complex, sparse, nested or meta tensors, among parameters or inputs;
-            inputs that are empty, or not finite.
+        ValueError: lazy parameters; quantized, complex, sparse, nested or meta tensors, among
+            parameters or inputs; inputs that are empty, or not finite.
     """
+    refuse_lazy(model)
     for name, value in model.named_parameters():
         _refuse(f"the parameter {name!r}", value, NO_VALUES)
     for name, tensor in labelled(model, example):
@@ -51,7 +61,8 @@ def check_example(model: nn.Module, example: Any) -> None:
                 f"the input {name!r} of shape {tuple(tensor.shape)} has no entries, and nothing to "
                 "measure; give one with sizes of at least 1."
             )
-        if tensor.is_floating_point() and not tensor.detach().isfinite().all():
+        finite = bool(tensor.detach().isfinite().all()) if tensor.is_floating_point() else True
+        if not finite and not is_mask(tensor.detach()):
             raise ValueError(
                 f"the input {name!r} holds NaN or infinite numbers, which have no moments; give "
                 "finite ones."

@@ -83,7 +83,8 @@ def sentences(report: CheckReport) -> list[str]:
         if p is not None
     ]
     if not said:
-        return ["The weights could not be tested: none has a law that is known."]
+        why = "their laws are not known, or leave nothing to chance"
+        return [f"The weights could not be tested: {why}."]
     right = f"Weights drawn at random give a p below {report.level:g} once in {1 / report.level:g}."
     return [f"All weights together: {'; '.join(said)}. {right}"]
 

@@ -46,12 +46,13 @@ BRANCHES = (
 )
 """Where a residual stream grows too fast."""
 LAW = (
-    "If that is meant, pass the plan it was drawn by, check(model, x, init=plan); else draw it "
-    "anew with sigprop.initialize(model, x)."
+    "Nothing needs to be done if the net has been trained. If sigprop.initialize drew it, pass the "
+    "plan: check(model, x, init=plan); initialize(model, x, report=plans.append) hands it to you. "
+    "Else draw it anew with sigprop.initialize(model, x)."
 )
 """Where the size of weights is not that of their law."""
 ALIGNED = (
     "Nothing needs to be done if the net has been trained or the weights were made from data; else "
-    "look for weights that are tied, copied or set from the input."
+    "look for weights that are tied, copied, set from the input, or drawn with the same seed as it."
 )
 """Where weights know their input or their gradient."""

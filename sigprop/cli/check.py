@@ -50,8 +50,8 @@ def add(commands: Any) -> None:
         help=f"what the model is called with, once for each argument: {FORM}; a shape is filled "
         "with standard normal numbers, or whole ones below the number of embeddings",
     )
-    add("--dtype", default=None, help="cast the model to this type (default: as it is made)")
-    add("--device", default=None, help="move the model there (default: where it is made)")
+    add("--dtype", default=None, help="cast the model to this type; None: as it is made")
+    add("--device", default=None, help="move the model there; None: where it is made")
     add("--eval", action="store_true", help="check it in evaluation mode")
     add(
         "--init",
@@ -60,7 +60,12 @@ def add(commands: Any) -> None:
         help="first initialize it with this target of sigprop.initialize",
     )
     add("--seeds", type=int, default=1, help="build it so often, with torch.manual_seed(0), (1), …")
-    add("--level", type=float, default=0.01, help="false alarms that naming layers allows")
+    add(
+        "--level",
+        type=float,
+        default=0.01,
+        help="how often each of the three tests of weights may name a layer of a right model",
+    )
     add("--html", type=Path, default=None, metavar="FILE", help="write a page to open in a browser")
     add("--csv", type=Path, default=None, metavar="FILE", help="write the rows of all layers")
     add(

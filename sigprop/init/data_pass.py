@@ -21,12 +21,16 @@ from sigprop.graph import Block, Stream
 from sigprop.init.branches import Branches
 from sigprop.init.deciding import Use
 from sigprop.init.jobs import Job
+from sigprop.init.plan import LayerPlan
 from sigprop.init.weights import ModelWeight
 from sigprop.reading.witness import Witness, moments
 from sigprop.theory.network import SignalState
 
 LARGEST = 1e6
 """A factor beyond which a layer is left as it is drawn: nothing enters it on the example."""
+ANSWERS = 0.2
+"""How the growth goes with a factor of the branches, in units of the growth that is wanted: a
+stream below that has branches that are closed, or norms that undo them. Else it is about 2."""
 
 
 @dataclass(eq=False)
@@ -142,13 +146,19 @@ class DataPass:
         """One common factor for the branch ends of each stream: a guess, and a secant."""
         ends = [(stream, self._ends(stream)) for stream in self.branches.streams]
         ends = [(stream, found) for stream, found in ends if found]
+        deaf = [s.start for s, _ in ends if self._slope(s, seen) < ANSWERS * wanted]
+        for name in deaf:
+            self.said.append(
+                f"the residual stream from {name!r} does not grow by its branches (they are "
+                "closed, or norms undo it): they stay at their level."
+            )
+        ends = [(stream, found) for stream, found in ends if stream.start not in deaf]
         if not ends:
             return
         first = [self._growth(stream, seen) for stream, _ in ends]
         moved = []
         for (stream, found), growth in zip(ends, first, strict=True):
-            factor = math.exp((wanted - growth) / self._slope(stream, seen))
-            moved.append(min(max(factor, 0.5), 2.0))
+            moved.append(_step((wanted - growth) / self._slope(stream, seen)))
             for weight in found:
                 weight.scale(moved[-1])
         again = self._pass({})
@@ -157,7 +167,7 @@ class DataPass:
             slope = self._slope(stream, again)
             if abs(math.log(factor)) > 1e-3 and (growth - before) / math.log(factor) > 0:
                 slope = (growth - before) / math.log(factor)
-            last = min(max(math.exp((wanted - growth) / slope), 0.5), 2.0)
+            last = _step((wanted - growth) / slope)
             for weight in found:
                 weight.scale(last)
             self.said.append(
@@ -186,14 +196,26 @@ class DataPass:
 
     def _slope(self, stream: Stream, seen: Scaling) -> float:
         """How the growth goes with the logarithm of a factor of all branches."""
-        slope = sum(2 * max(1 - a / b, 0.0) for a, b in self._steps(stream, seen))
-        return max(slope, 1e-3)
+        free = (step for block, step in self._blocks(stream, seen) if not self._is_normed(block))
+        return max(sum(2 * max(1 - a / b, 0.0) for a, b in free), 1e-3)
+
+    def _is_normed(self, block: Block) -> bool:
+        nodes = [self.branches.graph.by_name[name] for name in block.behind]
+        return block.end_norm or any(node.kind == "normalization" for node in nodes)
 
     def _steps(self, stream: Stream, seen: Scaling) -> Iterator[tuple[float, float]]:
+        yield from (step for _, step in self._blocks(stream, seen))
+
+    def _blocks(self, stream: Stream, seen: Scaling) -> Iterator[tuple[Block, tuple[float, float]]]:
         for block in stream.blocks:
             before, after = (seen.q.get(name, 0.0) for name in (block.before, _after(block)))
             if before > 0 and after > 0:
-                yield before, after
+                yield block, (before, after)
+
+
+def _step(log: float) -> float:
+    """A factor from its logarithm, at most 2 either way."""
+    return math.exp(min(max(log, -math.log(2)), math.log(2)))
 
 
 def _after(block: Block) -> str:
@@ -228,8 +250,9 @@ def planned_moments(states: Mapping[str, Any]) -> dict[str, float]:
 def with_factors(jobs: Sequence[Job], scaled: Mapping[str, Scaled]) -> tuple[Any, ...]:
     """The layers of a plan as they were scaled."""
     factors = {id(each.job): each.factor for each in scaled.values()}
-    return tuple(
-        replace(job.layer, std=job.layer.std * f, gain=job.layer.gain * f)
-        for job in jobs
-        for f in (factors.get(id(job), 1.0),)
-    )
+    return tuple(times(job.layer, factors.get(id(job), 1.0)) for job in jobs)
+
+
+def times(layer: LayerPlan, factor: float) -> LayerPlan:
+    """The plan of a layer that is scaled."""
+    return replace(layer, std=layer.std * factor, gain=layer.gain * factor)

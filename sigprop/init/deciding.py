@@ -72,6 +72,7 @@ class Deciding:
         uses: of each weight, in the last round.
         failed: why a weight cannot be set.
         fixed: standard deviations that all uses of a weight share.
+        tried: the logarithms of those so far, and by how much another was wanted.
     """
 
     reading: Reading
@@ -83,6 +84,7 @@ class Deciding:
     uses: dict[ModelWeight, list[Use]] = field(default_factory=dict)
     failed: dict[ModelWeight, str] = field(default_factory=dict)
     fixed: dict[ModelWeight, float] = field(default_factory=dict)
+    tried: dict[ModelWeight, list[tuple[float, float]]] = field(default_factory=dict)
     rounds: int = 0
 
     def __post_init__(self) -> None:
@@ -118,17 +120,27 @@ class Deciding:
         return decide
 
     def again(self) -> bool:
-        """Whether weights with several uses want another law than the first use was given."""
+        """Whether weights with several uses want another law than they were given.
+
+        Uses in a row answer to a change by far more than it: of n the mean of what they want by
+        (n − 1)/2 times as much. So it is Newton's step for n in a row, then the secant.
+        """
         moved = False
         for weight, uses in self.uses.items():
             wanted = deciding_stds(uses)
             shared = len(uses) > 1 or not self.tables.isdisjoint(self._looked_up(weight))
             if not shared or not wanted or weight in self.failed:
                 continue
-            std = math.exp(sum(map(math.log, wanted)) / len(wanted))
-            given = self.fixed.get(weight, self._first_guess(weight, uses))
-            moved |= abs(math.log(std / given)) > SETTLED
-            self.fixed[weight] = std
+            mean = sum(map(math.log, wanted)) / len(wanted)
+            if weight not in self.fixed and not self._looked_up(weight):
+                moved = True  # each use had the law it wants
+                self.fixed[weight] = math.exp(mean)
+                continue
+            given = math.log(self.fixed.get(weight, self._first_guess(weight)))
+            tried = self.tried.setdefault(weight, [])
+            tried.append((given, mean - given))
+            moved |= abs(mean - given) > SETTLED
+            self.fixed[weight] = math.exp(given + _step(tried, len(wanted)))
         return moved and self.rounds < ROUNDS
 
     def std(self, weight: ModelWeight) -> float:
@@ -164,10 +176,8 @@ class Deciding:
             if not set(weight.parameters).isdisjoint(nodes[name].parameters)
         }  # fmt: skip
 
-    def _first_guess(self, weight: ModelWeight, uses: Sequence[Use]) -> float:
-        if self._looked_up(weight):
-            return 1 / math.sqrt(max(weight.fans[0] if weight.fans else 1.0, 1.0))
-        return uses[0].std
+    def _first_guess(self, weight: ModelWeight) -> float:
+        return 1 / math.sqrt(max(weight.fans[0] if weight.fans else 1.0, 1.0))
 
     # One use
 
@@ -195,8 +205,7 @@ class Deciding:
             added, enters = 0.0, self._measured(node)
         use = self._use(node, weight, enters, added, wanted, removed, bias)
         self.uses.setdefault(weight, []).append(use)
-        std = self.fixed.get(weight, self.uses[weight][0].std)
-        translator.laws.plan(key, Draw(std, bool(removed)))
+        translator.laws.plan(key, Draw(self.fixed.get(weight, use.std), bool(removed)))
         return translator.call(node)
 
     def _use(
@@ -247,3 +256,12 @@ class Deciding:
         if not found or len(found) < len(made) or own not in self.biases:
             return 0.0
         return sum(found) / len(found)
+
+
+def _step(tried: Sequence[tuple[float, float]], uses: int) -> float:
+    """The next step of a logarithm, given by how much another was wanted at those before."""
+    (now, off), slope = tried[-1], -(uses + 1) / 2
+    if len(tried) > 1 and abs(now - tried[-2][0]) > SETTLED / 10:
+        secant = (off - tried[-2][1]) / (now - tried[-2][0])
+        slope = min(max(secant, 2 * slope), -0.5)
+    return -off / slope

@@ -119,14 +119,17 @@ def initialize(
             its own gain √2/|1+α|. None: ``"normal"``, of target ``"critical"`` as said above.
         generator: as in ``kaiming_leaky_init``.
         example: what to call the model with, on which it is run: a tensor, a tuple of positional
-            or a dict of keyword arguments.
+            or a dict of keyword arguments; with a target also shapes, as
+            :func:`sigprop.predict` takes them.
         strict: as in ``kaiming_leaky_init``, like ``include``, ``skip`` and ``frozen``.
         include: which layers.
         skip: which not.
         frozen: whether frozen weights too.
 
     Returns:
-        ``model`` itself. :func:`sigprop.init.plan` with the same arguments shows what will be done.
+        ``model`` itself. :func:`sigprop.init.plan` with the same arguments shows what will be done;
+        to it give ``example=`` by name, and ``target="forward"`` (without an example
+        ``kind="forward"``) where you give neither here.
 
     Raises:
         TypeError: not a module or tensor; no activation; not numbers.

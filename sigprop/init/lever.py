@@ -74,7 +74,7 @@ def record_of(node: Node) -> Activation | None:
 
 
 def held(graph: Graph) -> list[Node]:
-    """The activations that get what weight layers put out, with no normalization between."""
+    """The activations between weight layers, with no normalization before them."""
     normed: dict[str, bool] = {}
     for node in graph.nodes:
         if node.kind == "normalization":
@@ -85,17 +85,29 @@ def held(graph: Graph) -> list[Node]:
             normed[node.name] = any(normed[name] for name in node.inputs)
     acts = graph.of_kind("activation")
     fed = [n for n in acts if any(source.kind == "weight" for source in graph.sources(n.name))]
+    used = _before_weights(graph)
+    fed = [node for node in fed if node.name in used]
     return [node for node in fed if not any(normed[name] for name in node.inputs)]
+
+
+def _before_weights(graph: Graph) -> set[str]:
+    """The nodes that lead to a weight: what stands at the output is no matter of depth."""
+    found: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.kind in ("weight", "recurrent", "attention") or node.name in found:
+            found.update(node.inputs)
+    return found
 
 
 def depth_of(graph: Graph, streams: Iterable[Stream]) -> int:
     """Activations in a row at most; past a residual block the stream goes on without its branch."""
     before = {block.join: block.before for stream in streams for block in stream.blocks}
+    used = _before_weights(graph)
     count: dict[str, int] = {}
     for node in graph.nodes:
         inputs = (before[node.name],) if node.name in before else node.inputs
         most = max((count[name] for name in inputs), default=0)
-        count[node.name] = most + (node.kind == "activation")
+        count[node.name] = most + (node.kind == "activation" and node.name in used)
     return max(count.values(), default=0)
 
 

@@ -19,7 +19,7 @@ from sigprop.init.decided import Stated
 from sigprop.init.distributions import DISTRIBUTIONS
 from sigprop.init.gains import Criterion, exact_gain, leaky_gain, shown
 from sigprop.reading.call_records import slopes_of
-from sigprop.reading.calling import described, flatten, read_pattern, some
+from sigprop.reading.calling import described, flatten, is_mask, read_pattern, some
 from sigprop.reading.layers import RANDOM_MODULES, module_slopes, tensor_slopes
 from sigprop.theory.gains import KINDS
 from sigprop.theory.gains import gain as theory_gain
@@ -366,7 +366,7 @@ def _check_example(example: Any) -> None:
     for name, tensor in parts:
         if bool(torch.isnan(tensor).any()):
             raise ValueError(f"{name} holds NaN: nothing can be measured on it.")
-        if bool(torch.isinf(tensor).any()) and not _is_mask(tensor):
+        if bool(torch.isinf(tensor).any()) and not is_mask(tensor):
             raise ValueError(f"{name} holds infinite entries: nothing can be measured on it.")
     if all(_is_real(tensor) and not bool(torch.count_nonzero(tensor)) for _, tensor in parts):
         raise ValueError(f"{parts[0][0]} is all zeros: nothing can be measured on it.")
@@ -390,11 +390,6 @@ def _has_values(tensor: Tensor) -> bool:
 
 def _is_real(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
-
-
-def _is_mask(tensor: Tensor) -> bool:
-    """Whether it is a mask that is added to logits: 0 and −∞."""
-    return not tensor.is_complex() and bool(((tensor == 0) | torch.isneginf(tensor)).all())
 
 
 def _word(name: str, value: Any, allowed: Iterable[str]) -> str:

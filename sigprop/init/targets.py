@@ -7,16 +7,23 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sigprop.gaussian import AccuracyWarning
 from sigprop.graph import Graph, streams
 from sigprop.init.aim import Aim
 from sigprop.init.behind import activations_behind, in_words
 from sigprop.init.branches import Branches
-from sigprop.init.data_pass import DataPass, planned_moments, scaled_weights, with_factors
+from sigprop.init.data_pass import (
+    DataPass,
+    planned_moments,
+    scaled_weights,
+    times,
+    with_factors,
+)
 from sigprop.init.deciding import Deciding, deciding_stds
 from sigprop.init.decisions import UNEVEN, Decision
 from sigprop.init.forecast import warnings_of
@@ -27,8 +34,9 @@ from sigprop.init.plan import InitPlan
 from sigprop.init.request import Request
 from sigprop.init.signal_warnings import LOUD
 from sigprop.init.weights import TIED, ModelWeight
+from sigprop.prediction.inputs import example_of
 from sigprop.prediction.planned import Draw
-from sigprop.prediction.run import DecidedMoments, decided
+from sigprop.prediction.run import DecidedMoments, decided, refuse_lazy
 from sigprop.prediction.translate import Translator
 from sigprop.reading import Reading, read
 from sigprop.reading.calling import some
@@ -43,17 +51,37 @@ def target_decision(
     """What decides for a request with an aim: mirrored weights where they fit, else moments."""
     aim = request.aim
     assert aim is not None
-    if aim.target == "critical" and aim.free and is_leaky_chain(read(model, request.example).graph):
+    refuse_lazy(model)
+    example, _ = example_of(model, request.example)
+    if aim.target == "critical" and aim.free and is_leaky_chain(read(model, example).graph):
         mirrored = replace(
-            request, criterion=Criterion("critical"), distribution="mirrored", aim=None
+            request,
+            criterion=Criterion("critical"),
+            distribution="mirrored",
+            aim=None,
+            example=example,
+            strict=True,  # what mirrored weights cannot set, others can
         )
-        decision = MirroredDecision(model, mirrored, generator)
+        decision = MirroredDecision(model, mirrored, generator, request.criterion.q, aim.data)
         try:
             decision.jobs()
             return decision
         except (TypeError, ValueError) as error:
             return TargetDecision(model, request, generator, f"not mirrored: {error}")
     return TargetDecision(model, request, generator)
+
+
+@contextmanager
+def put_back(jobs: Sequence[Job]) -> Iterator[None]:
+    """All that the jobs write has the values it had, if what is done meanwhile fails."""
+    kept = [(t, t.detach().clone()) for w in writables_of(jobs) for t in w.held]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for tensor, value in kept:
+                tensor.copy_(value)
+        raise
 
 
 @contextmanager
@@ -65,26 +93,104 @@ def rough_is_enough() -> Iterator[None]:
 
 
 def is_leaky_chain(graph: Graph) -> bool:
-    """Whether all activations are of the leaky family, with nothing that sets a level of its own.
+    """Whether all activations are of the leaky family, with weights and reshapes alone between.
 
-    Mirrored weights make such a net linear.
+    Mirrored weights make such a net linear, and of one level. Pooling, constants, sums over
+    neighbours and norms set levels of their own.
     """
     acts = graph.of_kind("activation")
-    others = ("normalization", "embedding", "sum", "product", "concatenation", "dropout")
-    plain = not any(graph.of_kind(kind) for kind in others)  # type: ignore[arg-type]
+    plain = all(node.kind in _PLAIN for node in graph.nodes)
     return plain and bool(acts) and all(node.alpha is not None for node in acts)
 
 
+_PLAIN = ("input", "constant", "weight", "activation", "passage", "comparison", "output")
+
+
 class MirroredDecision(Decision):
-    """A chain of the leaky family at any level: looks-linear weights."""
+    """A chain of the leaky family at any level: looks-linear weights.
+
+    What enters is brought to the level by the first layers; mirrored weights keep it there.
+
+    Args:
+        model, request, generator: see :class:`Decision`.
+        q: the level.
+        data: whether the weights are scaled on the example in the end.
+    """
 
     made: tuple[list[Job], InitPlan] | None = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        request: Request,
+        generator: torch.Generator | None,
+        q: float,
+        data: bool,
+    ) -> None:
+        super().__init__(model, request, generator)
+        self.q, self.data = q, data
 
     def jobs(self) -> tuple[list[Job], InitPlan]:
         """Decided once."""
         if self.made is None:
             self.made = super().jobs()
         return self.made
+
+    def written(
+        self, jobs: Sequence[Job], plan: InitPlan, generator: torch.Generator | None
+    ) -> InitPlan:
+        """Write the jobs, and scale them on the example; all is put back if that fails."""
+        if not self.data:
+            return super().written(jobs, plan, generator)
+        with put_back(jobs), torch.no_grad():
+            plan = super().written(jobs, plan, generator)
+            factors = self._factors(read(self.model, self.request.example).graph)
+            for job in jobs:
+                factor = factors[job.layer.name]
+                job.weight.write(partial(_scale, factor))
+        layers = tuple(times(job.layer, factors[job.layer.name]) for job in jobs)
+        ends = f"{min(factors.values()):.4g} to {max(factors.values()):.4g}"
+        note = f"on the example {len(factors)} layers were scaled by {ends}."
+        said = (*plan.notes, note, "forward passes for that: 1.")
+        return replace(plan, layers=layers, notes=said)
+
+    def _decide(self) -> tuple[list[ModelWeight], list[Job]]:
+        weights, jobs = super()._decide()
+        if self.data and any(weight.left or len(weight.uses) > 1 for weight in weights):
+            raise ValueError("with data=True every layer is to be set, and used once")
+        assert self.reading is not None
+        graph = self.reading.graph
+        self.named = {node.name: weight.name for weight in weights for node in weight.uses}
+        first = {}
+        for weight in weights:
+            inputs = [graph.by_name[node.inputs[0]].measured for node in weight.uses]
+            entry = all(s.kind == "input" for n in weight.uses for s in graph.sources(n.name))
+            known = [moments.q for moments in inputs if moments is not None]
+            if entry and known and min(known) > 0:
+                first[weight.name] = sum(known) / len(known)
+        return weights, [self._at_level(job, first.get(job.layer.name)) for job in jobs]
+
+    def _at_level(self, job: Job, enters: float | None) -> Job:
+        if enters is None:
+            return job
+        factor = math.sqrt(self.q / enters) / job.layer.gain
+        law = job.law._replace(std=job.law.std * factor)
+        return job._replace(layer=times(job.layer, factor), law=law)
+
+    def _factors(self, graph: Graph) -> dict[str, float]:
+        """What brings each layer to the level on the example: the net is linear in each weight."""
+        whole: dict[str, float] = {"": 1.0}
+        behind: dict[str, str] = {}
+        found: dict[str, float] = {}
+        for node in graph.nodes:
+            behind[node.name] = next((behind[name] for name in node.inputs if behind[name]), "")
+            if node.kind == "weight":
+                q = node.measured.q if node.measured is not None else 0.0
+                before = whole[behind[node.name]]
+                whole[node.name] = math.sqrt(self.q / q) if q > 0 else before
+                found[self.named[node.name]] = whole[node.name] / before
+                behind[node.name] = node.name
+        return found
 
     def _said(self, weights: Sequence[ModelWeight]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         note = (
@@ -232,16 +338,9 @@ class TargetDecision(Decision):
         """Write the jobs, and scale them on the example; all is put back if that fails."""
         if not self._aim.data:
             return super().written(jobs, plan, generator)
-        kept = [(t, t.detach().clone()) for w in writables_of(jobs) for t in w.held]
-        try:
+        with put_back(jobs), torch.no_grad():
             plan = super().written(jobs, plan, generator)
-            with torch.no_grad():
-                return self._on_the_example(jobs, plan)
-        except BaseException:
-            with torch.no_grad():
-                for tensor, value in kept:
-                    tensor.copy_(value)
-            raise
+            return self._on_the_example(jobs, plan)
 
     def _on_the_example(self, jobs: Sequence[Job], plan: InitPlan) -> InitPlan:
         deciding, moments = self.deciding, self.moments
@@ -301,7 +400,8 @@ class TargetDecision(Decision):
                 [_q(states.get(name)) for name in (stream.start, end)]
                 for states in (found.states, found.gradients)
             )
-            words = f"residual stream of {len(blocks)} blocks from {stream.start!r} to {end!r}: "
+            words = f"residual stream of {_blocks(len(blocks))} from {stream.start!r} to "
+            words += f"{end!r}: "
             words += (
                 f"residual={residual!r}"
                 if isinstance(residual, str)
@@ -355,6 +455,14 @@ def _sums_rows(weight: ModelWeight, written: set[str]) -> bool:
     """Whether its bias can take away what a mean of its input adds."""
     plain = type(weight.module) in _SUMS_ROWS and weight.attribute == "weight"
     return plain and bool(weight.biases) and set(weight.biases) <= written
+
+
+def _scale(factor: float, tensor: Tensor) -> Tensor:
+    return tensor.mul_(factor)
+
+
+def _blocks(count: int) -> str:
+    return f"{count} block{'' if count == 1 else 's'}"
 
 
 def _q(state: object) -> float:

@@ -20,7 +20,7 @@ from sigprop.prediction.measured import Measured, Places
 from sigprop.prediction.planned import Draw
 from sigprop.prediction.translate import Translator
 from sigprop.reading.build import build
-from sigprop.reading.calling import check_model, flatten, labelled, unwrapped
+from sigprop.reading.calling import check_model, flatten, is_mask, labelled, unwrapped
 from sigprop.reading.running import record_steps
 from sigprop.reading.steps import Step
 from sigprop.reading.used import Reading
@@ -48,6 +48,10 @@ class Choice:
     weights: Weights = "law"
     positions: Positions = "exchangeable"
     samples: Positions = "exchangeable"
+
+
+MASKED = -1e9
+"""What −∞ in a mask counts as."""
 
 
 class Decider(Protocol):
@@ -177,9 +181,14 @@ class ModelRun:
 
 
 def _with_values(model: nn.Module, tensor: Tensor) -> Tensor:
-    """A tensor; tokens on the meta device are drawn, as a look-up asks which are equal."""
+    """A tensor; tokens on the meta device are drawn, as a look-up asks which are equal.
+
+    A mask that is added to logits gets a finite value that softmax makes 0 as well.
+    """
     if tensor.is_meta and not tensor.is_floating_point():
         return tokens(model, tuple(tensor.shape), tensor.dtype)
+    if tensor.is_floating_point() and not tensor.is_meta and is_mask(tensor):
+        return tensor.double().clamp(min=MASKED)
     return tensor
 
 
@@ -188,6 +197,20 @@ def measured_nodes(model: nn.Module, example: Any) -> NodeStatistics:
     if isinstance(example, Mapping):
         return measure_nodes(model, **example)
     return measure_nodes(model, *(example if type(example) is tuple else (example,)))
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Refuse a model that a first run would change.
+
+    Raises:
+        ValueError: naming what has no shape yet.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{name!r} is lazy: it has no shape before the model has run. Call the model once "
+                "on an example first."
+            )
 
 
 def _check_inputs(model: nn.Module, example: Any, *, finite: bool) -> None:
@@ -200,17 +223,13 @@ def _check_inputs(model: nn.Module, example: Any, *, finite: bool) -> None:
                 f"an input of shape {tuple(tensor.shape)} has no entries, and no moments; give one "
                 "with sizes of at least 1."
             )
-        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
+        known = tensor.is_floating_point() and not tensor.is_meta
+        if known and not tensor.isfinite().all() and not is_mask(tensor):
             raise ValueError(
                 f"an input of shape {tuple(tensor.shape)} holds NaN or infinite numbers, which "
                 "have no moments; give finite ones."
             )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise ValueError(
-                f"{name!r} is lazy: it has no shape before the model has run. Call the model once "
-                "on an example, then predict it."
-            )
+    refuse_lazy(model)
     for name, parameter in model.named_parameters() if finite else ():
         known = parameter.layout is torch.strided and not parameter.is_meta
         if known and not parameter.detach().isfinite().all():

@@ -303,3 +303,8 @@ def labelled(model: nn.Module, inputs: Any) -> Iterator[tuple[str, Tensor]]:
         tensors = list(flatten(value))
         for i, tensor in enumerate(tensors):
             yield (name if len(tensors) == 1 else f"{name}.{i}"), tensor
+
+
+def is_mask(tensor: Tensor) -> bool:
+    """Whether it is a mask that is added to logits: 0 and −∞."""
+    return tensor.is_floating_point() and bool(((tensor == 0) | torch.isneginf(tensor)).all())

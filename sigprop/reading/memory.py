@@ -92,6 +92,15 @@ class StorageOwners:
             for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
         ]
 
+    def overwritten(self) -> list[Owner]:
+        """Who made entries once and has none left; autograd may know a write of theirs still."""
+        if self.painting is None:
+            left = {id(self.base)}
+        else:
+            owners = self.painting.owners
+            left = {id(owners[number]) for number in torch.unique(self.painting.map).tolist()}
+        return [owner for owner in self.past if id(owner) not in left]
+
     def map_of(self, tensor: Tensor) -> Tensor:
         """Who made each entry of a tensor: places in what ``parts`` returns."""
         assert self.painting is not None

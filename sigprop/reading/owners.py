@@ -172,6 +172,7 @@ class TensorOwners:
         """A tensor read after parts of its storage were written, or a view made unseen."""
         found = storage.parts(tensor)
         owner = found[0][0]
+        self.replaced |= {o for o in storage.overwritten() if isinstance(o, Step)}
         if len(found) > 1:
             shares = tuple(share for _, share in found)
             step = Step("join", args=tuple(o for o, _ in found), path=self.stack[-1][0])

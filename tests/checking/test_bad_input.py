@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sigprop.checking import words
 from sigprop.checking.entry import check
 
 
@@ -253,3 +254,42 @@ def test_inference_mode_and_no_grad_around_it_do_no_harm():
         assert [layer.gradient for layer in check(model, given).layers] == wanted
     with torch.inference_mode():
         assert [layer.gradient for layer in check(model, given).layers] == wanted
+
+
+def test_a_lazy_model_stays_lazy():
+    for last in (nn.LazyLinear(4), nn.LazyBatchNorm1d()):
+        model = nn.Sequential(nn.Conv1d(6, 3, 1), last)
+        with pytest.raises(ValueError, match="lazy"):
+            check(model, x(2, 6, 8))
+        assert "Lazy" in str(model)
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
+
+    def forward(self, x, mask):
+        query, key, value, out = self.parts
+        return out((query(x) @ key(x).mT / 6 + mask).softmax(-1) @ value(x))
+
+
+@pytest.mark.parametrize("least", [-1e4, -1e9, torch.finfo(torch.float32).min, -float("inf")])
+def test_a_mask_is_data_but_no_signal(least):
+    torch.manual_seed(3)
+    model, mask = Masked(), torch.zeros(7, 7).masked_fill(torch.ones(7, 7).triu(1) > 0, least)
+    report = check(model, (x(5, 7, 32), mask))
+    assert report.healthy and report.prediction is not None
+    assert all(finding.level == "note" for finding in report.findings)
+    ratios = [layer.q / layer.q_predicted for layer in report.layers]
+    assert ratios == pytest.approx([1.0] * 4, rel=0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_what_is_not_seen_is_said():
+    torch.manual_seed(0)
+    inner = torch.jit.script(linear())
+    for model in (inner, nn.Sequential(inner, nn.Linear(4, 3))):
+        report = check(model, x())
+        (found,) = [f for f in report.findings if f.problem == words.NOT_JUDGED]
+        assert found.level == "warning" and "0.weight" in found.detail

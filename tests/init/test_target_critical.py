@@ -11,7 +11,7 @@ from sigprop.activations import activation
 from sigprop.init import lever, plan
 from sigprop.init.jobs import Job
 from sigprop.theory.fixed_points import NoSolution
-from tests.init.target_nets import Residual, chain, seeded, square, through
+from tests.init.target_nets import Residual, chain, levels, seeded, square, through
 
 X = torch.randn(64, 100, generator=seeded(1))
 FRESH = torch.randn(64, 100, generator=seeded(2))
@@ -111,6 +111,52 @@ def test_leaky_chains_are_mirrored_where_that_fits():
     assert not any("mirrored" in note for note in plain.notes)
 
 
+@pytest.mark.parametrize("q", [1.0, 0.2])
+def test_what_enters_mirrored_weights_is_brought_to_the_level(q):
+    for x in (X, 50 * X + 200, 1e-3 * X):
+        model = initialize(chain(nn.ReLU, 3), x, target="critical", q=q, generator=seeded())
+        assert list(levels(model, x).values())[:-1] == pytest.approx([q] * 4, rel=0.3)
+    both = initialize(nn.Sequential(nn.Linear(100, 64), nn.Linear(64, 64), nn.ReLU(),
+                                    nn.Linear(64, 64)), X, target="critical", q=q)  # fmt: skip
+    assert list(levels(both, X).values()) == pytest.approx([q] * 3, rel=0.4)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda x: 0.1 * x,
+        lambda x: x + 1,
+        lambda x: x.unflatten(1, (2, 64)).mean(1).repeat(1, 2),
+        lambda x: torch.zeros_like(x).index_add(0, torch.arange(len(x)) // 4, x),
+    ],
+)
+def test_what_sets_a_level_of_its_own_is_not_mirrored(between):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(100, 128), nn.Linear(128, 128)])
+            self.head = nn.Linear(128, 128)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = between(torch.relu(layer(x)))
+            return self.head(x)
+
+    got = []
+    model = initialize(Net(), X, target="critical", generator=seeded(), report=got.append)
+    assert not any("mirrored" in note for note in got[0].notes)
+    assert list(levels(model, X).values()) == pytest.approx([1.0] * 3, rel=0.35)
+
+
+def test_what_mirrored_weights_cannot_set_is_set_all_the_same():
+    first, grouped = nn.Conv1d(4, 32, 3, padding=1), nn.Conv1d(32, 32, 4, groups=8)
+    model = nn.Sequential(first, nn.ReLU(), grouped, nn.ReLU(), nn.Conv1d(32, 8, 1))
+    got, x = [], torch.randn(64, 4, 30, generator=seeded(4))
+    initialize(model, x, target="critical", strict=False, generator=seeded(), report=got.append)
+    assert len(got[0].layers) == 3 and any("not mirrored" in note for note in got[0].notes)
+    assert list(levels(model, x).values()) == pytest.approx([1.0] * 3, rel=0.4)
+
+
 def test_a_stream_counts_by_one_block():
     made = plan(Residual(30), example=X, target="critical")
     assert "L = 2" in made.notes[0]
@@ -128,6 +174,17 @@ def test_without_a_level_it_is_refused():
 
 
 # The edge of chaos
+
+
+def test_what_stands_at_the_output_is_no_matter_of_depth():
+    """A sigmoid behind the last weight, as of images: the level is that of the net before it."""
+    layers = [part for _ in range(20) for part in (nn.Linear(32, 32), nn.Tanh())]
+    x = torch.randn(16, 32, generator=seeded(3))
+    plain = plan(nn.Sequential(*layers, nn.Linear(32, 8)), example=x, target="critical")
+    squashed = nn.Sequential(*layers, nn.Linear(32, 8), nn.Sigmoid())
+    ended = plan(squashed, example=x, target="critical")
+    assert ended.notes == plain.notes and "tanh" in ended.notes[0]
+    assert [layer.q for layer in ended.layers] == [layer.q for layer in plain.layers]
 
 
 def test_the_edge_holds_q_with_biases():
@@ -161,3 +218,12 @@ def test_an_edge_needs_biases():
         initialize(bare, X, target="edge")
     with pytest.raises(ValueError, match="holds q by itself"):
         initialize(chain(nn.Tanh, 3), X, target="edge", data=True)
+
+
+@pytest.mark.parametrize("act", [nn.GELU, nn.ReLU], ids=str)
+@pytest.mark.parametrize("target", ["forward", "critical"])
+def test_a_shape_will_do_for_an_example(act, target):
+    net = nn.Sequential(nn.Linear(16, 32), act(), nn.Linear(32, 32), act(), nn.Linear(32, 4))
+    shapes = []
+    initialize(net, (64, 16), target=target, report=shapes.append)
+    assert len(shapes[0].layers) == 3

@@ -1,6 +1,7 @@
 """``data=True``: weights scaled on the example, in three forward passes in all."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -119,3 +120,47 @@ def test_everything_is_put_back_on_failure():
     handle.remove()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert plan(model, example=X, target="forward", data=True).layers
+
+
+class Closed(nn.Module):
+    """Branches behind factors of 0, or norms behind the sums: the stream does not hear them."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.stem, self.head = nn.Linear(100, 64), nn.Linear(64, 10)
+        self.blocks = nn.ModuleList(nn.Linear(64, 64) for _ in range(4))
+        self.scales = nn.ParameterList(nn.Parameter(torch.zeros(1)) for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(4)) if norm else None
+
+    def forward(self, x):
+        x = self.stem(x)
+        for i, (block, scale) in enumerate(zip(self.blocks, self.scales, strict=True)):
+            y = block(torch.tanh(x))
+            x = x + scale * y if self.norms is None else self.norms[i](x + y)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_stream_that_does_not_hear_its_branches(norm):
+    model, got = Closed(norm), []
+    initialize(model, X, data=True, generator=seeded(), report=got.append)
+    assert any("does not grow by its branches" in note for note in got[0].notes)
+    assert got[0].notes[-1] == "forward passes for that: 1."
+    ends = [v for name, v in levels(model, X).items() if name.startswith("blocks")]
+    assert max(ends) < 0.5
+
+
+def test_mirrored_weights_on_the_example():
+    widths = (100, 64, 96, 48, 64)
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+    model, got = nn.Sequential(*layers, nn.Linear(64, 7)), []
+    far = 30 * X + 100
+    initialize(model, far, target="critical", data=True, generator=seeded(), report=got.append)
+    assert "mirrored weights" in got[0].notes[0]
+    assert list(levels(model, far).values()) == pytest.approx([1.0] * 5, rel=1e-4)
+    for layer, std in zip(model[::2], [each.std for each in got[0].layers], strict=True):
+        assert square(layer.weight) == pytest.approx(std**2, rel=1e-3)
+    frozen = nn.Sequential(*layers, nn.Linear(64, 7))
+    frozen[2].requires_grad_(False)
+    made = plan(frozen, example=far, target="critical", data=True)
+    assert any(note.startswith("not mirrored: ") for note in made.notes)

@@ -345,3 +345,51 @@ def test_errors_of_the_model_come_through():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         initialize(chain(nn.GELU, 2), torch.randn(3, 7))
     assert read(chain(nn.GELU, 1), X) is not None
+
+
+@pytest.mark.filterwarnings("ignore::sigprop.init.SignalWarning")
+@pytest.mark.parametrize("target", ["forward", "critical"])
+@pytest.mark.parametrize("times", [3, 12])
+def test_a_layer_used_in_a_row_holds_its_level(times, target):
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.loop, self.leave = (nn.Linear(a, b) for a, b in SIZES)
+
+        def forward(self, x):
+            x = self.enter(x)
+            for _ in range(times):
+                x = torch.tanh(self.loop(x))
+            return self.leave(x)
+
+    got, model = [], Loop()
+    initialize(model, X, target=target, generator=seeded(2), report=got.append)
+    q = got[0].layers[0].q
+    rest = list(levels(model, X).values())[2:]
+    assert [value / q for value in rest] == pytest.approx([1.0] * times, rel=0.45)
+    assert got[0].layers[-1].q == pytest.approx(q, rel=0.01)
+
+
+SIZES = ((100, 200), (200, 200), (200, 100))
+
+
+@pytest.mark.filterwarnings("ignore::sigprop.init.SignalWarning")
+def test_a_mask_of_logits_is_no_signal():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Linear(64, 64) for _ in range(4))
+
+        def forward(self, x, mask):
+            query, key, value, out = self.parts
+            logits = query(x) @ key(x).mT / 8 + mask
+            return out(logits.softmax(-1) @ value(x))
+
+    x = torch.randn(16, 9, 64, generator=seeded())
+    mask = torch.full((9, 9), -math.inf).triu(1)
+    made = [initialize(Attention(), (x, m), generator=seeded()) for m in (mask, mask.clamp(-1e9))]
+    one, other = (model.parts[3].weight for model in made)
+    assert torch.allclose(one, other, rtol=0.02)  # softmax is measured on the weights it had
+    assert 0.3 < square(made[0](x, mask)) < 3
+    with pytest.raises(ValueError, match="infinite"):
+        initialize(Attention(), (x, mask + 1))

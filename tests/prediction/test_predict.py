@@ -14,6 +14,7 @@ import sigprop
 from sigprop.measurement import measure_nodes
 from sigprop.prediction import NodePrediction, predict
 from sigprop.prediction.entry import propagated
+from sigprop.prediction.inputs import example_of
 from sigprop.reading import record
 
 
@@ -417,3 +418,28 @@ def test_layers_that_are_copies_of_one_add_up():
     assert copied["add"].q == pytest.approx(4 * one, rel=1e-6)
     nn.init.normal_(net.two.weight, std=net.one.weight.detach().square().mean().sqrt().item())
     assert predict(net, (16, 64))["add"].q == pytest.approx(2 * one, rel=0.05)
+
+
+class Apart(nn.Module):
+    """What two encoders, or one, make of two inputs of the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(8, 64)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return self.encoder(a) - self.encoder(b)
+
+
+def test_two_shapes_alike_hold_different_numbers():
+    assert sigprop.check(Apart(), ((16, 8), (16, 8))).healthy
+    seen, _ = example_of(nn.Embedding(50, 8), [((9,), torch.int64), ((9,), torch.int64)])
+    assert not torch.equal(*seen)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_do_not_know_an_input_that_was_drawn_for_them(seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    assert not [f for f in sigprop.check(net, (64, 64)).findings if "know" in f.problem]

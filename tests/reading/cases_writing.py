@@ -196,6 +196,14 @@ def rows_by_an_input_mask(m, x, keep):
     return h
 
 
+@case("relu(cat(.4 a(x), .6 sum(cat(.4 a(x), .6 c(x)), c(x))))")
+def the_same_rows_written_twice(m, x):
+    h, c, chosen = m.a(x), m.c(x), torch.tensor([0, 2, 3])
+    h[chosen] = c[chosen]
+    h[chosen] += c[chosen]
+    return F.relu(h)
+
+
 # Whole tensors written through views
 
 

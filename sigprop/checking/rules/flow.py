@@ -102,14 +102,15 @@ def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     at_first = 0.0 if evidence.blank else max(given, default=1.0)
     meant = 10 ** -_let_through(evidence)
     if known and at_first < limits.decorrelation_warned:
-        detail = f"1 − c = {at_first:.2g} between the samples that were given"
+        detail = f"1 − c (c: their cosine) is {at_first:.2g} between the samples that were given"
         advice = "Check the model on samples that differ, such as a batch of your data."
         yield Finding("input", words.COLLAPSE, detail, advice, "note")
     elif known and (left := median(known)) < limits.decorrelation_warned * meant:
         level: Level = "unhealthy" if left < limits.decorrelation * meant else "warning"
         detail = (
-            f"1 − c = {left:.2g} between samples (median of the last {len(known)} layers): the net "
-            f"gives all inputs the same output; at its input it was {at_first:.2g}"
+            f"1 − c (c: their cosine) is {left:.2g} between samples (median of the last "
+            f"{len(known)} layers): the net gives all inputs the same output; at its input it was "
+            f"{at_first:.2g}"
         )
         yield Finding(ends[-1], words.COLLAPSE, detail, words.CRITICAL, level)
 
@@ -162,9 +163,21 @@ def _most(evidence: Evidence, course: Course, down: bool, limits: Limits) -> flo
 
 
 def _makes(evidence: Evidence, node: Node) -> bool:
-    """Whether a node makes a signal: not a map by constants, as of random Fourier features."""
+    """Whether a node makes a signal: no map by constants, as of random Fourier features; no logits.
+
+    Masks are added to logits: their size says nothing of the signal.
+    """
     fixed = node.kind == "weight" and not evidence.reading.weights[node.name].parameters
-    return node.kind in MAKES and not fixed
+    masked = node.kind == "sum" and _is_logits(evidence, node)
+    return node.kind in MAKES and not fixed and not masked
+
+
+def _is_logits(evidence: Evidence, node: Node) -> bool:
+    """Whether a softmax is all that uses a signal."""
+    users = evidence.users[node.name]
+    while len(users) == 1 and users[0].kind in ("passage", "shift", "scale", "sum"):
+        users = evidence.users[users[0].name]
+    return bool(users) and all(user.kind == "softmax" for user in users)
 
 
 def _let_through(evidence: Evidence) -> float:

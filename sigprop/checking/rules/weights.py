@@ -115,8 +115,8 @@ def no_gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     if without:
         level: Level = "unhealthy" if lost > limits.unreached * total else "warning"
         detail = (
-            f"nothing that leaves the model depends on {_shown(without)} ({len(without)} "
-            "parameters), or it is detached on the way"
+            f"nothing that leaves the model depends on {_shown(without)} "
+            f"({_counted(without)}), or it is detached on the way"
         )
         advice = (
             "Use them, take them out, or freeze them with requires_grad=False; look for .detach(), "
@@ -127,15 +127,20 @@ def no_gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         explained = bool(_zero_on_the_way(evidence))
         lost = sum(trained[name].numel() for name in nothing)
         level = "unhealthy" if lost > limits.unreached * total else "warning"
-        detail = f"the gradient of {_shown(nothing)} is exactly 0 ({len(nothing)} parameters)"
+        detail = f"the gradient of {_shown(nothing)} is exactly 0 ({_counted(nothing)})"
         detail += "; a weight behind is 0" if explained else ""
         advice = (
             "Nothing needs to be done if the zeros behind are meant: they learn first."
             if explained
-            else "Look for dead units, saturated gates or a product with 0 behind them."
+            else "Look for dead units, saturated gates or a product with 0 behind them; a bias "
+            "that a difference or a normalization takes away can go."
         )
         level = "note" if explained else level
         yield Finding(nothing[0], words.NO_GRADIENT, detail, advice, level)
+
+
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} parameter{'' if len(names) == 1 else 's'}"
 
 
 def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
@@ -149,10 +154,28 @@ def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         detail = f"{evidence.unmeasured}: all findings are from the prediction"
         advice = "Check it again when it has its values: model.to_empty(device=...) and initialize."
         yield Finding("input", words.NOT_JUDGED, detail, advice, "note")
+    unseen = _unseen(evidence)
+    if unseen:
+        detail = f"where {_shown(unseen)} ({len(unseen)} parameters) are used is not seen"
+        advice = (
+            "Check the model before torch.jit.script or an export turns it into something that "
+            "runs outside of Python."
+        )
+        yield Finding(unseen[0], words.NOT_JUDGED, detail, advice, "warning")
     if evidence.unpredicted:
         detail = f"there is no prediction: {evidence.unpredicted}"
         advice = "All findings are from the measurement."
         yield Finding("input", words.NOT_JUDGED, detail, advice, "note")
+
+
+def _unseen(evidence: Evidence) -> list[str]:
+    """Parameters that a gradient reaches from a part of the model that is not seen."""
+    if not any(node.operation == "unseen" for node in evidence.graph.of_kind("opaque")):
+        return []
+    nodes = (node for node in evidence.graph.nodes if node.operation != "unseen")
+    met = {name for node in nodes for name in node.parameters}
+    squares = evidence.measured.parameters
+    return [n for n in evidence.parameters if squares.get(n) is not None and n not in met]
 
 
 def void_scale(evidence: Evidence, limits: Limits) -> Iterator[Finding]:

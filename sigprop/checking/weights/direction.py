@@ -18,6 +18,9 @@ from sigprop.checking.weights.chi_squares import FLAT, ratio_score
 from sigprop.checking.weights.quadratic import Quadratic
 from sigprop.checking.weights.structure import has_centred_rows, has_unit_rows, largest, squares
 
+FEW = 16
+"""Weights below which the series for laws that are not normal does not hold."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -63,6 +66,8 @@ def direction(
         return Answer(note="orthogonal across groups: no law is known")
     if orthogonal and units >= columns:
         return Answer(note="orthogonal with as many rows as columns: its output follows exactly")
+    if any(cumulants) and groups * units * columns < FEW:
+        return Answer(note="too few weights, which are not normal")
     sizes = largest(rows), largest(weight)
     if not all(map(math.isfinite, sizes)):
         return Answer(note="its input is not finite")

@@ -17,6 +17,7 @@ from sigprop.checking.weights.scale import against_family, exactly, scale
 from sigprop.checking.weights.second_run import Backward
 from sigprop.checking.weights.shapes import cumulants_of
 from sigprop.checking.weights.verdicts import (
+    LIKE_IT,
     SAID,
     LayerVerdict,
     Named,
@@ -276,10 +277,11 @@ def _named(
     """Layers whose p-value is below the level divided among those that were asked."""
     found = []
     for question in SAID:
-        asked = [(x.name, getattr(x, f"p_{question}")) for x in layers]
-        tested = [(name, p) for name, p in asked if p is not None]
-        for name, p in tested:
+        asked = [(layer, getattr(layer, f"p_{question}")) for layer in layers]
+        tested = [(layer, p) for layer, p in asked if p is not None]
+        for layer, p in tested:
             if sidak([p] + [1.0] * (len(tested) - 1)) < level:
-                ratio = answers[name][question].ratio
-                found.append(Named(name, question, p, ratio, SAID[question].format(ratio)))
+                ratio = answers[layer.name][question].ratio
+                detail = SAID[question].format(ratio, "its law" if layer.counted else LIKE_IT)
+                found.append(Named(layer.name, question, p, ratio, detail))
     return found

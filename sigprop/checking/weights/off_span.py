@@ -24,6 +24,9 @@ from sigprop.checking.weights.structure import largest, squares
 RANK = 1e-12
 """Directions with a smaller share of the largest eigenvalue are none."""
 
+FEW = 32
+"""Free weights below which the series for laws that are not normal does not hold."""
+
 
 def off_span(
     rows: Tensor, weight: Tensor, gradient: Tensor, cumulants: tuple[float, float] = (0.0, 0.0)
@@ -60,6 +63,8 @@ def off_span(
     degrees = columns - rank.double()
     if not bool((degrees >= 1).any()):
         return Answer(note="its inputs span all columns")
+    if any(cumulants) and units * float(degrees.sum()) < FEW:
+        return Answer(note="too few of its weights are off the span of its inputs")
     gram = g @ g.mT if g.shape[1] < units else g.mT @ g
     found = torch.linalg.eigvalsh(gram).clamp(min=0)
     values, counts = _padded(found, degrees, units)

@@ -19,6 +19,10 @@ from sigprop.checking.weights.structure import CLOSE
 
 ALIKE = 3
 """Layers that a family needs for its median to mean something."""
+FAR, ODD = 4.0, 0.2
+"""With more than this share of them so many standard deviations off, the median is nobody's law;
+one alone may always be off."""
+OWN_GAINS = "no law of the menu fits, and layers like it have gains of their own"
 
 
 def scale(layer: Facts, law: WeightLaw) -> Answer:
@@ -48,6 +52,7 @@ def exactly(layer: Facts, std: float) -> Answer:
 def against_family(layers: Sequence[Facts]) -> list[Answer]:
     """Test each layer of a family of no known law against the median of the family.
 
+    Where many are off it, each has a gain of its own, and none is tested.
     log mean w² has the variance (β − 1)/count; the median adds π/2 of that of a mean.
     """
     if len(layers) < ALIKE:
@@ -62,7 +67,9 @@ def against_family(layers: Sequence[Facts]) -> list[Answer]:
     )
     own = np.array([(layer.kurtosis - 1) / layer.count for layer in layers])
     common = math.pi / 2 / float((1 / own).sum())
+    scores = away / np.sqrt(own + common)
+    if np.sum(np.abs(scores) > FAR) > max(1, ODD * len(scores)):  # drawn one by one, or trained
+        return [Answer(note=OWN_GAINS)] * len(layers)
     return [
-        Answer(float(each / math.sqrt(variance + common)), math.exp(each / 2))
-        for each, variance in zip(away, own, strict=True)
+        Answer(float(score), math.exp(each / 2)) for score, each in zip(scores, away, strict=True)
     ]

@@ -12,12 +12,15 @@ from sigprop.validation.judge import sidak
 Question = Literal["scale", "direction", "backward"]
 
 SAID: dict[Question, str] = {
-    "scale": "its gain is {:.3g} times that of its law",
+    "scale": "its gain is {:.3g} times that of {}",
     "direction": "the mean square of its output is {:.3g} times that of weights that do not know "
     "their input: they are aligned with it (trained, or tied to it)",
     "backward": "the gradient that it hands on has {:.3g} times the mean square of that of weights "
     "that do not know it: they are aligned with their gradient (trained, or tied to it)",
 }
+
+LIKE_IT = "layers like it"
+"""Whose gain is meant where no law is known."""
 
 
 @dataclass(frozen=True)

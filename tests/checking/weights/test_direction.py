@@ -247,3 +247,13 @@ def test_repeated_rows_span_no_more_than_one():
     rows, gradient, weight = normal(1, 1, 8), normal(5, 1, 4), normal(1, 4, 8)
     one = off_span(rows, weight, gradient).score
     assert off_span(rows.expand(5, 1, 8), weight, gradient).score == pytest.approx(one)
+
+
+def test_few_weights_that_are_not_normal_are_not_tested():
+    uniform, x = (-1.2, 6.9), torch.randn(1, 1, 4)
+    for few, units in ((True, 2), (True, 3), (False, 8)):
+        weight = torch.rand(1, units, 4) - 0.5
+        assert (direction(x, weight, uniform).score is None) == few
+        assert direction(x, weight).score is not None
+        back = off_span(x, weight, torch.randn(1, 1, units), uniform).score
+        assert (back is None) == (units * 3 < 32)

@@ -1,6 +1,7 @@
 """``judge`` on whole models: what is right, what is wrong and named, what cannot be asked."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -95,6 +96,20 @@ def test_a_family_of_no_known_law_is_held_against_its_median():
         model[4].weight *= 1.15
     found = judged(model, torch.randn(8, 128), back=False)
     assert [n.name for n in found.named] == ["4"] and found.p_scale is None
+    assert re.match(r"its gain is 1\.1\d times that of layers like it", found.named[0].detail)
+
+
+def test_layers_that_have_gains_of_their_own_are_not_tested_against_each_other():
+    """As a plan draws them, one by one; a check with that plan knows them."""
+    net = mlp(*[48] * 9, seed=3)
+    gains = [1.3 * 1.1**i for i in range(8)]
+    with torch.no_grad():
+        for layer, gain in zip(net[::2], gains, strict=True):
+            layer.weight *= gain / 2**0.5
+    found = judged(net, torch.randn(16, 48, generator=torch.Generator().manual_seed(9)))
+    assert [x.p_scale for x in found.layers[1:]] == [None] * 7 and found.p_scale is None
+    assert all("gains of their own" in x.note for x in found.layers[1:])
+    assert [n for n in found.named if n.question == "scale"] == []
 
 
 def test_orthogonal_weights_follow_a_plan_exactly_or_are_named():
