@@ -5,14 +5,29 @@ and 100 layers), weights that hold both learn and these do not, by SGD and by Ad
 or norms carry the signal (residual, ViT, GPT-2) differences are small.
 Experiment: nets without norms on handwritten digits (MLPs of GELU, tanh, leaky ReLU, pre-activation
 residual nets), a ViT on the same digits and GPT-2 on the characters of Python's help texts. Each
-tool and optimizer (SGD with momentum 0.9, Adam) chooses one of five or six learning rates, a
-factor of 4 to 5 apart, by its loss with two seeds; five other seeds then learn at that rate for 80 steps, all
-tools from the same batches. Loss: mean over the last tenth of the steps; accuracy: on what was not
-learnt; intervals of 95 % over seeds; claims: paired t of the accuracy, ours against each other
-tool, Holm's correction over all. AnyInit is left out where it is not installed.
-Answer: PENDING
-Source: he2015, mishkin2016, schoenholz2017; AnyInit, Mestre et al., 2026.
-Run time: PENDING.
+tool and optimizer (SGD with momentum 0.9, Adam) chooses one of six or five learning rates, each 4
+or 5 times the last, by its loss with two seeds; five other seeds then learn at that rate for 80
+steps, all tools from the same batches. Loss: mean over the last tenth of the steps, at most twice
+that of a guess; accuracy: on what was not learnt; intervals of 95 % over seeds; claims: paired t of
+the accuracy, critical + data against each other tool, Holm's correction over all 108. AnyInit 0.4.0
+is left out where it is not installed.
+Answer: in chains, yes, and by far, with one exception. tanh and leaky ReLU at 50 and 100 layers: 91
+to 95 % by either optimizer, where the best other tool (LSUV) has 45 to 52 and 27 to 49 % at 50 and
+at most 20 % at 100. GELU by Adam: 85 and 60 % against 19 and 12 %. The exception is GELU by SGD: at
+so small a level a step is soon as large as the signal, the net leaves it and diverges at all rates
+but the smallest, at which it hardly moves (23 % at 100; at 50 all five seeds diverge at the rate
+that two others chose). "forward" is no better than the Kaiming loop there. Where a stream carries
+the signal it matters little: residual nets 94 and 97 % against 92 and 95 by default (not
+significant; the Kaiming loop alone fails). Where norms stand before each branch "critical" is the
+wrong target: in the ViT it has 21 and 35 % against LSUV's 41 and 55 and the Kaiming loop's 39 and
+50 (two of these four differences are significant): nearly linear branches learn more slowly;
+"forward" is on a par with the Kaiming loop. GPT-2: "forward" has the lowest loss (3.06 and 2.74;
+LSUV 3.10 and 2.80; default 3.24 and 3.07); accuracies do not differ significantly but from
+AnyInit's by Adam. Data change next to nothing. At the end of their grid: GELU by SGD below; GPT-2
+by Adam and some weights that do not learn above.
+Source: he2015, mishkin2016; AnyInit, Mestre et al., 2026.
+Run time: 23 minutes of one core, on a loaded machine; what was learnt is kept in the folder of
+temporary files, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -252,8 +267,9 @@ def check(rows: list[Row]) -> None:
     for old, new in zip(stored, fresh, strict=True):
         assert abs(old["p_value"] - new["p_value"]) < 1e-9, f"not what the nets say: {old}"
     for row in fresh:
-        if row["tool"] == "default" and row["net"].startswith("MLP"):
-            assert row["difference"] > 0, f"the default learns better: {row}"
+        chain = row["net"].startswith("MLP") and not row["tool"].startswith("ours")
+        if chain and ("GELU" not in row["net"] or row["optimizer"] == "Adam"):
+            assert row["difference"] > 0, f"another tool learns better: {row}"
 
 
 def draw(rows: list[Row]) -> Figure:
@@ -266,11 +282,13 @@ def draw(rows: list[Row]) -> Figure:
     for line, optimizer in zip(axes, RATES, strict=True):
         for ax, name in zip(line, ("accuracy", "loss"), strict=True):
             _draw_cells(ax, optimizer, name, _cells(rows, name), claimed)
-    wins = sum(row["p_value"] < FAMILYWISE and row["difference"] > 0 for row in claimed.values())
-    losses = sum(row["p_value"] < FAMILYWISE and row["difference"] < 0 for row in claimed.values())
+    others = [row for row in claimed.values() if not row["tool"].startswith("ours")]
+    sure = [row["difference"] > 0 for row in others if row["p_value"] < FAMILYWISE]
     figure.suptitle(
-        f"{OURS.capitalize()} against another tool: more accurate in {wins} of {len(claimed)} "
-        f"pairs, less in {losses} (p < {FAMILYWISE:g} after correction for all)",
+        f"{OURS.capitalize()} learns better than another tool in {sum(sure)} of {len(others)} "
+        f"pairs, worse in {len(sure) - sum(sure)}: deep chains gain, a ViT loses\n"
+        f"▼ less, ▲ more accurate than {OURS}: p < {FAMILYWISE:g} after correction for all "
+        f"{len(claimed)} claims; each tool at its best rate, ± 95 % over seeds",
         fontweight="bold",
     )
     return figure

@@ -14,7 +14,7 @@ mean over tokens makes all gradients one). Weights drawn independently by a law 
 from 200 layers on, with their scatter forward, and not ranked. "default" is torch's draw, of GPT-2
 N(0, 0.02) with branch ends by 1/√(2·depth). LSUV is written from the paper, in one pass. AnyInit is
 version 0.4.0 of the package (seeded), left out where it is not installed; its empirical mode runs
-the model once a layer and is not tried beyond 150. A tool that takes 1.5 s gets one draw of a net,
+the model once a layer and is not tried beyond 60. A tool that takes 1.5 s gets one draw of a net,
 but for ours.
 Answer: PENDING
 Source: he2015, mishkin2016, schoenholz2017; AnyInit, Mestre et al., 2026.
@@ -44,14 +44,12 @@ from sigprop.records import Row
 
 SLOW = 1.5
 """Seconds from which on a tool gets one draw of a net, but for ours."""
-PATIENCE = 150
+PATIENCE = 60
 """Weight layers up to which a tool gets a try that reads the net anew for each of them."""
 LAW_ONLY = 200
 """Weight layers from which on weights drawn by a law alone are listed and not ranked."""
 NEAR = 0.1
 """Decades from the best that count as the best."""
-HEAVY = 400
-"""Weight layers from which on memory is not measured."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ def _drawn(case: Case, tool: Tool, params: Params) -> list[Row]:
             "shares": found.shares,
             "seconds": took,
         }
-        if params.memory and not rows and case.layers < HEAVY:
+        if params.memory and not rows and took < SLOW:
             with drawn_from(seed):
                 row["memory"] = memory(tool, case.build(), task)
         rows.append(row)
