@@ -233,12 +233,17 @@ def _law_only(row: Row) -> bool:
 
 
 def behind(rows: list[Row]) -> dict[str, float]:
-    """Net → decades that ours is behind the best, over nets whose target all tools share."""
-    table = [row for row in scores(rows) if row["ranked"]]
+    """Net → decades that ours is behind the best tool, over nets whose target all tools share."""
+    table = [row for row in scores(rows) if row["ranked"] and _stands(row["tool"])]
     best: dict[str, float] = {}
     for row in table:
         best[row["case"]] = min(row["decades"], best.get(row["case"], math.inf))
     return {row["case"]: row["decades"] - best[row["case"]] for row in table if row["tool"] == OURS}
+
+
+def _stands(tool: str) -> bool:
+    """Whether a tool stands for its maker: of ours, one does."""
+    return tool == OURS or not tool.startswith("ours")
 
 
 def check(rows: list[Row]) -> None:
@@ -256,7 +261,7 @@ def draw(rows: list[Row]) -> Figure:
     best = {
         case: min(
             (table[case, tool]["decades"] for tool in tools
-             if table.get((case, tool), {}).get("ranked")), default=None,
+             if table.get((case, tool), {}).get("ranked") and _stands(tool)), default=None,
         )
         for case in names
     }  # fmt: skip
