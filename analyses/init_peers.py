@@ -16,9 +16,19 @@ N(0, 0.02) with branch ends by 1/√(2·depth). LSUV is written from the paper, 
 version 0.4.0 of the package (seeded), left out where it is not installed; its empirical mode runs
 the model once a layer and is not tried beyond 60. A tool that takes 1.5 s gets one draw of a net,
 but for ours.
-Answer: PENDING
+Answer: in all 16 nets whose target all share, critical + data is the best tool or within 0.04
+decades of it, and at most 0.3 off. MLPs of 50 to 1,000 layers: 0.04 to 0.17 decades (the worse
+direction: 5 to 50 %), with a scatter forward of 0.02 at most, where LSUV has 0.16 to 0.70 with
+leaky ReLU, and loses the gradient with tanh (3.5 decades at 50, 14 at 200) and both with GELU (1.1,
+4.1, 24): the level matters, not the tool that measures. The laws alone are 0.6 to 9 decades off in
+leaky nets, scattering by 0.4 to 1.6, "forward" among them, which is the Kaiming loop there; the law
+of "critical" is as good as with data in chains, 0.2 to 0.3 behind with pooling and in the U-Net,
+and better (0.14 against 0.30) with shared modules, where it is mirrored and data make it
+orthogonal. Residual streams grow by e within 0.05 decades with branches even within 1.06 to 1.4
+(LSUV 9 to 2,300, AnyInit 24 to 1e25); the gradient of a ViT with a mean over tokens cannot: it
+grows by 27, as the forecast of the plan says.
 Source: he2015, mishkin2016, schoenholz2017; AnyInit, Mestre et al., 2026.
-Run time: PENDING.
+Run time: 20 minutes of one core, on a loaded machine, three parts side by side.
 """
 
 from __future__ import annotations
@@ -295,7 +305,8 @@ def _draw_table(
             near = row["ranked"] and row["decades"] <= best[name] + NEAR
             words = f"{row['decades']:.2f}" if row["decades"] < 10 else f"{row['decades']:.0f}"
             if row["shares"] is not None:
-                words += f"  ×{10 ** row['shares']:.2g}" if row["shares"] < 3 else "  ×>1000"
+                ratio = 10 ** row["shares"]
+                words += f"  ×{ratio:.{0 if ratio > 9.5 else 1}f}" if ratio < 1e3 else "  ×>1000"
             elif not row["ranked"] and row["scatter"] is not None and row["decades"] < 10:
                 words += f" ±{row['scatter']:.1f}"
             ax.text(x, y, words, ha="center", va="center", fontsize="small",
@@ -315,7 +326,7 @@ def _draw_table(
 
 def _draw_costs(axes: Sequence[plt.Axes], tools: list[str], table: list[Row]) -> None:
     """A point a net: seconds, and memory beyond the model in multiples of its weights."""
-    about = {"seconds": "seconds", "memory": "memory at most, × the weights"}
+    about = {"seconds": "seconds", "memory": "memory, × the weights"}
     for ax, (name, words) in zip(axes, about.items(), strict=True):
         for y, tool in enumerate(tools):
             own = [row for row in table if row["tool"] == tool and row.get(name)]
