@@ -142,8 +142,7 @@ class MirroredDecision(Decision):
             plan = super().written(jobs, plan, generator)
             factors = self._factors(read(self.model, self.request.example).graph)
             for job in jobs:
-                factor = factors[job.layer.name]
-                job.weight.write(lambda tensor, factor=factor: tensor.mul_(factor))
+                _scale(job, factors[job.layer.name])
         layers = tuple(times(job.layer, factors[job.layer.name]) for job in jobs)
         ends = f"{min(factors.values()):.4g} to {max(factors.values()):.4g}"
         note = f"on the example {len(factors)} layers were scaled by {ends}."
@@ -444,6 +443,10 @@ class TargetDecision(Decision):
                 f"no rule predicts {some(map(repr, names))}: measured on the example with the "
                 "weights that the model had."
             )
+
+
+def _scale(job: Job, factor: float) -> None:
+    job.weight.write(lambda tensor: tensor.mul_(factor))
 
 
 def _sums_rows(weight: ModelWeight, written: set[str]) -> bool:
