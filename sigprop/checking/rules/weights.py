@@ -162,6 +162,13 @@ def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
             "runs outside of Python."
         )
         yield Finding(unseen[0], words.NOT_JUDGED, detail, advice, "warning")
+    for node in evidence.graph.of_kind("recurrent"):
+        detail = (
+            f"the {len(node.parameters)} parameters within this {node.layer or node.operation} are "
+            "no layers here: only what leaves it is looked at"
+        )
+        advice = "Look at its gates by hand; sigprop.initialize leaves them alone, too."
+        yield Finding(node.name, words.NOT_JUDGED, detail, advice, "note")
     if evidence.unpredicted:
         detail = f"there is no prediction: {evidence.unpredicted}"
         advice = "All findings are from the measurement."
