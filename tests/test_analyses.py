@@ -86,6 +86,8 @@ def test_a_check_can_fail(done, out):
         "waits": lambda number: number + 1,
         "regions": lambda counted: 2 * counted,
         "forward_median": lambda error: error + 1,
+        "level": lambda _: "unhealthy",
+        "q": lambda q: q**2,
     }
     for row in rows:
         for key, spoil in spoiled.items():
