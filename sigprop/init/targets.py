@@ -198,6 +198,9 @@ class MirroredDecision(Decision):
         return super()._said(weights)[0], (note,)
 
 
+ATTENTION = (
+    "attention: a ViT learnt worse from this target than from 'forward' (analyses/deep_learning)."
+)
 _FRESH = " What data=True brings about on the example will not hold on another batch."
 _SUMS_ROWS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -362,6 +365,9 @@ class TargetDecision(Decision):
     def _said(self, weights: Sequence[ModelWeight]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         notes = [*self.deciding.lever.notes, *self._about_streams()]
         notes += [self.note] if self.note else []
+        kinds = {node.kind for node in self.deciding.reading.graph.nodes}
+        if self._aim.target == "critical" and kinds & {"attention", "softmax"}:
+            notes.append(ATTENTION)
         with rough_is_enough():
             forecast = list(
                 warnings_of(self.deciding.reading.graph, self.moments.found, self.deciding)
