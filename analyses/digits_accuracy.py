@@ -89,7 +89,7 @@ class Params:
 
 FULL = Params()
 QUICK = Params(
-    activations=("LeakyReLU 0.2", "Swish"),
+    activations=("ReLU", "LeakyReLU 0.2"),
     depths=(10,),
     seeds=6,
     steps=120,

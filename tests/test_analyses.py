@@ -87,6 +87,8 @@ def test_a_check_can_fail(done, out):
         "regions": lambda counted: 2 * counted,
         "forward_median": lambda error: error + 1,
         "decades": lambda error: error + 9,
+        "level": lambda _: "unhealthy",
+        "q": lambda q: q**2,
     }
     for row in rows:
         for key, spoil in spoiled.items():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sigprop.checking.signals import SignalStatistics, SignalWitness
 from sigprop.checking.weights import Backward, RowsWitness, Verdicts, judge, look_back
-from sigprop.graph import Graph, Node
+from sigprop.graph import Graph, Kind, Node
 from sigprop.graph.streams import Stream, streams
 from sigprop.graph.trunk import trunks
 from sigprop.measurement.nodes import NodeStatistics, watched_nodes
@@ -94,6 +94,18 @@ class Evidence:
         """Whether all that enters is 0: then no weight of a first layer gets a gradient."""
         seen = [self.signals.get(node.name) for node in self.graph.of_kind("input")]
         return bool(seen) and all(each is not None and each.low == each.high == 0 for each in seen)
+
+    def leads_to(self, name: str, kind: Kind) -> bool:
+        """Whether a node of a kind stands behind another."""
+        todo, seen = list(self.users[name]), set[str]()
+        while todo:
+            each = todo.pop()
+            if each.kind == kind:
+                return True
+            if each.name not in seen:
+                seen.add(each.name)
+                todo += self.users[each.name]
+        return False
 
     def q(self, name: str) -> float | None:
         """Mean square of what leaves a node: measured, else predicted."""

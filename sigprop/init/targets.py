@@ -7,10 +7,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sigprop.gaussian import AccuracyWarning
 from sigprop.graph import Graph, streams
@@ -146,8 +145,7 @@ class MirroredDecision(Decision):
             plan = super().written(jobs, plan, generator)
             factors = self._factors(read(self.model, self.request.example).graph)
             for job in jobs:
-                factor = factors[job.layer.name]
-                job.weight.write(partial(_scale, factor))
+                _scale(job, factors[job.layer.name])
         layers = tuple(times(job.layer, factors[job.layer.name]) for job in jobs)
         ends = f"{min(factors.values()):.4g} to {max(factors.values()):.4g}"
         note = f"on the example {len(factors)} layers were scaled by {ends}."
@@ -200,6 +198,9 @@ class MirroredDecision(Decision):
         return super()._said(weights)[0], (note,)
 
 
+ATTENTION = (
+    "attention: a ViT learnt worse from this target than from 'forward' (analyses/deep_learning)."
+)
 _FRESH = " What data=True brings about on the example will not hold on another batch."
 _SUMS_ROWS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -364,6 +365,9 @@ class TargetDecision(Decision):
     def _said(self, weights: Sequence[ModelWeight]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         notes = [*self.deciding.lever.notes, *self._about_streams()]
         notes += [self.note] if self.note else []
+        kinds = {node.kind for node in self.deciding.reading.graph.nodes}
+        if self._aim.target == "critical" and kinds & {"attention", "softmax"}:
+            notes.append(ATTENTION)
         with rough_is_enough():
             forecast = list(
                 warnings_of(self.deciding.reading.graph, self.moments.found, self.deciding)
@@ -451,14 +455,14 @@ class TargetDecision(Decision):
             )
 
 
+def _scale(job: Job, factor: float) -> None:
+    job.weight.write(lambda tensor: tensor.mul_(factor))
+
+
 def _sums_rows(weight: ModelWeight, written: set[str]) -> bool:
     """Whether its bias can take away what a mean of its input adds."""
     plain = type(weight.module) in _SUMS_ROWS and weight.attribute == "weight"
     return plain and bool(weight.biases) and set(weight.biases) <= written
-
-
-def _scale(factor: float, tensor: Tensor) -> Tensor:
-    return tensor.mul_(factor)
 
 
 def _blocks(count: int) -> str:

@@ -133,3 +133,21 @@ def test_the_seed_changes_the_gradient_and_nothing_else_random():
 def test_a_level_out_of_range_is_refused(level):
     with pytest.raises((ValueError, TypeError), match="level"):
         sigprop.check(mlp(), (8, 64), level=level)
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def test_what_is_not_judged_is_said():
+    torch.manual_seed(0)
+    report = sigprop.check(Reader(), normal(8, 5, 8))
+    assert said(report, words.NOT_JUDGED) == [("lstm", words.NOT_JUDGED, "note")]
+    (found,) = (f for f in report.findings if f.problem == words.NOT_JUDGED)
+    assert "the 4 parameters within this LSTM" in found.detail
+    assert [layer.name for layer in report.layers] == ["head"]

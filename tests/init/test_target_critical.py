@@ -227,3 +227,11 @@ def test_a_shape_will_do_for_an_example(act, target):
     shapes = []
     initialize(net, (64, 16), target=target, report=shapes.append)
     assert len(shapes[0].layers) == 3
+
+
+def test_what_transformers_learn_better_from_is_said():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
+    x = torch.randn(4, 6, 16, generator=seeded(1))
+    notes = plan(layer, example=x, target="critical").notes
+    assert sum("learnt worse from this target than from 'forward'" in note for note in notes) == 1
+    assert not any("learnt" in note for note in plan(layer, example=x, target="forward").notes)

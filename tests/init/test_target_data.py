@@ -9,6 +9,8 @@ from torch import nn
 
 from sigprop import initialize
 from sigprop.init import SignalWarning, data_pass, plan
+from sigprop.init.branches import Wanted
+from sigprop.init.deciding import Use
 from tests.init.target_nets import Residual, Transformer, chain, levels, seeded, square
 
 X = torch.randn(256, 100, generator=seeded(1))
@@ -164,3 +166,11 @@ def test_mirrored_weights_on_the_example():
     frozen[2].requires_grad_(False)
     made = plan(frozen, example=far, target="critical", data=True)
     assert any(note.startswith("not mirrored: ") for note in made.notes)
+
+
+def test_a_branch_end_follows_the_stream_that_is_measured():
+    witness = data_pass.Scaling({}, {}, {"stream": 2.0}, frozenset(("stream",)))
+    witness.q["stream"] = 3.0
+    use = Use(None, 1.0, Wanted(0.2), 1.0)
+    assert witness._factor(data_pass.Scaled(None, use, "stream"), 0.3) == pytest.approx(1.0)
+    assert witness._factor(data_pass.Scaled(None, use, ""), 0.8) == pytest.approx(0.5)

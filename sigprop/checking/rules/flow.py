@@ -235,14 +235,14 @@ def _gone(evidence: Evidence, trunk: Sequence[str]) -> str:
         node = evidence.graph.by_name[name]
         given = any(evidence.q(before) for before in node.inputs)
         if given and evidence.q(name) == 0:
-            return name if _leads_to(evidence, node, "weight") else ""
+            return name if evidence.leads_to(node.name, "weight") else ""
     return ""
 
 
 def _last_layers(evidence: Evidence) -> list[str]:
     """The last weight layers before the head; what only makes gates is left out."""
     weights = [n for n in evidence.graph.of_kind("weight") if not _gates(evidence, n)]
-    before = [n.name for n in weights if _leads_to(evidence, n, "weight")]
+    before = [n.name for n in weights if evidence.leads_to(n.name, "weight")]
     return before[-LAST:] or [n.name for n in weights][-LAST:]
 
 
@@ -255,16 +255,3 @@ def _gates(evidence: Evidence, node: Node) -> bool:
 
 
 _TOWARDS_A_GATE = frozenset(("activation", "passage", "shift", "softmax", "weight"))
-
-
-def _leads_to(evidence: Evidence, node: Node, kind: str) -> bool:
-    """Whether a node of a kind stands behind it."""
-    todo, seen = list(evidence.users[node.name]), set[str]()
-    while todo:
-        each = todo.pop()
-        if each.kind == kind:
-            return True
-        if each.name not in seen:
-            seen.add(each.name)
-            todo += evidence.users[each.name]
-    return False

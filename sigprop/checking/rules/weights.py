@@ -66,7 +66,7 @@ def zero(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         name = used.node.name
         if bool(torch.count_nonzero(used.value)) or name in ends:
             continue
-        if not _behind(evidence, name, "weight"):
+        if not evidence.leads_to(name, "weight"):
             detail = "its weights are 0: nothing before it gets a gradient at the first step"
             advice = "Nothing needs to be done if that is meant; the head learns first."
             yield Finding(name, words.ZERO_HEAD, detail, advice, "note")
@@ -162,6 +162,13 @@ def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
             "runs outside of Python."
         )
         yield Finding(unseen[0], words.NOT_JUDGED, detail, advice, "warning")
+    for node in evidence.graph.of_kind("recurrent"):
+        detail = (
+            f"the {len(node.parameters)} parameters within this {node.layer or node.operation} are "
+            "no layers here: only what leaves it is looked at"
+        )
+        advice = "Look at its gates by hand; sigprop.initialize leaves them alone, too."
+        yield Finding(node.name, words.NOT_JUDGED, detail, advice, "note")
     if evidence.unpredicted:
         detail = f"there is no prediction: {evidence.unpredicted}"
         advice = "All findings are from the measurement."
@@ -244,19 +251,6 @@ def _same(group: Sequence[_Used], beside: bool) -> list[_Used]:
 
 def _line(values: Tensor) -> Tensor:
     return torch.linspace(1.0, 2.0, len(values), dtype=values.dtype, device=values.device)
-
-
-def _behind(evidence: Evidence, name: str, kind: str) -> bool:
-    """Whether a node of a kind stands behind another."""
-    todo, seen = list(evidence.users[name]), set[str]()
-    while todo:
-        each = todo.pop()
-        if each.kind == kind:
-            return True
-        if each.name not in seen:
-            seen.add(each.name)
-            todo += evidence.users[each.name]
-    return False
 
 
 def _is_added_or_gates(evidence: Evidence, name: str) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sigprop.prediction import entry
+from sigprop.prediction import entry, run
 from sigprop.theory.network import from_values
 from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.divisions import merge_axes
@@ -57,7 +57,7 @@ TOLD_APART = ("channels", "pixels", "pixels and back", "folded", "folded on each
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_linear_map_is_exact(name, monkeypatch):
     """Places told apart: E y y and the gradient's second moment are those of the matrix."""
-    monkeypatch.setattr(entry, "_channel_dim", lambda *_: 1)
+    monkeypatch.setattr(run, "_channel_dim", lambda *_: 1)
     torch.manual_seed(0)
     x = torch.randn(2, 4, 6, 5)
     model = nn.Sequential(nn.Identity(), Op(LINEAR[name]))
