@@ -56,8 +56,8 @@ def initialize(
 
     What learns better (``analyses/deep_learning``, short runs): chains of 50 and 100 layers without
     norms learn from ``"critical"`` weights, where torch's default, Kaiming, LSUV and ``"forward"``
-    weights hardly begin. Residual nets learn alike from all of ours. A ViT learns better from
-    ``"forward"`` weights, and at least as well from LSUV's.
+    weights hardly begin; GELU by Adam, hardly by SGD. Residual nets learn alike from all of ours. A
+    ViT learns better from ``"forward"`` weights, and at least as well from LSUV's.
 
     Residual streams are found in the graph. With ``residual=e`` a stream of N blocks grows by e
     from end to end: each branch comes out at e^(1/N) − 1 of the stream before it. Where an
