@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sigprop.graph import Graph, Node
+from sigprop.graph import Block, Graph, Node, streams
 from sigprop.init.deciding import Deciding
 from sigprop.init.gains import shown
 from sigprop.init.lever import record_of
@@ -23,7 +23,7 @@ class Growth:
     """Along the worst way to a node.
 
     Attributes:
-        gradient: log of χ^L, the squared gradient over what the level would make of it.
+        gradient: log of what multiplies the squared gradient: χ^L, along streams as predicted.
         error: log of χ∥^L, a small relative error of the second moment over what it was.
         worst: the activation that adds most.
         count: activations on the way.
@@ -38,13 +38,14 @@ class Growth:
 def growths(graph: Graph, found: Propagation, deciding: Deciding) -> dict[str, Growth]:
     """Of each node, from the inputs on."""
     grown: dict[str, Growth] = {}
-    blocks = [block for s in deciding.branches.streams for block in s.blocks]
+    blocks = {block: stream.start for stream in streams(graph) for block in stream.blocks}
     behind = {name for block in blocks for name in block.behind}
     joins = {block.join: block for block in blocks}
     for node in graph.nodes:
         before = [grown[name] for name in node.inputs]
         if node.name in joins:
-            grown[node.name] = _joined(joins[node.name].before, node, grown, found)
+            block = joins[node.name]
+            grown[node.name] = _joined(block, blocks[block], grown, found, graph)
         elif not before:
             grown[node.name] = Growth()
         else:
@@ -96,22 +97,40 @@ def _through(node: Node, before: Growth, found: Propagation, deciding: Deciding)
     )
 
 
-def _joined(before: str, node: Node, grown: Mapping[str, Growth], found: Propagation) -> Growth:
-    """A stream and a branch: each counts by its share of the sum."""
-    stream, whole = found.states.get(before), found.states.get(node.name)
+def _joined(
+    block: Block, start: str, grown: Mapping[str, Growth], found: Propagation, graph: Graph
+) -> Growth:
+    """A stream and a branch: each counts by its share of the sum.
+
+    The gradient is that of the prediction, as long as the stream keeps its shape.
+    """
+    stream, whole = found.states.get(block.before), found.states.get(block.join)
+    own = grown[block.before]
     if not isinstance(stream, SignalState) or not isinstance(whole, SignalState) or not whole.q > 0:
-        return grown[before]
+        return own
     share = min(stream.q / whole.q, 1.0)
-    own = grown[before]
-    branch = max((grown[n] for n in node.inputs if n != before), default=own,
-                 key=lambda g: abs(g.gradient))  # fmt: skip
+    inputs = [name for name in graph.by_name[block.join].inputs if name != block.before]
+    branch = max((grown[n] for n in inputs), default=own, key=lambda g: abs(g.gradient))
 
     def mixed(a: float, b: float) -> float:
         extra = math.exp(min(b - a, 50.0))
         return a + math.log(share + (1 - share) * extra)
 
-    return Growth(mixed(own.gradient, branch.gradient), mixed(own.error, branch.error),
-                  branch.worst or own.worst, branch.count)  # fmt: skip
+    gradient = mixed(own.gradient, branch.gradient)
+    ratio = _ratio(found.gradients.get(start), found.gradients.get(block.join))
+    if ratio is not None:
+        gradient = grown[start].gradient + math.log(ratio)
+    error = mixed(own.error, branch.error)
+    return Growth(gradient, error, branch.worst or own.worst, branch.count)
+
+
+def _ratio(first: object, last: object) -> float | None:
+    """Of mean squares of two signals of one shape; None: there is none."""
+    if not (isinstance(first, SignalState) and isinstance(last, SignalState)):
+        return None
+    known = first.shape == last.shape and last.q > 0
+    ratio = first.q / last.q if known else 0.0
+    return ratio if 0 < ratio < math.inf else None
 
 
 def warnings_of(graph: Graph, found: Propagation, deciding: Deciding) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """``target="forward"``: each layer at q by what really enters it, streams beside themselves."""
 
 import math
+import re
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from sigprop import initialize, predict
 from sigprop.init import SignalWarning, branches, plan
+from sigprop.measurement import measure_nodes
 from sigprop.reading import read
 from tests.init.target_nets import Residual, Transformer, chain, levels, seeded, square
 
@@ -294,6 +297,48 @@ def test_the_forecast_of_deep_nets():
         warnings.simplefilter("error")
         initialize(chain(nn.ReLU, 100, width=32), X)
         initialize(chain(nn.GELU, 3, width=32), X)
+
+
+class Deep(nn.Module):
+    """x + a chain of three layers."""
+
+    def __init__(self, width, act=torch.tanh):
+        super().__init__()
+        self.act = act
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x):
+        branch = x
+        for layer in self.layers:
+            branch = layer(self.act(branch))
+        return x + branch
+
+
+@pytest.mark.parametrize("residual", [None, 100.0, 1e6])
+def test_the_forecast_along_a_stream_is_what_is_measured(residual):
+    """Gradients of a stream: not of one way through all branches, and not without them."""
+    net = nn.Sequential(nn.Linear(64, 64), *[Deep(64) for _ in range(30)], nn.Linear(64, 8))
+    x = torch.randn(64, 64, generator=seeded(5))
+    with pytest.warns(SignalWarning, match="gradient grows") as said:
+        initialize(net, x, target="forward", residual=residual, generator=seeded(6))
+    decades = float(re.search(r"by 10\^([\d.]+) over", str(said[0].message))[1])
+    seen = measure_nodes(net, x)
+    ends = [node.gradient for node in seen.nodes if node.operation == "add"]
+    assert decades == pytest.approx(math.log10(seen["0"].gradient / ends[-1]), rel=0.2)
+
+
+@pytest.mark.parametrize(("act", "residual"), [(F.silu, 1e3), (F.gelu, 1e6)])
+def test_the_forecast_of_an_error_along_a_stream_is_what_the_prediction_says(act, residual):
+    """A stream counts by its share: 1 % at its start, as the plan with a larger first layer."""
+    net = nn.Sequential(nn.Linear(64, 64), *[Deep(64, act) for _ in range(30)], nn.Linear(64, 8))
+    x = torch.randn(64, 64, generator=seeded(5))
+    made = plan(net, example=x, target="forward", residual=residual)
+    (said,) = (words for words in made.warnings if "not stable" in words)
+    ((percent, name),) = re.findall(r"becomes ([\d.]+) % at layer '([\w.]+)'", said)
+    first = replace(made.layers[0], std=made.layers[0].std * 1.005)
+    moved = predict(net, x, init=replace(made, layers=(first, *made.layers[1:])))
+    ratio = moved[name].q / predict(net, x, init=made)[name].q
+    assert float(percent) == pytest.approx(math.log(ratio) / math.log(1.005**2), rel=0.1)
 
 
 # Refused
