@@ -177,6 +177,9 @@ class _Uses:
                 used = reading.weights[node.name]
                 names = tuple(earlier.get(n, n) for n in used.parameters)
                 copied = any(n in earlier for n in used.parameters)
+                before = (other for own, _, other in seen if not set(own).isdisjoint(names))
+                if copied and not any(_same(reading, other, used.value) for other in before):
+                    names, copied = tuple(used.parameters), False  # other weights are made of them
                 room = (0, 0) if copied else _room(used.value)
             else:
                 continue
@@ -189,6 +192,12 @@ class _Uses:
     def of(self, name: str) -> tuple[str, bool]:
         """The first use of the numbers of a node ("" if that is it), and whether more follow."""
         return self.first.get(name, ""), name in self.again
+
+
+def _same(reading: Reading, name: str, value: Tensor) -> bool:
+    """Whether a node uses the same numbers."""
+    other = reading.weights.get(name)
+    return other is None or torch.equal(other.value, value)  # None: a table, used as a weight
 
 
 def _overlap(

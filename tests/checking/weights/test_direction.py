@@ -165,6 +165,18 @@ def test_centred_rows_do_not_see_the_mean_of_their_input():
     assert abs(wanted.score) < 5
 
 
+def test_rows_of_mean_0_have_one_column_less():
+    def centred(*shape):
+        weight = normal(*shape)
+        return weight - weight.mean(-1, keepdim=True)
+
+    scales = torch.linspace(1, 0.5, 6, dtype=torch.float64)
+    assert_uniform(
+        "direction, centred rows", forward(centred, scales=scales), detect=DETECT,
+        mutant=forward(centred, scales=scales, know=2.0),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("rows", "weight", "why"),
     [
@@ -247,6 +259,14 @@ def test_repeated_rows_span_no_more_than_one():
     rows, gradient, weight = normal(1, 1, 8), normal(5, 1, 4), normal(1, 4, 8)
     one = off_span(rows, weight, gradient).score
     assert off_span(rows.expand(5, 1, 8), weight, gradient).score == pytest.approx(one)
+
+
+def test_only_columns_off_the_span_count():
+    """Columns that the inputs span whole change nothing, whatever the law of the weights."""
+    weight, gradient = uniform(1, 8, 12), normal(6, 1, 8)
+    many = off_span(torch.eye(12, dtype=torch.float64)[:6, None], weight, gradient, UNIFORM)
+    one = torch.eye(7, dtype=torch.float64)[:1, None].expand(6, 1, 7)
+    assert off_span(one, weight[..., 5:], gradient, UNIFORM).score == pytest.approx(many.score)
 
 
 def test_few_weights_that_are_not_normal_are_not_tested():

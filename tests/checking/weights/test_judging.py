@@ -219,6 +219,14 @@ def test_complex_weights_and_constants_are_said_to_be_so():
     assert found["fc"].p_direction is not None
 
 
+def test_the_second_run_has_two_samples():
+    """As few as a batch normalization in training takes."""
+    net = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 4))
+    found = look_back(net, (torch.randn(9, 8),), {})
+    assert found.statistics is not None
+    assert [node.shape for node in found.statistics.nodes][1:-1] == [(2, 6), (2, 6), (2, 4)]
+
+
 def test_where_few_samples_do_not_run_all_are_taken_and_failures_are_told():
     class Graph(nn.Module):
         def __init__(self):
