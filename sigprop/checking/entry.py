@@ -87,6 +87,7 @@ def check(
         known.prediction,
         known.measured,
         kind_of(model),
+        {table.name: table.law for table in said.tables},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -73,6 +74,7 @@ class CheckReport:
         prediction: of every node; None: there is none, a finding says why.
         measured: at every node.
         model: its class.
+        tables: laws of the tables of embeddings, by their names.
     """
 
     layers: tuple[LayerCheck, ...]
@@ -84,6 +86,7 @@ class CheckReport:
     prediction: Prediction | None = field(repr=False)
     measured: NodeStatistics = field(repr=False)
     model: str = "model"
+    tables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool:

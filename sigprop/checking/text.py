@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from sigprop.checking.columns import Column, Gap, columns, said_of, shown
 from sigprop.checking.findings import SHOWN, Finding, Level, by_problem
+from sigprop.reading.calling import some
 from sigprop.records import counted, cut, p_text
 
 if TYPE_CHECKING:
@@ -82,11 +83,13 @@ def sentences(report: CheckReport) -> list[str]:
         for right, (wrong, p) in asked.items()
         if p is not None
     ]
+    tables = [f"{name}: {law}" for name, law in report.tables.items()]
+    told = [f"Tables of embeddings: {some(tables)}."] if tables else []
     if not said:
         why = "their laws are not known, or leave nothing to chance"
-        return [f"The weights could not be tested: {why}."]
+        return [f"The weights could not be tested: {why}.", *told]
     right = f"Weights drawn at random give a p below {report.level:g} once in {1 / report.level:g}."
-    return [f"All weights together: {'; '.join(said)}. {right}"]
+    return [f"All weights together: {'; '.join(said)}. {right}", *told]
 
 
 def _told(found: Sequence[Finding], told: set[str]) -> Iterator[str]:

@@ -113,6 +113,33 @@ def test_weights_that_know_their_input_are_named_and_of_a_trained_net_noted():
     assert len(found) > 2 and {level for *_, level in found} == {"note"}
 
 
+def test_one_layer_that_knows_its_input_is_no_net_that_has_learned():
+    net, x = nn.Linear(64, 64), normal(32, 64) + 1
+    with torch.no_grad():
+        net.weight += 0.5 * normal(64, 1) / 8
+    ((_, _, level),) = said(sigprop.check(net, x), words.KNOWS_INPUT)
+    assert level == "warning"
+
+
+def test_a_healthy_report_asserts_nothing_and_a_sick_one_says_why():
+    x, net = normal(32, 64), mlp()
+    sigprop.check(net, x).assert_healthy()
+    with torch.no_grad():
+        net[2].weight.zero_()
+    with pytest.raises(AssertionError, match=r"^not initialized: 2: its weights are all 0"):
+        sigprop.check(net, x).assert_healthy()
+
+
+def test_tables_of_embeddings_are_told():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 4))
+    nn.init.normal_(net[0].weight, 0, 0.02)
+    report = sigprop.check(net, ((4, 6), torch.int64))
+    assert report.tables == {"0": "N(0, 0.02)"}
+    assert "Tables of embeddings: 0: N(0, 0.02)." in str(report)
+    assert "Tables of embeddings" not in str(sigprop.check(mlp(), normal(8, 64)))
+
+
 def test_limits_say_where_findings_begin():
     torch.manual_seed(0)
     net = nn.Sequential(*[part for _ in range(12) for part in (nn.Linear(64, 64), nn.ReLU())])

@@ -352,6 +352,28 @@ def test_the_limit_stands_between_them(name):
         assert case.problem in {f.problem for f in found}
 
 
+def test_a_stream_of_few_blocks_may_grow_by_much():
+    """6 blocks: some hundred times in all, which a head takes; 20 are a case above."""
+    found = seen(built(partial(Residual, 6, HE)), X)
+    (ends,) = found.streams
+    assert 200 < found.q(ends.end) / found.q(ends.start) < 5e3
+    assert [each.level for each in stream.growth(found, Limits())] == ["warning"]
+
+
+def test_along_a_stream_its_branches_are_the_lever():
+    for make, advice in ((partial(Residual, 20, HE), words.BRANCHES),
+                         (partial(mlp, nn.ReLU, 20, 3.0), words.CRITICAL)):  # fmt: skip
+        found = find(seen(built(make), X))
+        told = {f.advice for f in found if f.problem == words.SIGNAL_EXPLODES}
+        assert told == {advice}
+
+
+def test_the_layer_that_fits_a_format_worst_is_named():
+    found = seen(built(partial(mlp, nn.ReLU, 6, 30.0)), X)
+    (told,) = precision.forecast(found, Limits())
+    assert told.name == max(found.graph.of_kind("weight"), key=lambda n: found.q(n.name)).name
+
+
 def test_every_rule_has_a_case():
     tried = {case.rule for case in CASES.values()}
     assert tried | {flow.off_prediction, judged.named} == {*RULES, weights.not_finite}
