@@ -35,19 +35,7 @@ from sigprop.theory.network import (
     from_values,
     propagate,
 )
-
-
-class Net(nn.Module):
-    """Some modules and a function of them and the inputs."""
-
-    def __init__(self, forward: Callable[..., Any], **parts: Any) -> None:
-        super().__init__()
-        self.does = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.does(self, *inputs)
+from tests.checking.nets import Net
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
