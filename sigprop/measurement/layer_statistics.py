@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -119,14 +120,23 @@ class LayerStatistics:
 
     def see_weight(self, weight: Tensor, fan_in: float) -> None:
         """Take the weight in use; it is the same until the statistics are asked for."""
-        if self.weight is None:
-            with _UNSEEN():
-                squares = statistics.sum_of_squares(weight)
-                means = torch.full_like(squares, torch.nan)
-                if not isinstance(weight, nn.Parameter):  # computed, and perhaps centred
-                    means = weight.detach().flatten(1).mean(1, dtype=torch.float64).square().mean()
-                self.weight = squares, means
+        if self.weight is not None:
+            return
+        with _UNSEEN():
+            squares = statistics.sum_of_squares(weight)
+            means = torch.full_like(squares, torch.nan)
+            if not isinstance(weight, nn.Parameter):  # computed, and perhaps centred
+                means = weight.detach().flatten(1).mean(1, dtype=torch.float64).square().mean()
+        with self._lock:
+            self.weight = squares, means
             self.weight_entries, self.fan_in = weight.numel(), fan_in
+
+    def now(self) -> LayerStatistics:
+        """A copy that no other thread adds to."""
+        with self._lock:
+            still = copy(self)
+            still.grads, still.slope_grads = dict(self.grads), dict(self.slope_grads)
+        return still
 
     def gradient(self, runs: BackwardPasses) -> tuple[Tensor | None, int]:
         """The statistics of the gradient, of the runs that count, and its entries."""
@@ -247,6 +257,19 @@ class Observation:
                 for kind, name in tokens
             )
         )
+
+    def now(self) -> Observation:
+        """What has been seen until now: a copy that other threads, still computing, do not change."""
+        still = copy(self)
+        still.runs = copy(self.runs)
+        still.runs.reached = set(self.runs.reached)
+        with self._lock:
+            layers = dict(self.layers)
+        still.layers = {name: layer.now() for name, layer in layers.items()}
+        still.slopes, still.feeds = dict(self.slopes), dict(self.feeds)
+        still.heads = {name: set(heads) for name, heads in dict(self.heads).items()}
+        still.normalized, still.passed_over = set(self.normalized), set(self.passed_over)
+        return still
 
     def forget_gradients(self) -> None:
         """Of runs of autograd within the forward pass, or within the loss."""

@@ -313,6 +313,7 @@ class Monitor:
         if seen is None:
             return
         seen.close()
+        seen = seen.now()  # a pass of another thread may be under way
         with torch.no_grad():
             rows = report(seen, self._last_fired, self._cutoff(number), self._loss_scale.now())
         if not rows:

@@ -189,8 +189,6 @@ def _signal(
 ) -> Row:
     entries = layer.entries
     _, graded = layer.gradient(seen.runs)
-    if math.isnan(values["grad_nonfinite"]):  # it came, in another thread, after the numbers
-        graded = 0
     return {
         "step": seen.number,
         "name": layer.name,

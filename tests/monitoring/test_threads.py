@@ -10,6 +10,8 @@ from torch import nn
 import sigprop
 from sigprop import measure
 from sigprop.measurement import hooks
+from sigprop.measurement.axes import LAST
+from sigprop.monitoring import report
 from tests.measurement.nets import Tokens, no_hooks_left
 from tests.monitoring.nets import fill, seeded
 
@@ -142,3 +144,27 @@ def test_measuring_while_others_train():
 
     assert together(work) == []
     assert_clean(model)
+
+
+def test_a_step_ends_while_another_thread_is_still_adding_to_it(monkeypatch):
+    """A report is of one moment: an activation, a layer and a gradient that come later are not in."""
+    model, x = fill(nn.Sequential(nn.Linear(5, 6), nn.PReLU(6), nn.Linear(6, 4))), seeded(7, 5)
+    once = report.to_host
+
+    def late(vectors):
+        numbers = once(vectors)
+        seen.see_slopes("later", torch.tensor([0.1, 0.2]))
+        seen.heads.setdefault("0", set()).add("later")
+        seen.layer("0", "Linear").see_signal(torch.ones(7, 6), LAST)
+        seen.layer("0", "Linear").see_gradient(torch.ones(7, 6), 1)
+        return numbers
+
+    with sigprop.monitor(model, 1, warn=False) as mon:
+        model(x).sum().backward()
+        mon.step()
+        model(x).sum().backward()
+        seen = mon._seen
+        monkeypatch.setattr(report, "to_host", late)
+        mon.step()
+    rows = [{**row, "step": 0, "last_fired": 0} for row in mon.records()]
+    assert rows[:2] == rows[2:]
