@@ -101,7 +101,10 @@ def question(module: ModuleType) -> str:
 
 
 def run(name: str, out: Path, *, quick: bool = False, seed: int = 0, mnist: str = "") -> Row:
-    """Compute, check and draw; write ``out/name.{csv,png,json}`` and return what the JSON holds."""
+    """Compute, check and draw; write ``out/name.{csv,png,json}`` and return what the JSON holds.
+
+    What is drawn is what the CSV holds.
+    """
     module = load(name)
     params = dataclasses.replace(module.QUICK if quick else module.FULL, seed=seed)
     if mnist:
@@ -120,7 +123,7 @@ def run(name: str, out: Path, *, quick: bool = False, seed: int = 0, mnist: str 
         **_machine(),
     }
     write_json(record, out / f"{name}.json")
-    _save(module, rows, out / f"{name}.png")
+    redraw(name, out)
     return record
 
 

@@ -58,7 +58,7 @@ class Params:
 
 
 FULL = Params()
-QUICK = Params(right=40, faults=30, aligned=10, trained=4)
+QUICK = Params(right=20, faults=12, aligned=5, trained=2)
 
 
 def compute(params: Params) -> list[Row]:

@@ -42,7 +42,7 @@ class Params:
 
 
 FULL = Params()
-QUICK = Params(alphas=(-0.5, 0.2), wide=(128, 3, 12), narrow=((16, 11, 24),))
+QUICK = Params(alphas=(0.2,), wide=(96, 3, 10), narrow=((16, 9, 20),))
 
 
 def compute(params: Params) -> list[Row]:

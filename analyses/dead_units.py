@@ -77,10 +77,10 @@ FULL = Params()
 QUICK = Params(
     learning_rates=(0.03, 1.0),
     biases=(0.0, -3.0),
-    width=40,
-    steps=60,
-    seeds=6,
-    born=(12, 60),
+    width=30,
+    steps=40,
+    seeds=5,
+    born=(8, 40),
     born_widths=(1, 3),
 )
 

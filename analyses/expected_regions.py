@@ -57,10 +57,10 @@ class Params:
 
 FULL = Params()
 QUICK = Params(
-    slopes=(0.0, 0.25),
+    slopes=(0.25,),
     shapes=((2, 64), (4, 32)),
-    nets=60,
-    lines=8,
+    nets=24,
+    lines=6,
     scan=(2, 32, 40),
     scanned=(-0.5, 0.0, 0.5),
     planes=(8, 16),

@@ -51,7 +51,7 @@ class Params:
 
 
 FULL = Params()
-QUICK = Params(shapes=((10, 20), (40, 10)), sampled=5_000, real=200, deep=(60, 16, 6))
+QUICK = Params(shapes=((10, 20), (30, 10)), sampled=3_000, real=120, deep=(30, 16, 4))
 
 
 def compute(params: Params) -> list[Row]:

@@ -50,7 +50,7 @@ class Params:
 
 
 FULL = Params()
-QUICK = Params(cells=11, points=(3, 2), depth=12, width=64, nets=4, side=0.5)
+QUICK = Params(cells=7, points=(3, 2), depth=10, width=48, nets=4, side=0.5)
 
 
 def record(name: str) -> Activation:

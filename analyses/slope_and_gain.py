@@ -56,7 +56,7 @@ class Params:
 
 
 FULL = Params()
-QUICK = Params(width=48, seeds=8, steps=150, every=10, shown=12)
+QUICK = Params(width=32, seeds=6, steps=100, every=10, shown=12)
 
 
 def compute(params: Params) -> list[Row]:

@@ -99,7 +99,7 @@ def test_the_slope_of_the_variance_map(record, q):
     )
 
 
-PAIRS = [(1e-6, 1e-6), (1e6, 1e6), (0.3, 5.0), (1e-4, 1e4)]
+PAIRS = [(0.3, 5.0), (1e-4, 1e4)]  # sixty digits go further out, below
 WAVES_RESOLVED = 20.0  # the plain sums do not follow sin(u) at larger q; 60 digits do, below
 
 

@@ -259,7 +259,7 @@ class Observation:
         )
 
     def now(self) -> Observation:
-        """What has been seen until now: a copy that other threads, still computing, do not change."""
+        """What has been seen until now: a copy that other threads do not change."""
         still = copy(self)
         still.runs = copy(self.runs)
         still.runs.reached = set(self.runs.reached)

@@ -8,7 +8,7 @@ import torch
 
 from sigprop import initialize, kaiming_leaky_init
 from sigprop.graph import Graph, Node, streams
-from sigprop.init import SignalWarning, plan
+from sigprop.init import InitPlan, SignalWarning
 from sigprop.reading import read
 from tests.zoo import ZOO, Entry
 
@@ -51,6 +51,10 @@ def initialized(model, entry, init, **arguments) -> str:
     return " ".join(str(w.message) for w in said if issubclass(w.category, SignalWarning))
 
 
+LEFT: dict[str, int] = {}
+"""Weights of an entry that an example did not let be set, where it has been tried."""
+
+
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("how", ["example", "traced", "kaiming"])
 @pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.name)
@@ -62,6 +66,9 @@ def test_no_silent_failure(entry: Entry, how: str):
     if how == "traced" and not entry.traceable:
         pytest.skip("torch.fx cannot follow it")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    plans: list[InitPlan] = []
+    if how == "example":
+        example["report"] = plans.append
     try:
         said = initialized(model, entry, init, **example)
     except ValueError as error:
@@ -70,6 +77,8 @@ def test_no_silent_failure(entry: Entry, how: str):
         assert "has nothing left to initialize: " in str(error) and named
         assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
         return
+    for made in plans:
+        LEFT[entry.name] = entry.weights - sum(len(x.name.split(" = ")) for x in made.layers)
     graph = read(model, entry.inputs()).graph
     beside = branch_ends(graph) if how == "example" else set()
     nodes = [node for node in weight_nodes(graph) if node.name not in beside]
@@ -80,16 +89,12 @@ def test_no_silent_failure(entry: Entry, how: str):
     assert spread < SPREAD or named, f"{spread:.3g} from {nodes[0]} to {nodes[-1]}: {said}"
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-@pytest.mark.filterwarnings("ignore::sigprop.init.SignalWarning")
 def test_most_of_the_zoo_is_set_whole():
     """With an example; frozen, tied, void, complex and modulated weights are left by design."""
-    weights = left = 0
     for entry in ZOO:
-        torch.manual_seed(0)
-        if entry.name in NOTHING_TO_SET:
-            continue
-        made = plan(entry.build(), kind="forward", example=entry.inputs(), strict=False)
-        weights += entry.weights
-        left += max(entry.weights - sum(len(layer.name.split(" = ")) for layer in made.layers), 0)
+        if entry.name not in LEFT and entry.name not in NOTHING_TO_SET:
+            test_no_silent_failure(entry, "example")
+    weights = sum(entry.weights for entry in ZOO if entry.name in LEFT)
+    left = sum(max(number, 0) for number in LEFT.values())
+    assert len(LEFT) > 0.9 * len(ZOO)
     assert left <= 0.06 * weights, f"{left} of {weights} weights are left"

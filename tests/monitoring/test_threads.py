@@ -147,7 +147,7 @@ def test_measuring_while_others_train():
 
 
 def test_a_step_ends_while_another_thread_is_still_adding_to_it(monkeypatch):
-    """A report is of one moment: an activation, a layer and a gradient that come later are not in."""
+    """A report is of one moment: what comes later is not in it."""
     model, x = fill(nn.Sequential(nn.Linear(5, 6), nn.PReLU(6), nn.Linear(6, 4))), seeded(7, 5)
     once = report.to_host
 
