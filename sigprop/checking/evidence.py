@@ -114,6 +114,13 @@ class Evidence:
             return self.predicted[name].q
         return seen
 
+    def mean(self, name: str) -> float | None:
+        """Mean of what leaves a node: measured, else predicted."""
+        seen = self.measured[name].mean
+        if seen is None and name in self.predicted:
+            return self.predicted[name].mean
+        return seen
+
     def gradient(self, name: str) -> float | None:
         """Mean square of the gradient there: measured, else predicted."""
         seen = self.measured[name].gradient

@@ -43,6 +43,8 @@ class Limits:
             not in use for a note.
         underflow_warned: the same for a warning.
         off: factor between measured and predicted, beside four times the predicted scatter.
+        output: mean square of what the last layers put out, about their mean, from which a warning
+            is given if the net has not learned.
         learned: share of the layers whose weights know their input, from which the net has learned.
         unreached: share of the weights that get no gradient at all.
 
@@ -73,6 +75,7 @@ class Limits:
     underflow: float = 0.5
     underflow_warned: float = 0.05
     off: float = 4.0
+    output: float = 25.0
     learned: float = 0.3
     unreached: float = 0.5
 

@@ -10,6 +10,7 @@ GRADIENT_EXPLODES = "gradient explodes"
 STREAM_EXPLODES = "stream explodes"
 COLLAPSE = "samples collapse"
 OFF = "off the prediction"
+LARGE_OUTPUT = "large output"
 DYING = "dying"
 SATURATED = "saturated"
 ONE_HOT = "one-hot attention"
@@ -35,6 +36,12 @@ CRITICAL = (
     "or skips."
 )
 """Where a signal or a gradient shrinks or grows through depth."""
+OUTPUT = (
+    "As logits of a softmax it is sure of classes that it knows nothing of, and its first loss is "
+    "far above that of a guess. Give the last layer smaller weights: sigprop.initialize(model, x) "
+    "sets it, a tied table too, so that it puts out mean square 1."
+)
+"""Where what a net puts out is large."""
 REVIVE = "Use leaky ReLU or PReLU (a slope above 0 brings them back)"
 """Where units are dead; what else helps depends on whether the net trains already."""
 FRESH = "Give it weights: sigprop.initialize(model, x) draws every weight layer from the graph."

@@ -109,8 +109,11 @@ def test_weights_that_know_their_input_are_named_and_of_a_trained_net_noted():
         optimizer.zero_grad()
         (net(x) - target).square().mean().backward()
         optimizer.step()
-    found = said(sigprop.check(net, x), *WEIGHTS)
+    strict = sigprop.check(net, x, limits=Limits(output=1e-3))
+    found = said(strict, *WEIGHTS)
     assert len(found) > 2 and {level for *_, level in found} == {"note"}
+    assert said(strict, words.LARGE_OUTPUT) == []
+    assert said(sigprop.check(mlp(), x, limits=Limits(output=1e-3)), words.LARGE_OUTPUT)
 
 
 def test_one_layer_that_knows_its_input_is_no_net_that_has_learned():

@@ -107,6 +107,20 @@ def _unused(used: bool) -> nn.Module:
     return net
 
 
+def _tied(std: float) -> nn.Module:
+    table = nn.Embedding(50, 64)
+    nn.init.normal_(table.weight, std=std, generator=seeds(1))
+    norm, body = nn.LayerNorm(64), nn.Linear(64, 64)
+    return Net(
+        lambda m, x: nn.functional.linear(m.norm(m.body(m.table(x))), m.table.weight),
+        table=table, norm=norm, body=body,
+    )  # fmt: skip
+
+
+def seeds(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
 def _gated(zero: float) -> nn.Module:
     return Net(lambda m, x: m.head(m.body(x) * zero), body=_tower(), head=nn.Linear(10, 10))
 
@@ -168,6 +182,21 @@ CASES: dict[str, Case] = {
         flow.collapse, words.COLLAPSE, "unhealthy",
         partial(mlp, nn.Sigmoid, 6, 1.0), partial(mlp, nn.Tanh, 6, 1.5),
         limit=("decorrelation_warned", 1e-9, 0.99),
+    ),
+    "an output that is large": Case(
+        flow.output, words.LARGE_OUTPUT, "warning",
+        lambda: changed(mlp(nn.ReLU, 4, HE), lambda net: net[-1].weight.mul_(8)),
+        lambda: changed(mlp(nn.ReLU, 4, HE), lambda net: net[-1].weight.mul_(3)),
+        limit=("output", 1e4, 1e-4),
+    ),
+    "an output that is large, of a tied table": Case(
+        flow.output, words.LARGE_OUTPUT, "warning",
+        partial(_tied, 1.0), partial(_tied, 0.1), x=torch.randint(50, (4, 6), generator=seeds(3)),
+    ),
+    "no output that is large about its mean": Case(
+        flow.output, words.LARGE_OUTPUT, "warning",
+        lambda: changed(mlp(nn.ReLU, 4, HE), lambda net: net[-1].weight.mul_(8)),
+        lambda: changed(mlp(nn.ReLU, 4, HE), lambda net: net[-1].bias.fill_(40.0)),
     ),
     "dead units": Case(
         units.dead, words.DYING, "unhealthy",

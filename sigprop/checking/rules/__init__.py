@@ -31,6 +31,7 @@ RULES: tuple[Rule, ...] = (
     precision.in_use,
     stream.branches,
     flow.off_prediction,
+    flow.output,
     weights.not_judged,
     weights.void_scale,
     precision.forecast,

@@ -11,6 +11,7 @@ from sigprop.checking import words
 from sigprop.checking.evidence import Evidence
 from sigprop.checking.findings import Finding, Level
 from sigprop.checking.limits import Limits
+from sigprop.checking.rules.judged import has_learned
 from sigprop.checking.rules.stream import blocks, layer_scale
 from sigprop.graph import Node
 
@@ -138,6 +139,29 @@ def off_prediction(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
             )
             yield Finding(node.name, words.OFF, detail, advice, "warning")
             return
+
+
+def output(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
+    """What linear heads put out is large before anything has been learned."""
+    if has_learned(evidence, limits):
+        return
+    for head in dict.fromkeys(_heads(evidence)):
+        q, mean = evidence.q(head.name), evidence.mean(head.name)
+        if q is not None and mean is not None and limits.output < q - mean**2 < math.inf:
+            detail = f"its mean square about its mean is {q - mean**2:.3g}"
+            yield Finding(head.name, words.LARGE_OUTPUT, detail, words.OUTPUT, "warning")
+
+
+def _heads(evidence: Evidence) -> Iterator[Node]:
+    """Weights whose output leaves the model as it is, or in another shape."""
+    for end in evidence.graph.of_kind("output"):
+        waiting = [evidence.graph.by_name[name] for name in end.inputs]
+        while waiting:
+            node = waiting.pop()
+            if node.kind == "passage":
+                waiting += [evidence.graph.by_name[name] for name in node.inputs]
+            elif node.kind == "weight":
+                yield node
 
 
 def _advice(evidence: Evidence, course: Course) -> str:

@@ -8,7 +8,7 @@ from sigprop.checking import words
 from sigprop.checking.evidence import Evidence
 from sigprop.checking.findings import Finding, Level
 from sigprop.checking.limits import Limits
-from sigprop.checking.weights import Named, Question, Verdicts
+from sigprop.checking.weights import Named, Question
 from sigprop.records import p_text
 
 _PROBLEM: dict[Question, str] = {
@@ -28,15 +28,18 @@ def named(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     verdicts = evidence.verdicts
     if verdicts is None:
         return
-    learned = _learned(verdicts, limits)
+    learned = has_learned(evidence, limits)
     for each in verdicts.named:
         level: Level = "note" if learned else "warning"
         detail = f"{each.detail} ({p_text(each.p)})"
         yield Finding(each.name, _PROBLEM[each.question], detail, _ADVICE[each.question], level)
 
 
-def _learned(verdicts: Verdicts, limits: Limits) -> bool:
+def has_learned(evidence: Evidence, limits: Limits) -> bool:
     """Whether so many layers know their input that the net must have been trained."""
+    verdicts = evidence.verdicts
+    if verdicts is None:
+        return False
     asked = [layer for layer in verdicts.layers if layer.p_direction is not None]
     aligned = [each for each in verdicts.named if _aligned(each)]
     return len(aligned) > 1 and len(aligned) >= limits.learned * len(asked)
