@@ -7,9 +7,9 @@ weights have no such goal.
 Experiment: the hundred small rebuilds that the tests use, and, where they are installed,
 torchvision, timm and transformers (tiny configurations, no trained weights). A weight is used where
 it has two or more axes, belongs to a linear map, a convolution or packed attention, and gets a
-gradient from the output. Second moments are those of each weight layer's output on the example,
-behind the constants that multiply it; of small nets as the mean over three draws (layers of a few
-units scatter).
+gradient from the output. Second moments are those of each weight layer's output on the example, of
+small nets as the mean over three draws (layers of a few units scatter). Layers that end a branch of
+a residual stream, or are its shortcut, are set beside the stream and not compared.
 Answer: of 2,787 weights in 140 architectures none is missed. After initialize 134 nets stand within
 a factor of 50 (timm's BEiT: 1.1, by default 1e6), the real packages' within 19; the other six hold
 weights that cannot or should not be set, and say which.
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from sigprop import initialize, plots
-from sigprop.graph import Graph, Node
+from sigprop.graph import streams
 from sigprop.init import SignalWarning, plan
 from sigprop.reading import read
 from sigprop.reading.calling import flatten
@@ -181,22 +181,12 @@ def _found(model: nn.Module, x: Any) -> tuple[set[str], dict[str, float]]:
     """The parameters of all weights that are read, and the second moment behind each."""
     graph = read(model, x).graph
     nodes = [n for n in graph.nodes if n.weight is not None and n.weight.parameters]
-    q = {}
-    for node in nodes:
-        behind = _behind_constants(graph, node).measured
-        if behind is not None:
-            q[node.name] = behind.q
+    blocks = [block for stream in streams(graph) for block in stream.blocks]
+    beside = {name for block in blocks for name in (*block.ends, *block.shortcut)}
+    q = {n.name: n.measured.q for n in nodes if n.measured is not None and n.name not in beside}
     names = {name for n in nodes if n.weight is not None for name in n.weight.parameters}
     names |= {name for n in graph.nodes if n.kind == "product" for name in n.parameters}
     return names, q
-
-
-def _behind_constants(graph: Graph, node: Node) -> Node:
-    """What the net makes of a weight's output: the node behind the constants that multiply it."""
-    used = [n for n in graph.nodes if node.name in n.inputs]
-    if len(used) == 1 and used[0].kind == "scale" and not used[0].parameters:
-        return _behind_constants(graph, used[0])
-    return node
 
 
 def _spread(draws: list[dict[str, float]]) -> float:
