@@ -16,7 +16,7 @@ ALPHAS = (0.0, 0.01, 0.2, 0.5)
 GAINS = (0.9, 1.0, 1.1)
 EXAMPLES = """examples:
   sigprop validate --alpha 0.2 --depth 20 --width 64 --seeds 4 --device cpu
-  sigprop validate --activation tanh gelu --gain 1 --bias-std 0.1 --depth 8 --out tanh-gelu"""
+  sigprop validate --activation tanh gelu --gain 1 --depth 8 --width 128 --out tanh-gelu"""
 
 
 def add(commands: Any) -> None:
