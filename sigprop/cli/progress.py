@@ -38,7 +38,7 @@ def progress_bar(command: str, unit: str) -> Iterator[Progress]:
 
                 yield show
             return
-    lines = _Lines(command, unit)
+    lines = _Clock(command, unit)
     lines.start()
     try:
         yield lines.seen
@@ -47,7 +47,7 @@ def progress_bar(command: str, unit: str) -> Iterator[Progress]:
         lines.join()
 
 
-class _Lines(threading.Thread):
+class _Clock(threading.Thread):
     """Writes how far it is, by the clock."""
 
     def __init__(self, command: str, unit: str) -> None:

@@ -1,7 +1,9 @@
-"""Ctrl-C while regions are counted: the layers that are done, whole and marked; and certification."""
+"""Ctrl-C while regions are counted leaves the layers that are done; counts say their worth."""
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from sigprop import plots, regions
 from sigprop.arrangement import line, plane, points, polytopes
@@ -143,3 +145,26 @@ def test_certified_counts_whose_cells_are_not_say_so(monkeypatch, way):
     assert found.certified
     assert found.records()[0]["certified"] is False
     assert str(found).endswith("(not certified)") and not found.certified
+
+
+@pytest.mark.parametrize(("way", "home"), [("line", line), ("plane", polytopes)])
+def test_a_stop_within_a_maximum_counts_none_of_its_rounds(monkeypatch, way, home):
+    """A pool of four takes two rounds; wherever the count stops, both numbers are of one layer."""
+    count = WAYS[way][1]
+    torch.manual_seed(0)
+    one, two = nn.Linear(2, 8), nn.Linear(2, 3)
+    layers = [one, nn.ReLU(), nn.Unflatten(1, (1, 8)), nn.MaxPool1d(4), nn.Flatten(), two]
+    net, first = nn.Sequential(*layers), nn.Sequential(one, nn.ReLU())
+    whole, known, pooled = count(net), count(first), count(nn.Sequential(*layers[:-1]))
+    assert whole.linear_regions == pooled.linear_regions > 2
+    for cuts, right in ((1, known), (2, known), (3, whole)):  # ReLU, two rounds, then the rest
+        with monkeypatch.context() as patched:
+            patched.setattr(home, "cut", Pressed(home.cut, cuts + 1))
+            found = count(net, keep_partial=True)
+        assert found.activation_regions == right.activation_regions
+        assert found.linear_regions == right.linear_regions
+    for most in range(1, 60):
+        found = count(net, max_cells=most)
+        assert found.linear_regions <= found.activation_regions
+        if not found.complete and found.activation_regions > 1:
+            assert found.records()[0]["linear_regions"] == known.linear_regions
