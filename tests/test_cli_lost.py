@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -496,3 +497,66 @@ def test_a_reader_that_leaves_early_ends_nothing():
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# Synopses in the guide
+
+
+def synopses():
+    """Lines of fenced blocks of text that tell what a command takes, joined and without remarks."""
+    root = Path(cli.__file__).parents[2]
+    found = []
+    for page in (root / "README.md", *sorted(root.glob("docs/**/*.md"))):
+        for block in re.findall(r"^```text\n(.*?)^```", page.read_text(), flags=re.M | re.S):
+            joined = re.sub(r"\n +", " ", re.sub(r" +#.*", "", block))
+            found += re.findall(r"^(?:sigprop|python -m analyses) .*", joined, flags=re.M)
+    return found
+
+
+VALUES = {
+    "MODEL:FACTORY": "model.py:build", "FILE.npy": "a.npy", "FILE": "a", "[FILE]": "a", "DIR": "a",
+    "N": "5", "NAME ...": "relu",
+}  # fmt: skip
+
+
+def typed(synopsis):
+    """What a reader of a synopsis types: what must be there, then each option beside it."""
+    needed, options, depth, start = "", [], 0, 0
+    synopsis = re.sub(r"\[--\S+ \.\.\.\]", "", synopsis)  # the same once more
+    for at, letter in enumerate(synopsis):
+        begins = letter == "[" and re.match(r" \[(-|NAME )", synopsis[at - 1 :])
+        if depth == 0 and not begins:
+            needed += letter
+            continue
+        depth += {"[": 1, "]": -1}.get(letter, 0)
+        start = at if begins and depth == 1 else start
+        options += [synopsis[start + 1 : at]] if depth == 0 else []
+    return [_with_values(f"{needed} {option}") for option in ("", *options)]
+
+
+def _with_values(words):
+    """The first of what may stand there, and something for each placeholder."""
+    words = re.sub(r"(?<=[^\s|])(?:\|[^\s|]+)+", "", words)
+    for word, value in VALUES.items():
+        words = re.sub(rf"(?<!\S){re.escape(word)}(?!\S)", value, words)
+    return words
+
+
+def test_the_words_of_a_synopsis():
+    line = "sigprop c MODEL:FACTORY --a|--b --input [X=]Y[:Z] [--input ...] [--n N] [--json [FILE]]"
+    found = [shlex.split(words) for words in typed(line)]
+    common = ["sigprop", "c", "model.py:build", "--a", "--input", "[X=]Y[:Z]"]
+    assert found == [common, [*common, "--n", "5"], [*common, "--json", "a"]]
+
+
+def test_every_synopsis_of_the_guide_is_read_as_printed():
+    from analyses import _run
+
+    lines = synopses()
+    assert len(lines) >= 3
+    for line in lines:
+        for words in map(shlex.split, typed(line)):
+            if words[0] == "sigprop":
+                assert cli.parser().parse_args(words[1:]).command == words[1]
+            else:
+                _run._parser().parse_args(words[3:])

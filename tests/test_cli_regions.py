@@ -263,6 +263,7 @@ def test_the_seed_is_that_of_the_factory_too(here, capsys):
         (["models:mlp", "--max-cells", 0], "max_cells must be >= 1"),
         (["models:mlp", "--input", "nowhere.npy"], "there is no input file"),
         (["models:mlp", "--seed", -1], "seed must be >= 0; got -1"),
+        (["models:mlp", "--seed", 2**63], "--seed must be < 2^63; got 9223372036854775808"),
     ],
 )
 def test_bad_usage_ends_with_2_and_says_why(here, capsys, arguments, words):

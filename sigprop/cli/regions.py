@@ -118,7 +118,8 @@ def run(options: argparse.Namespace) -> int:
     if options.line and options.box is not None:
         raise ValueError("--box is of a plane; with --line it does nothing: leave it out.")
     count("max_cells", options.max_cells)
-    count("seed", options.seed, minimum=0)
+    if count("seed", options.seed, minimum=0) >= 2**63:
+        raise ValueError(f"--seed must be < 2^63; got {options.seed}.")
     files = [options.out / f"regions.{ending}" for ending in ("png", "csv", "json")]
     check_places(files, force=options.force)
     net = _network(options)
