@@ -1,9 +1,11 @@
 """``sigprop regions``: a user's model by name, counted, drawn, reported; errors shown plainly."""
 
 import json
+import random
 
 import numpy as np
 import pytest
+import torch
 
 from sigprop.cli import main
 from sigprop.cli.factory import made
@@ -48,8 +50,10 @@ def arrays():
 
 
 def drawn():
-    width = 4 + random.randrange(4) + np.random.randint(4)
-    return nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 8), nn.ReLU())
+    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 8), nn.ReLU())
+    for bias, number in ((net[0].bias, random.random()), (net[2].bias, np.random.random())):
+        nn.init.constant_(bias, number)
+    return net
 
 
 def phased():
@@ -229,6 +233,7 @@ def test_one_region_is_in_the_singular(here, capsys):
 
 def test_the_seed_is_that_of_the_factory_too(here, capsys):
     def counts(*arguments):
+        random.random(), np.random.random(), torch.rand(1)  # noqa: NPY002
         return {
             name: value
             for name, value in found(capsys, "models:drawn", "--line", *arguments).items()

@@ -121,7 +121,6 @@ class Lines(Task):
         corners, intervals = line.segments(len(self.frames))
         points = Points(self.net, corners, self.frames, np.repeat(np.arange(len(self.frames)), 2))
         patterns = patterns or not self.net.continuous or _has_maxima(points)
-        self.done = -1
         with self.interruptible():
             for i in self.steps(points):
                 value = None
@@ -203,7 +202,6 @@ class Plane(Task):
         points = Points(self.net, corners, self.frames)
         whole = whole or _has_maxima(points)
         last, cells = max(points.cuts, default=-1), 1
-        self.done = -1
         with self.interruptible():
             for i in self.steps(points):
                 if i in points.cuts:
