@@ -24,7 +24,9 @@ import torch
 from PIL import Image
 
 import sigprop
-from sigprop.records import Row, read_csv, read_json, write_csv, write_json
+from sigprop.cli.interrupts import INTERRUPTED, uninterrupted
+from sigprop.cli.output import check_places
+from sigprop.records import Row, read_csv, read_json, write_bytes, write_csv, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
@@ -46,9 +48,16 @@ STYLE = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; 0: every claim holds, 1: one does not, 2: bad usage."""
+    """Run what the command line asks for.
+
+    Returns:
+        0: every claim holds; 1: one does not; 2: bad usage; 130: ended by Ctrl-C.
+    """
     args = _parser().parse_args(argv)
     available = names()
+    if useless := _useless(args):
+        print(f"{useless}: leave it out", file=sys.stderr)
+        return 2
     if args.list:
         for name in available:
             print(f"{name:22}{question(load(name))}")
@@ -64,24 +73,45 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"--mnist is for {', '.join(takers)}; {name} has no use for it", file=sys.stderr)
             return 2
     out = args.out or (QUICK_FIGURES if args.quick else FIGURES)
-    failed = []
-    for name in args.names or available:
-        print(f"{name}: {question(load(name))}", flush=True)
-        try:
+    failed: list[str] = []
+    done: list[str] = []
+    try:
+        check_places([out / f"{name}.png" for name in args.names or available], force=True)
+        for name in args.names or available:
+            print(f"{name}: {question(load(name))}", flush=True)
             if args.redraw:
                 redraw(name, out)
+                done.append(name)
                 print(f"  redrawn: {out / name}.png", flush=True)
                 continue
-            record = run(name, out, quick=args.quick, seed=args.seed, mnist=args.mnist)
-        except FileNotFoundError as error:
-            print(f"  {error}", file=sys.stderr)
-            return 2
-        print(f"  {record['verdict']}, {record['seconds']:.1f} s: {out / name}.png", flush=True)
-        if record["verdict"] != "holds":
-            failed.append(name)
+            record = run(name, out, quick=args.quick, seed=args.seed or 0, mnist=args.mnist)
+            done.append(name)
+            print(f"  {record['verdict']}, {record['seconds']:.1f} s: {out / name}.png", flush=True)
+            if record["verdict"] != "holds":
+                failed.append(name)
+    except OSError as error:
+        print(f"  {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        done += [name] if str(error) else []  # it came while files were written
+        written = ", ".join(done) or "none"
+        print(f"interrupted; finished and written to {out}: {written}", file=sys.stderr)
+        return INTERRUPTED
     if failed:
         print(f"claims that do not hold: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _useless(args: argparse.Namespace) -> str:
+    """What is given and would do nothing."""
+    given = {"names": args.names, "--quick": args.quick, "--redraw": args.redraw,
+             "--out": args.out, "--seed": args.seed is not None, "--mnist": args.mnist}  # fmt: skip
+    without = {"--list": set(given), "--redraw": {"--seed", "--mnist"}}
+    for option, others in without.items():
+        idle = [name for name in given if given[name] and name in others]
+        if getattr(args, option.removeprefix("--")) and idle:
+            return f"with {option}, {', '.join(idle)} does nothing"
+    return ""
 
 
 def names() -> list[str]:
@@ -112,18 +142,19 @@ def run(name: str, out: Path, *, quick: bool = False, seed: int = 0, mnist: str 
     start = time.perf_counter()
     rows = module.compute(params)
     seconds = time.perf_counter() - start
-    write_csv(rows, out / f"{name}.csv")
-    record = {
-        "analysis": name,
-        "question": question(module),
-        "verdict": verdict(module, rows),
-        "quick": quick,
-        "parameters": dataclasses.asdict(params),
-        "seconds": round(seconds, 1),
-        **_machine(),
-    }
-    write_json(record, out / f"{name}.json")
-    redraw(name, out)
+    with uninterrupted():  # the three files are of one run
+        write_csv(rows, out / f"{name}.csv")
+        record = {
+            "analysis": name,
+            "question": question(module),
+            "verdict": verdict(module, rows),
+            "quick": quick,
+            "parameters": dataclasses.asdict(params),
+            "seconds": round(seconds, 1),
+            **_machine(),
+        }
+        write_json(record, out / f"{name}.json")
+        redraw(name, out)
     return record
 
 
@@ -159,7 +190,9 @@ def _save(module: ModuleType, rows: list[Row], path: Path) -> None:
         figure.savefig(pixels, format="png")
         plt.close(figure)
     with Image.open(pixels) as picture:  # 256 colours are enough, at a quarter of the size
-        picture.convert("RGB").quantize(256).save(path, optimize=True, dpi=(150, 150))
+        small = io.BytesIO()
+        picture.convert("RGB").quantize(256).save(small, "PNG", optimize=True, dpi=(150, 150))
+    write_bytes(small.getvalue(), path)
 
 
 def _machine() -> Row:
@@ -187,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes, into figures-quick/")
     parser.add_argument("--redraw", action="store_true", help="draw from the CSV, compute nothing")
     parser.add_argument("--list", action="store_true", help="list the analyses and leave")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    parser.add_argument("--seed", type=int, help="of everything random; if not given: 0")
     parser.add_argument("--out", type=Path, help="folder of the results (default: figures/)")
     about = "learn MNIST from the folder of its IDX files, where an analysis can"
     parser.add_argument("--mnist", default="", metavar="DIR", help=about)

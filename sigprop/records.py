@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import os
 import re
+import stat
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +21,10 @@ Row: TypeAlias = dict[str, Any]
 # As Python writes them; int() and float() would also take "1_000", " 7" and "Infinity".
 INTEGER = re.compile(r"-?[0-9]+")
 FLOAT = re.compile(r"-?(?:[0-9]+\.[0-9]+(?:e[+-]?[0-9]+)?|[0-9]+e[+-]?[0-9]+|inf)|nan")
+
+# Python's words for numbers that JSON has no words for, and the strings to step over.
+NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity')
+STRICT = {"NaN": "null", "Infinity": "1e999", "-Infinity": "-1e999"}
 
 
 def plain(value: Any) -> Any:
@@ -43,17 +50,16 @@ def write_csv(rows: Sequence[Row], path: str | Path) -> Path:
 
     Floats keep all their digits (``repr``), so :func:`read_csv` returns the same numbers. CSV has
     no types: text that is spelt like a number or a truth value comes back as one, and lists come
-    back as their text. Where that matters, write JSON.
+    back as their text. Where that matters, write JSON. The file is written as a whole
+    (:func:`write_bytes`).
     """
     rows = [plain(row) for row in rows]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_text(text.getvalue(), path)
 
 
 def read_csv(path: str | Path) -> list[Row]:
@@ -62,29 +68,66 @@ def read_csv(path: str | Path) -> list[Row]:
         return [{key: _parsed(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON that every reader takes: NaN is ``null``, ±inf is ``±1e999``.
+
+    JSON has no words for these numbers; Python's own, ``NaN`` and ``Infinity``, are no JSON.
+    Readers take ``1e999`` as infinity.
+
+    Raises:
+        TypeError: something that JSON cannot hold.
+
+    Example:
+        >>> print(json_text({"q": np.nan, "depth": np.array([1.0, -np.inf]), "note": "NaN"}))
+        {"q": null, "depth": [1.0, -1e999], "note": "NaN"}
+    """
+    text = json.dumps(plain(value), indent=indent, ensure_ascii=False)
+    return NOT_FINITE.sub(lambda found: STRICT.get(found[0], found[0]), text)
+
+
 def write_json(value: Any, path: str | Path) -> Path:
-    """Write a value as JSON (two-space indent); NaN and ±inf become Python's words for them."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    """Write a value as JSON (two-space indent), as :func:`json_text` spells it, as a whole."""
+    return write_text(json_text(value, indent=2) + "\n", path)
 
 
 def write_text(text: str, path: str | Path) -> Path:
-    """Write a text file as a whole: whoever reads it meets the old one or the new one."""
+    """Write a text file (UTF-8) as a whole, as :func:`write_bytes` does."""
+    return write_bytes(text.encode(), path)
+
+
+def write_bytes(content: bytes, path: str | Path) -> Path:
+    """Write a file as a whole: whoever reads it meets the old one or the new one, never a part.
+
+    The new one is written beside the old one, waits for the disk, and takes its place. Folders
+    that are missing are made; a link keeps pointing where it does; what is no regular file
+    (``/dev/stdout``, a pipe) is written to directly.
+
+    Raises:
+        OSError: it cannot be written; then the old file is as it was, and nothing is left behind.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    mode = path.stat().st_mode if path.exists() else None
+    if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        path.write_bytes(content)
+        return path
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = place.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
+        with beside.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            beside.chmod(stat.S_IMODE(mode))
+        beside.replace(place)
     finally:
         beside.unlink(missing_ok=True)
     return path
 
 
 def read_json(path: str | Path) -> Any:
-    """Read what :func:`write_json` wrote."""
+    """Read what :func:`write_json` wrote; NaN comes back as None."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 

@@ -50,6 +50,21 @@ def figures_closed():
     plt.close("all")
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Commands write no pictures, which take the time of everything else together."""
+
+    def write_figure(figure, path):
+        import matplotlib.pyplot as plt
+
+        plt.close(figure)
+        path.write_text("a picture")
+        return path
+
+    for home in ("validate", "regions", "theory"):
+        monkeypatch.setattr(f"sigprop.cli.{home}.write_figure", write_figure)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     spent = sum(entry.false_alarm for entry in stat.LEDGER.values())
     verdict = "within" if spent <= stat.BUDGET else "OVER"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -135,17 +136,13 @@ def test_redraw_without_a_csv_says_what_to_do(tmp_path, capsys):
 
 
 def test_a_failed_claim_is_recorded_drawn_and_exits_with_1(monkeypatch, tmp_path, capsys):
-    @dataclasses.dataclass(frozen=True)
-    class Params:
-        seed: int = 0
-
     def check(rows):
         assert rows[0]["seed"] == 0, f"seed is {rows[0]['seed']}"
 
     stub = SimpleNamespace(
         __doc__="Is zero zero?",
-        FULL=Params(),
-        QUICK=Params(),
+        FULL=OnlySeed(),
+        QUICK=OnlySeed(),
         compute=lambda params: [{"seed": params.seed}],
         check=check,
         draw=lambda rows: plt.figure(),
@@ -159,6 +156,81 @@ def test_a_failed_claim_is_recorded_drawn_and_exits_with_1(monkeypatch, tmp_path
     )
     assert (tmp_path / "stub.png").is_file()
     assert "claims that do not hold: stub" in capsys.readouterr().err
+
+
+@dataclasses.dataclass(frozen=True)
+class OnlySeed:
+    seed: int = 0
+
+
+@pytest.fixture
+def stubs(monkeypatch):
+    """Analyses of one row each; what one does when it computes can be planted."""
+    plans = {}
+
+    def load(name):
+        def compute(params):
+            plans.get(name, lambda: None)()
+            return [{"name": name, "nan": float("nan")}]
+
+        return SimpleNamespace(
+            __doc__=f"Is {name} there?", FULL=OnlySeed(), QUICK=OnlySeed(), compute=compute,
+            check=lambda rows: None, draw=lambda rows: plt.figure(),
+        )  # fmt: skip
+
+    monkeypatch.setattr(_run, "names", lambda: ["one", "two", "three"])
+    monkeypatch.setattr(_run, "load", load)
+    return plans
+
+
+def press():
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_ends_with_the_analyses_that_are_finished(stubs, tmp_path, capsys):
+    """The one under way is as it was before."""
+    assert _run.main(["--out", str(tmp_path), "two"]) == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    stubs["two"] = press
+    assert _run.main(["--out", str(tmp_path)]) == 130
+    error = capsys.readouterr().err
+    assert error == f"interrupted; finished and written to {tmp_path}: one\n"
+    assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
+    assert {path.stem for path in tmp_path.iterdir()} == {"one", "two"}
+    stubs["one"] = press
+    assert _run.main(["--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith(": none\n")
+
+
+def test_ctrl_c_while_an_analysis_is_written_waits_for_all_of_it(
+    stubs, tmp_path, capsys, monkeypatch
+):
+    write_json = _run.write_json
+    monkeypatch.setattr(_run, "write_json", lambda *given: (press(), write_json(*given)))
+    assert _run.main(["--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith(": one\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"one.csv", "one.json", "one.png"}
+
+
+def test_the_place_of_results_is_looked_at_before_the_work(stubs, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    stubs["one"] = lambda: pytest.fail("the work has begun")
+    assert _run.main(["--out", str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--list", "one"], "with --list, names does nothing"),
+        (["--list", "--quick", "--out", "x"], "with --list, --quick, --out does nothing"),
+        (["--redraw", "--seed", "0"], "with --redraw, --seed does nothing"),
+        (["--redraw", "--mnist", "x"], "with --redraw, --mnist does nothing"),
+    ],
+)
+def test_an_option_that_does_nothing_is_refused(stubs, capsys, arguments, words):
+    assert _run.main(arguments) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_quick_runs_stay_out_of_figures():

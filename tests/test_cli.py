@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sigprop import cli, kaiming_leaky_init
+from sigprop import cli, kaiming_leaky_init, validate
+from sigprop.data import load_inputs
 from sigprop.records import read_csv, read_json
+from sigprop.theory import MeanField
 
 SMALL = ["--depth", "6", "--width", "48", "--seeds", "2", "--batch", "4", "--device", "cpu"]
 
@@ -36,7 +38,7 @@ def test_validate_with_biases_and_other_activations(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "tanh" in out
     assert "over all 2 kinds of net" in out
-    assert run("validate", *SMALL, "--activation", "gelo", "--out", tmp_path) == 2
+    assert run("validate", *SMALL, "--activation", "gelo", "--out", tmp_path / "other") == 2
     assert "Did you mean 'gelu'" in capsys.readouterr().err
 
 
@@ -48,8 +50,29 @@ def test_validate_ends_with_1_when_the_theory_is_rejected(tmp_path, capsys, monk
     code = run("validate", *SMALL, "--alpha", 0.2, "--gain", 1, "--out", tmp_path, "--json")
     assert code == 1
     assert json.loads(capsys.readouterr().out)["holds"] is False
-    assert run("validate", *SMALL, "--alpha", 0.2, "--gain", 1, "--out", tmp_path) == 1
+    assert run("validate", *SMALL, "--alpha", 0.2, "--gain", 1, "--out", tmp_path, "--force") == 1
     assert "forward weights drift over all layers" in capsys.readouterr().out
+
+
+def test_each_kind_of_net_has_seeds_of_its_own(tmp_path, capsys):
+    arguments = ["--alpha", 0.2, 0.5, "--gain", 0.9, 1, "--seed", 3, "--out", tmp_path, "--json"]
+    assert run("validate", *SMALL, *arguments) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    x, options = load_inputs("digits", 4, seed=3), {"device": "cpu", "seeds": 2}
+    for index, (alpha, ratio) in enumerate([(0.2, 0.9), (0.2, 1), (0.5, 0.9), (0.5, 1)]):
+        gain = ratio * (2 / (1 + alpha**2)) ** 0.5
+        known = validate(alpha, 6, 48, gain=gain, x=x, seed=3 * 4 + index, **options)
+        for name in ("log10_q_measured", "log10_grad_measured", "p_value"):
+            assert cells[index][name] == pytest.approx(known.summary()[name], rel=1e-4)
+
+
+def test_alpha_is_a_parameter_of_the_activations_that_have_one(tmp_path, capsys):
+    arguments = ["--activation", "elu", "prelu", "--alpha", 0.5, 1, "--gain", 1, "--out", tmp_path]
+    assert run("validate", *SMALL, *arguments) == 0
+    assert "over all 4 kinds of net" in capsys.readouterr().out
+    cells = read_json(tmp_path / "validate.json")["cells"]
+    known = [("elu", 0.5), ("elu", 1), ("prelu", 0.5), ("prelu", 1)]
+    assert [(cell["activation"], cell["alpha"]) for cell in cells] == known
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pt"])
@@ -67,7 +90,10 @@ def test_validate_on_the_users_own_file(tmp_path, capsys, suffix):
     [
         (["--depth", "0"], "depth must be >= 1; got 0"),
         (["--width", "0"], "width must be >= 1; got 0"),
-        (["--gain", "-1"], "gain must be > 0"),
+        (["--gain", "-1"], "--gain must be > 0; got -1."),
+        (["--gain", "1", "nan"], "--gain contains NaN"),
+        (["--activation", "tanh", "--alpha", "0.2"], "'tanh' has no parameter 'alpha'"),
+        (["--activation", "relu", "--alpha", "0.2"], "'relu' has slope 0; got alpha=0.2"),
         (["--alpha", "nan"], "alpha contains NaN"),
         (["--device", "cudaa"], "unknown device 'cudaa'"),
         (["--input", "nowhere.npy"], "there is no input file 'nowhere.npy'"),
@@ -75,6 +101,7 @@ def test_validate_on_the_users_own_file(tmp_path, capsys, suffix):
         (["--batch", "1000"], "has 1000 inputs"),
         (["--seeds", "0"], "seeds must be >= 1"),
         (["--level", "2"], "level must be"),
+        (["--seed", "-1"], "seed must be >= 0; got -1"),
     ],
 )
 def test_bad_usage_ends_with_2_and_says_why(tmp_path, capsys, arguments, words):
@@ -139,6 +166,27 @@ def test_phase(tmp_path, capsys):
     assert rows[0]["gain"] == 1.0
     assert all(row["stable"] for row in rows)
     assert (tmp_path / "phase-tanh.png").stat().st_size > 10_000
+    assert read_csv(tmp_path / "phase-tanh.csv") == rows
+
+
+def test_the_axes_of_a_phase_diagram(tmp_path, capsys, monkeypatch):
+    drawn = {}
+
+    def phase_diagram(gains, biases, chi, edge, *, name, ax):
+        drawn.update(gains=gains, biases=biases, chi=chi, edge=edge)
+
+    monkeypatch.setattr("sigprop.plots.phase_diagram", phase_diagram)
+    arguments = ["--activation", "tanh", "--bias-max", 0.4, "--out", tmp_path]
+    assert run("phase", *arguments, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["bias_std"] for row in rows] == np.linspace(0, 0.4, 51).tolist()
+    assert drawn["edge"] == rows
+    gains, biases, chi = drawn["gains"], drawn["biases"], drawn["chi"]
+    assert biases[[0, -1]].tolist() == [0, 0.4]
+    assert gains[-1] == pytest.approx(2 * rows[-1]["gain"])
+    for row, column in ((0, 99), (99, 0), (70, 30)):
+        net = MeanField("tanh", gain=gains[column], bias_std=biases[row])
+        assert chi[row, column] == pytest.approx(net.chi(), rel=1e-9)
 
 
 def test_activations(capsys):
@@ -148,13 +196,6 @@ def test_activations(capsys):
     assert rows["softplus"]["critical"] is None
     assert run("activations") == 0
     assert "torch.nn.GELU" in capsys.readouterr().out
-
-
-def test_progress_without_tqdm(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
-    arguments = ["--alpha", 0.2, "--gain", 1, "--input", "gaussian", "--out", tmp_path]
-    assert run("validate", *SMALL, *arguments) == 0
-    assert "sigprop[progress]" in capsys.readouterr().err
 
 
 def test_digits_without_scikit_learn(tmp_path, capsys, monkeypatch):

@@ -1,15 +1,18 @@
 """``sigprop regions``: a user's model by name, counted, drawn, reported; errors shown plainly."""
 
 import json
+import random
 
 import numpy as np
 import pytest
+import torch
 
 from sigprop.cli import main
 from sigprop.cli.factory import made
 from sigprop.records import read_csv
 
 MODELS = """
+import random
 import numpy as np
 import torch
 from torch import nn
@@ -44,6 +47,13 @@ def single():
 
 def arrays():
     return PiecewiseLinear([np.eye(2), np.ones((1, 2))], None, 0.5)
+
+
+def drawn():
+    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 8), nn.ReLU())
+    for bias, number in ((net[0].bias, random.random()), (net[2].bias, np.random.random())):
+        nn.init.constant_(bias, number)
+    return net
 
 
 def phased():
@@ -82,6 +92,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "__init__.py").write_text("", encoding="utf-8")
     (tmp_path / "pack" / "inside.py").write_text("from models import mlp\n", encoding="utf-8")
+    np.save(tmp_path / "points.npy", 3 * np.eye(3)[:2] - 1)
     (tmp_path / "bad.py").write_text("def f(:\n", encoding="utf-8")
     (tmp_path / "missing.py").write_text("import no_such_thing_at_all\n", encoding="utf-8")
     (tmp_path / "leaving.py").write_text("raise SystemExit(4)\n", encoding="utf-8")
@@ -95,7 +106,7 @@ def here(tmp_path, monkeypatch):
 
 
 def run(*arguments) -> int:
-    return main(["regions", *map(str, arguments)])
+    return main(["regions", *map(str, arguments), "--force"])
 
 
 def found(capsys, *arguments) -> dict:
@@ -220,12 +231,17 @@ def test_one_region_is_in_the_singular(here, capsys):
     assert "\n1 activation region, 1 linear region\n" in capsys.readouterr().out
 
 
-def test_progress_with_and_without_tqdm(here, capsys, monkeypatch):
-    assert run("models:mlp", "--line") == 0
-    assert capsys.readouterr().err == ""  # no bar where no person looks
-    monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
-    assert run("models:mlp", "--line") == 0
-    assert "sigprop[progress]" in capsys.readouterr().err
+def test_the_seed_is_that_of_the_factory_too(here, capsys):
+    def counts(*arguments):
+        random.random(), np.random.random(), torch.rand(1)  # noqa: NPY002
+        return {
+            name: value
+            for name, value in found(capsys, "models:drawn", "--line", *arguments).items()
+            if name not in ("seconds", "seed")
+        }
+
+    zero, again, one = (counts("--input", "points.npy", "--seed", k) for k in (0, 0, 1))
+    assert zero == again != one
 
 
 @pytest.mark.parametrize(
@@ -251,6 +267,8 @@ def test_progress_with_and_without_tqdm(here, capsys, monkeypatch):
         (["models:mlp", "--box", 1, 0, 0, 1], "box is inverted"),
         (["models:mlp", "--max-cells", 0], "max_cells must be >= 1"),
         (["models:mlp", "--input", "nowhere.npy"], "there is no input file"),
+        (["models:mlp", "--seed", -1], "seed must be >= 0; got -1"),
+        (["models:mlp", "--seed", 2**63], "--seed must be < 2^63; got 9223372036854775808"),
     ],
 )
 def test_bad_usage_ends_with_2_and_says_why(here, capsys, arguments, words):

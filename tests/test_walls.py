@@ -22,6 +22,7 @@ ORDER = (
     "_lazy", "references", "records", "checks", "data", "gaussian", "closed_form", "activations",
     "graph", "theory", "arrangement", "nn", "reading", "slopes", "measurement", "prediction",
     "init", "piecewise", "regions", "kinks", "validation", "checking", "monitoring", "plots", "cli",
+    "__main__",
 )  # fmt: skip
 """Every room of the package: it imports only from those before it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -34,12 +35,19 @@ class Task:
         frames: see :class:`sigprop.arrangement.points.Points`.
         most: the most cells there may be, None for no limit.
         progress: called with (hyperplanes done, hyperplanes in all) while the first count runs.
+        keep_partial: whether Ctrl-C ends the count with the layers that are done. The cells are
+            then kept as they are counted, and need not be made again.
+        interrupted: whether it did.
     """
 
     net: PiecewiseLinear
     frames: list[Dyadic]
     most: int | None
     progress: Progress | None
+    keep_partial: bool = field(default=False, kw_only=True)
+    interrupted: bool = field(default=False, init=False)
+    done: int = field(default=-1, init=False)
+    """The last step by which the cells were cut."""
 
     def room(self, cells: int) -> bool:
         """Whether so many cells are allowed."""
@@ -56,12 +64,27 @@ class Task:
                     self.progress(done, total)
         self.progress = None  # cells that are asked for later are built in silence
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Ctrl-C ends what runs inside, where that is wanted and a layer is done."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self.keep_partial or self.done < 0:
+                raise
+            self.interrupted, self.progress = True, None
+
+    def stop(self, points: Points) -> int:
+        """The step at which the count has stopped; the number of steps at its end."""
+        return min((i for i in points.cuts if i > self.done), default=len(points.steps))
+
     def result(self, kind: type[Any], points: Points, stop: int, **more: Any) -> Any:
         """A result with what the table of points knows."""
         return kind(
             complete=stop == len(points.steps),
+            interrupted=self.interrupted,
             exact_decisions=points.exact_decisions,
-            certified=points.certified,
+            _certified=points.certified,
             **more,
         )
 
@@ -72,7 +95,7 @@ class Lines(Task):
 
     def results(self) -> list[LineRegions]:
         """One result for each line."""
-        points, intervals, stop = self._run(patterns=False)
+        points, intervals, stop = self._whole if self.keep_partial else self._run(patterns=False)
         found = []
         for k in range(len(self.frames)):
             kept = _distinct(points, intervals, k)
@@ -98,18 +121,19 @@ class Lines(Task):
         corners, intervals = line.segments(len(self.frames))
         points = Points(self.net, corners, self.frames, np.repeat(np.arange(len(self.frames)), 2))
         patterns = patterns or not self.net.continuous or _has_maxima(points)
-        for i in self.steps(points):
-            value = None
-            if i in points.cuts:
-                made = _twice(points, line.cut, intervals, self.room, patterns=patterns)
-                if made is None:
-                    return points, intervals, i
-                intervals = made
-                if points.cuts[i].jumps.any():
-                    ends, value = part_at_jumps(points, intervals.ends, intervals.patterns[i])
-                    intervals = line.Intervals(ends, intervals.line, intervals.patterns)
-            points.advance(value)
-        return points, intervals, len(points.steps)
+        with self.interruptible():
+            for i in self.steps(points):
+                value = None
+                if i in points.cuts:
+                    made = _twice(points, line.cut, intervals, self.room, patterns=patterns)
+                    if made is None:
+                        break
+                    if points.cuts[i].jumps.any():
+                        ends, value = part_at_jumps(points, made.ends, made.patterns[i])
+                        made = line.Intervals(ends, made.line, made.patterns)
+                    intervals, self.done = made, i
+                points.advance(value)
+        return points, intervals, self.stop(points)
 
     def _complex(self, which: int) -> Complex:
         points, intervals, stop = self._whole
@@ -153,10 +177,17 @@ class Plane(Task):
     @cached_property
     def _thorough(self) -> Polytopes:
         start = polytopes.box(*self.limits.T)
-        return Polytopes(self.net, self.frames, self.most, self.progress, start, 2)
+        kept = self.keep_partial
+        return Polytopes(
+            self.net, self.frames, self.most, self.progress, start, 2, keep_partial=kept
+        )
+
+    @cached_property
+    def _whole(self) -> tuple[Points, plane.PlaneMesh, int, int]:
+        return self._run(whole=True)
 
     def _by_mesh(self) -> PlaneRegions:
-        points, mesh, stop, cells = self._run(whole=False)
+        points, mesh, stop, cells = self._whole if self.keep_partial else self._run(whole=False)
         if _has_maxima(points):
             cells = _mesh_complex(points, mesh, stop).activation_regions
         found: PlaneRegions = self.result(
@@ -171,23 +202,23 @@ class Plane(Task):
         points = Points(self.net, corners, self.frames)
         whole = whole or _has_maxima(points)
         last, cells = max(points.cuts, default=-1), 1
-        for i in self.steps(points):
-            if i in points.cuts:
-                build = whole or i < last
-                total, made = _twice(
-                    points, plane.cut, mesh, self.room, build=build, patterns=whole
-                )
-                if not self.room(total):
-                    return points, mesh, i, cells
-                cells = total
-                mesh = mesh if made is None else made
-            if whole or i < last:
-                points.advance()
-        return points, mesh, len(points.steps), cells
+        with self.interruptible():
+            for i in self.steps(points):
+                if i in points.cuts:
+                    build = whole or i < last
+                    total, made = _twice(
+                        points, plane.cut, mesh, self.room, build=build, patterns=whole
+                    )
+                    if not self.room(total):
+                        break
+                    mesh, cells, self.done = mesh if made is None else made, total, i
+                if whole or i < last:
+                    points.advance()
+        return points, mesh, self.stop(points), cells
 
     def _complex(self) -> Complex:
         try:
-            points, mesh, stop, _ = self._run(whole=True)
+            points, mesh, stop, _ = self._whole
         except plane.NotGeneric:
             return self._thorough.complex()
         return _mesh_complex(points, mesh, stop)
@@ -216,20 +247,21 @@ class Polytopes(Task):
     def _found(self) -> tuple[Points, polytopes.PolytopeCells, int]:
         corners, cells = self.start
         points = Points(self.net, corners, self.frames)
-        for i in self.steps(points):
-            value = None
-            if i in points.cuts:
-                made = polytopes.cut(points, cells, self.room)
-                if made is None:
-                    return points, cells, i
-                cells = made
-                if points.cuts[i].jumps.any():
-                    vertices, value = part_at_jumps(points, cells.vertices, cells.patterns[i])
-                    cells = polytopes.PolytopeCells(
-                        vertices, cells.facets, cells.owners, cells.patterns
-                    )
-            points.advance(value)
-        return points, cells, len(points.steps)
+        with self.interruptible():
+            for i in self.steps(points):
+                value = None
+                if i in points.cuts:
+                    made = polytopes.cut(points, cells, self.room)
+                    if made is None:
+                        break
+                    if points.cuts[i].jumps.any():
+                        vertices, value = part_at_jumps(points, made.vertices, made.patterns[i])
+                        made = polytopes.PolytopeCells(
+                            vertices, made.facets, made.owners, made.patterns
+                        )
+                    cells, self.done = made, i
+                points.advance(value)
+        return points, cells, self.stop(points)
 
     def complex(self) -> Complex:
         """Everything about the cells; in a plane the faces are edges."""

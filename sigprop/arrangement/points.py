@@ -28,7 +28,7 @@ from sigprop.arrangement.errors import (
     of_frames,
 )
 from sigprop.arrangement.exact import Context, Dyadic, ExactNetwork, Point, point
-from sigprop.arrangement.hyperplanes import Cut, Primitive, primitive_steps
+from sigprop.arrangement.hyperplanes import Cut, PairMaximum, Primitive, primitive_steps
 from sigprop.arrangement.network import Affine, Array, PiecewiseLinear
 
 SECONDS = 0.1
@@ -140,10 +140,16 @@ class Points:
                 del self._values[index]
 
     def steps_before(self, stop: int) -> list[Primitive]:
-        """All steps, or those that make what enters the step at which a count stopped."""
+        """All steps, or those that make what enters the layer at which a count stopped.
+
+        Of a maximum whose last round was not reached, no round counts, as in the patterns.
+        """
         if stop >= len(self.steps):
             return self.steps
-        return self.steps[: self.steps[stop].sources[0]]
+        entering = self.steps[stop].sources[0]
+        while isinstance(before := self.steps[entering - 1], PairMaximum) and not before.last:
+            entering = before.source
+        return self.steps[:entering]
 
     def owner(self, indices: Indices) -> Indices:
         """The hyperplane, counted through all steps, that made each point; −1 for corners."""

@@ -16,6 +16,7 @@ from sigprop.arrangement.merging import components, same_map
 from sigprop.arrangement.network import Add, Affine, Array, Piecewise
 from sigprop.arrangement.pieces import Pattern, marks
 from sigprop.arrangement.points import Points
+from sigprop.records import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,25 +114,35 @@ class Regions:
 
     Attributes:
         activation_regions: cells cut by every unit that has a kink.
-        complete: whether the count came to its end. If False, ``max_cells`` stopped it, and the
-            numbers are those of the layers that were done: less than the truth.
+        complete: whether the count came to its end. If False, ``max_cells`` or Ctrl-C stopped it,
+            and the numbers are those of the layers that were done: less than the truth.
+        interrupted: whether there was a Ctrl-C (only with ``keep_partial``).
         exact_decisions: how many signs float64 left open and exact arithmetic decided.
-        certified: whether every other sign rests on a guaranteed error bound. False where these
-            would leave much to exact arithmetic, in networks of some five layers of 256 units or
-            ten of 16: there the bounds are measured on the network itself, with a wide margin, and
-            exact arithmetic decides within them.
     """
 
     activation_regions: int
     complete: bool
+    interrupted: bool
     exact_decisions: int
-    certified: bool
+    _certified: bool = field(repr=False)
     _build: Callable[[], Complex] = field(repr=False)
 
     @cached_property
     def complex(self) -> Complex:
         """The cells behind the numbers; built when first asked for."""
         return self._build()
+
+    @property
+    def certified(self) -> bool:
+        """Whether every sign rests on a guaranteed error bound or on exact arithmetic.
+
+        False where guaranteed bounds would leave much to exact arithmetic, in networks of some five
+        layers of 256 units or ten of 16: there the bounds are measured on the network itself, with
+        a wide margin, and exact arithmetic decides within them. Such a count says "not certified"
+        wherever it is printed, written or drawn.
+        """
+        built = self.__dict__.get("complex")
+        return self._certified and (built is None or built.points.certified)
 
     @cached_property
     def linear_regions(self) -> int:
@@ -146,22 +157,27 @@ class Regions:
         return len(np.unique(found.linear_label))
 
     def records(self) -> list[dict[str, Any]]:
-        """The two counts as one flat row."""
+        """The two counts and what they are worth, as one flat row."""
         return [
             {
                 "activation_regions": self.activation_regions,
                 "linear_regions": self.linear_regions,
                 "complete": self.complete,
+                "certified": self.certified,
             }
         ]
 
     def __str__(self) -> str:
-        partial = "" if self.complete else " (partial: stopped by max_cells)"
-        return (
-            f"{_counted(self.activation_regions, 'activation region')}, "
-            f"{_counted(self.linear_regions, 'linear region')}"
-            f"{partial}"
+        counts = (
+            f"{counted(self.activation_regions, 'activation region')}, "
+            f"{counted(self.linear_regions, 'linear region')}"
         )
+        stopped = "interrupted" if self.interrupted else "stopped by max_cells"
+        notes = [
+            *([] if self.complete else [f"partial: {stopped}"]),
+            *([] if self.certified else ["not certified"]),
+        ]
+        return f"{counts} ({'; '.join(notes)})" if notes else counts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -253,10 +269,6 @@ class PlaneRegions(BoxRegions):
     def jumps(self) -> NDArray[np.bool_]:
         """(edges,) whether the network is discontinuous across each edge."""
         return self.complex.jumping[self.complex.face_owner >= 0]
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _index(name: str, value: int, size: int) -> int:

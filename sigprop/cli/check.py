@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigprop.cli.inputs import FORM
+from sigprop.cli.interrupts import uninterrupted
+from sigprop.cli.output import check_places, clear_partial, partial, show
+from sigprop.cli.parsing import add_command, add_force
+from sigprop.cli.progress import progress_bar
+from sigprop.records import json_text, table, write_csv, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,17 +28,27 @@ if TYPE_CHECKING:
 PRINTED = Path("-")
 """In place of a file: print it."""
 TARGETS = ("none", "forward", "critical", "edge")
+EXAMPLES = """examples, with a file model.py that holds
+  from torch import nn
+  def build():
+      return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+run
+  sigprop check model.py:build --input 32,64
+  sigprop check model.py:build --input 32,64 --init critical --seeds 3 --html report.html"""
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "check",
+        usage="MODEL:FACTORY --input [NAME=]SHAPE[:DTYPE] [options]",
         help="check your own model: predict, measure and judge every weight layer",
         description="Build a model, run it forward and backward on an example, compare every "
         "weight layer with what theory predicts for it, and say what is wrong and what to do. "
-        "Exit code 0: healthy; 1: unhealthy; 2: bad usage.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "Ctrl-C ends it with the nets that are finished. Exit code 0: healthy; 1: unhealthy; "
+        "2: bad usage; 130: ended by Ctrl-C.",
+        epilog=EXAMPLES,
     )
     add = command.add_argument
     add(
@@ -50,8 +65,8 @@ def add(commands: Any) -> None:
         help=f"what the model is called with, once for each argument: {FORM}; a shape is filled "
         "with standard normal numbers, or whole ones below the number of embeddings",
     )
-    add("--dtype", default=None, help="cast the model to this type; None: as it is made")
-    add("--device", default=None, help="move the model there; None: where it is made")
+    add("--dtype", default=None, help="cast the model to this type; if not given: as it is made")
+    add("--device", default=None, help="move the model there; if not given: where it is made")
     add("--eval", action="store_true", help="check it in evaluation mode")
     add(
         "--init",
@@ -59,13 +74,20 @@ def add(commands: Any) -> None:
         default="none",
         help="first initialize it with this target of sigprop.initialize",
     )
-    add("--seeds", type=int, default=1, help="build it so often, with torch.manual_seed(0), (1), …")
+    add(
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="build it so often; torch, numpy and random start from seed 0, 1, …",
+    )
     add(
         "--level",
         type=float,
         default=0.01,
         help="how often each of the three tests of weights may name a layer of a right model",
     )
+    add_force(command)
     add("--html", type=Path, default=None, metavar="FILE", help="write a page to open in a browser")
     add("--csv", type=Path, default=None, metavar="FILE", help="write the rows of all layers")
     add(
@@ -114,19 +136,47 @@ class _Nets:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the model of each seed; 0: all are healthy, 1: one is not."""
+    """Check the model of each seed; 0: all are healthy, 1: one is not.
+
+    Raises:
+        KeyboardInterrupt: with what is finished in words; it is printed and written.
+    """
     from sigprop.checks import count, real_number
 
     seeds = count("seeds", options.seeds)
     real_number("level", options.level, above=0, maximum=1)
-    nets = _Nets()
-    for report in _reports(options, seeds):
-        nets.take(report)
-    if options.json == PRINTED:
-        print(json.dumps(_as_json(nets), indent=2))
-    else:
-        print(_as_text(nets))
-    _write(options, nets)
+    asked = {"html": options.html, "csv": options.csv, "json": options.json}
+    files = {kind: path for kind, path in asked.items() if path not in (None, PRINTED)}
+    if options.force and not files:
+        raise ValueError("--force replaces files; give --html, --csv or --json with one.")
+    check_places(list(files.values()), force=options.force)
+    nets, stopped = _Nets(), False
+    try:
+        with progress_bar("check", "nets") if seeds > 1 else nullcontext() as progress:
+            for report in _reports(options, seeds):
+                nets.take(report)
+                if progress is not None:
+                    progress(len(nets.rows), seeds)
+    except KeyboardInterrupt:
+        if nets.report is None:
+            raise KeyboardInterrupt("no net is finished; nothing is written") from None
+        stopped = True
+        files = {kind: partial(path) for kind, path in files.items()}
+    found = _as_json(nets) | {"complete": not stopped, "nets_asked_for": seeds}
+    wrote = f"wrote {', '.join(map(str, files.values()))}" if files else "no file was asked for"
+    said = f"{len(nets.rows)} of {seeds} nets {'is' if len(nets.rows) == 1 else 'are'} finished"
+    with uninterrupted(f"{said}; {wrote}"):
+        if options.json == PRINTED:
+            show(json_text(found, indent=2))
+        else:
+            show(_as_text(nets) + (f"\n\npartial: {said}" if stopped else ""))
+        _write(files, nets, found)
+        if not stopped:
+            clear_partial(list(files.values()))
+            if files and options.json != PRINTED:
+                show(wrote)
+    if stopped:
+        raise KeyboardInterrupt(f"{said}; {wrote}")
     return 1 if nets.sick else 0
 
 
@@ -134,54 +184,46 @@ def _reports(options: argparse.Namespace, seeds: int) -> Iterator[CheckReport]:
     """The report of each seed.
 
     Raises:
-        ValueError: several seeds for one and the same model.
+        ValueError: no such device or type; several seeds for one and the same model.
     """
-    import torch
-
     from sigprop.checking.entry import check
-    from sigprop.cli.inputs import inputs_of
+    from sigprop.cli.factory import seeded
+    from sigprop.cli.inputs import device_of, dtype_of, inputs_of
 
+    dtype = None if options.dtype is None else dtype_of(options.dtype)
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"--dtype is a floating-point type; got {options.dtype}.")
+    device = None if options.device is None else device_of(options.device)
     before: nn.Module | None = None
     for seed in range(seeds):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = _built(options)
+        with seeded(seed):
+            model = _built(options, seed).to(device=device, dtype=dtype)
             if before is not None and _same(model, before):
                 raise ValueError(
-                    f"{options.factory} makes the same weights after torch.manual_seed({seed}) as "
-                    f"after {seed - 1}: several seeds say no more than one. Let it draw them anew, "
+                    f"{options.factory} makes the same weights from seed {seed} as from seed "
+                    f"{seed - 1}: several seeds say no more than one. Let it draw them anew, "
                     "or leave --seeds out."
                 )
             x = inputs_of(options.input, model)
             plan = _initialized(model, x, options.init)
-            yield check(model, x, init=plan, level=options.level, seed=seed)
+            report = check(model, x, init=plan, level=options.level, seed=seed)
+        yield report
         before = model
 
 
-def _built(options: argparse.Namespace) -> nn.Module:
-    """The model, where and as it is wanted.
+def _built(options: argparse.Namespace, seed: int) -> nn.Module:
+    """The model, in the mode that is wanted.
 
     Raises:
-        ValueError: no model, no such device or type.
+        ValueError: no model.
     """
     from torch import nn
 
     from sigprop.cli.factory import made
-    from sigprop.cli.inputs import dtype_of
 
-    model = made(options.factory)
+    model = made(options.factory, seed)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{options.factory} gives {type(model).__name__}, no torch.nn.Module.")
-    if options.dtype is not None:
-        dtype = dtype_of(options.dtype)
-        if not dtype.is_floating_point:
-            raise ValueError(f"--dtype is a floating-point type; got {options.dtype}.")
-        model = model.to(dtype)
-    if options.device is not None:
-        try:
-            model = model.to(options.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"the model does not go to {options.device!r}: {error}") from error
     return model.eval() if options.eval else model
 
 
@@ -232,8 +274,6 @@ def _row(seed: int, report: CheckReport) -> Row:
 
 def _as_text(nets: _Nets) -> str:
     """The report; of several seeds a line each, then the worst."""
-    from sigprop.records import table
-
     if len(nets.rows) == 1:
         return str(nets.report)
     first = nets.rows[0]
@@ -256,15 +296,10 @@ def _as_json(nets: _Nets) -> dict[str, Any]:
     return found
 
 
-def _write(options: argparse.Namespace, nets: _Nets) -> None:
-    from sigprop.records import write_csv, write_json
-
-    written = []
-    if options.html is not None and nets.report is not None:
-        written.append(nets.report.to_html(options.html))
-    if options.csv is not None:
-        written.append(write_csv(nets.layers, options.csv))
-    if options.json not in (None, PRINTED):
-        written.append(write_json(_as_json(nets), options.json))
-    if written and options.json != PRINTED:
-        print("wrote " + ", ".join(map(str, written)))
+def _write(files: dict[str, Path], nets: _Nets, found: dict[str, Any]) -> None:
+    if "html" in files and nets.report is not None:
+        nets.report.to_html(files["html"])
+    if "csv" in files:
+        write_csv(nets.layers, files["csv"])
+    if "json" in files:
+        write_json(found, files["json"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import random
 import sys
 import traceback
 from collections.abc import Iterator
@@ -13,10 +14,14 @@ from types import ModuleType
 from typing import Any
 
 
-def made(name: str) -> Any:
+def made(name: str, seed: int | None = None) -> Any:
     """What the factory of this name returns, called without arguments; or the model of this name.
 
     The present folder is on the path while it runs (and the folder of a file).
+
+    Args:
+        name: ``package.module:function`` or ``file.py:function``.
+        seed: of what the factory draws, whatever was drawn before; see :func:`seeded`.
 
     Raises:
         ValueError: nothing of that name, or whatever goes wrong in the user's code, with its place.
@@ -55,10 +60,37 @@ def made(name: str) -> Any:
             return factory  # a model that is there already
         if not callable(factory):
             return factory
+        if seed is not None:
+            _seed(seed)
         try:
             return factory()
         except (Exception, SystemExit) as error:
             raise _blamed(name, error) from error
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What torch, numpy and Python draw inside is a function of the seed; their states stay."""
+    import numpy as np
+    import torch
+
+    own, old = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        _seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(own)
+            np.random.set_state(old)  # noqa: NPY002
+
+
+def _seed(seed: int) -> None:
+    import numpy as np
+    import torch
+
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
 
 
 def _home(value: Any) -> str:

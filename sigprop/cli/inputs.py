@@ -61,6 +61,26 @@ def dtype_of(name: str) -> torch.dtype:
     return found
 
 
+def device_of(name: str) -> torch.device:
+    """A device by its name, tried.
+
+    Raises:
+        ValueError: there is none of this name, or not on this machine.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device: unknown device {name!r}; write cpu, cuda or cuda:0.") from None
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"--device {name}: torch sees no such device here ({why}).") from error
+    return device
+
+
 def _named(text: str) -> tuple[str, Any]:
     """One input: its name, "" if it has none, and a tensor or a shape, with a type if one is given.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -11,7 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sigprop.cli.interrupts import uninterrupted
+from sigprop.cli.output import check_places, clear_partial, partial, show, write_figure
+from sigprop.cli.parsing import add_command, add_force
 from sigprop.cli.progress import progress_bar
+from sigprop.records import counted, json_text, write_csv, write_json
 
 if TYPE_CHECKING:
     from sigprop.arrangement.network import PiecewiseLinear
@@ -20,16 +23,28 @@ DIGIT = (1, 8, 8)
 """The shape of the digits as images."""
 MOST_CELLS = 100_000
 """A convolution of 1,000 units takes some 40 kB a cell: what a laptop holds."""
+BOX = (-0.5, 1.5, -0.5, 1.5)
+EXAMPLES = """examples, with a file model.py that holds
+  from torch import nn
+  def build():
+      return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+run
+  sigprop regions model.py:build --plane
+  sigprop regions model.py:build --line --input gaussian --seed 1 --out line"""
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "regions",
+        usage="MODEL:FACTORY (--plane | --line) [options]",
         help="count the linear regions of a model, exactly",
         description="Count the activation regions and the linear regions of a model on the line "
-        "between two inputs or in the plane through three, exactly, and draw them. Exit code 0: "
-        "counted (or stopped by --max-cells, and marked so); 2: bad usage.",
+        "between two inputs or in the plane through three, exactly, and draw them. Ctrl-C ends it "
+        "with the layers that are done. Exit code 0: counted (or stopped by --max-cells, and "
+        "marked so); 2: bad usage; 130: ended by Ctrl-C.",
+        epilog=EXAMPLES,
     )
     add = command.add_argument
     add(
@@ -61,77 +76,150 @@ def add(commands: Any) -> None:
         "--box",
         type=float,
         nargs=4,
-        default=(-0.5, 1.5, -0.5, 1.5),
+        default=None,
         metavar=("S0", "S1", "T0", "T1"),
         help="of the plane a + s(b - a) + t(c - a) through inputs a, b, c; if not given: "
-        "-0.5 1.5 -0.5 1.5",
+        + " ".join(f"{limit:g}" for limit in BOX),
     )
     add(
         "--max-cells",
         type=int,
         default=MOST_CELLS,
         metavar="N",
-        help="stop before there are more cells, with those of the layers done, marked as partial; "
-        "if not given: %(default)s",
+        help="stop before there are more cells, with those of the layers done, marked as partial",
     )
-    add("--seed", type=int, default=0, help="of the choice of inputs; if not given: 0")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of what the factory draws (torch, numpy, random) and of the choice of inputs",
+    )
     add(
         "--out",
         type=Path,
         default=Path("sigprop-regions"),
         metavar="DIR",
-        help="folder for regions.png, regions.csv (the edges, or the breakpoints) and "
-        "regions.json; if not given: %(default)s",
+        help="folder for regions.png, regions.csv (the edges, or the breakpoints) and regions.json",
     )
+    add_force(command)
     add("--json", action="store_true", help="print JSON instead of the report")
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Count, print, write."""
-    from sigprop.regions.slices import in_plane, on_line
+    """Count, print, write.
 
+    Raises:
+        KeyboardInterrupt: with what is finished in words; it is printed and written.
+    """
+    from sigprop.checks import count
+
+    if options.line and options.box is not None:
+        raise ValueError("--box is of a plane; with --line it does nothing: leave it out.")
+    count("max_cells", options.max_cells)
+    if count("seed", options.seed, minimum=0) >= 2**63:
+        raise ValueError(f"--seed must be < 2^63; got {options.seed}.")
+    files = [options.out / f"regions.{ending}" for ending in ("png", "csv", "json")]
+    check_places(files, force=options.force)
     net = _network(options)
     if options.plane and net.input_dim < 2:
         raise ValueError(f"{options.model} takes one number; a plane needs two: give --line.")
     source, points = _points(net, options)
     start = time.perf_counter()
-    with progress_bar(unit=" hyperplanes", disable=None, delay=0.3) as progress:
-        limits: dict[str, Any] = {"max_cells": options.max_cells, "progress": progress}
-        if options.line:
-            result: Any = on_line(net, points[0], points[1], **limits)
-        else:
-            a, b, c = points
-            box = (options.box[:2], options.box[2:])
-            result = in_plane(net, a, b - a, c - a, box, **limits)
+    with progress_bar("regions", "hyperplanes") as progress:
+        result = _counted(net, points, options, progress)
+        counts = _merged(result)
+    merged = counts["linear_regions"] is not None
+    stopped, whole = result.interrupted, merged and not (result.interrupted and not result.complete)
+    theory: dict[str, Any] = {}
+    if whole and not stopped:
+        try:
+            theory = _theory(net, points, options)
+        except KeyboardInterrupt:
+            stopped = True
     found = {
         "model": options.model,
         "network": repr(net),
         "where": "line" if options.line else "plane",
         "input": source,
-        **result.records()[0],
+        "seed": options.seed,
+        **counts,
         "max_cells": options.max_cells,
         "exact_decisions": result.exact_decisions,
         "kinks": net.kinks,
-        **_theory(net, points, options),
+        **theory,
         "seconds": round(time.perf_counter() - start, 3),
     }
-    paths = _write(result, found, options.out)
-    if options.json:
-        print(json.dumps(found, indent=2))
-    else:
-        print(_report(found, str(result)))
-        print("wrote " + ", ".join(map(str, paths)))
+    written = files if whole else [partial(file) for file in files]
+    written = written if merged else written[-1:]
+    wrote = f"wrote {', '.join(map(str, written))}"
+    words = f"{_finished(merged, whole)}; {wrote}"
+    with uninterrupted(words):
+        show(json_text(found, indent=2) if options.json else _report(found, result))
+        _write(result, found, written)
+        if whole:
+            clear_partial(files)
+        if not stopped and merged and not options.json:
+            show(wrote)
+    if stopped or not merged:
+        raise KeyboardInterrupt(words)
     return 0
+
+
+def _finished(merged: bool, whole: bool) -> str:
+    if not merged:
+        return "activation regions are counted, linear regions are not"
+    return "the regions are counted" if whole else "the regions of the first layers are counted"
+
+
+def _counted(net: PiecewiseLinear, points: Any, options: argparse.Namespace, progress: Any) -> Any:
+    """The count; as far as it came, after Ctrl-C.
+
+    Raises:
+        KeyboardInterrupt: no layer is done.
+    """
+    from sigprop.regions.slices import in_plane, on_line
+
+    limits: dict[str, Any] = {
+        "max_cells": options.max_cells, "progress": progress, "keep_partial": True,
+    }  # fmt: skip
+    try:
+        if options.line:
+            return on_line(net, points[0], points[1], **limits)
+        a, b, c = points
+        return in_plane(net, a, b - a, c - a, _box(options), **limits)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("no layer is done; nothing is written") from None
+
+
+def _merged(result: Any) -> dict[str, Any]:
+    """The counts; without the linear regions where Ctrl-C comes while cells are merged."""
+    try:
+        row: dict[str, Any] = result.records()[0]
+    except KeyboardInterrupt:
+        row = {
+            "activation_regions": result.activation_regions,
+            "linear_regions": None,
+            "complete": False,
+            "certified": result.certified,
+        }
+    return row
+
+
+def _box(options: argparse.Namespace) -> Any:
+    s0, s1, t0, t1 = BOX if options.box is None else options.box
+    return (s0, s1), (t0, t1)
 
 
 def _network(options: argparse.Namespace) -> PiecewiseLinear:
     import numpy as np
 
-    from sigprop.cli.factory import made
+    from sigprop.cli.factory import made, seeded
     from sigprop.piecewise import as_network
 
-    model = made(options.model)
+    with seeded(options.seed):
+        model = made(options.model, options.seed)
     if hasattr(model, "eval") and hasattr(model, "modules"):
         model = model.eval()
     example = None if options.shape is None else np.zeros(options.shape)
@@ -195,24 +283,33 @@ def _theory(net: PiecewiseLinear, points: Any, options: argparse.Namespace) -> d
             expected = expected_on_line(net.input_dim, plain.widths, *points, **law).regions
         else:
             a, b, c = points
-            box = (options.box[:2], options.box[2:])
-            plane = (a, b - a, c - a, box)
+            plane = (a, b - a, c - a, _box(options))
             expected = expected_in_plane(net.input_dim, plain.widths, *plane, **law).regions
     except ValueError:  # the closed form does not cover it, such as a line through the origin
         expected = None
     return {"bounds": limits.records(), "expected_of_random_net": expected}
 
 
-def _report(found: dict[str, Any], counts: str) -> str:
+def _report(found: dict[str, Any], result: Any) -> str:
     line = found["where"] == "line"
     on = "on the line between two inputs" if line else "in the plane through three inputs"
-    lines = [f"{found['network']}, {on} ({found['input']})", counts]
-    if found["expected_of_random_net"] is not None:
+    lines = [f"{found['network']}, {on} ({found['input']})"]
+    if found["linear_regions"] is None:
+        regions = counted(found["activation_regions"], "activation region")
+        lines.append(f"{regions} (partial: linear regions are not counted)")
+    else:
+        lines.append(str(result))
+    if not found["certified"]:
+        lines.append(
+            "not certified: some signs rest on error bounds that were measured on this network, "
+            "with a wide margin, not proven"
+        )
+    if found.get("expected_of_random_net") is not None:
         lines.append(
             f"expected of a {'' if line else 'wide '}random net with weights and biases of these "
             f"sizes: {found['expected_of_random_net']:.1f}"
         )
-    if found["bounds"] is not None:
+    if found.get("bounds") is not None:
         lines.append(f"no net of this shape has more than {_least(found['bounds'])} there:")
         for row in found["bounds"]:
             if row["kind"] != "lower":
@@ -230,7 +327,11 @@ def _short(value: int) -> str:
     )
 
 
-def _write(result: Any, found: dict[str, Any], folder: Path) -> list[Path]:
+def _write(result: Any, found: dict[str, Any], files: list[Path]) -> None:
+    """The counts; then the edges and the picture, where cells are merged."""
+    write_json(found, files[-1])
+    if len(files) == 1:
+        return
     import matplotlib
 
     matplotlib.use("Agg")
@@ -238,7 +339,6 @@ def _write(result: Any, found: dict[str, Any], folder: Path) -> list[Path]:
     import numpy as np
 
     from sigprop import plots
-    from sigprop.records import write_csv, write_json
 
     if found["where"] == "line":
         jumps = np.isin(result.breakpoints, result.jumps)
@@ -251,10 +351,7 @@ def _write(result: Any, found: dict[str, Any], folder: Path) -> list[Path]:
         dict(zip(columns, row, strict=True))
         for row in zip(*(column.tolist() for column in columns.values()), strict=True)
     ]
-    written = [
-        write_csv(rows, folder / "regions.csv"),
-        write_json(found, folder / "regions.json"),
-    ]
+    write_csv(rows, files[1])
     figure, ax = plt.subplots(figsize=(7, 7 if found["where"] == "plane" else 4.5))
     figure.set_layout_engine("constrained")
     plots.regions(result, ax)
@@ -263,6 +360,4 @@ def _write(result: Any, found: dict[str, Any], folder: Path) -> list[Path]:
             box = {"boxstyle": "circle,pad=0.25", "fc": "white", "ec": plots.INK}
             ax.annotate(name, place, ha="center", va="center", bbox=box, annotation_clip=True)
         ax.set(xlabel="$s$, from $a$ to $b$", ylabel="$t$, from $a$ to $c$")
-    figure.savefig(folder / "regions.png", dpi=150)
-    plt.close(figure)
-    return [folder / "regions.png", *written]
+    write_figure(figure, files[0])

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sigprop.cli.interrupts import uninterrupted
+from sigprop.cli.output import check_places, clear_partial, partial, show, write_figure
+from sigprop.cli.parsing import add_command, add_force
+from sigprop.records import json_text, table, write_csv
+
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from sigprop.activations import Activation
+    from sigprop.records import Row
 
 
 def add(commands: Any) -> None:
@@ -22,9 +29,11 @@ def add(commands: Any) -> None:
         "The three gains of an activation: forward (keeps a second moment of q), critical (keeps "
         "the gradient) and unit variance (for centred weights). For the leaky family with --width "
         "also the gain at which the typical net of that width neither grows nor dies.",
+        "examples:\n  sigprop gain --activation mish --bias-std 0.1\n"
+        "  sigprop gain --activation leaky_relu --alpha 0.2 --width 64",
     )
-    gain.add_argument("--q", type=float, default=1.0, help="second moment to keep; default 1")
-    gain.add_argument("--width", type=int, default=None, help="units per layer (leaky family)")
+    gain.add_argument("--q", type=float, default=1.0, metavar="Q", help="second moment to keep")
+    gain.add_argument("--width", type=int, metavar="N", help="units per layer (leaky family)")
     explain = _command(
         commands,
         "explain",
@@ -32,21 +41,39 @@ def add(commands: Any) -> None:
         "what a gain does to a deep net, in words and numbers",
         "Where the second moment settles with this gain, whether gradients explode or vanish "
         "there, what depth survives, and the gains to compare.",
+        "example:\n  sigprop explain --activation tanh --gain 1.6667",
+        usage="--gain G [options]",
     )
-    explain.add_argument("--gain", type=float, required=True, help="the gain to explain")
+    explain.add_argument("--gain", type=float, required=True, metavar="G", help="to be explained")
     phase = _command(
         commands,
         "phase",
         _phase,
         "the edge of chaos, as a table and a phase diagram",
-        "The critical gain for every bias standard deviation, and a picture of the phases.",
+        "The critical gain for every bias standard deviation, and a picture of the phases. Ctrl-C "
+        "ends it with the biases that are finished. Exit code 0: done; 2: bad usage; 130: ended by "
+        "Ctrl-C.",
+        "example:\n  sigprop phase --activation tanh --bias-max 0.5",
         bias=False,
     )
-    phase.add_argument("--bias-max", type=float, default=1.0, help="largest bias; default 1")
-    phase.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="for phase-NAME.png")
-    table = commands.add_parser("activations", help="the activations known, with their gains")
-    table.add_argument("--json", action="store_true", help="print JSON")
-    table.set_defaults(run=_activations)
+    phase.add_argument("--bias-max", type=float, default=1.0, metavar="S", help="largest bias")
+    phase.add_argument(
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="folder for phase-NAME.png and phase-NAME.csv (the edge)",
+    )
+    add_force(phase)
+    known = add_command(
+        commands,
+        "activations",
+        help="the activations known, with their gains",
+        description="The activations known by name, with their parameters and their gains.",
+        epilog="example:\n  sigprop activations",
+    )
+    known.add_argument("--json", action="store_true", help="print JSON")
+    known.set_defaults(run=_activations)
 
 
 def _command(
@@ -55,14 +82,24 @@ def _command(
     run: Callable[[argparse.Namespace], int],
     summary: str,
     description: str,
+    examples: str,
     bias: bool = True,
+    usage: str = "[options]",
 ) -> Any:
-    command = commands.add_parser(name, help=summary, description=description)
-    command.add_argument("--activation", default="leaky_relu", help="a name; default leaky_relu")
-    command.add_argument("--alpha", type=float, default=None, help="its parameter of that name")
+    command = add_command(
+        commands, name, help=summary, description=description, epilog=examples, usage=usage
+    )
+    add = command.add_argument
+    add("--activation", default="leaky_relu", metavar="NAME", help="its name")
+    add(
+        "--alpha",
+        type=float,
+        metavar="A",
+        help="its parameter of that name; if not given: its own default",
+    )
     if bias:
-        command.add_argument("--bias-std", type=float, default=0.0, help="of biases; default 0")
-    command.add_argument("--json", action="store_true", help="print JSON")
+        add("--bias-std", type=float, default=0.0, metavar="S", help="of biases")
+    add("--json", action="store_true", help="print JSON")
     command.set_defaults(run=run)
     return command
 
@@ -101,7 +138,7 @@ def _gain(options: argparse.Namespace) -> int:
         slope = float(leaky_slopes(options.activation, options.alpha))
         row |= {"width": options.width, "typical_gain": float(g_star(slope, width=options.width))}
     if options.json:
-        print(json.dumps(row, indent=2))
+        print(json_text(row, indent=2))
         return 0
     parameters = ", ".join(f"{name} = {value:g}" for name, value in record.parameters.items())
     print(", ".join(filter(None, (options.activation, parameters, _bias(options.bias_std)))))
@@ -120,11 +157,54 @@ def _explain(options: argparse.Namespace) -> int:
     from sigprop.theory.explain import explain_gain
 
     report = explain_gain(_record(options), options.gain, bias_std=options.bias_std)
-    print(json.dumps(report.records()[0], indent=2) if options.json else report)
+    print(json_text(report.records()[0], indent=2) if options.json else report)
     return 0
 
 
 def _phase(options: argparse.Namespace) -> int:
+    """The edge bias by bias, then the picture.
+
+    Raises:
+        KeyboardInterrupt: with what is finished in words; it is printed and written.
+    """
+    import numpy as np
+
+    from sigprop.checks import real_number
+    from sigprop.theory.critical import edge_of_chaos
+
+    record = _record(options)
+    most = real_number("--bias-max", options.bias_max, above=0)
+    drawn, rows_file = (options.out / f"phase-{record.name}.{ending}" for ending in ("png", "csv"))
+    check_places([drawn, rows_file], force=options.force)
+    biases = np.linspace(0, most, 51)
+    rows: list[Row] = []
+    figure: Figure | None = None
+    try:
+        for bias in biases:
+            rows += edge_of_chaos(record, bias_std=bias).records()
+        figure = _phase_figure(record, rows, most)
+    except KeyboardInterrupt:
+        if not rows:
+            raise KeyboardInterrupt("nothing is finished, nothing is written") from None
+    files = [partial(rows_file)] if figure is None else [rows_file, drawn]
+    wrote = f"wrote {', '.join(map(str, files))}"
+    words = f"the edge is found for {len(rows)} of {len(biases)} biases; {wrote}"
+    columns = {"bias_std": ".2f", "gain": ".6f", "q_star": ".6g", "chi_parallel": ".4f"}
+    with uninterrupted(words):
+        text = table(rows[::5], columns | {"reason": ""})
+        show(json_text(rows, indent=2) if options.json else text)
+        write_csv(rows, files[0])
+        if figure is not None:
+            write_figure(figure, drawn)
+            clear_partial([drawn, rows_file])
+            if not options.json:
+                show(wrote)
+    if figure is None:
+        raise KeyboardInterrupt(words)
+    return 0
+
+
+def _phase_figure(record: Activation, rows: list[Row], most: float) -> Figure:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -132,42 +212,19 @@ def _phase(options: argparse.Namespace) -> int:
     import numpy as np
 
     from sigprop import plots
-    from sigprop.checks import real_number
-    from sigprop.records import table
-    from sigprop.theory.critical import edge_of_chaos
     from sigprop.theory.mean_field import MeanField
 
-    record = _record(options)
-    most = real_number("--bias-max", options.bias_max, above=0)
-    edge = edge_of_chaos(record, bias_std=np.linspace(0, most, 51))
-    rows = edge.records()
-    top = 2 * np.nanmax(edge.gain) if np.isfinite(edge.gain).any() else 4.0
-    gains, biases = np.linspace(0.01, 1, 100) * top, np.linspace(0, most, 100)
+    known = [row["gain"] for row in rows if np.isfinite(row["gain"])]
+    gains = np.linspace(0.01, 1, 100) * (2 * max(known, default=2.0))
+    biases = np.linspace(0, most, 100)
     chi = MeanField(record, gain=gains[None, :], bias_std=biases[:, None]).chi()
     figure, ax = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
     plots.phase_diagram(gains, biases, chi, rows, name=record.name, ax=ax)
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"phase-{record.name}.png"
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    columns = {
-        "bias_std": ".2f",
-        "gain": ".6f",
-        "q_star": ".6g",
-        "chi_parallel": ".4f",
-        "reason": "",
-    }
-    print(table(rows[::5], columns))
-    print(f"wrote {path}")
-    return 0
+    return figure
 
 
 def _activations(options: argparse.Namespace) -> int:
     from sigprop.activations import ACTIVATIONS, activation
-    from sigprop.records import table
     from sigprop.theory.gains import gain
 
     rows = []
@@ -186,7 +243,7 @@ def _activations(options: argparse.Namespace) -> int:
             }
         )
     if options.json:
-        print(json.dumps(rows, indent=2))
+        print(json_text(rows, indent=2))
         return 0
     digits = dict.fromkeys(("forward", "critical", "unit_variance"), ".6f")
     print(table(rows, {"name": "", "parameters": "", **digits, "stable": "", "torch": ""}))

@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from sigprop.cli.interrupts import uninterrupted
+from sigprop.cli.output import check_places, clear_partial, partial, show, write_figure
+from sigprop.cli.parsing import add_command, add_force
 from sigprop.cli.progress import progress_bar
+from sigprop.records import json_text, table, write_csv, write_json
 
 ALPHAS = (0.0, 0.01, 0.2, 0.5)
 GAINS = (0.9, 1.0, 1.1)
+EXAMPLES = """examples:
+  sigprop validate --alpha 0.2 --depth 20 --width 64 --seeds 4 --device cpu
+  sigprop validate --activation tanh gelu --gain 1 --depth 8 --width 128 --out tanh-gelu"""
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "validate",
         help="test theory against real nets on real inputs; the main job",
         description="Initialize real nets for every slope and gain, run them forward and backward "
         "on real inputs, and test them against the exact finite-width law. Prints a table, writes "
-        "a figure, CSV and JSON. Exit code 0: theory holds; 1: rejected; 2: bad usage.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "a figure, CSV and JSON. Ctrl-C ends it with the kinds of net that are finished. Exit code "
+        "0: theory holds; 1: rejected; 2: bad usage; 130: ended by Ctrl-C.",
+        epilog=EXAMPLES,
     )
     add = command.add_argument
-    add("--alpha", type=float, nargs="+", default=ALPHAS, metavar="A", help="negative slopes")
+    add(
+        "--alpha",
+        type=float,
+        nargs="+",
+        default=None,
+        metavar="A",
+        help="negative slopes, or the parameter alpha of the activations that have one; if not "
+        f"given: {' '.join(f'{alpha:g}' for alpha in ALPHAS)}, with --activation its own default",
+    )
     add(
         "--activation",
         nargs="+",
         default=None,
         metavar="NAME",
-        help="other activations, instead of leaky ReLUs of the slopes above",
+        help="other activations, instead of leaky ReLUs",
     )
     add(
         "--gain",
@@ -52,7 +68,7 @@ def add(commands: Any) -> None:
         help="digits, gaussian, a .npy or .pt file of shape (inputs, ...), or a folder of MNIST",
     )
     add("--batch", type=int, default=16, help="inputs per net")
-    add("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
+    add("--device", default=None, help="cpu or cuda; if not given: cuda if there is one")
     add(
         "--dtype",
         default="float32",
@@ -63,7 +79,7 @@ def add(commands: Any) -> None:
         "--layerwise",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="hold one layer in memory at a time (default: if the net does not fit)",
+        help="hold one layer in memory at a time; if not given: where the net does not fit",
     )
     add("--level", type=float, default=0.01, help="reject below this p-value, over the whole grid")
     add("--seed", type=int, default=0, help="of weights, inputs and cotangents")
@@ -74,55 +90,107 @@ def add(commands: Any) -> None:
         metavar="DIR",
         help="folder for validate.png, validate.csv and validate.json",
     )
+    add_force(command)
     add("--json", action="store_true", help="print JSON instead of the table")
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the grid; 0: theory holds, 1: rejected."""
-    import torch
+    """Run the grid; 0: theory holds, 1: rejected.
 
+    Raises:
+        KeyboardInterrupt: with what is finished in words; it is printed and written.
+    """
     from sigprop.checks import real_number
-    from sigprop.data import load_inputs
-    from sigprop.nn.mlp import hidden_activation
-    from sigprop.validation import validate_many
+    from sigprop.validation import Validation, validate_many
     from sigprop.validation.judge import sidak
-    from sigprop.validation.nets import forward_gain
 
     level = real_number("level", options.level, above=0, maximum=1)
-    x = load_inputs(options.input, options.batch, seed=options.seed)
-    kinds: list[dict[str, Any]] = [{"activation": name} for name in options.activation or ()]
-    kinds = kinds or [{"activation": "leaky_relu", "alpha": alpha} for alpha in options.alpha]
+    files = [options.out / f"validate.{ending}" for ending in ("png", "csv", "json")]
+    check_places(files, force=options.force)
+    cases = _cases(options, level)
+    finished: dict[int, Validation] = {}
+    stopped = False
+    try:
+        with progress_bar("validate", "nets") as progress:
+            validate_many(cases, progress=progress, finished=finished.__setitem__)
+    except KeyboardInterrupt:
+        if not finished:
+            raise KeyboardInterrupt("no kind of net is finished; nothing is written") from None
+        stopped = True
+        files = [partial(file) for file in files]
+    results = [finished[number] for number in sorted(finished)]
+    p_value = sidak([result.p_value for result in results])
+    verdict = {
+        "p_value": p_value,
+        "level": level,
+        "holds": p_value >= level,
+        "complete": not stopped,
+        "kinds_of_net_asked_for": len(cases),
+        "input": options.input,
+    }
+    found = verdict | {"cells": [result.summary() for result in results]}
+    wrote = "wrote " + ", ".join(map(str, files))
+    words = f"{_finished(results, verdict)}; {wrote}"
+    with uninterrupted(words):
+        show(json_text(found, indent=2) if options.json else _report(results, verdict))
+        _write(results, found, files)
+        if not stopped:
+            clear_partial(files)
+            if not options.json:
+                show(wrote)
+    if stopped:
+        raise KeyboardInterrupt(words)
+    return 0 if verdict["holds"] else 1
+
+
+def _cases(options: argparse.Namespace, level: float) -> list[dict[str, Any]]:
+    """The arguments of ``validate`` for each kind of net.
+
+    Raises:
+        ValueError: out of range, or an option that does nothing here.
+    """
+    import torch
+
+    from sigprop.checks import count, real_number
+    from sigprop.cli.inputs import device_of
+    from sigprop.data import load_inputs
+    from sigprop.nn.mlp import hidden_activation
+    from sigprop.validation.nets import forward_gain
+
+    device = None if options.device is None else device_of(options.device)
+    ratios = [real_number("--gain", ratio, above=0) for ratio in options.gain]
+    slopes = options.alpha or (ALPHAS if options.activation is None else [None])
+    kinds = [
+        {"activation": name} | ({} if alpha is None else {"alpha": alpha})
+        for name in options.activation or ("leaky_relu",)
+        for alpha in slopes
+    ]
     cells = [
         kind | {"gain": ratio * forward_gain(*hidden_activation(**kind))}
         for kind in kinds
-        for ratio in options.gain
+        for ratio in ratios
     ]
-    cases = [
+    seed = count("seed", options.seed, minimum=0)
+    x = load_inputs(options.input, options.batch, seed=seed)
+    return [
         cell
         | {
             "depth": options.depth, "width": options.width, "bias_std": options.bias_std,
             "seeds": options.seeds, "x": x, "dtype": getattr(torch, options.dtype),
-            "device": options.device, "seed": options.seed * len(cells) + index, "level": level,
+            "device": device, "seed": seed * len(cells) + index, "level": level,
             "layerwise": options.layerwise,
         }
         for index, cell in enumerate(cells)
     ]  # fmt: skip
-    with progress_bar(unit="net", dots=True) as progress:
-        results = validate_many(cases, progress=progress)
-    p_value = sidak([result.p_value for result in results])
-    verdict = {"p_value": p_value, "level": level, "holds": p_value >= level}
-    paths = _write(results, verdict | {"input": options.input}, options.out)
-    if options.json:
-        print(json.dumps(verdict | {"cells": [result.summary() for result in results]}, indent=2))
-    else:
-        print(_report(results, verdict, options.input))
-        print("wrote " + ", ".join(map(str, paths)))
-    return 0 if verdict["holds"] else 1
 
 
-def _report(results: list[Any], verdict: dict[str, Any], source: str) -> str:
-    from sigprop.records import table
+def _finished(results: list[Any], verdict: dict[str, Any]) -> str:
+    asked = verdict["kinds_of_net_asked_for"]
+    return f"{len(results)} of {asked} kinds of net {'is' if len(results) == 1 else 'are'} finished"
+
+
+def _report(results: list[Any], verdict: dict[str, Any]) -> str:
 
     titles = {
         "activation": ("activation", ""),
@@ -142,8 +210,8 @@ def _report(results: list[Any], verdict: dict[str, Any], source: str) -> str:
     first = results[0]
     lines = [
         f"depth {first.depth}, width {max(first.widths[1:])}, {first.seeds} nets x {first.batch} "
-        f"inputs ({source}) each, {first.dtype} on {first.device}; q at the last layer, gradient "
-        "at the first",
+        f"inputs ({verdict['input']}) each, {first.dtype} on {first.device}; q at the last "
+        "layer, gradient at the first",
         table(rows, dict(titles.values())),
     ]
     lines += [
@@ -156,30 +224,29 @@ def _report(results: list[Any], verdict: dict[str, Any], source: str) -> str:
         f"{word}: p = {verdict['p_value']:.3g} over all {len(results)} kinds of net "
         f"(rejected below {verdict['level']:g})"
     )
+    if not verdict["complete"]:
+        lines.append(f"partial: {_finished(results, verdict)}")
     return "\n".join(lines)
 
 
-def _write(results: list[Any], verdict: dict[str, Any], folder: Path) -> list[Path]:
+def _write(results: list[Any], found: dict[str, Any], files: list[Path]) -> None:
+    """The picture, the rows of all layers, the verdict with a row for each kind of net."""
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
     from sigprop import plots
-    from sigprop.records import write_csv, write_json
 
     rows = [
         {"activation": result.activation, "alpha": result.alpha, "gain": result.gain, **row}
         for result in results
         for row in result.records()
     ]
-    written = [
-        write_csv(rows, folder / "validate.csv"),
-        write_json(
-            verdict | {"cells": [result.summary() for result in results]}, folder / "validate.json"
-        ),
-    ]
+    picture, layers, verdict = files
+    write_csv(rows, layers)
+    write_json(found, verdict)
     figure = plots.grid(results)
-    figure.savefig(folder / "validate.png", dpi=150)
-    plt.close(figure)
-    return [folder / "validate.png", *written]
+    if not found["complete"]:
+        title = f"partial: {_finished(results, found)}\n{figure.get_suptitle()}"
+        figure.suptitle(title, fontweight="bold")
+    write_figure(figure, picture)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from sigprop.monitoring.report import LayerReport
 from sigprop.reading.calling import described
-from sigprop.records import Row
+from sigprop.records import Row, json_text
 
 COLUMNS = tuple(field.name for field in fields(LayerReport))
 _LABELS = ("step", "name", "kind", "activation", "activation_name", "finding")
@@ -29,10 +29,11 @@ class Sink(Protocol):
 
 
 class _Lines(ABC):
-    """A file to which each report is added in one write; nothing waits in this process.
+    """A file to which each report is added as a whole; nothing waits in this process.
 
     What was written outlives the process, however it ends. A line that an earlier run left torn
-    (the machine itself went down) is taken out before the first new one.
+    (the machine itself went down) is taken out before the first new one; a report that does not
+    fit on the disk is taken back whole, so that the next one begins on a line of its own.
     """
 
     def __init__(self, path: str | Path, *, sync: bool = False) -> None:
@@ -40,9 +41,19 @@ class _Lines(ABC):
         self.path, self.sync = Path(path), sync
 
     def __call__(self, rows: list[Row]) -> None:
-        """Write the rows of one report."""
+        """Write the rows of one report.
+
+        Raises:
+            OSError: not all of them can be written; then none of them are.
+        """
         file = self._opened()
-        file.write(self._text(rows).encode())
+        start = os.fstat(file.fileno()).st_size
+        text = self._text(rows) if start else self._head() + self._text(rows)
+        try:
+            _add(file, text.encode(), start)
+        except BaseException:
+            self.close()  # the next report looks for a torn line first
+            raise
         if self.sync:
             os.fsync(file.fileno())
 
@@ -61,8 +72,6 @@ class _Lines(ABC):
             _cut_torn_line(self.path)
             self._check()
             self._file = self.path.open("ab", buffering=0)
-            if self._file.tell() == 0:
-                self._file.write(self._head().encode())
         return self._file
 
     def _head(self) -> str:
@@ -98,7 +107,7 @@ class JsonLines(_Lines):
     """
 
     def _text(self, rows: list[Row]) -> str:
-        return "".join(_json(row) + "\n" for row in rows)
+        return "".join(json_text(row) + "\n" for row in rows)
 
 
 class CsvLines(_Lines):
@@ -217,15 +226,21 @@ def _together(run: Any) -> Callable[[dict[str, float], int], None]:
     return send
 
 
-def _json(row: Row) -> str:
-    """One row as strict JSON."""
-    parts = []
-    for key, value in row.items():
-        text = json.dumps(value, ensure_ascii=False)
-        if isinstance(value, float) and not math.isfinite(value):
-            text = "null" if math.isnan(value) else "1e999" if value > 0 else "-1e999"
-        parts.append(f"{json.dumps(key)}: {text}")
-    return "{" + ", ".join(parts) + "}"
+def _add(file: BinaryIO, content: bytes, start: int) -> None:
+    """Add it all to an unbuffered file of ``start`` bytes, or nothing of it.
+
+    The system may take a part of what it is given (a disk that fills up), and fail at the rest.
+    What another process has added behind that part is never cut away.
+    """
+    written = 0
+    try:
+        while written < len(content):
+            written += file.write(content[written:])
+    except BaseException:
+        with suppress(OSError):  # a pipe cannot take anything back
+            if written and os.fstat(file.fileno()).st_size == start + written:
+                os.ftruncate(file.fileno(), start)
+        raise
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -30,6 +30,7 @@ def on_line(
     *,
     max_cells: int | None = None,
     progress: Progress | None = None,
+    keep_partial: bool = False,
 ) -> LineRegions | list[LineRegions]:
     """The regions of a network along the segment from a to b, exactly.
 
@@ -41,9 +42,11 @@ def on_line(
         b: end, the same shape.
         max_cells: stop before a line has more intervals than this; the result is marked as partial.
         progress: called with (hyperplanes done, hyperplanes in all) while it runs.
+        keep_partial: let Ctrl-C end the count with the layers that are done, marked as partial,
+            instead of KeyboardInterrupt (which is raised still where no layer is done).
 
     Returns:
-        The intervals; for a batch a list, one for each line.
+        The intervals; for a batch a list, one for each line (those that were begun, after Ctrl-C).
 
     Raises:
         TypeError: not a network.
@@ -66,7 +69,10 @@ def on_line(
     results = []
     for k, group in enumerate(groups):
         told = progress and partial(_told, progress, k, len(groups))
-        results += Lines(net, group, most, told).results()
+        task = Lines(net, group, most, told, keep_partial=keep_partial)
+        results += task.results()
+        if task.interrupted:
+            break
     return results if batch else results[0]
 
 
@@ -79,6 +85,7 @@ def in_plane(
     *,
     max_cells: int | None = None,
     progress: Progress | None = None,
+    keep_partial: bool = False,
 ) -> PlaneRegions:
     """The cells of a network on the plane slice origin + s u + t v, (s, t) in a box, exactly.
 
@@ -90,6 +97,8 @@ def in_plane(
         box: ((s_low, s_high), (t_low, t_high)).
         max_cells: stop before there are more cells than this; the result is marked as partial.
         progress: called with (hyperplanes done, hyperplanes in all) while it runs.
+        keep_partial: let Ctrl-C end the count with the layers that are done, marked as partial,
+            instead of KeyboardInterrupt (which is raised still where no layer is done).
 
     Raises:
         TypeError: not a network.
@@ -109,7 +118,8 @@ def in_plane(
     _independent(columns[0], columns[1])
     limits = _box(box, 2)
     frame = dyadic(np.stack(columns, axis=1))
-    return Plane(net, [frame], _most(max_cells), progress, limits).results()
+    most = _most(max_cells)
+    return Plane(net, [frame], most, progress, limits, keep_partial=keep_partial).results()
 
 
 def in_box(
@@ -118,6 +128,7 @@ def in_box(
     *,
     max_cells: int | None = None,
     progress: Progress | None = None,
+    keep_partial: bool = False,
 ) -> BoxRegions:
     """The cells of a network in a box of its input space, or in all of it, exactly.
 
@@ -126,6 +137,8 @@ def in_box(
         box: (low, high) for each input; None: the whole input space.
         max_cells: stop before there are more cells than this; the result is marked as partial.
         progress: called with (hyperplanes done, hyperplanes in all) while it runs.
+        keep_partial: let Ctrl-C end the count with the layers that are done, marked as partial,
+            instead of KeyboardInterrupt (which is raised still where no layer is done).
 
     Raises:
         TypeError: not a network.
@@ -151,13 +164,16 @@ def in_box(
     frame = dyadic(np.eye(dim, dim + 1))
     most = _most(max_cells)
     if box is not None and dim == 2:
-        return Plane(net, [frame], most, progress, _box(box, 2)).results()
+        limits = _box(box, 2)
+        return Plane(net, [frame], most, progress, limits, keep_partial=keep_partial).results()
     if box is None:
         centre = np.round(np.random.default_rng(8).normal(size=dim), 6)
         start = polytopes.whole_space(dim, centre)
     else:
         start = polytopes.box(*_box(box, dim).T)
-    found: BoxRegions = Polytopes(net, [frame], most, progress, start, dim).results()
+    found: BoxRegions = Polytopes(
+        net, [frame], most, progress, start, dim, keep_partial=keep_partial
+    ).results()
     return found
 
 

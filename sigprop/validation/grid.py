@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -25,6 +25,7 @@ def validate_many(
     *,
     workers: int | None = None,
     progress: Progress | None = None,
+    finished: Callable[[int, Validation], object] | None = None,
 ) -> list[Validation]:
     """Run :func:`validate` for every case, in parallel where that is faster; results in order.
 
@@ -36,6 +37,9 @@ def validate_many(
         workers: cases at a time; None: the number of cores for small nets on a CPU, else 1.
         progress: called after every net with (nets done, nets in all), over all cases; by one
             thread at a time.
+        finished: called with (number of the case, its result) as each comes, by one thread at a
+            time: what is there if an error or Ctrl-C ends the rest. Cases under way end then with
+            the net they are at.
 
     Example:
         >>> cases = [{"alpha": alpha, "depth": 4, "width": 32, "seeds": 1} for alpha in (0.1, 0.2)]
@@ -46,28 +50,50 @@ def validate_many(
     if workers is None:
         workers = (os.cpu_count() or 1) if all(map(_is_small, cases)) else 1
     workers = min(count("workers", workers), max(len(cases), 1))
-    each = None if progress is None else _counted(progress, cases)
+    lock, over = threading.Lock(), threading.Event()
+    each = _counted(progress, cases, over)
+
+    def run(number: int) -> Validation:
+        result = validate(**cases[number], progress=each)
+        if finished is not None:
+            with lock:
+                finished(number, result)
+        return result
+
     if workers == 1:
-        return [validate(**case, progress=each) for case in cases]
+        return [run(number) for number in range(len(cases))]
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(lambda case: validate(**case, progress=each), cases))
+            try:
+                return list(pool.map(run, range(len(cases))))
+            except BaseException:
+                over.set()  # the pool waits for what is under way
+                raise
     finally:
         torch.set_num_threads(threads)
 
 
-def _counted(progress: Progress, cases: Sequence[Mapping[str, Any]]) -> Progress:
-    """Counts the nets of all cases together."""
+class _Over(Exception):
+    """The other cases are ended; so is this one."""
+
+
+def _counted(
+    progress: Progress | None, cases: Sequence[Mapping[str, Any]], over: threading.Event
+) -> Progress:
+    """Counts the nets of all cases together; raises in a case that is to end."""
     total = sum(count("seeds", case.get("seeds", SEEDS)) for case in cases)
     lock, done = threading.Lock(), 0
 
     def one_more(_done: int, _total: int | None) -> None:
         nonlocal done
+        if over.is_set():
+            raise _Over
         with lock:
             done += 1
-            progress(done, total)
+            if progress is not None:
+                progress(done, total)
 
     return one_more
 

@@ -94,6 +94,89 @@ def test_a_run_that_goes_on_adds_and_a_torn_line_is_cut(tmp_path):
         assert [row["step"] for row in read(path)] == [0, 0, 2, 2, 2, 2]
 
 
+class Disk:
+    """A file that takes a few bytes at a time, until it is full; then a disk with room again."""
+
+    def __init__(self, file, room, at_once, error):
+        self.file, self.room, self.at_once, self.error = file, room, at_once, error
+
+    def write(self, content):
+        if not self.room:
+            raise self.error
+        taken = self.file.write(content[: min(self.at_once, self.room)])
+        self.room -= taken
+        return taken
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def lines_of(kind, path):
+    return [row["name"] for row in (read_jsonl if kind is JsonLines else read_csv)(path)]
+
+
+@pytest.fixture(params=[JsonLines, CsvLines])
+def kind(request):
+    return request.param
+
+
+def rows_of(*names):
+    return [{"step": 0, "name": name} for name in names]
+
+
+def test_short_writes_are_completed(kind, tmp_path):
+    path = tmp_path / "run"
+    sink = kind(path)
+    sink._file = Disk(sink._opened(), 10**6, 7, OSError())
+    sink(rows_of("a", "b"))
+    sink(rows_of("c"))
+    sink.close()
+    assert lines_of(kind, path) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("room", [0, 5, 40])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_report_that_does_not_fit_is_taken_back(kind, tmp_path, error, room, first):
+    path = tmp_path / "run"
+    sink = kind(path)
+    if not first:
+        sink(rows_of("a"))
+    sink._file = Disk(sink._opened(), room, 9, error)
+    before = path.read_bytes()
+    with pytest.raises(type(error)):
+        sink(rows_of("lost", "too"))
+    assert path.read_bytes() == before
+    sink(rows_of("b"))  # there is room again; the head of a table is there as well
+    sink.close()
+    assert lines_of(kind, path) == ([] if first else ["a"]) + ["b"]
+
+
+def test_what_another_process_adds_behind_a_torn_line_stays(kind, tmp_path):
+    path = tmp_path / "run"
+    sink = kind(path)
+    sink(rows_of("a"))
+
+    class Shared(Disk):
+        def write(self, content):
+            taken = super().write(content)
+            with path.open("ab") as other:
+                other.write(b"\n" + line)
+            return taken
+
+    line = path.read_bytes().splitlines(keepends=True)[-1]
+    sink._file = Shared(sink._opened(), 5, 5, OSError(28, "No space left on device"))
+    with pytest.raises(OSError):
+        sink(rows_of("lost"))
+    assert path.read_bytes().endswith(line) and path.read_bytes().count(line) == 2
+
+
+def test_a_full_device_says_so(kind, tmp_path):
+    (tmp_path / "run").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        kind(tmp_path / "run")(rows_of("a"))
+
+
 def test_a_table_of_other_columns_is_left_alone(tmp_path):
     path, text = tmp_path / "run.csv", "step,loss\n0,1.5\n"
     path.write_text(text)

@@ -1,4 +1,4 @@
-"""``python -m sigprop.cli``."""
+"""``python -m sigprop``."""
 
 import sys
 
