@@ -56,7 +56,7 @@ class CriticalPoint:
         return [{n: getattr(p, n) for n in names} for p in (self, *self.others)]
 
 
-def solve_critical(activation: Any, *, bias_std: float = 0.0) -> CriticalPoint:
+def solve_critical(activation: Any, *, bias_std: float = 0.0, **parameters: Any) -> CriticalPoint:
     """The critical gain at one bias, with its fixed point and its stability.
 
     Of several roots a stable one comes first, then the one of smallest q*. Without bias, an
@@ -66,6 +66,7 @@ def solve_critical(activation: Any, *, bias_std: float = 0.0) -> CriticalPoint:
     Args:
         activation: a name, a record, a torch module, or a vectorised callable.
         bias_std: σ_b ≥ 0.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         TypeError: ``bias_std`` not a real number; no activation.
@@ -79,7 +80,7 @@ def solve_critical(activation: Any, *, bias_std: float = 0.0) -> CriticalPoint:
         (1.67953, 1.0987, False)
     """
     bias_std = real_number("bias_std", bias_std, minimum=0)
-    kernel = kernel_of(activation)
+    kernel = kernel_of(activation, **parameters)
     points = _at_zero(kernel) if bias_std == 0 else []
     if not (points and points[0].reason.startswith("every q")):
         points += [_point(kernel, x, bias_std) for x in _roots(kernel, bias_std)]
@@ -91,7 +92,7 @@ def solve_critical(activation: Any, *, bias_std: float = 0.0) -> CriticalPoint:
     )
 
 
-def critical_gain(activation: Any, *, bias_std: float = 0.0) -> float:
+def critical_gain(activation: Any, *, bias_std: float = 0.0, **parameters: Any) -> float:
     """The critical gain as a number: χ = 1 at its own fixed point q*.
 
     Not the forward gain (which keeps q at one given q), nor the unit-variance gain. For the fixed
@@ -100,6 +101,7 @@ def critical_gain(activation: Any, *, bias_std: float = 0.0) -> float:
     Args:
         activation: a name, a record, a torch module, or a vectorised callable.
         bias_std: σ_b ≥ 0.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         NoSolution: there is none at this bias; ``bracket`` is the interval of q searched.
@@ -115,9 +117,10 @@ def critical_gain(activation: Any, *, bias_std: float = 0.0) -> float:
         >>> round(critical_gain("tanh", bias_std=0.05**0.5) ** 2, 7), critical_gain("tanh")
         (1.7609546, 1.0)
     """
-    point = solve_critical(activation, bias_std=bias_std)
+    kernel = kernel_of(activation, **parameters)
+    point = solve_critical(kernel.given, bias_std=bias_std)
     if math.isnan(point.gain):
-        name = kernel_of(activation).activation.name
+        name = kernel.given.name
         raise NoSolution(
             f"{name!r} has no critical gain at bias_std={bias_std:g}: {point.reason}.",
             point.bracket,
@@ -157,12 +160,13 @@ class EdgeOfChaos:
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def edge_of_chaos(activation: Any, *, bias_std: ArrayLike = 0.0) -> EdgeOfChaos:
+def edge_of_chaos(activation: Any, *, bias_std: ArrayLike = 0.0, **parameters: Any) -> EdgeOfChaos:
     """The critical gain along a range of biases, with fixed points and stability.
 
     Args:
         activation: a name, a record, a torch module, or a vectorised callable.
         bias_std: σ_b ≥ 0, of any shape.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         TypeError: ``bias_std`` not real numbers; no activation.
@@ -175,7 +179,8 @@ def edge_of_chaos(activation: Any, *, bias_std: ArrayLike = 0.0) -> EdgeOfChaos:
         array([1.      , 1.395584])
     """
     bias = real_array("bias_std", bias_std, minimum=0)
-    points = [solve_critical(activation, bias_std=float(b)) for b in bias.ravel()]
+    act = kernel_of(activation, **parameters).given
+    points = [solve_critical(act, bias_std=float(b)) for b in bias.ravel()]
 
     def column(name: str, dtype: Any) -> Any:
         return np.array([getattr(p, name) for p in points], dtype=dtype).reshape(bias.shape)[()]
@@ -190,7 +195,7 @@ def edge_of_chaos(activation: Any, *, bias_std: ArrayLike = 0.0) -> EdgeOfChaos:
     )
 
 
-def half_stable_points(activation: Any) -> list[CriticalPoint]:
+def half_stable_points(activation: Any, **parameters: Any) -> list[CriticalPoint]:
     """Points with χ = χ∥ = 1 at a q* > 0: where the stable edge of chaos meets the unstable one.
 
     They are the roots of dV/dq = D with a bias σ_b² = q·η ≥ 0. Activations made of two straight
@@ -198,6 +203,7 @@ def half_stable_points(activation: Any) -> list[CriticalPoint]:
 
     Args:
         activation: a name, a record, a torch module, or a vectorised callable.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         TypeError: no activation.
@@ -208,7 +214,7 @@ def half_stable_points(activation: Any) -> list[CriticalPoint]:
         >>> half_stable_points("tanh")
         []
     """
-    kernel = kernel_of(activation)
+    kernel = kernel_of(activation, **parameters)
     ratio, d = kernel.ratio, kernel.d
 
     def excess(x: Array) -> Array:

@@ -362,9 +362,9 @@ def _same(one: Activation, other: Activation) -> bool:
     return same_df and one.breakpoints == other.breakpoints
 
 
-def kernel_of(activation: Any) -> LogKernel:
+def kernel_of(activation: Any, **parameters: Any) -> LogKernel:
     """The kernel of anything that is an activation; those used last are kept with their tables."""
-    act = as_activation(activation)
+    act = as_activation(activation, **parameters)
     key = id(act.f) if act.kernels is None else id(act)
     kernel = _KERNELS.get(key)
     if kernel is None or not _same(kernel.given, act):

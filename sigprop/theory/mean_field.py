@@ -70,6 +70,7 @@ class MeanField:
         activation: a name, a record, a torch module or class, or a vectorised callable.
         gain: g > 0.
         bias_std: σ_b ≥ 0.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         TypeError: not real numbers; no activation.
@@ -84,11 +85,17 @@ class MeanField:
         (1.17848, 1.2098, 'chaotic')
     """
 
-    def __init__(self, activation: Any, gain: ArrayLike = 1.0, bias_std: ArrayLike = 0.0) -> None:
+    def __init__(
+        self,
+        activation: Any,
+        gain: ArrayLike = 1.0,
+        bias_std: ArrayLike = 0.0,
+        **parameters: Any,
+    ) -> None:
         self.gain = real_array("gain", gain, above=0)
         self.bias_std = real_array("bias_std", bias_std, minimum=0)
         check_shapes(gain=self.gain, bias_std=self.bias_std)
-        self.kernel = kernel_of(activation)
+        self.kernel = kernel_of(activation, **parameters)
         self.activation = self.kernel.activation
         self.shape = np.broadcast_shapes(self.gain.shape, self.bias_std.shape)
 

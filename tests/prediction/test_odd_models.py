@@ -493,7 +493,7 @@ def test_a_compiled_part_runs_as_it_is_written():
         (lambda: nn.Sequential(nn.LazyLinear(4)), drawn(4, 8), "'0.weight' is lazy.*Call the"),
         (lambda: nn.Linear(8, 4), drawn(0, 8), r"shape \(0, 8\) has no entries"),
         (lambda: nn.Linear(8, 4), drawn(2, 8) / 0, "NaN or infinite numbers.*finite ones"),
-        (lambda: nn.Linear(8, 4), drawn(2, 9), r"does not run on inputs of \(2, 9\)"),
+        (lambda: nn.Linear(8, 4), drawn(2, 9), r"does not run on input \(2, 9\)"),
     ],
     ids=["lazy", "empty", "infinite", "shape"],
 )
