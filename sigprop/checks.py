@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sigprop._lazy import did_you_mean
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Progress: TypeAlias = Callable[[int, int | None], object]
@@ -149,20 +151,6 @@ def one_of(
     meant = (also or {}).get(str(value).lower())
     hint = f" Did you mean {meant!r}?" if meant else did_you_mean(str(value), words)
     raise ValueError(f"unknown {name} {shown(value)}; allowed: {', '.join(words)}.{hint}")
-
-
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """The end of a message that names the nearest of some words; empty if none is near.
-
-    Example:
-        >>> did_you_mean("gstar", ["g_star", "gain"])
-        " Did you mean 'g_star'?"
-    """
-    import difflib  # only a mistake pays for it
-
-    lowered = {known.lower(): known for known in words}
-    close = difflib.get_close_matches(word.lower(), lowered, n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(repr(lowered[w]) for w in close)}?" if close else ""
 
 
 def _as_array(name: str, value: Any) -> NDArray[Any]:

@@ -5,6 +5,9 @@
 module or a callable, ``properties.py`` says what a record is like.
 """
 
+from typing import TYPE_CHECKING
+
+from sigprop._lazy import misspelled
 from sigprop.activations import leaky, pieces, smooth  # noqa: F401  (the rows)
 from sigprop.activations.convert import as_activation
 from sigprop.activations.leaky import leaky_relu, leaky_slopes
@@ -39,3 +42,6 @@ __all__ = [
     "row_name",
     "subgradient",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = misspelled(__name__, __all__)

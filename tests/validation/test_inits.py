@@ -38,9 +38,7 @@ def test_arguments_of_a_partial_are_used_and_biases_are_as_claimed():
 
 def test_validate_runs_them_whole_and_layer_by_layer():
     init = functools.partial(nn.init.kaiming_normal_, a=0.2)
-    pair = [
-        validate(0.2, 3, 16, seeds=2, init=init, layerwise=way, device="cpu") for way in (0, 1)
-    ]
+    pair = [validate(0.2, 3, 16, seeds=2, init=init, layerwise=way, device="cpu") for way in (0, 1)]
     assert pair[0].q.measured.tolist() == pytest.approx(pair[1].q.measured.tolist())
     named = validate(0.2, 3, 16, seeds=2, init="kaiming_normal", dtype="float32", device="cpu")
     assert named.dtype == "float32"
