@@ -4,6 +4,8 @@ A name that mypy did not know, or took for Any, would make an ignore of a misspe
 ``warn_unused_ignores`` reports that.
 """
 
+from typing import assert_type
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
