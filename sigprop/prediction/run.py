@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -121,7 +121,7 @@ class ModelRun:
         x: see :func:`~sigprop.predict`.
         choice: how it is predicted.
         planned: how parameters will be drawn, of what was read.
-        as_it_is: whether the parameters are to have finite values, and errors are to be explained.
+        as_it_is: whether the parameters are to have finite values.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ModelRun:
         example, drawn = example_of(model, x)
         _check_inputs(model, example, finite=as_it_is)
         self.model, self.example, self.places = model, example, Places()
-        with errors_named(model, example) if as_it_is else nullcontext():
+        with errors_named(model, example):
             recorder, ends = record_steps(model, example, measure=True, witness=self.places)
         self.reading = reading = build(model, recorder.steps, ends, list(recorder.cuts))
         tensors = [tensor for _, tensor in labelled(model, example)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sigprop.reading.calling import as_found, attributes_kept, call, cloned, flatten, labelled
 
@@ -17,8 +18,8 @@ HINTS = {
     "larger batch, or put the model into model.eval().",
     r"dtype|scalar type|Input type": "Cast the input or the model, so that their types agree: "
     "x.to(next(model.parameters()).dtype).",
-    r"meta": "Give the model memory and values: model.to_empty(device='cpu'), then "
-    "sigprop.initialize(model, x); sigprop.predict needs no values.",
+    r"meta": "What is on the meta device has no values: give an input that has some; give a model "
+    "some by model.to_empty(device='cpu') and sigprop.initialize(model, x).",
     r"device": "Move the input to the device of the model, x.to(device).",
     r"index out of range|out of bounds": "Whole numbers must be below the size of the table that "
     "they look up.",
@@ -72,11 +73,15 @@ def errors_named(model: nn.Module, example: Any) -> Iterator[None]:
 
 
 def _raised(model: nn.Module, example: Any) -> Exception | None:
-    """What the model raises when it is called by itself; None: nothing."""
+    """What the model raises when it is called by itself; None: nothing. Nothing is changed."""
     modules = list(model.modules())
+    values = [(p, p.detach().clone()) for p in model.parameters() if not is_lazy(p)]
     with torch.no_grad(), as_found(modules, flatten(example)), attributes_kept(modules):
         try:
             call(model, cloned(example))
         except Exception as error:
             return error
+        finally:
+            for parameter, value in values:
+                parameter.data.copy_(value)
     return None

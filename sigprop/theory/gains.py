@@ -69,7 +69,7 @@ def gain(
     if isinstance(alpha, str):
         raise TypeError(
             f"the second argument of gain is alpha, a number; got {alpha!r}. The kind goes by "
-            f"name: gain(..., kind={alpha!r})."
+            f"name: gain(..., kind={BACKWARD.get(alpha, alpha)!r})."
         )
     kind = one_of("kind", kind, KINDS, also=BACKWARD)
     q, bias_std = real_number("q", q, above=0), real_number("bias_std", bias_std, minimum=0)
