@@ -22,7 +22,8 @@ from sigprop.theory.roots import Array, bracketed_roots
 if TYPE_CHECKING:
     from sigprop.records import Row
 
-FLAT = 1e-12  # |η| below this is zero
+FLAT = 1e-12  # |η| below this is zero, with an exact φ′
+_JUMPS = "the activation jumps, which parts two inputs however close: chi = inf at any gain"
 HALF_STABLE = 1e-7  # |χ∥ − 1| below this is one
 
 
@@ -81,6 +82,8 @@ def solve_critical(activation: Any, *, bias_std: float = 0.0, **parameters: Any)
     """
     bias_std = real_number("bias_std", bias_std, minimum=0)
     kernel = kernel_of(activation, **parameters)
+    if kernel.parts:
+        return CriticalPoint(math.nan, bias_std, math.nan, math.nan, False, _JUMPS)
     points = _at_zero(kernel) if bias_std == 0 else []
     if not (points and points[0].reason.startswith("every q")):
         points += [_point(kernel, x, bias_std) for x in _roots(kernel, bias_std)]
@@ -215,6 +218,8 @@ def half_stable_points(activation: Any, **parameters: Any) -> list[CriticalPoint
         []
     """
     kernel = kernel_of(activation, **parameters)
+    if kernel.parts:
+        return []
     ratio, d = kernel.ratio, kernel.d
 
     def excess(x: Array) -> Array:
@@ -232,6 +237,11 @@ def half_stable_points(activation: Any, **parameters: Any) -> list[CriticalPoint
     return [_point(kernel, r, math.sqrt(b)) for r, b in zip(roots, bias, strict=True) if b > 0]
 
 
+def _flat(kernel: LogKernel) -> float:
+    """Below this |η| is zero: V/(qD) is known as well as φ′."""
+    return max(FLAT, 10 * kernel.activation.df_error)
+
+
 def _eta(kernel: LogKernel, x: Array) -> Array:
     return np.asarray(-np.expm1(kernel.ratio(x) - kernel.d(x)))
 
@@ -240,10 +250,10 @@ def _roots(kernel: LogKernel, bias_std: float) -> Array:
     """Log q of every root of q·η(q) = σ_b²."""
     with np.errstate(invalid="ignore", over="ignore"):
         eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
-        eta = np.where(np.abs(eta) < FLAT, 0.0, eta)
+        eta = np.where(np.abs(eta) < _flat(kernel), 0.0, eta)
         values = eta - bias_std**2 * np.exp(-KNOTS)
     # Zero but for rounding: a stretch at the ends, where V/(qD) → 1, or a knot that is a root.
-    told = np.flatnonzero(np.isfinite(values) & (np.abs(values) >= FLAT))
+    told = np.flatnonzero(np.isfinite(values) & (np.abs(values) >= _flat(kernel)))
     low, high = told[:-1], told[1:]
     turns = (values[low] * values[high] < 0) & (high - low <= 2)
     if not turns.any():
@@ -274,10 +284,10 @@ def _at_zero(kernel: LogKernel) -> list[CriticalPoint]:
     """Without bias: q* = 0 where φ is straight near 0, or every q."""
     eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
     d = float(kernel.moments.derivative_square(np.zeros(())))
-    if (np.abs(eta) < FLAT).all():
+    if (np.abs(eta) < _flat(kernel)).all():
         reason = "every q is a fixed point: chi = chi_parallel = 1 at any q"
         return [CriticalPoint(1 / math.sqrt(d), 0.0, math.nan, 1.0, True, reason)]
-    if kernel.ratio.powers[0] != 0 or abs(eta[0]) > FLAT or not 0 < d < math.inf:
+    if kernel.ratio.powers[0] != 0 or abs(eta[0]) > _flat(kernel) or not 0 < d < math.inf:
         return []
     lift = kernel.ratio.knots - math.log(d)
     leaves = np.flatnonzero(np.abs(lift) > 1e-9)
@@ -292,6 +302,6 @@ def _at_zero(kernel: LogKernel) -> list[CriticalPoint]:
 
 def _why_none(kernel: LogKernel) -> str:
     eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
-    if (np.abs(eta) < FLAT).all():
+    if (np.abs(eta) < _flat(kernel)).all():
         return "at chi = 1 every layer adds sigma_b^2 to q, which grows without bound"
     return "no q in [e^-70, e^70] has q = V/D + sigma_b^2, which chi = 1 asks for"
