@@ -63,7 +63,7 @@ def compute(params: Params) -> list[Row]:
             {
                 "name": name,
                 "forward": forward,
-                "unit_variance": gain(name, "unit_variance"),
+                "unit_variance": gain(name, kind="unit_variance"),
                 "critical": None if math.isnan(point.gain) else point.gain,
                 "q_star": None if math.isnan(point.q_star) else point.q_star,
                 "stable": point.stable,

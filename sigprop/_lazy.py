@@ -1,31 +1,81 @@
-"""Names that are imported when they are first used (PEP 562)."""
+"""Public names: imported when they are first used (PEP 562), and "did you mean" for others."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+import ast
+import importlib.util
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 
 def lazy_names(
-    package: str, homes: Mapping[str, str], rooms: Sequence[str] = ()
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The ``__getattr__`` and ``__dir__`` of a package whose names live in other modules.
+    package: str, file: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """The ``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names live elsewhere.
+
+    The one list of them is the stub beside ``file``, ``__init__.pyi``, which type checkers and
+    editors read too: lines ``from home import name as name``.
 
     Args:
         package: qualified name of the package.
-        homes: public name → the module that defines it.
-        rooms: submodules that resolve by themselves.
+        file: its ``__file__``.
     """
-    names = sorted({*homes, *rooms})
+    homes = _homes(Path(file).with_suffix(".pyi"))
+    names = sorted(homes)
+    refuse = misspelled(package, names)
 
     def get(name: str) -> Any:
-        if name in homes:
-            return getattr(importlib.import_module(homes[name]), name)
-        if name in rooms:
+        if name not in homes:
+            refuse(name)
+        if homes[name] == package:
             return importlib.import_module(f"{package}.{name}")
-        raise AttributeError(
-            f"module {package!r} has no attribute {name!r}; it has {', '.join(names)}"
-        )
+        return getattr(importlib.import_module(homes[name]), name)
 
-    return get, lambda: names
+    return get, lambda: names, names
+
+
+def misspelled(package: str, names: Iterable[str]) -> Callable[[str], Any]:
+    """A ``__getattr__`` that names the nearest public names of a package.
+
+    Args:
+        package: qualified name of the package.
+        names: its public names.
+    """
+
+    def refuse(name: str) -> Any:
+        hint = ""
+        if not name.startswith("_"):  # Python's own questions need no answer
+            hint = did_you_mean(name, names) or f" It has {', '.join(names)}."
+            if importlib.util.find_spec(f"{package}.{name}") is not None:
+                hint = f" It is a module: import {package}.{name}."
+        raise AttributeError(f"module {package!r} has no attribute {name!r}.{hint}")
+
+    return refuse
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """The end of a message that names the nearest of some words; empty if none is near.
+
+    Example:
+        >>> did_you_mean("gstar", ["g_star", "gain"])
+        " Did you mean 'g_star'?"
+    """
+    import difflib  # only a mistake pays for it
+
+    lowered: dict[str, list[str]] = {}
+    for known in words:
+        lowered.setdefault(known.lower(), []).append(known)
+    close = difflib.get_close_matches(word.lower(), lowered, n=3, cutoff=0.5)
+    near = [repr(known) for each in close for known in lowered[each]]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _homes(stub: Path) -> dict[str, str]:
+    """Name → module of every import of a stub."""
+    return {
+        alias.name: node.module or ""
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }

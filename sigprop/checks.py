@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from sigprop._lazy import did_you_mean
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -44,7 +46,7 @@ def real_array(
     """
     array = _as_array(name, value)
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be real numbers; got {_shown(value)} ({array.dtype}).")
+        raise TypeError(f"{name} must be real numbers; got {shown(value)} ({array.dtype}).")
     if array.size == 0:
         raise ValueError(f"{name} is empty; give at least one number.")
     numbers = array.astype(np.float64)
@@ -98,7 +100,7 @@ def count(name: str, value: Any, *, minimum: int = 1) -> int:
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer >= {minimum}; got {_shown(value)}.") from None
+        raise TypeError(f"{name} must be an integer >= {minimum}; got {shown(value)}.") from None
     if number < minimum:
         raise ValueError(f"{name} must be >= {minimum}; got {number}.")
     return number
@@ -125,8 +127,16 @@ def counts(name: str, value: ArrayLike) -> IntArray:
     return numbers.astype(np.int64)
 
 
-def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
+def one_of(
+    name: str, value: Any, allowed: Iterable[str], *, also: Mapping[str, str] | None = None
+) -> str:
     """Return ``value`` if it is one of the allowed words, else name the nearest ones.
+
+    Args:
+        name: the argument's name, for the message.
+        value: a word.
+        allowed: the words.
+        also: words of others → the allowed word that they mean, to be suggested.
 
     Raises:
         ValueError: not one of them.
@@ -138,13 +148,9 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
     words = list(allowed)
     if isinstance(value, str) and value in words:
         return value
-    import difflib  # only a mistake pays for it
-
-    lowered = {word.lower(): word for word in words}
-    close = difflib.get_close_matches(str(value).lower(), lowered, n=3, cutoff=0.5)
-    near = [lowered[word] for word in close]
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    raise ValueError(f"unknown {name} {_shown(value)}; allowed: {', '.join(words)}.{hint}")
+    meant = (also or {}).get(str(value).lower())
+    hint = f" Did you mean {meant!r}?" if meant else did_you_mean(str(value), words)
+    raise ValueError(f"unknown {name} {shown(value)}; allowed: {', '.join(words)}.{hint}")
 
 
 def _as_array(name: str, value: Any) -> NDArray[Any]:
@@ -155,7 +161,7 @@ def _as_array(name: str, value: Any) -> NDArray[Any]:
         return np.asarray(value)
     except ValueError:
         raise ValueError(
-            f"{name} must be numbers in rows of equal length; got {_shown(value)}."
+            f"{name} must be numbers in rows of equal length; got {shown(value)}."
         ) from None
 
 
@@ -165,6 +171,12 @@ def _digits(number: float) -> str:
     return short if float(short) == number else repr(float(number))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in a message, in at most 60 characters.
+
+    Example:
+        >>> shown([1, 2])
+        '[1, 2]'
+    """
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

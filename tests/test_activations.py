@@ -196,11 +196,45 @@ def test_slopes_given_and_fixed():
 
 @pytest.mark.parametrize(
     ("given", "near"),
-    [("prelus", "prelu"), ("LeakyReLU", "leaky_relu"), ("RELU", "relu"), ("gleu", "gelu")],
+    [("prelus", "prelu"), ("LeakyRelus", "leaky_relu"), ("gleu", "gelu")],
 )
 def test_an_unknown_activation_names_the_nearest(given, near):
     with pytest.raises(ValueError, match=rf"unknown activation '{given}'; .* mean .*'{near}'"):
         activation(given)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "name"),
+    [
+        ("LeakyReLU", "leaky_relu"),
+        ("RELU", "relu"),
+        ("ReLU6", "relu6"),
+        ("nn.SiLU", "silu"),
+        ("torch.nn.Hardswish", "hardswish"),
+        ("leaky-relu", "leaky_relu"),
+        ("linear", "identity"),
+    ],
+)
+def test_names_as_torch_spells_them(spelled, name):
+    assert activation(spelled) is activation(name)
+
+
+def test_every_class_of_torch_in_the_table_is_read_by_its_name():
+    for name in ACTIVATIONS:
+        home, _, spelled = activation(name).torch_path.rpartition(".")
+        if home == "torch.nn" and name not in ("rrelu_eval", "gelu_tanh"):
+            assert activation(spelled) is activation(name), spelled
+
+
+def test_a_slope_by_torchs_name():
+    assert activation("leaky_relu", negative_slope=0.2).parameters["alpha"] == 0.2
+    assert activation("relu", negative_slope=0) is activation("relu")
+    with pytest.raises(TypeError, match="negative_slope and alpha are one parameter"):
+        activation("prelu", alpha=0.1, negative_slope=0.1)
+    with pytest.raises(ValueError, match=r"'relu' has slope 0; got negative_slope=0.1. Use"):
+        activation("relu", negative_slope=0.1)
+    with pytest.raises(TypeError, match="'gelu' has no parameter 'negative_slope'"):
+        activation("gelu", negative_slope=0.1)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@
 """
 
 import ast
+import importlib
 import subprocess
 import sys
 from functools import cache
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import sigprop
+from sigprop._lazy import misspelled
 
 PACKAGE = Path(sigprop.__file__).parent
 
@@ -97,12 +99,19 @@ def _parents(names: set[str]) -> set[str]:
 
 @cache
 def type_checking_names(path: Path) -> dict[str, str]:
-    """Names imported under TYPE_CHECKING, each with the module it is taken from."""
-    return {
-        alias.asname or alias.name: node.module or ""
+    """Names imported under TYPE_CHECKING or in the stub, each with the module it is taken from."""
+    stub = path.with_suffix(".pyi")
+    blocks = [
+        block.body
         for block in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in block.body
+    ]
+    if stub.exists():
+        blocks.append(ast.parse(stub.read_text(encoding="utf-8")).body)
+    return {
+        alias.asname or alias.name: node.module or ""
+        for block in blocks
+        for node in block
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
@@ -544,16 +553,51 @@ def test_star_import_and_unknown_names():
     names: dict[str, object] = {}
     exec("from sigprop import *", names)
     assert set(names) >= PUBLIC
-    with pytest.raises(
-        AttributeError, match=r"module 'sigprop' has no attribute 'gstar'; it has .*g_star"
-    ):
-        _ = sigprop.gstar
     assert not hasattr(sigprop, "no_such_name")
 
 
-def test_editors_and_type_checkers_see_every_lazy_name_at_home():
-    expected = dict(sigprop._HOME) | dict.fromkeys(sigprop._ROOMS, "sigprop")
-    assert type_checking_names(PACKAGE / "__init__.py") == expected
+@pytest.mark.parametrize(
+    ("home", "wrong", "near"),
+    [
+        ("sigprop", "gstar", "g_star"),
+        ("sigprop", "Measure", "measure"),
+        ("sigprop.theory", "critical_gains", "critical_gain"),
+        ("sigprop.regions", "in_boxes", "in_box"),
+        ("sigprop.plots", "phase_diagramm", "phase_diagram"),
+        ("sigprop.nn", "DeepMPL", "DeepMLP"),
+        ("sigprop.kinks", "alongs", "along"),
+        ("sigprop.init", "initialise", "initialize"),
+        ("sigprop.monitoring", "Monitors", "Monitor"),
+        ("sigprop.measurement", "mesure", "measure"),
+    ],
+)
+def test_a_misspelled_name_is_answered(home, wrong, near):
+    module = importlib.import_module(home)
+    with pytest.raises(AttributeError, match=rf"no attribute '{wrong}'. Did you mean .*'{near}'"):
+        getattr(module, wrong)
+
+
+def test_a_name_that_is_near_nothing_is_answered_with_all_and_a_module_as_one():
+    with pytest.raises(AttributeError, match=r"no attribute 'xyzzy'. It has DeepMLP, MeanField"):
+        _ = sigprop.xyzzy
+    with pytest.raises(AttributeError, match=r"'references'. It is a module: import sigprop.ref"):
+        misspelled("sigprop", [])("references")
+
+
+LAZY = ("sigprop", "sigprop.theory", "sigprop.piecewise")
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_the_stub_is_the_one_list_and_every_name_is_at_home_there(package):
+    module = importlib.import_module(package)
+    homes = type_checking_names(Path(module.__file__))
+    assert sorted(homes) == module.__all__ == dir(module)
+    stub = ast.parse(Path(module.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    for node in stub.body:
+        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+            assert alias.asname == alias.name  # else type checkers take it for private
+            owner = importlib.import_module(node.module)
+            assert getattr(module, alias.name) is getattr(owner, alias.name)
 
 
 ROOMS = [
@@ -571,4 +615,4 @@ def test_a_room_says_what_it_offers(room):
     taken = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     froms = [node for node in taken.body if isinstance(node, ast.ImportFrom)]
     names = {alias.asname or alias.name for node in froms for alias in node.names}
-    assert names <= {*module.__all__, "annotations", "TYPE_CHECKING", "lazy_names"}
+    assert names <= {*module.__all__, "annotations", "TYPE_CHECKING", "lazy_names", "misspelled"}

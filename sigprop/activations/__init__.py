@@ -5,9 +5,12 @@
 module or a callable, ``properties.py`` says what a record is like.
 """
 
+from typing import TYPE_CHECKING
+
+from sigprop._lazy import misspelled
 from sigprop.activations import leaky, pieces, smooth  # noqa: F401  (the rows)
 from sigprop.activations.convert import as_activation
-from sigprop.activations.leaky import LEAKY_FAMILY, leaky_relu, leaky_slopes
+from sigprop.activations.leaky import leaky_relu, leaky_slopes
 from sigprop.activations.properties import (
     inverse,
     invertible,
@@ -18,7 +21,7 @@ from sigprop.activations.properties import (
     subgradient,
 )
 from sigprop.activations.record import Activation, Function, Parameter
-from sigprop.activations.table import ACTIVATIONS, activation
+from sigprop.activations.table import ACTIVATIONS, LEAKY_FAMILY, activation, row_name
 
 __all__ = [
     "ACTIVATIONS",
@@ -36,5 +39,9 @@ __all__ = [
     "monotone",
     "positively_homogeneous",
     "residual_form",
+    "row_name",
     "subgradient",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = misspelled(__name__, __all__)

@@ -13,18 +13,20 @@ from numpy.typing import ArrayLike
 from sigprop.activations.differentiate import numeric_derivative
 from sigprop.activations.record import Activation, Function
 from sigprop.activations.table import ACTIVATIONS, activation
-from sigprop.checks import FloatArray, real_array
+from sigprop.checks import FloatArray, real_array, shown
 
 PROBES = np.concatenate([np.linspace(-40.0, 40.0, 321), np.linspace(-1.013, 1.019, 64)])
 _SPELLED = {"alpha": ("negative_slope", "weight")}  # parameter → torch's names for it
 
 
 def as_activation(
-    thing: Any, *, breakpoints: ArrayLike | None = None, name: str | None = None
+    thing: Any, *, breakpoints: ArrayLike | None = None, name: str | None = None, **parameters: Any
 ) -> Activation:
-    """The record of anything that is an activation.
+    """The record of anything that is an activation: how every function here reads one.
 
-    - A name, a record, a torch module or a module class of the table: the row with its parameters
+    - A name, as in ``ACTIVATIONS`` or as torch spells it (``"LeakyReLU"``), with parameters:
+      ``as_activation("leaky_relu", alpha=0.2)``; ``negative_slope`` is read as ``alpha``.
+    - A record, a torch module or a module class of the table: the row with its parameters
       (``nn.Softplus`` is read without torch's cut-off at 20, which costs 2e-9; ``nn.RReLU`` and
       ``RandomLeakyReLU`` according to their mode, training or evaluation).
     - A module with a method ``slopes()``, whatever its class: ``prelu`` with these slopes.
@@ -37,10 +39,11 @@ def as_activation(
         thing: what the user has.
         breakpoints: of a callable: where it or its slope jumps; None: searched for.
         name: of a callable: what to call it.
+        parameters: of a name: its numbers.
 
     Raises:
         TypeError: not an activation; a callable that is not elementwise, not deterministic or does
-            not return float64.
+            not return float64; parameters of anything but a name.
         ValueError: an unknown name, NaN or infinite values, a wrong shape.
 
     Example:
@@ -53,8 +56,14 @@ def as_activation(
         isinstance(thing, torch.nn.Module)
         or (isinstance(thing, type) and issubclass(thing, torch.nn.Module))
     )
+    if parameters and not isinstance(thing, str):
+        key, value = next(iter(parameters.items()))
+        raise TypeError(
+            f"{key} goes with the name of an activation, as in activation='leaky_relu', "
+            f"{key}={shown(value)}; {shown(thing)} has its own."
+        )
     if isinstance(thing, str | Activation) or module:
-        known = _of_table(thing, torch)
+        known = _of_table(thing, torch, parameters)
         if known is not None:
             if breakpoints is not None or name is not None:
                 raise TypeError(
@@ -79,12 +88,12 @@ def as_activation(
     return Activation(label, f, df, breakpoints=points, jumps=jumps, df_error=error)
 
 
-def _of_table(thing: Any, torch: Any) -> Activation | None:
+def _of_table(thing: Any, torch: Any, parameters: dict[str, Any]) -> Activation | None:
     """The record of a name, a record or a module that the table knows."""
     if isinstance(thing, Activation):
         return thing
     if isinstance(thing, str):
-        return activation(thing)
+        return activation(thing, **parameters)
     module = _instance(thing) if isinstance(thing, type) else thing
     if callable(getattr(type(module), "slopes", None)):
         return activation("prelu", alpha=_numbers(module.slopes()))
@@ -152,7 +161,7 @@ def _runnable(thing: Any, label: str, torch: Any, module: bool) -> tuple[Functio
 
     def f(x: FloatArray) -> FloatArray:
         with torch.no_grad():
-            return _checked(thing(tensor(x)), label, torch)
+            return _checked(_run(thing, tensor(x), label), label, torch)
 
     def df(x: FloatArray) -> FloatArray:
         with torch.enable_grad():
@@ -166,6 +175,17 @@ def _runnable(thing: Any, label: str, torch: Any, module: bool) -> tuple[Functio
     return f, df
 
 
+def _run(thing: Any, x: Any, label: str) -> Any:
+    """What a torch callable makes of a vector; a module that takes no vector is no activation."""
+    try:
+        return thing(x)
+    except Exception as error:
+        raise TypeError(
+            f"{label!r} is no activation: on a tensor of shape {tuple(x.shape)} it fails with "
+            f"{type(error).__name__}: {error}. An activation acts on every entry by itself."
+        ) from error
+
+
 def _takes_tensors(thing: Callable[..., Any], torch: Any) -> bool:
     try:
         return isinstance(thing(torch.tensor(PROBES)), torch.Tensor)
@@ -174,9 +194,10 @@ def _takes_tensors(thing: Callable[..., Any], torch: Any) -> bool:
 
 
 def _checked(value: Any, label: str, torch: Any) -> FloatArray:
-    if not isinstance(value, torch.Tensor) or value.dtype != torch.float64:
-        kind = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"activation {label!r} must return float64 for float64; got {kind}.")
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"activation {label!r} must return a tensor; got {type(value).__name__}.")
+    if value.dtype != torch.float64:
+        raise TypeError(f"activation {label!r} must return float64 for float64; got {value.dtype}.")
     return np.asarray(value.detach().numpy())
 
 

@@ -70,12 +70,16 @@ def _differences(f: Function, breakpoints: tuple[float, ...], step: float) -> Fu
 
     def df(x: FloatArray) -> FloatArray:
         x = np.asarray(x, dtype=np.float64)
-        h = np.minimum(step * np.sqrt(np.maximum(1.0, np.abs(x))), room)
-        h = (x + h) - x  # a step that the numbers can hold
+        size = np.abs(x)  # far out differences of nearby values would be rounding
+        h = step * np.maximum(np.sqrt(np.maximum(1.0, size)), np.minimum(size, (size / 1e3) ** 2))
         side = np.zeros_like(x)
+        nearest = np.full_like(x, np.inf)
         if points.size:
             away = x[..., None] - points
             nearest = np.take_along_axis(away, np.abs(away).argmin(-1)[..., None], -1)[..., 0]
+        h = np.minimum(h, np.maximum(room, np.abs(nearest) / 8))
+        h = (x + h) - x  # a step that the numbers can hold
+        if points.size:
             side = np.where(np.abs(nearest) <= 3 * h, np.where(nearest > 0, 1.0, -1.0), 0.0)
             x = np.where(nearest == 0, np.nextafter(x, -np.inf), x)
         central = x[..., None] + h[..., None] * np.arange(-3, 4)
@@ -83,6 +87,7 @@ def _differences(f: Function, breakpoints: tuple[float, ...], step: float) -> Fu
         onesided = side[..., None] != 0
         values = f(np.where(onesided, forward, central))
         sums = np.where(onesided, values * _FORWARD, values * _CENTRAL).sum(-1)
+        sums = np.where(np.ptp(values, axis=-1) == 0, 0.0, sums)  # flat: no rounding as a slope
         return np.asarray(sums / np.where(side == 0, h, side * h))
 
     return df

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from sigprop import closed_form
 from sigprop.activations.record import Activation, Parameter
-from sigprop.activations.table import activation, row
+from sigprop.activations.table import LEAKY_FAMILY, activation, row
 from sigprop.checks import FloatArray, one_of, real_array, real_number
 
 
@@ -36,14 +34,8 @@ def _leaky(x: FloatArray, alpha: FloatArray | float) -> FloatArray:
     return np.where(x > 0, x, alpha * below)
 
 
-LEAKY_FAMILY: Mapping[str, float | None] = MappingProxyType(
-    {"identity": 1.0, "relu": 0.0, "leaky_relu": None, "prelu": None}
-)
-"""The members of the family x₊ − α(−x)₊ by name, with the slope of those that have only one."""
-
-
-def leaky_slopes(name: str, alpha: ArrayLike | None = None) -> FloatArray:
-    """The negative slope(s) of a member of the leaky family: ``alpha``, or its default.
+def leaky_slopes(act: str | Activation, alpha: ArrayLike | None = None) -> FloatArray:
+    """The negative slope(s) of a member of the leaky family: its own, or ``alpha`` with a name.
 
     Raises:
         ValueError: not in the family, or a slope that this member does not have.
@@ -52,16 +44,10 @@ def leaky_slopes(name: str, alpha: ArrayLike | None = None) -> FloatArray:
         >>> float(leaky_slopes("prelu")), float(leaky_slopes("relu", 0))
         (0.25, 0.0)
     """
-    fixed = LEAKY_FAMILY[one_of("activation", name, LEAKY_FAMILY)]
-    if alpha is None:
-        return real_array("alpha", activation(name).parameters["alpha"] if fixed is None else fixed)
-    slopes = real_array("alpha", alpha)
-    if fixed is not None and not np.all(slopes == fixed):
-        raise ValueError(
-            f"activation {name!r} has slope {fixed:g}; got alpha={alpha!r}. "
-            "Use 'leaky_relu' or 'prelu' for another slope."
-        )
-    return slopes
+    if isinstance(act, str):
+        act = activation(act, **({} if alpha is None else {"alpha": alpha}))
+    fixed = LEAKY_FAMILY[one_of("activation", act.row, LEAKY_FAMILY)]
+    return real_array("alpha", act.parameters["alpha"] if fixed is None else fixed)
 
 
 def _two_pieces(name: str, alpha: float, **rest: Any) -> Activation:
@@ -98,6 +84,11 @@ def relu() -> Activation:
 @row
 def _leaky_relu(alpha: float = 0.01) -> Activation:
     """The slope is 1 above 0, α below; φ′(0) = α."""
+    if np.ndim(alpha):
+        raise ValueError(
+            f"activation 'leaky_relu' has one slope; got alpha of shape {np.shape(alpha)}. Use "
+            "'prelu' for one slope per channel."
+        )
     alpha = real_number("alpha", alpha)
     return _two_pieces(
         "leaky_relu",

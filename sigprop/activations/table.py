@@ -15,6 +15,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from sigprop.activations.record import Activation, Parameter
 from sigprop.checks import one_of, real_array
 
@@ -25,6 +27,13 @@ ACTIVATIONS: Mapping[str, Builder] = MappingProxyType(_ROWS)
 """Every row: name → builder. ``activation(name)`` is the record with the default parameters."""
 
 _HUGE = 1e150
+_ALSO = {"linear": "identity"}  # what torch.nn.init.calculate_gain calls it
+_TORCH_PARAMETERS = {"negative_slope": "alpha"}
+
+LEAKY_FAMILY: Mapping[str, float | None] = MappingProxyType(
+    {"identity": 1.0, "relu": 0.0, "leaky_relu": None, "prelu": None}
+)
+"""The members of the family x₊ − α(−x)₊ by name, with the slope of those that have only one."""
 
 
 def row(builder: Builder) -> Builder:
@@ -33,11 +42,40 @@ def row(builder: Builder) -> Builder:
     return builder
 
 
+def row_name(name: str) -> str:
+    """The row that a name means, however it is spelled: capitals, underscores, torch's class name.
+
+    Raises:
+        ValueError: unknown; the message names the nearest.
+        TypeError: not text.
+
+    Example:
+        >>> row_name("LeakyReLU"), row_name("nn.SiLU"), row_name("linear")
+        ('leaky_relu', 'silu', 'identity')
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of an activation must be text; got {type(name).__name__}.")
+    if name in _ROWS:
+        return name
+    bare = _bare(name.rpartition(".")[2])
+    known = {_bare(row): row for row in _ROWS} | _ALSO
+    return known.get(bare) or one_of("activation", name, _ROWS)
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
 def activation(name: str, **parameters: Any) -> Activation:
     """The record of an activation by name and parameters.
 
+    Args:
+        name: as in :data:`ACTIVATIONS`; torch's spellings (``"LeakyReLU"``) are read too.
+        parameters: those of that row; ``negative_slope`` is torch's name of ``alpha``.
+
     Raises:
-        ValueError: unknown name (the message names the nearest) or parameter out of range.
+        ValueError: unknown name (the message names the nearest) or parameter out of range; a slope
+            that this member of the leaky family does not have.
         TypeError: unknown parameter, or not a number.
 
     Example:
@@ -45,14 +83,29 @@ def activation(name: str, **parameters: Any) -> Activation:
         array([-0.2,  2. ])
         >>> dict(activation("prelu").parameters)
         {'alpha': 0.25}
+        >>> activation("LeakyReLU", negative_slope=0.2) is activation("leaky_relu", alpha=0.2)
+        True
     """
-    builder = _ROWS[one_of("activation", name, _ROWS)]
-    allowed = inspect.signature(builder).parameters
-    for given in parameters:
-        if given not in allowed:
+    name = row_name(name)
+    allowed = inspect.signature(_ROWS[name]).parameters
+    given = {}
+    for key, value in parameters.items():
+        own = key if key in allowed else _TORCH_PARAMETERS.get(key, key)
+        if own != key and own in parameters:
+            raise TypeError(f"{key} and {own} are one parameter of {name!r}; give one of them.")
+        fixed = LEAKY_FAMILY.get(name) if own == "alpha" else None
+        if fixed is not None:
+            if not np.all(real_array(key, value) == fixed):
+                raise ValueError(
+                    f"activation {name!r} has slope {fixed:g}; got {key}={value!r}. "
+                    "Use 'leaky_relu' or 'prelu' for another slope."
+                )
+        elif own in allowed:
+            given[own] = _plain(key, value)
+        else:
             takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-            raise TypeError(f"activation {name!r} has no parameter {given!r}; {takes}.")
-    return _made(name, tuple((key, _plain(key, value)) for key, value in parameters.items()))
+            raise TypeError(f"activation {name!r} has no parameter {key!r}; {takes}.")
+    return _made(name, tuple(given.items()))
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from sigprop.checking.evidence import Evidence, evidence
-from sigprop.checking.example import check_example, errors_named, hidden
+from sigprop.checking.example import check_example, hidden
 from sigprop.checking.limits import Limits
 from sigprop.checking.result import CheckReport, LayerCheck
 from sigprop.checking.rules import find, worst_first
@@ -17,6 +17,7 @@ from sigprop.checks import real_number
 from sigprop.prediction.inputs import example_of
 from sigprop.prediction.planned import Plan
 from sigprop.reading.calling import check_model, kind_of, unwrapped
+from sigprop.reading.failures import errors_named
 
 
 def check(

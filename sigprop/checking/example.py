@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,29 +9,7 @@ from torch import Tensor, nn
 
 from sigprop.checking.findings import Finding
 from sigprop.prediction.run import refuse_lazy
-from sigprop.reading.calling import (
-    as_found,
-    attributes_kept,
-    call,
-    cloned,
-    flatten,
-    is_mask,
-    labelled,
-)
-
-HINTS = {
-    r"more than 1 value per channel": "Batch norm in training needs at least 2 samples: give a "
-    "larger batch, or check model.eval().",
-    r"dtype|scalar type|Input type": "Cast the input or the model, so that their types agree.",
-    r"device": "Move the input to the device of the model, x.to(device).",
-    r"index out of range|out of bounds": "Whole numbers must be below the size of the table that "
-    "they look up.",
-    r"positional argument|keyword argument": "Give as many arguments as forward takes: a tuple by "
-    "position, a dict by name.",
-    r"shape|size|dimension|channels|\dD": "Give x in the shape that the model "
-    "takes, samples first.",
-}
-"""What a model says of an input that it does not take, and what to do; the first that is met."""
+from sigprop.reading.calling import is_mask, labelled
 
 NO_VALUES = (
     "sigprop.predict(model, x) needs none; or give it some, model.to_empty(device='cpu') and "
@@ -83,39 +58,6 @@ def _refuse(name: str, tensor: Tensor, without_values: str) -> None:
     if tensor.is_nested or tensor.layout is not torch.strided:
         kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         raise ValueError(f"{name} is {kind} and not dense: give x.to_dense(), or a padded batch.")
-
-
-@contextmanager
-def errors_named(model: nn.Module, example: Any) -> Iterator[None]:
-    """Where something fails and the model alone fails too, say that it is the model that does.
-
-    Raises:
-        ValueError: what the model says, on which inputs, and what to do.
-    """
-    try:
-        yield
-    except Exception as error:
-        own = _raised(model, example)
-        if own is None:
-            raise
-        given = [f"{n} {tuple(t.shape)} {t.dtype} {t.device}" for n, t in labelled(model, example)]
-        shown = ", ".join(given).replace("torch.", "") or "no tensors"
-        said = f"{type(own).__name__}: {own}".rstrip(". :\n")
-        hints = (hint for pattern, hint in HINTS.items() if re.search(pattern, said))
-        raise ValueError(
-            f"the model does not run on {shown}. It says: {said}. {next(hints, '')}".rstrip()
-        ) from error
-
-
-def _raised(model: nn.Module, example: Any) -> Exception | None:
-    """What the model raises when it is called by itself; None: nothing."""
-    modules = list(model.modules())
-    with torch.no_grad(), as_found(modules, flatten(example)), attributes_kept(modules):
-        try:
-            call(model, cloned(example))
-        except Exception as error:
-            return error
-    return None
 
 
 def hidden(model: nn.Module, example: Any) -> list[Finding]:

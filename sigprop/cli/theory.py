@@ -126,10 +126,12 @@ def _gain(options: argparse.Namespace) -> int:
         **record.parameters,
         "q": options.q,
         "bias_std": options.bias_std,
-        "forward_gain": _or_none(gain, record, "forward", q=options.q, bias_std=options.bias_std),
+        "forward_gain": _or_none(
+            gain, record, kind="forward", q=options.q, bias_std=options.bias_std
+        ),
         **_critical(record, options.bias_std),
         "unit_variance_gain": _or_none(
-            gain, record, "unit_variance", q=options.q, bias_std=options.bias_std
+            gain, record, kind="unit_variance", q=options.q, bias_std=options.bias_std
         ),
     }
     if options.width is not None:
@@ -235,9 +237,9 @@ def _activations(options: argparse.Namespace) -> int:
             {
                 "name": name,
                 "parameters": ", ".join(f"{k}={v:g}" for k, v in record.parameters.items()),
-                "forward": _or_none(gain, record, "forward"),
+                "forward": _or_none(gain, record, kind="forward"),
                 "critical": critical["critical_gain"],
-                "unit_variance": _or_none(gain, record, "unit_variance"),
+                "unit_variance": _or_none(gain, record, kind="unit_variance"),
                 "stable": critical["critical_stable"],
                 "torch": record.torch_path,
             }

@@ -16,6 +16,7 @@ from sigprop.closed_form.rectifiers import (
     phased_kernels,
 )
 from sigprop.closed_form.smooth import ERF, GELU, SIN
+from sigprop.closed_form.steps import step_kernels
 
 __all__ = [
     "ERF",
@@ -29,4 +30,5 @@ __all__ = [
     "leaky_kernels",
     "maxout_kernels",
     "phased_kernels",
+    "step_kernels",
 ]

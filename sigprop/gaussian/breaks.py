@@ -204,7 +204,9 @@ def _bisected(
         else:
             high = middle
         middle = (low + high) / 2
-    (behind, jump), (other, ahead) = shares(low), shares(high)
-    if behind + ahead > 1e-3 * min(jump, other):
-        return None
-    return high if abs(high) > 1e-300 else 0.0
+    before, after = float(np.nextafter(low, -np.inf)), float(np.nextafter(high, np.inf))
+    for start, end, point in ((low, high, high), (low, after, high), (before, high, low)):
+        (behind, jump), (other, ahead) = shares(start), shares(end)
+        if behind + ahead <= 1e-3 * min(jump, other):  # but for a value of its own at the point
+            return point if abs(point) > 1e-300 else 0.0
+    return None

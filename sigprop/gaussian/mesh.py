@@ -21,6 +21,8 @@ _TOLERANCE = 1e-11  # of the interpolant; the quadrature, exact to twice its deg
 _MOST_PANELS = 60_000
 _NARROW = 1e-15
 _DEEP = 1e-3
+_FINEST = 1e-9  # features at 0 are looked for down to this size, however wide the Gaussian
+_MERGED = 1024.0  # one panel may span this factor: beyond, its probes would not see its near end
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def resolve(
         name: what messages call f.
     """
     top = REACH * widest
+    narrowest = min(narrowest, _FINEST)
     breaks = breaks[np.abs(breaks) < top]
     steps = int(np.ceil(np.log2(top / narrowest))) + 3
     dyadic: FloatArray = np.ldexp(top, -np.arange(steps + 1))
@@ -163,6 +166,7 @@ def _start(
         near = (wrong <= _TOLERANCE * size) & (dyadic <= np.min(own, initial=np.inf))
         wrong = _side_misfit(f, side, dyadic[1:], tops[1:], widest, name)[0]
         far = (wrong <= _TOLERANCE * size[1:]) & (dyadic[1:] >= np.max(own, initial=0))
+        far &= dyadic[1:] >= dyadic[0] / _MERGED
         # dyadic falls: near 0 everything after the last misfit fits, far out all before the first
         first = int(np.argmin(far)) if not far.all() else far.size
         last = int(np.nonzero(~near)[0].max(initial=-1)) + 1

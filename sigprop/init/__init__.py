@@ -6,6 +6,9 @@ By the prediction, with an example (``targets.py``): ``aim.py`` (what is to hold
 (``decisions.py``): ``levels.py`` and the rules of single operations. Both write by ``jobs.py``.
 """
 
+from typing import TYPE_CHECKING
+
+from sigprop._lazy import misspelled
 from sigprop.init.general import initialize, plan
 from sigprop.init.leaky import kaiming_leaky_init
 from sigprop.init.plan import InitPlan, LayerPlan, Untouched
@@ -26,3 +29,6 @@ __all__ = [
     "kaiming_leaky_init",
     "plan",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = misspelled(__name__, __all__)

@@ -58,7 +58,8 @@ def entry(graph: Graph, node: Node, criterion: Criterion) -> Entry:
         return Entry(point.gain, met)
     try:
         return Entry(
-            theory_gain(record, criterion.kind, q=criterion.q, bias_std=criterion.bias_std), met
+            theory_gain(record, kind=criterion.kind, q=criterion.q, bias_std=criterion.bias_std),
+            met,
         )
     except NoSolution as error:
         why = f"which has no {criterion.kind} gain: {str(error).rstrip('.')}"

@@ -142,8 +142,8 @@ def initialize(
             something whose second moment is not known (softmax, attention, a gate without an
             example); a layer not called; no such gain or level (``NoSolution``); a target without
             an example or with arguments of the other way; whatever ``kaiming_leaky_init`` refuses
-            to write. Then nothing has been changed. The model's own errors on the example come
-            through as they are.
+            to write; a model that does not run on the example, with its own error and what to do.
+            Then nothing has been changed.
 
     Source: he2015 (forward); schoenholz2017 (critical); mishkin2016 (data).
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sigprop.activations import ACTIVATIONS, Activation, as_activation
+from sigprop.activations import Activation, as_activation
 from sigprop.checks import one_of, real_array, real_number
 from sigprop.graph import Slopes
 from sigprop.init.aim import Aim
@@ -21,7 +21,7 @@ from sigprop.init.gains import Criterion, exact_gain, leaky_gain, shown
 from sigprop.reading.call_records import slopes_of
 from sigprop.reading.calling import described, flatten, is_mask, read_pattern, some
 from sigprop.reading.layers import RANDOM_MODULES, module_slopes, tensor_slopes
-from sigprop.theory.gains import KINDS
+from sigprop.theory.gains import BACKWARD, KINDS
 from sigprop.theory.gains import gain as theory_gain
 
 T = TypeVar("T")
@@ -207,7 +207,9 @@ class Request:
             number = exact_gain(slopes, self.criterion)
         else:
             criterion = self.criterion
-            number = theory_gain(record, criterion.kind, q=criterion.q, bias_std=criterion.bias_std)
+            number = theory_gain(
+                record, kind=criterion.kind, q=criterion.q, bias_std=criterion.bias_std
+            )
         return Stated(number, slopes, shown(record), "activation given")
 
 
@@ -255,7 +257,7 @@ def criterion_request(
     Raises:
         TypeError, ValueError: not numbers, no activation, out of range, unknown words.
     """
-    kind = _word("kind", kind, KINDS)
+    kind = _word("kind", kind, KINDS, also=BACKWARD)
     distribution = _word("distribution", distribution, DISTRIBUTIONS)
     bias_std = real_number("bias_std", bias_std, minimum=0)
     if distribution == "mirrored" and kind == "unit_variance":
@@ -392,10 +394,12 @@ def _is_real(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _word(name: str, value: Any, allowed: Iterable[str]) -> str:
+def _word(
+    name: str, value: Any, allowed: Iterable[str], *, also: Mapping[str, str] | None = None
+) -> str:
     """One of the allowed words, however it is capitalized."""
     words = list(allowed)
-    return one_of(name, _spelled(value, words), words)
+    return one_of(name, _spelled(value, words), words, also=also)
 
 
 def _spelled(value: Any, words: Iterable[str]) -> Any:
@@ -411,8 +415,6 @@ def _given_gain(gain: Any) -> float:
 
 
 def _given_activation(activation: Any) -> Activation:
-    if isinstance(activation, str):
-        return as_activation(_spelled(activation, ACTIVATIONS))
     try:
         return as_activation(activation)
     except TypeError as error:

@@ -1,5 +1,8 @@
 """Kinks: what jumps where a unit passes its kink, for one unit, a whole model, and along a line."""
 
+from typing import TYPE_CHECKING
+
+from sigprop._lazy import misspelled
 from sigprop.kinks.losses import DataLoss, Loss, on_data
 from sigprop.kinks.model import ModelJump, jumps
 from sigprop.kinks.search import KinksAlongLine, TotalVariation, along
@@ -19,3 +22,6 @@ __all__ = [
     "on_data",
     "subgradient",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = misspelled(__name__, __all__)

@@ -32,6 +32,7 @@ from sigprop.reading.calling import (
     unwrapped,
     with_gradient,
 )
+from sigprop.reading.failures import errors_named
 from sigprop.reading.layers import WEIGHT_LAYERS
 from sigprop.records import Row, table
 
@@ -191,7 +192,8 @@ def measure(
     Raises:
         TypeError: an argument of the wrong kind.
         ValueError: no module to watch, nothing was seen, a lazy module without shapes yet, a loss
-            that is not a scalar, or a backward pass of nothing.
+            that is not a scalar, or a backward pass of nothing; the model does not run on ``x``
+            (then also TypeError): the message has its own error and what to do.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.LeakyReLU(0.2), nn.Linear(8, 2))
@@ -201,7 +203,7 @@ def measure(
     _check_arguments(model, loss, layers, generator)
     model = unwrapped(model)
     asked = _Measurement(model, layers, bool(backward) or loss is not None, loss, generator)
-    with ONE_AT_A_TIME:
+    with ONE_AT_A_TIME, errors_named(model, x):
         while True:
             try:
                 return asked.run(x)

@@ -1,5 +1,8 @@
 """A model watched while it trains: layers that die, slopes that do not learn, gains off g*."""
 
+from typing import TYPE_CHECKING
+
+from sigprop._lazy import misspelled
 from sigprop.checking.findings import Finding
 from sigprop.monitoring.findings import MonitorWarning, Thresholds
 from sigprop.monitoring.lightning import lightning_callback
@@ -21,3 +24,6 @@ __all__ = [
     "monitor",
     "read_jsonl",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = misspelled(__name__, __all__)

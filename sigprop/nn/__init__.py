@@ -1,5 +1,8 @@
 """torch modules that the theory needs and torch lacks."""
 
+from typing import TYPE_CHECKING
+
+from sigprop._lazy import misspelled
 from sigprop.nn.elementwise import Erf, ReLUSquared, Sin, Swish
 from sigprop.nn.mlp import DeepMLP
 from sigprop.nn.rectifiers import (
@@ -20,3 +23,6 @@ __all__ = [
     "Sin",
     "Swish",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = misspelled(__name__, __all__)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.checks import real_number
+from sigprop.nn.dtypes import DType, floating_dtype
 
 
 class Swish(nn.Module):
@@ -13,7 +14,7 @@ class Swish(nn.Module):
         beta: start value of β.
         learnable: whether β is a parameter (else a buffer).
         device: as for any torch module.
-        dtype: as for any torch module.
+        dtype: as for any torch module; also by name, ``"bfloat16"``.
 
     Source: ramachandran2017.
 
@@ -30,10 +31,11 @@ class Swish(nn.Module):
         *,
         learnable: bool = True,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
-        start = torch.tensor(real_number("beta", beta), device=device, dtype=dtype or _default())
+        kind = floating_dtype(dtype) or torch.get_default_dtype()
+        start = torch.tensor(real_number("beta", beta), device=device, dtype=kind)
         if learnable:
             self.beta = nn.Parameter(start)
         else:
@@ -66,7 +68,3 @@ class ReLUSquared(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return max(0, x)²."""
         return torch.relu(x).square()
-
-
-def _default() -> torch.dtype:
-    return torch.get_default_dtype()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from sigprop.activations import ACTIVATIONS, LEAKY_FAMILY, Activation, leaky_slopes
-from sigprop.activations import activation as look_up
-from sigprop.checks import FloatArray, count, one_of, real_array
+from sigprop.activations import LEAKY_FAMILY, Activation, as_activation, leaky_slopes
+from sigprop.checks import FloatArray, count
+from sigprop.nn.dtypes import DType, floating_dtype
 
 
 class DeepMLP(nn.Module):
@@ -28,14 +28,15 @@ class DeepMLP(nn.Module):
         in_features: number of inputs n_0.
         width: outputs of every weight layer, or a sequence n_1 … n_L.
         depth: number of weight layers L; may be left out when ``width`` is a sequence.
-        activation: a name of ``activations.ACTIVATIONS`` or a record (``sigprop.activation(...)``).
-        alpha: the activation's parameter of that name, such as the negative slope. For ``"prelu"``
+        activation: a name, a torch module or class of the table of activations, or a record
+            (``sigprop.activation(...)``), as :func:`sigprop.activations.as_activation` reads them.
+        alpha: of a name: the parameter so called, such as the negative slope. For ``"prelu"``
             also one slope per channel (all hidden widths equal to its length). None: its default
             (0.01 for leaky ReLU, 0.25 for PReLU).
         out_features: outputs of the last layer, if other than ``width`` says.
         bias: whether the weight layers have biases.
         device: as for any torch module.
-        dtype: as for any torch module.
+        dtype: as for any torch module; also by name, ``"bfloat16"``.
 
     Attributes:
         layers: the weight layers (``nn.Linear``), in the order of the data.
@@ -55,15 +56,16 @@ class DeepMLP(nn.Module):
         in_features: int,
         width: int | Sequence[int],
         depth: int | None = None,
-        activation: str | Activation = "leaky_relu",
+        activation: Any = "leaky_relu",
         alpha: ArrayLike | None = None,
         *,
         out_features: int | None = None,
         bias: bool = True,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
+        dtype = floating_dtype(dtype)
         widths = layer_widths(width, depth)
         if out_features is not None:
             widths[-1] = count("out_features", out_features)
@@ -117,49 +119,22 @@ def layer_widths(width: int | Sequence[int], depth: int | None) -> list[int]:
 
 
 def hidden_activation(
-    activation: str | Activation, alpha: ArrayLike | None = None
+    activation: Any, alpha: ArrayLike | None = None
 ) -> tuple[Activation, FloatArray | None]:
     """The record of a net's activation, and its slopes if it is of the leaky family.
 
     Raises:
         ValueError: unknown, or a slope that the activation does not have.
-        TypeError: neither a name nor a record, or no parameter ``alpha``.
+        TypeError: no activation, or no parameter ``alpha``.
 
     Example:
         >>> record, slopes = hidden_activation("leaky_relu", 0.2)
         >>> record.name, float(slopes), hidden_activation("gelu")[1]
         ('leaky_relu', 0.2, None)
     """
-    if isinstance(activation, str):
-        one_of("activation", activation, ACTIVATIONS)
-        if activation in LEAKY_FAMILY:
-            slopes = leaky_slopes(activation, alpha)
-            if slopes.ndim > 1:
-                raise ValueError(
-                    f"alpha of shape {slopes.shape} does not fit a layer; give one slope, or one "
-                    "per channel."
-                )
-            if slopes.ndim == 1 and activation != "prelu":
-                raise ValueError(
-                    f"activation {activation!r} has one slope; got alpha of shape {slopes.shape}. "
-                    "Use activation='prelu' for one slope per channel."
-                )
-            parameters = {} if LEAKY_FAMILY[activation] is not None else {"alpha": slopes}
-            return look_up(activation, **parameters), slopes
-        return look_up(activation, **({} if alpha is None else {"alpha": alpha})), None
-    if not isinstance(activation, Activation):
-        raise TypeError(
-            f"activation must be a name or an Activation; got {activation!r}. "
-            "sigprop.activations.as_activation makes one of a torch module or a function."
-        )
-    if alpha is not None:
-        raise ValueError("alpha belongs to the record; give it to sigprop.activation(...).")
-    if activation.row not in LEAKY_FAMILY:
-        return activation, None
-    fixed = LEAKY_FAMILY[activation.row]
-    return activation, real_array(
-        "alpha", activation.parameters["alpha"] if fixed is None else fixed
-    )
+    parameters: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
+    record = as_activation(activation, **parameters)
+    return record, leaky_slopes(record) if record.row in LEAKY_FAMILY else None
 
 
 def activation_module(
@@ -182,6 +157,11 @@ def activation_module(
         )
     if record.kind == "maxout":
         raise TypeError("maxout has several pre-activations a unit; DeepMLP has one.")
+    if not record.torch_path:
+        raise TypeError(
+            f"no torch module is known for activation {record.name!r}; DeepMLP takes those of "
+            "sigprop.activations.ACTIVATIONS, by name or as modules."
+        )
     module = record.module().to(device=device, dtype=dtype)
     if isinstance(module, nn.PReLU) and slopes is not None:
         with torch.no_grad():  # to all digits of the dtype

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.checks import count, one_of, real_number
+from sigprop.nn.dtypes import DType, floating_dtype
 
 
 class PhasedReLU(nn.Module):
@@ -29,7 +30,7 @@ class PhasedReLU(nn.Module):
         edge_width: w of the gradient of the edge; 0: the edge has no gradient.
         learnable: whether α and β are parameters (else buffers).
         device: as for any torch module.
-        dtype: as for any torch module.
+        dtype: as for any torch module; also by name, ``"bfloat16"``.
 
     Source: phased.
 
@@ -49,7 +50,7 @@ class PhasedReLU(nn.Module):
         edge_width: float = 0.1,
         learnable: bool = True,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         self.edge_width = real_number("edge_width", edge_width, minimum=0)
@@ -57,8 +58,9 @@ class PhasedReLU(nn.Module):
             "alpha": real_number("alpha", alpha, above=0),
             "beta": real_number("beta", beta, minimum=0),
         }
+        kind = floating_dtype(dtype) or torch.get_default_dtype()
         for name, value in starts.items():
-            start = torch.tensor(value, device=device, dtype=dtype or torch.get_default_dtype())
+            start = torch.tensor(value, device=device, dtype=kind)
             if learnable:
                 setattr(self, name, nn.Parameter(start))
             else:
@@ -150,7 +152,7 @@ class ConstrainedPReLU(nn.Module):
             ``"projection"``: slope = w kept in the interval, with the gradient of w passed straight
             through; call :meth:`project_` after each step of the optimizer, so that w itself stays.
         device: as for any torch module.
-        dtype: as for any torch module.
+        dtype: as for any torch module; also by name, ``"bfloat16"``.
 
     Source: he2015.
 
@@ -169,7 +171,7 @@ class ConstrainedPReLU(nn.Module):
         upper: float = math.inf,
         method: str = "parametrization",
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         self.num_parameters = count("num_parameters", num_parameters)
@@ -184,7 +186,7 @@ class ConstrainedPReLU(nn.Module):
             )
         start = init if self.projects else self._raw(init)
         self.weight = nn.Parameter(
-            torch.full((self.num_parameters,), start, device=device, dtype=dtype)
+            torch.full((self.num_parameters,), start, device=device, dtype=floating_dtype(dtype))
         )
 
     def _raw(self, slope: float) -> float:

@@ -5,6 +5,9 @@ a signal of 1e-400 has its place too. Every curve is drawn from the flat rows of
 was read back from CSV can be drawn again.
 """
 
+from typing import TYPE_CHECKING
+
+from sigprop._lazy import misspelled
 from sigprop.plots.along import kinks
 from sigprop.plots.checked import check
 from sigprop.plots.mosaic import cells, regions
@@ -30,3 +33,6 @@ __all__ = [
     "decade_axis", "departure", "gradient", "grid", "key", "kinks", "monitor", "new_axes",
     "p_text", "path", "phase_diagram", "prediction", "regions", "scores", "variance",
 ]  # fmt: skip
+
+if not TYPE_CHECKING:
+    __getattr__ = misspelled(__name__, __all__)

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from sigprop.checks import one_of
 from sigprop.plots.style import ALARM, COLORS, INK, new_axes
+from sigprop.plots.wanted import draws
 
 if TYPE_CHECKING:
     from sigprop.kinks import KinksAlongLine
@@ -18,6 +19,7 @@ RUG = 0.045
 """Height of the marks of one layer, as a share of the axes."""
 
 
+@draws("sigprop.kinks.along", "node_loss", "loss_jump", "interval")
 def kinks(
     result: KinksAlongLine,
     ax: Axes | None = None,

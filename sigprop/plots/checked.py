@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, decades, name_ticks
+from sigprop.plots.wanted import draws
 from sigprop.records import Row
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ FLATTEST = 2.0
 """Decades that an axis has at least: a net that holds its signal looks flat."""
 
 
+@draws("sigprop.check", "profile", columns=("label", "kind", "q"))
 def check(result: CheckReport | Sequence[Row], figure: Figure | None = None) -> Figure:
     """Draw signal and gradient at the weight layers of a model and along its residual stream.
 

@@ -97,8 +97,14 @@ def cells(
         The axes.
 
     Raises:
+        TypeError: not arrays of corners.
         ValueError: no polygons, or not one label or finite value for each.
     """
+    if not isinstance(polygons, Sequence | np.ndarray) or any(np.ndim(p) != 2 for p in polygons):
+        raise TypeError(
+            "polygons must be a sequence of arrays of corners, (corners, 2) each; got "
+            f"{type(polygons).__name__}. plots.regions draws a count in a plane."
+        )
     if not len(polygons):
         raise ValueError("there are no polygons to draw.")
     ax = new_axes() if ax is None else ax

@@ -21,12 +21,14 @@ from sigprop.plots.style import (
     decades,
     name_ticks,
 )
+from sigprop.plots.wanted import draws
 from sigprop.records import Row
 
 if TYPE_CHECKING:
     from sigprop.prediction import Prediction
 
 
+@draws("sigprop.predict", "nodes", "not_back", "records")
 def prediction(result: Prediction, figure: Figure | None = None, *, measured: Any = None) -> Figure:
     """Draw the second moments of the signal and of the gradient against the nodes of a model.
 

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from sigprop.checks import one_of
 from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes
+from sigprop.plots.wanted import draws
 from sigprop.records import Row, p_text
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ AXIS_LABELS = {
 }
 
 
+@draws("sigprop.validate", "verdict", "records", "holds")
 def variance(result: Validation, ax: Axes | None = None) -> Axes:
     """Draw the second moment of the pre-activations against the layer: theory, band, measurement.
 
@@ -40,11 +43,13 @@ def variance(result: Validation, ax: Axes | None = None) -> Axes:
     return _one_result(result, "q", ax)
 
 
+@draws("sigprop.validate", "verdict", "records", "holds")
 def gradient(result: Validation, ax: Axes | None = None) -> Axes:
     """Draw the second moment of the gradient against the layer, as :func:`variance` does for q."""
     return _one_result(result, "grad", ax)
 
 
+@draws("sigprop.validate", "verdict", "scores")
 def scores(result: Validation, ax: Axes | None = None) -> Axes:
     """Draw the normal score of every layer by family of tests, with the lines ±1.96.
 
@@ -69,6 +74,7 @@ def scores(result: Validation, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@draws("sigprop.validate", "verdict", "records", "gain", several=True)
 def grid(results: Sequence[Validation], figure: Figure | None = None) -> Figure:
     """Draw many results at once: a column a slope, forward above backward, a colour a gain.
 
@@ -127,6 +133,7 @@ def grid(results: Sequence[Validation], figure: Figure | None = None) -> Figure:
     return figure
 
 
+@draws("validate(...).records()", columns=("layer", "log10_q_measured"))
 def path(
     rows: Sequence[Row],
     quantity: str = "q",
@@ -147,8 +154,8 @@ def path(
     Returns:
         The axes.
     """
-    ax = new_axes() if ax is None else ax
     rows = _drawn(rows, quantity)
+    ax = new_axes() if ax is None else ax
     layer = column(rows, "layer")
     mean_field, expected, low, high, measured = (
         column(rows, f"log10_{quantity}_{part}")
@@ -175,6 +182,7 @@ def path(
     return ax
 
 
+@draws("validate(...).records()", columns=("layer", "log10_q_measured"))
 def departure(
     rows: Sequence[Row],
     quantity: str = "q",
@@ -186,8 +194,8 @@ def departure(
 
     Takes what :func:`path` takes.
     """
-    ax = new_axes() if ax is None else ax
     rows = _drawn(rows, quantity)
+    ax = new_axes() if ax is None else ax
     layer = column(rows, "layer")
     expected, low, high, measured = (
         column(rows, f"log10_{quantity}_{part}") for part in ("expected", "low", "high", "measured")
@@ -264,6 +272,9 @@ def _one_result(result: Validation, quantity: str, ax: Axes | None) -> Axes:
 
 def _drawn(rows: Sequence[Row], quantity: str) -> Sequence[Row]:
     """All layers forward; backward those that have pre-activations, so not the input."""
+    one_of("quantity", quantity, ("q", "grad"))
+    if not rows:
+        raise ValueError("there are no rows, so there is nothing to draw.")
     return [row for row in rows if row["layer"] > 0] if quantity == "grad" else rows
 
 

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from sigprop.plots.style import ALARM, INK, column, decade_axis
+from sigprop.plots.wanted import draws
 from sigprop.records import Row
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ RINGS = 12
 Values = Callable[[Sequence[Row]], np.ndarray]
 
 
+@draws("sigprop.monitor", "records", "last_fired", columns=("step", "name", "slope_learns"))
 def monitor(result: Monitor | Sequence[Row], figure: Figure | None = None) -> Figure:
     """Draw what a monitor saw: signal, gradient, dead and negative shares, slopes, gains.
 

@@ -11,7 +11,13 @@ moments of weights), ``materialize.py`` (of models without values), ``planned.py
 ``result.py``: what comes back.
 """
 
+from typing import TYPE_CHECKING
+
+from sigprop._lazy import misspelled
 from sigprop.prediction.entry import predict
 from sigprop.prediction.result import NodePrediction, Prediction
 
 __all__ = ["NodePrediction", "Prediction", "predict"]
+
+if not TYPE_CHECKING:
+    __getattr__ = misspelled(__name__, __all__)

@@ -21,6 +21,7 @@ from sigprop.prediction.planned import Draw
 from sigprop.prediction.translate import Translator
 from sigprop.reading.build import build
 from sigprop.reading.calling import check_model, flatten, is_mask, labelled, unwrapped
+from sigprop.reading.failures import errors_named
 from sigprop.reading.running import record_steps
 from sigprop.reading.steps import Step
 from sigprop.reading.used import Reading
@@ -120,7 +121,7 @@ class ModelRun:
         x: see :func:`~sigprop.predict`.
         choice: how it is predicted.
         planned: how parameters will be drawn, of what was read.
-        as_it_is: whether the parameters are to have finite values, and errors are to be explained.
+        as_it_is: whether the parameters are to have finite values.
     """
 
     def __init__(
@@ -137,13 +138,8 @@ class ModelRun:
         example, drawn = example_of(model, x)
         _check_inputs(model, example, finite=as_it_is)
         self.model, self.example, self.places = model, example, Places()
-        try:
+        with errors_named(model, example):
             recorder, ends = record_steps(model, example, measure=True, witness=self.places)
-        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-            if not as_it_is:
-                raise
-            shapes = ", ".join(f"{tuple(t.shape)} on {t.device}" for t in flatten(example))
-            raise ValueError(f"the model does not run on inputs of {shapes}: {error}") from error
         self.reading = reading = build(model, recorder.steps, ends, list(recorder.cuts))
         tensors = [tensor for _, tensor in labelled(model, example)]
         entries = [step for step in recorder.steps if step.what == "input"]

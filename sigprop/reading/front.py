@@ -10,6 +10,7 @@ from torch import nn
 from sigprop.graph import Graph
 from sigprop.reading.build import build
 from sigprop.reading.calling import check_model, collector_waits, unwrapped
+from sigprop.reading.failures import errors_named
 from sigprop.reading.running import record_steps
 from sigprop.reading.tracer import trace_steps
 from sigprop.reading.used import Reading
@@ -39,7 +40,8 @@ def read(model: nn.Module, example: Any = None, *, measure: bool = True) -> Read
     with torch.random.fork_rng(devices=[]):  # what is replayed may draw
         if example is None:
             return build(model, *trace_steps(model))
-        recorder, ends = record_steps(model, example, measure=measure)
+        with errors_named(model, example):
+            recorder, ends = record_steps(model, example, measure=measure)
         return build(model, recorder.steps, ends, list(recorder.cuts))
 
 

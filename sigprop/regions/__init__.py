@@ -4,6 +4,9 @@ Two counts, never mixed. **Activation regions** are the cells cut by every unit 
 **linear regions** are these merged where the output does not bend.
 """
 
+from typing import TYPE_CHECKING
+
+from sigprop._lazy import misspelled
 from sigprop.arrangement.network import PiecewiseLinear
 from sigprop.arrangement.results import BoxRegions, LineRegions, PlaneRegions, Regions
 from sigprop.regions.bounds import bounds
@@ -23,3 +26,6 @@ __all__ = [
     "in_plane",
     "on_line",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = misspelled(__name__, __all__)

@@ -18,7 +18,7 @@ from scipy import special
 
 from sigprop.checks import FloatArray, real_array
 from sigprop.theory.leaky import correlation_deficit_map
-from sigprop.theory.slopes import bends, check_shapes, read_slopes
+from sigprop.theory.slopes import bends, check_shapes, product, read_slopes
 
 _FAR = 5.0
 _NODES, _WEIGHTS = np.polynomial.laguerre.laggauss(48)
@@ -28,8 +28,8 @@ def output_std(alpha: ArrayLike, mean: ArrayLike = 0.0, std: ArrayLike = 1.0) ->
     """σ_y: the standard deviation of φ(z) for z ~ N(μ, σ²), φ leaky ReLU of slope α.
 
     σ_y² = V₊ + 2α m₊m₋ + α² V₋, with m±, V± the means and variances of max(0, ±z); at μ = 0 it is
-    σ²[(1+α²)/2 − (1−α)²/2π]. To about 12 digits for any μ/σ; below 1e-154·σ it rounds to zero
-    (ReLU far on its dead side).
+    σ²[(1+α²)/2 − (1−α)²/2π]. To about 12 digits for any μ/σ and any scale; below about 1e-300 it
+    rounds to zero (ReLU at μ < −52σ, far on its dead side).
 
     Args:
         alpha: negative slope(s).
@@ -47,7 +47,7 @@ def output_std(alpha: ArrayLike, mean: ArrayLike = 0.0, std: ArrayLike = 1.0) ->
         (0.664624, 0.272462)
     """
     slopes, mean, std = _read(alpha, mean, std)
-    return (std * np.sqrt(_variance(slopes, mean / std)))[()]
+    return _times("the standard deviation", std, _deviation(slopes, _ratio(mean, std)))
 
 
 def normalized_slopes(
@@ -79,7 +79,8 @@ def normalized_slopes(
         (1.50461, 0.25)
     """
     slopes, scale, gamma = _scale(alpha, gamma, mean, std, eps)
-    return (gamma / scale)[()], (slopes * gamma / scale)[()]
+    above = _quotient(gamma, scale)
+    return above, _times("the slope below zero", slopes, above)
 
 
 def slope_and_scale(
@@ -118,8 +119,8 @@ def slope_and_scale(
             "s_plus must not be 0: it means gamma = 0, where every alpha gives the same slopes, so "
             "alpha cannot be known. Leave such channels out."
         )
-    slopes, scale, _ = _scale(s_minus / s_plus, 1.0, mean, std, eps)
-    return slopes[()], (s_plus * scale)[()]
+    slopes, scale, _ = _scale(_quotient(s_minus, s_plus), 1.0, mean, std, eps)
+    return slopes[()], _times("gamma", s_plus, scale)
 
 
 def slopes_jacobian(
@@ -148,13 +149,16 @@ def slopes_jacobian(
     """
     slopes, scale, gamma = _scale(alpha, gamma, mean, std, eps)
     *_, mean, std = np.broadcast_arrays(slopes, gamma, mean, std)
-    up, down, _, v_down = _parts(mean / std)
-    pull = std**2 * (slopes * v_down + up * down) / scale**2
-    plus = np.stack(np.broadcast_arrays(-gamma / scale * pull, 1 / scale), axis=-1)
-    minus = np.stack(
-        np.broadcast_arrays(gamma / scale * (1 - slopes * pull), slopes / scale), axis=-1
-    )
-    return np.stack([plus, minus], axis=-2)
+    up, down, v_up, v_down = _parts(_ratio(mean, std))
+    share = _quotient(std, scale)
+    pull = share * (slopes * v_down * share + up * (down * share))
+    rest = share * (v_up * share + slopes * up * (down * share))  # 1 − αpull, without cancellation
+    rest += (np.sqrt(real_array("eps", eps)) / scale) ** 2
+    above, unit = _quotient(gamma, scale), _quotient(1.0, scale)
+    derivative = "the derivative by alpha or gamma"
+    plus = np.stack(np.broadcast_arrays(-_times(derivative, above, pull), unit), axis=-1)
+    below = _times(derivative, above, rest), _times(derivative, slopes, unit)
+    return np.stack([plus, np.stack(np.broadcast_arrays(*below), axis=-1)], axis=-2)
 
 
 def slopes_determinant(
@@ -176,7 +180,7 @@ def slopes_determinant(
         (-0.0, -3.0)
     """
     _, scale, gamma = _scale(alpha, gamma, mean, std, eps)
-    return (-gamma / scale**2)[()]
+    return -_quotient(_quotient(gamma, scale), scale)
 
 
 def batch_norm_growth(alpha: ArrayLike, batch: ArrayLike | None = None) -> FloatArray:
@@ -240,7 +244,9 @@ def _scale(
     gamma = real_array("gamma", gamma)
     check_shapes(alpha=slopes, gamma=gamma, mean=mean, std=std)
     added = real_array("eps", eps, minimum=0)
-    scale = np.sqrt(std**2 * _variance(slopes, mean / std) + added)
+    scale = np.hypot(
+        _times("the standard deviation", std, _deviation(slopes, _ratio(mean, std))), np.sqrt(added)
+    )
     if (scale == 0).any():
         raise ValueError(
             "the output has no variance (ReLU far on its dead side), so its normalization divides "
@@ -249,17 +255,58 @@ def _scale(
     return slopes, scale, gamma
 
 
-def _variance(alpha: FloatArray, t: FloatArray) -> FloatArray:
-    """Var φ(z) for z ~ N(t, 1)."""
+_FURTHEST = 1e8  # |μ/σ|: beyond, a Gaussian is all on one side, and only its σ counts
+
+
+def _ratio(mean: FloatArray, std: FloatArray) -> FloatArray:
+    """μ/σ, kept within what makes a difference."""
+    with np.errstate(over="ignore"):
+        return np.clip(mean / std, -_FURTHEST, _FURTHEST)
+
+
+def _quotient(above: ArrayLike, below: ArrayLike) -> FloatArray:
+    with np.errstate(over="ignore"):
+        return _held("a slope over the standard deviation", np.divide(above, below))
+
+
+def _times(name: str, one: FloatArray, other: FloatArray) -> FloatArray:
+    with np.errstate(over="ignore"):
+        return _held(name, product(one, other))
+
+
+def _held(name: str, value: FloatArray) -> FloatArray:
+    """A result, refused where a float does not hold it.
+
+    Raises:
+        ValueError: it is beyond 1.8e308.
+    """
+    if not np.isfinite(value).all():
+        raise ValueError(
+            f"{name} is beyond 1e308, which a float does not hold. Give std, gamma and the slopes "
+            "in other units: only gamma/std and mean/std count."
+        )
+    return np.asarray(value)[()]
+
+
+def _deviation(alpha: FloatArray, t: FloatArray) -> FloatArray:
+    """The standard deviation of φ(z) for z ~ N(t, 1), in units of its larger part."""
     up, down, v_up, v_down = _parts(t)
-    both: FloatArray = v_up + 2 * alpha * up * down + alpha**2 * v_down
-    return np.maximum(both, 0.0)
+    density, (_, mean, square) = _tail(np.abs(t))
+    small = np.exp(-((t / 2) ** 2)) / (2 * math.pi) ** 0.25 * np.sqrt(square - density * mean**2)
+    first = np.where(t >= 0, np.sqrt(v_up), small)
+    second = np.abs(alpha) * np.where(t >= 0, small, np.sqrt(v_down))
+    unit = np.maximum(first, second)
+    inside = np.where(unit > 0, unit, 1.0)
+    mixed = 2 * np.sign(alpha) * (up / inside) * (np.abs(alpha) * down / inside)
+    both = (first / inside) ** 2 + mixed + (second / inside) ** 2
+    return np.asarray(unit * np.sqrt(np.maximum(both, 0.0)))
 
 
 def _parts(t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Means and variances of max(0, z) and max(0, −z), z ~ N(t, 1): m₊, m₋, V₊, V₋."""
     far = np.abs(t)
-    share, small_mean, small_square = _tail(far)
+    density, over = _tail(far)
+    share, small_mean, small_square = (density * part for part in over)
     small_variance = small_square - small_mean**2
     large_mean = far + small_mean
     large_variance = 1 + small_variance - 2 * share
@@ -272,8 +319,8 @@ def _parts(t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArra
     )
 
 
-def _tail(t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """P(z > 0), E max(0, z) and E max(0, z)² for z ~ N(−t, 1), t ≥ 0, in full precision."""
+def _tail(t: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
+    """The density at t ≥ 0, and P(z > 0), E max(0, z), E max(0, z)² over it for z ~ N(−t, 1)."""
     density = np.exp(-(t**2) / 2) / math.sqrt(2 * math.pi)
     near = np.minimum(t, _FAR)
     mills = math.sqrt(math.pi / 2) * special.erfcx(near / math.sqrt(2))
@@ -282,5 +329,4 @@ def _tail(t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     away = np.maximum(t, _FAR)[..., None]
     weights = _WEIGHTS * np.exp(-((_NODES / away) ** 2) / 2) / away
     distant = [(weights * (_NODES / away) ** k).sum(axis=-1) for k in range(3)]
-    parts = [density * np.where(t < _FAR, a, b) for a, b in zip(close, distant, strict=True)]
-    return parts[0], parts[1], parts[2]
+    return density, [np.where(t < _FAR, a, b) for a, b in zip(close, distant, strict=True)]

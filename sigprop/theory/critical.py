@@ -22,7 +22,8 @@ from sigprop.theory.roots import Array, bracketed_roots
 if TYPE_CHECKING:
     from sigprop.records import Row
 
-FLAT = 1e-12  # |η| below this is zero
+FLAT = 1e-12  # |η| below this is zero, with an exact φ′
+_JUMPS = "the activation jumps, which parts two inputs however close: chi = inf at any gain"
 HALF_STABLE = 1e-7  # |χ∥ − 1| below this is one
 
 
@@ -56,7 +57,7 @@ class CriticalPoint:
         return [{n: getattr(p, n) for n in names} for p in (self, *self.others)]
 
 
-def solve_critical(activation: Any, *, bias_std: float = 0.0) -> CriticalPoint:
+def solve_critical(activation: Any, *, bias_std: float = 0.0, **parameters: Any) -> CriticalPoint:
     """The critical gain at one bias, with its fixed point and its stability.
 
     Of several roots a stable one comes first, then the one of smallest q*. Without bias, an
@@ -66,6 +67,7 @@ def solve_critical(activation: Any, *, bias_std: float = 0.0) -> CriticalPoint:
     Args:
         activation: a name, a record, a torch module, or a vectorised callable.
         bias_std: σ_b ≥ 0.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         TypeError: ``bias_std`` not a real number; no activation.
@@ -79,7 +81,9 @@ def solve_critical(activation: Any, *, bias_std: float = 0.0) -> CriticalPoint:
         (1.67953, 1.0987, False)
     """
     bias_std = real_number("bias_std", bias_std, minimum=0)
-    kernel = kernel_of(activation)
+    kernel = kernel_of(activation, **parameters)
+    if kernel.parts:
+        return CriticalPoint(math.nan, bias_std, math.nan, math.nan, False, _JUMPS)
     points = _at_zero(kernel) if bias_std == 0 else []
     if not (points and points[0].reason.startswith("every q")):
         points += [_point(kernel, x, bias_std) for x in _roots(kernel, bias_std)]
@@ -91,7 +95,7 @@ def solve_critical(activation: Any, *, bias_std: float = 0.0) -> CriticalPoint:
     )
 
 
-def critical_gain(activation: Any, *, bias_std: float = 0.0) -> float:
+def critical_gain(activation: Any, *, bias_std: float = 0.0, **parameters: Any) -> float:
     """The critical gain as a number: χ = 1 at its own fixed point q*.
 
     Not the forward gain (which keeps q at one given q), nor the unit-variance gain. For the fixed
@@ -100,6 +104,7 @@ def critical_gain(activation: Any, *, bias_std: float = 0.0) -> float:
     Args:
         activation: a name, a record, a torch module, or a vectorised callable.
         bias_std: σ_b ≥ 0.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         NoSolution: there is none at this bias; ``bracket`` is the interval of q searched.
@@ -115,9 +120,10 @@ def critical_gain(activation: Any, *, bias_std: float = 0.0) -> float:
         >>> round(critical_gain("tanh", bias_std=0.05**0.5) ** 2, 7), critical_gain("tanh")
         (1.7609546, 1.0)
     """
-    point = solve_critical(activation, bias_std=bias_std)
+    kernel = kernel_of(activation, **parameters)
+    point = solve_critical(kernel.given, bias_std=bias_std)
     if math.isnan(point.gain):
-        name = kernel_of(activation).activation.name
+        name = kernel.given.name
         raise NoSolution(
             f"{name!r} has no critical gain at bias_std={bias_std:g}: {point.reason}.",
             point.bracket,
@@ -157,12 +163,13 @@ class EdgeOfChaos:
         return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def edge_of_chaos(activation: Any, *, bias_std: ArrayLike = 0.0) -> EdgeOfChaos:
+def edge_of_chaos(activation: Any, *, bias_std: ArrayLike = 0.0, **parameters: Any) -> EdgeOfChaos:
     """The critical gain along a range of biases, with fixed points and stability.
 
     Args:
         activation: a name, a record, a torch module, or a vectorised callable.
         bias_std: σ_b ≥ 0, of any shape.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         TypeError: ``bias_std`` not real numbers; no activation.
@@ -175,7 +182,8 @@ def edge_of_chaos(activation: Any, *, bias_std: ArrayLike = 0.0) -> EdgeOfChaos:
         array([1.      , 1.395584])
     """
     bias = real_array("bias_std", bias_std, minimum=0)
-    points = [solve_critical(activation, bias_std=float(b)) for b in bias.ravel()]
+    act = kernel_of(activation, **parameters).given
+    points = [solve_critical(act, bias_std=float(b)) for b in bias.ravel()]
 
     def column(name: str, dtype: Any) -> Any:
         return np.array([getattr(p, name) for p in points], dtype=dtype).reshape(bias.shape)[()]
@@ -190,7 +198,7 @@ def edge_of_chaos(activation: Any, *, bias_std: ArrayLike = 0.0) -> EdgeOfChaos:
     )
 
 
-def half_stable_points(activation: Any) -> list[CriticalPoint]:
+def half_stable_points(activation: Any, **parameters: Any) -> list[CriticalPoint]:
     """Points with χ = χ∥ = 1 at a q* > 0: where the stable edge of chaos meets the unstable one.
 
     They are the roots of dV/dq = D with a bias σ_b² = q·η ≥ 0. Activations made of two straight
@@ -198,6 +206,7 @@ def half_stable_points(activation: Any) -> list[CriticalPoint]:
 
     Args:
         activation: a name, a record, a torch module, or a vectorised callable.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         TypeError: no activation.
@@ -208,7 +217,9 @@ def half_stable_points(activation: Any) -> list[CriticalPoint]:
         >>> half_stable_points("tanh")
         []
     """
-    kernel = kernel_of(activation)
+    kernel = kernel_of(activation, **parameters)
+    if kernel.parts:
+        return []
     ratio, d = kernel.ratio, kernel.d
 
     def excess(x: Array) -> Array:
@@ -226,6 +237,11 @@ def half_stable_points(activation: Any) -> list[CriticalPoint]:
     return [_point(kernel, r, math.sqrt(b)) for r, b in zip(roots, bias, strict=True) if b > 0]
 
 
+def _flat(kernel: LogKernel) -> float:
+    """Below this |η| is zero: V/(qD) is known as well as φ′."""
+    return max(FLAT, 10 * kernel.activation.df_error)
+
+
 def _eta(kernel: LogKernel, x: Array) -> Array:
     return np.asarray(-np.expm1(kernel.ratio(x) - kernel.d(x)))
 
@@ -234,10 +250,10 @@ def _roots(kernel: LogKernel, bias_std: float) -> Array:
     """Log q of every root of q·η(q) = σ_b²."""
     with np.errstate(invalid="ignore", over="ignore"):
         eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
-        eta = np.where(np.abs(eta) < FLAT, 0.0, eta)
+        eta = np.where(np.abs(eta) < _flat(kernel), 0.0, eta)
         values = eta - bias_std**2 * np.exp(-KNOTS)
     # Zero but for rounding: a stretch at the ends, where V/(qD) → 1, or a knot that is a root.
-    told = np.flatnonzero(np.isfinite(values) & (np.abs(values) >= FLAT))
+    told = np.flatnonzero(np.isfinite(values) & (np.abs(values) >= _flat(kernel)))
     low, high = told[:-1], told[1:]
     turns = (values[low] * values[high] < 0) & (high - low <= 2)
     if not turns.any():
@@ -268,10 +284,10 @@ def _at_zero(kernel: LogKernel) -> list[CriticalPoint]:
     """Without bias: q* = 0 where φ is straight near 0, or every q."""
     eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
     d = float(kernel.moments.derivative_square(np.zeros(())))
-    if (np.abs(eta) < FLAT).all():
+    if (np.abs(eta) < _flat(kernel)).all():
         reason = "every q is a fixed point: chi = chi_parallel = 1 at any q"
         return [CriticalPoint(1 / math.sqrt(d), 0.0, math.nan, 1.0, True, reason)]
-    if kernel.ratio.powers[0] != 0 or abs(eta[0]) > FLAT or not 0 < d < math.inf:
+    if kernel.ratio.powers[0] != 0 or abs(eta[0]) > _flat(kernel) or not 0 < d < math.inf:
         return []
     lift = kernel.ratio.knots - math.log(d)
     leaves = np.flatnonzero(np.abs(lift) > 1e-9)
@@ -286,6 +302,6 @@ def _at_zero(kernel: LogKernel) -> list[CriticalPoint]:
 
 def _why_none(kernel: LogKernel) -> str:
     eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
-    if (np.abs(eta) < FLAT).all():
+    if (np.abs(eta) < _flat(kernel)).all():
         return "at chi = 1 every layer adds sigma_b^2 to q, which grows without bound"
     return "no q in [e^-70, e^70] has q = V/D + sigma_b^2, which chi = 1 asks for"

@@ -89,13 +89,16 @@ class GainReport:
         return [asdict(self)]
 
 
-def explain_gain(activation: Any, gain: float, *, bias_std: float = 0.0) -> GainReport:
+def explain_gain(
+    activation: Any, gain: float, *, bias_std: float = 0.0, **parameters: Any
+) -> GainReport:
     """Where q settles under this gain, what gradients do there, and how deep a net it bears.
 
     Args:
         activation: a name, a record, a torch module, or a vectorised callable.
         gain: g > 0.
         bias_std: σ_b ≥ 0.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         TypeError: not real numbers; no activation.
@@ -115,9 +118,10 @@ def explain_gain(activation: Any, gain: float, *, bias_std: float = 0.0) -> Gain
     """
     gain = real_number("gain", gain, above=0)
     bias_std = real_number("bias_std", bias_std, minimum=0)
-    net = MeanField(activation, gain, bias_std)
+    net = MeanField(activation, gain, bias_std, **parameters)
+    act = net.kernel.given
     point, scales = net.fixed_point(), net.depth_scales()
-    critical = solve_critical(activation, bias_std=bias_std)
+    critical = solve_critical(act, bias_std=bias_std)
     return GainReport(
         activation=net.activation.name,
         gain=gain,
@@ -132,9 +136,9 @@ def explain_gain(activation: Any, gain: float, *, bias_std: float = 0.0) -> Gain
         depth_scale_c=float(scales.depth_scale_c),
         depth_scale_grad=float(scales.depth_scale_grad),
         survives=float(scales.depth_scale_grad) * math.log(1000),
-        forward_gain=_or_nan(activation, "forward", bias_std),
+        forward_gain=_or_nan(act, "forward", bias_std),
         critical_gain=critical.gain,
-        unit_variance_gain=_or_nan(activation, "unit_variance", bias_std),
+        unit_variance_gain=_or_nan(act, "unit_variance", bias_std),
         critical_reason=critical.reason,
         reason=point.reason,
     )
@@ -142,6 +146,6 @@ def explain_gain(activation: Any, gain: float, *, bias_std: float = 0.0) -> Gain
 
 def _or_nan(activation: Any, kind: str, bias_std: float) -> float:
     try:
-        return gain_of(activation, kind, bias_std=bias_std)
+        return gain_of(activation, kind=kind, bias_std=bias_std)
     except NoSolution:
         return math.nan

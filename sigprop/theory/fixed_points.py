@@ -109,7 +109,9 @@ class NetGrid:
             return np.asarray(np.exp(self.log_weight + ratio(x)) * (1 + ratio.slope(x)))
 
     def chi(self, x: Array) -> Array:
-        """χ = g²·D at x = log q."""
+        """χ = g²·D at x = log q; inf where φ jumps."""
+        if self.kernel.parts:
+            return np.full(np.shape(x), np.inf)
         with np.errstate(over="ignore", under="ignore"):
             return np.asarray(np.exp(self.log_weight + self.kernel.d(x)))
 

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sigprop.checks import count, one_of, real_number
 from sigprop.theory.critical import critical_gain
@@ -16,29 +17,43 @@ from sigprop.theory.roots import bracketed_roots
 from sigprop.theory.slopes import bends
 
 KINDS = ("forward", "critical", "unit_variance")
+BACKWARD = {"backward": "critical"}
+"""What others call a kind: a gain that keeps gradients is the critical one."""
 
 
-def gain(activation: Any, kind: str = "forward", *, q: float = 1.0, bias_std: float = 0.0) -> float:
+def gain(
+    activation: Any,
+    alpha: ArrayLike | None = None,
+    *,
+    kind: str = "forward",
+    q: float = 1.0,
+    bias_std: float = 0.0,
+    **parameters: Any,
+) -> float:
     """The gain to initialize with: weights of variance gain²/fan_in. Three numbers, say which.
 
-    - ``"forward"`` keeps the second moment at q: g²·E φ² + σ_b² = q; 1/√E φ² at q = 1.
-    - ``"critical"`` has χ = g²·E φ′² = 1 at its own fixed point, whatever ``q``: gradients neither
-      grow nor vanish. See :func:`critical_gain`.
-    - ``"unit_variance"`` is forward with the mean removed, g²·Var φ + σ_b² = q; 1/std φ at q = 1,
-      for nets whose weights are centred (normalizer-free).
+    - ``kind="forward"`` keeps the second moment at q: g²·E φ² + σ_b² = q; 1/√E φ² at q = 1.
+    - ``kind="critical"`` has χ = g²·E φ′² = 1 at its own fixed point, whatever ``q``: gradients
+      neither grow nor vanish. See :func:`critical_gain`.
+    - ``kind="unit_variance"`` is forward with the mean removed, g²·Var φ + σ_b² = q; 1/std φ at
+      q = 1, for nets whose weights are centred (normalizer-free).
 
     For two straight pieces without bias the first two agree, as √(2/(1+α²)); for nothing else.
+    ``torch.nn.init.calculate_gain`` agrees for that family; its 5/3 for tanh and 3/4 for SELU are
+    other numbers.
 
     Args:
         activation: a name, a record, a torch module, or a vectorised callable.
+        alpha: of a name: its parameter so called, such as the negative slope.
         kind: which of the three.
         q: second moment of the pre-activations, > 0.
         bias_std: σ_b ≥ 0.
+        parameters: of a name: its others, and ``negative_slope=``, torch's name of ``alpha``.
 
     Raises:
         NoSolution: the bias alone exceeds q, φ(√q z) is zero or constant, or there is no critical
             gain.
-        TypeError: ``q`` or ``bias_std`` not real numbers; no activation.
+        TypeError: ``q`` or ``bias_std`` not real numbers; no activation; no such parameter.
         ValueError: out of range; an unknown kind.
 
     Source: he2015; schoenholz2017 (critical); brock2021 (unit variance).
@@ -46,14 +61,24 @@ def gain(activation: Any, kind: str = "forward", *, q: float = 1.0, bias_std: fl
     Example:
         >>> [round(gain(name), 6) for name in ("gelu", "silu", "tanh")]
         [1.53353, 1.676532, 1.592537]
-        >>> round(gain("gelu", "unit_variance"), 6), round(gain("tanh", "critical"), 6)
+        >>> round(gain("gelu", kind="unit_variance"), 6), gain("tanh", kind="critical")
         (1.700926, 1.0)
+        >>> gain("leaky_relu", 0.2) == gain("LeakyReLU", negative_slope=0.2)
+        True
     """
-    kind = one_of("kind", kind, KINDS)
+    if isinstance(alpha, str):
+        raise TypeError(
+            f"the second argument of gain is alpha, a number; got {alpha!r}. The kind goes by "
+            f"name: gain(..., kind={BACKWARD.get(alpha, alpha)!r})."
+        )
+    kind = one_of("kind", kind, KINDS, also=BACKWARD)
     q, bias_std = real_number("q", q, above=0), real_number("bias_std", bias_std, minimum=0)
+    if alpha is not None:
+        parameters["alpha"] = alpha
+    kernel = kernel_of(activation, **parameters)
     if kind == "critical":
-        return critical_gain(activation, bias_std=bias_std)
-    moments = kernel_of(activation).moments
+        return critical_gain(kernel.given, bias_std=bias_std)
+    moments = kernel.moments
     wanted = q - bias_std**2
     if wanted <= 0:
         raise NoSolution(

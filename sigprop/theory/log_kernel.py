@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from sigprop.activations import Activation, as_activation
-from sigprop.closed_form import Kernels, leaky_kernels
+from sigprop.closed_form import Kernels, leaky_kernels, step_kernels
+from sigprop.closed_form.steps import MOST
 from sigprop.theory.moments import GaussianMoments
 from sigprop.theory.pair_rule import fast_deficit
 from sigprop.theory.roots import Array
@@ -31,6 +32,7 @@ TINY = 1e-300
 X_PANEL, ANGLE_PANEL = 1.5, 1.25
 ORDERS, ORDERS_AWAY = (10, 14), (16, 18)  # in log q, in angle; with kinks away from 0
 FAR = 30.0  # beyond, a φ that is straight on both sides is taken as two straight pieces (3e-7)
+MOST_BREAKS = 12  # of φ in a tile, whose cost goes as their square
 ANGLE_JUMP = 1e-7  # first panel where φ jumps
 
 
@@ -169,9 +171,11 @@ def _times(factor: float, kernels: Kernels, name: str) -> Callable[..., Array]:
 
 
 def _recognized(act: Activation) -> Activation:
-    """A callable that is s·(leaky ReLU) to the last digits gets its closed forms."""
-    if act.kernels is not None or any(act.jumps):
+    """A callable that is s·(leaky ReLU) to the last digits, or steps, gets its closed forms."""
+    if act.kernels is not None:
         return act
+    if any(act.jumps):
+        return _steps(act)
     x = np.concatenate([[1.0], np.geomspace(1e-60, 1e60, 61)])
     with np.errstate(all="ignore"):
         right, left = act.f(x) / x, act.f(-x) / -x
@@ -181,6 +185,20 @@ def _recognized(act: Activation) -> Activation:
         return act
     s, t = float(right[0]), float(left[0])
     return replace(act, kernels=_two_slopes(s, t))
+
+
+def _steps(act: Activation) -> Activation:
+    """A callable that is constant between its jumps gets the closed forms of steps."""
+    b = np.array(act.breakpoints)
+    if b.size > MOST or not all(act.jumps):
+        return act
+    far = np.geomspace(1e-3, 1e60, 64)
+    inner = [np.linspace(one, two, 18)[1:-1] for one, two in zip(b[:-1], b[1:], strict=True)]
+    pieces = [act.f(x) for x in (b[0] - far, *inner, b[-1] + far)]
+    if any(np.ptp(piece) for piece in pieces):
+        return act
+    levels = np.array([piece[0] for piece in pieces])
+    return replace(act, kernels=step_kernels(float(levels[0]), b, np.diff(levels)))
 
 
 class LogKernel:
@@ -195,10 +213,27 @@ class LogKernel:
             act.kernels.second_moment is not None and act.kernels.deficit is not None
         )
         self.jumps = any(act.jumps)
-        self.ratio = LogSeries(lambda q: self.moments.second_moment(q) / q)
-        self.d = LogSeries(self.moments.derivative_square)
+        self.parts = self.jumps and self.given.kernels is None
+        """Whether two inputs, however close, are parted by a jump, so that χ is infinite at c = 1.
+
+        A row with closed forms (``phased_relu``) states χ as backpropagation sees it instead.
+        """
+        self.ratio = LogSeries(lambda q: self._moments_at(MOST).second_moment(q) / q)
+        self.d = LogSeries(lambda q: self._moments_at(MOST).derivative_square(q))
         self.orders = ORDERS_AWAY if any(act.breakpoints) else ORDERS
         self._tiles: dict[int, Array] = {}
+
+    def _moments_at(self, most: int) -> GaussianMoments:
+        """The integrals, of φ with at most so many breakpoints unless there are closed forms."""
+        act = self.activation
+        if act.kernels is None and len(act.breakpoints) > most:
+            raise ValueError(
+                f"{act.name!r} has {len(act.breakpoints)} kinks or jumps within ±100. Fixed points "
+                f"are known for at most {MOST}, and the correlation of two inputs for at most "
+                f"{MOST_BREAKS}, or {MOST} jumps of a function that is constant between them. Ask "
+                "for its maps at a given q, as MeanField(...).variance_map(q)."
+            )
+        return self.moments
 
     def log_r(self, x: Array, deficit: Array) -> Array:
         """Log R at x = log q and 1 − c in (0, 2]."""
@@ -222,6 +257,8 @@ class LogKernel:
             return None
         x = np.array([-1e15, 1e15])
         left, right = (self.activation.f(x) / x).tolist()
+        if left == right == 0:
+            return None
         return _two_slopes(right, left, over=(right**2 + left**2) / 2).deficit
 
     def _closed_r(self, x: Array, deficit: Array) -> Array:
@@ -246,6 +283,9 @@ class LogKernel:
     @cached_property
     def start(self) -> float:
         """The x below which V and D are powers of q within a percent."""
+        pairs = zip(self.activation.breakpoints, self.activation.jumps, strict=True)
+        if any(jump and b == 0 for b, jump in pairs):
+            return -REACH  # R goes as 1/q there, which is no polynomial in √q
         start = self._power_until(3e-3)
         kinks = [abs(b) for b in self.activation.breakpoints if b]
         # A kink takes no part while u stays eight deviations away.
@@ -334,6 +374,7 @@ class LogKernel:
 
     def _made(self, x: Array, angle: Array, far: bool) -> Array:
         act, scale = self.activation, self.scale
+        self._moments_at(MOST_BREAKS)
         q = np.exp(x)
         values = np.array(
             [[fast_deficit(act.f, act.breakpoints, scale, p, t) for t in angle] for p in q]
@@ -362,9 +403,9 @@ def _same(one: Activation, other: Activation) -> bool:
     return same_df and one.breakpoints == other.breakpoints
 
 
-def kernel_of(activation: Any) -> LogKernel:
+def kernel_of(activation: Any, **parameters: Any) -> LogKernel:
     """The kernel of anything that is an activation; those used last are kept with their tables."""
-    act = as_activation(activation)
+    act = as_activation(activation, **parameters)
     key = id(act.f) if act.kernels is None else id(act)
     kernel = _KERNELS.get(key)
     if kernel is None or not _same(kernel.given, act):

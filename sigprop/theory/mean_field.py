@@ -70,6 +70,7 @@ class MeanField:
         activation: a name, a record, a torch module or class, or a vectorised callable.
         gain: g > 0.
         bias_std: σ_b ≥ 0.
+        parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
         TypeError: not real numbers; no activation.
@@ -84,11 +85,17 @@ class MeanField:
         (1.17848, 1.2098, 'chaotic')
     """
 
-    def __init__(self, activation: Any, gain: ArrayLike = 1.0, bias_std: ArrayLike = 0.0) -> None:
+    def __init__(
+        self,
+        activation: Any,
+        gain: ArrayLike = 1.0,
+        bias_std: ArrayLike = 0.0,
+        **parameters: Any,
+    ) -> None:
         self.gain = real_array("gain", gain, above=0)
         self.bias_std = real_array("bias_std", bias_std, minimum=0)
         check_shapes(gain=self.gain, bias_std=self.bias_std)
-        self.kernel = kernel_of(activation)
+        self.kernel = kernel_of(activation, **parameters)
         self.activation = self.kernel.activation
         self.shape = np.broadcast_shapes(self.gain.shape, self.bias_std.shape)
 
@@ -174,6 +181,10 @@ class MeanField:
     ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """χ = g²·E φ′(u)φ′(v) at correlation c; at c = 1 the growth of the squared gradient.
 
+        It is the slope of the correlation map, times what one layer makes of q. A callable that
+        jumps (``np.sign``) has the jumps in its φ′: χ is inf at c = ±1 and finite between. Its
+        backpropagation sees only the slopes beside the jumps.
+
         Args:
             q: second moment(s) ≥ 0; None: q*, also where that is a limit (0 or inf).
             c: correlation(s) in [−1, 1].
@@ -183,9 +194,29 @@ class MeanField:
             return np.asarray(self.fixed_point().chi + 0 * real_array("c", c))[()]
         q = self._q(q)
         c = self._c(c, q=q)
+        if self.kernel.parts:
+            return self._parting_chi(q, c, error=error)
         if np.all(c == 1):
             return self._integral("derivative_square", q, offset=0 * c, error=error)
         return self._integral("derivative_covariance", q, q, c, error=error)
+
+    def _parting_chi(
+        self, q: FloatArray, c: FloatArray, *, error: bool
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
+        """χ of an activation that jumps: inf at c = ±1 and at q = 0."""
+        q, c = np.broadcast_arrays(q, c)
+        inner = (np.abs(c) < 1) & (q > 0)
+        value, bound = np.full(q.shape, np.inf), np.zeros(q.shape)
+        if inner.any():
+            at = q[inner], q[inner], c[inner]
+            smooth, off = self.kernel.moments.with_error("derivative_covariance", *at)
+            value[inner] = smooth + self.kernel.moments.jumped_covariance(q[inner], c[inner])
+            bound[inner] = off
+        square = self.gain**2
+        value = np.asarray(square * value)
+        if not error:
+            return value[()]
+        return value[()], np.broadcast_to(square * bound, value.shape)[()]
 
     def chi_parallel(self, q: ArrayLike | None = None) -> FloatArray:
         """χ∥ = dq'/dq, the slope of the variance map.

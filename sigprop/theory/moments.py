@@ -91,6 +91,31 @@ class GaussianMoments:
             return self.derivative_square(q1 + 0 * np.asarray(c))
         return self._pair(self.activation.df, q1, q2, c)
 
+    def jumped_covariance(self, q: Array, c: Array) -> Array:
+        """What the jumps add to E φ′(u)φ′(v), as the slope of the correlation map has it; |c| < 1.
+
+        φ′ holds J_b δ(u − b) at a jump J_b of φ. Two of them meet with the joint density of u and v
+        there, one meets φ′ with the density of u at b times E[φ′(v) | u = b], v ~ N(cb, q(1−c²)).
+        """
+        act, (q, c) = self.activation, np.broadcast_arrays(q, c)
+        total, rest = np.zeros(q.shape), q * (1 - c) * (1 + c)
+        jumps = [(b, j) for b, j in zip(act.breakpoints, act.jumps, strict=True) if j]
+        for b, height in jumps:
+            density = height * np.exp(-(b**2) / (2 * q)) / np.sqrt(2 * np.pi * q)
+            for other, step in jumps:
+                gap = (other - c * b) ** 2 / (2 * rest)
+                total += density * step * np.exp(-gap) / np.sqrt(2 * np.pi * rest)
+            for at in np.ndindex(q.shape):
+                shift = float(c[at]) * b
+
+                def moved(x: Array, shift: float = shift) -> Array:
+                    return act.df(x + shift)
+
+                breaks = [point - shift for point in act.breakpoints]
+                mean = expectation(moved, rest[at], breakpoints=breaks)
+                total[at] += 2 * float(density[at]) * float(mean)
+        return _array(total)
+
     def _closed(self, name: str, *arguments: Array) -> Array | None:
         known: Any = getattr(self.activation.kernels, name, None)
         return None if known is None else _array(known(*arguments))

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray, real_array, real_number
-from sigprop.init import kaiming_leaky_init
 from sigprop.measurement.steps import NetSteps, steps_layer_by_layer, steps_of_net
+from sigprop.nn.dtypes import DType, floating_dtype
 from sigprop.nn.mlp import DeepMLP, activation_module, hidden_activation, layer_widths
 from sigprop.theory.leaky import g_star, second_moment
 from sigprop.validation.function_law import FunctionLaw
+from sigprop.validation.inits import GivenInit, Init, read_init
 
-Init = Callable[[nn.Module, torch.Generator], Any]
 Runner = Callable[[Tensor, Tensor, torch.Generator], NetSteps]
 
 MARGIN_BITS = 12
@@ -103,9 +103,9 @@ def plan_nets(
     width: int | Sequence[int],
     gain: float | None,
     bias_std: float,
-    activation: str | Activation | None,
-    init: Init | None,
-    dtype: torch.dtype,
+    activation: Any,
+    init: GivenInit | None,
+    dtype: DType,
     device: torch.device | str | None,
 ) -> NetPlan:
     """Check what the user asks for and fill in the defaults.
@@ -123,16 +123,12 @@ def plan_nets(
         raise TypeError(f"validate knows no exact law for {record.name!r} ({record.kind}).")
     widths = tuple(layer_widths(width, depth))
     activation_module(record, slopes, widths[0], None, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a floating-point torch dtype; got {dtype!r}.")
     bias_std = real_number("bias_std", bias_std, minimum=0)
     claimed = forward_gain(record, slopes) if gain is None else real_number("gain", gain, above=0)
-    if init is None:
-
-        def init(module: nn.Module, generator: torch.Generator) -> Any:
-            return kaiming_leaky_init(module, gain=claimed, bias_std=bias_std, generator=generator)
-
-    return NetPlan(record, slopes, widths, claimed, bias_std, init, dtype, find_device(device))
+    return NetPlan(
+        record, slopes, widths, claimed, bias_std, read_init(init, claimed, bias_std),
+        floating_dtype(dtype), find_device(device),
+    )  # fmt: skip
 
 
 def forward_gain(record: Activation, slopes: FloatArray | None) -> float:
@@ -197,16 +193,16 @@ def whole_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
 
 
 def _check_set(model: nn.Module) -> None:
-    """Refuse weights that an initialization has left as they were, NaN.
+    """Refuse weights that an initialization has left as they were, NaN, wholly or in part.
 
     Raises:
         ValueError: naming them.
     """
-    unset = [n for n, p in model.named_parameters() if p.numel() and bool(p.flatten()[0].isnan())]
+    unset = [name for name, tensor in model.named_parameters() if bool(tensor.sum().isnan())]
     if unset:
         raise ValueError(
             f"init must set every weight of the module it is given; it left {', '.join(unset[:3])}"
-            f"{' and others' if len(unset) > 3 else ''} as it was."
+            f"{' and others' if len(unset) > 3 else ''} as it was, or set NaN."
         )
 
 

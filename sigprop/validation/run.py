@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from sigprop.activations import Activation
 from sigprop.checks import FloatArray, Progress, count, real_array
+from sigprop.nn.dtypes import DType
 from sigprop.theory.batch import backward_log_variance, forward_log_variance
 from sigprop.theory.finite_width import finite_width_law
 from sigprop.theory.leaky import g_star
+from sigprop.validation.inits import GivenInit
 from sigprop.validation.judge import judge
 from sigprop.validation.nets import (
-    Init,
     NetPlan,
     layerwise_runner,
     needs_streaming,
@@ -43,9 +44,9 @@ def validate(
     x: ArrayLike | Tensor | None = None,
     in_features: int = 64,
     batch: int = 16,
-    activation: str | Activation | None = None,
-    init: Init | None = None,
-    dtype: torch.dtype = torch.float32,
+    activation: Any = None,
+    init: GivenInit | None = None,
+    dtype: DType = torch.float32,
     device: torch.device | str | None = None,
     seed: int = 0,
     level: float = 0.01,
@@ -81,12 +82,14 @@ def validate(
         x: inputs, shape (B, n_0), none of them all zero; None: ``batch`` standard normal ones.
         in_features: n_0 when ``x`` is None.
         batch: B when ``x`` is None.
-        activation: a name of ``activations.ACTIVATIONS`` or a record of a function of one
-            pre-activation; None: leaky ReLU, or PReLU if ``alpha`` is an array.
+        activation: a function of one pre-activation: a name, a torch module or class, or a record;
+            None: leaky ReLU, or PReLU if ``alpha`` is an array.
         init: the initialization under test, ``init(module, generator)``; it must set every weight.
-            Layer by layer it is called with one ``nn.Linear`` at a time. None:
-            ``kaiming_leaky_init`` with alpha and gain.
-        dtype: of weights and signals.
+            Layer by layer it is called with one ``nn.Linear`` at a time. Or a function of
+            ``torch.nn.init`` with its own arguments, by name or by itself: ``"kaiming_normal"``,
+            ``nn.init.orthogonal_``; biases are then as claimed. None: ``kaiming_leaky_init`` with
+            alpha and gain.
+        dtype: of weights and signals, also by name: ``"bfloat16"``.
         device: None: CUDA if there is one, else CPU.
         seed: of everything random here; the weights of net i are a function of (seed, i) alone.
         level: below this p-value the theory is rejected.

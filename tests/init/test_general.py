@@ -51,20 +51,20 @@ def the_gain(model, **arguments) -> float:
 @pytest.mark.parametrize("kind", ["forward", "unit_variance"])
 def test_every_row_of_the_table_is_recognised_as_a_module(name, kind):
     module = activation(name).module()
-    expected = gain(name, kind, q=0.7)
+    expected = gain(name, kind=kind, q=0.7)
     assert the_gain(chain(module), kind=kind, q=0.7) == pytest.approx(expected, rel=1e-12)
     layers = plan(chain(module), kind=kind).layers
     assert all(layer.activation.startswith(name) for layer in layers)
 
 
 def test_the_three_kinds_are_three_numbers():
-    expected = {kind: gain("tanh", kind, bias_std=0.2) for kind in KINDS}
+    expected = {kind: gain("tanh", kind=kind, bias_std=0.2) for kind in KINDS}
     assert len({round(value, 3) for value in expected.values()}) == 2  # tanh has no mean
     assert expected["critical"] == pytest.approx(1.2957, abs=0.02)
     for kind in KINDS:
         found = the_gain(chain(nn.Tanh()), kind=kind, bias_std=0.2)
         assert found == pytest.approx(expected[kind], rel=1e-12)
-    assert len({round(gain("sigmoid", kind), 3) for kind in ("forward", "unit_variance")}) == 2
+    assert len({round(gain("sigmoid", kind=kind), 3) for kind in ("forward", "unit_variance")}) == 2
     assert the_gain(chain(nn.SELU())) == pytest.approx(1.0, rel=1e-12)  # its own fixed point
 
 
@@ -161,7 +161,7 @@ def test_constant_factors_enter_before_and_after_an_activation():
     assert last_gain(Model(lambda self, z: F.relu(z) * 0.5)) == pytest.approx(half)
     assert last_gain(Model(lambda self, z: F.relu(z) * self.scale)) == pytest.approx(half)
     unit = last_gain(Model(lambda self, z: F.gelu(z) * 1.7015), kind="unit_variance")
-    assert unit == pytest.approx(gain("gelu", "unit_variance") / 1.7015, rel=1e-12)
+    assert unit == pytest.approx(gain("gelu", kind="unit_variance") / 1.7015, rel=1e-12)
     for kind in ("forward", "critical"):
         styled = last_gain(Model(lambda self, z: F.leaky_relu(z, 0.2) * 2**0.5), kind=kind)
         assert styled == pytest.approx(1.04**-0.5, rel=1e-6)

@@ -92,12 +92,12 @@ def test_one_activation_is_the_theory_of_gains(name, kind):
     for q, bias in ((1.0, 0.0), (0.3, 0.2)):
         found = gains(x(), w("a", "x"), act("p", "a", name), w("b", "p"),
                       criterion=Criterion(kind, q, bias))  # fmt: skip
-        expected = gain(name, kind, q=q, bias_std=bias)
+        expected = gain(name, kind=kind, q=q, bias_std=bias)
         assert found["b"] == pytest.approx(expected, rel=1e-12)
         assert found["a"] == pytest.approx(expected, rel=1e-12)
     critical = gains(x(), w("a", "x"), act("p", "a", "tanh"), w("b", "p"),
                      criterion=Criterion("critical", bias_std=0.2))  # fmt: skip
-    assert critical["b"] == pytest.approx(gain("tanh", "critical", bias_std=0.2), rel=1e-12)
+    assert critical["b"] == pytest.approx(gain("tanh", kind="critical", bias_std=0.2), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["gelu", "tanh", "relu", "relu6", "softplus"])

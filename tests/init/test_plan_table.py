@@ -151,6 +151,6 @@ def test_examples_that_hold_masks_and_tokens_are_taken():
         plan(Masked(), kind="forward", example=(ids, torch.full((2, 3), torch.nan)))
 
 
-def test_the_models_own_errors_come_through():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+def test_the_models_own_errors_are_said_with_what_to_do():
+    with pytest.raises(ValueError, match=r"not run on input \(2, 7\) .*multiplied.* Give x in"):
         initialize(mlp(), example=torch.ones(2, 7))

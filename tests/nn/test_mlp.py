@@ -68,6 +68,20 @@ def test_sizes():
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
 
 
+def test_activations_and_dtypes_as_torch_people_type_them():
+    net = DeepMLP(3, 4, 2, activation=torch.nn.Tanh(), dtype="bfloat16")
+    assert isinstance(net.activations[0], torch.nn.Tanh)
+    assert net.layers[0].weight.dtype == torch.bfloat16
+    assert DeepMLP(3, 4, 2, "LeakyReLU", 0.3).activations[0].negative_slope == 0.3
+    assert DeepMLP(3, 4, 2, torch.nn.LeakyReLU(0.3)).activations[0].negative_slope == 0.3
+    assert DeepMLP(3, 4, 2, torch.nn.PReLU).activations[0].weight.tolist() == [0.25]
+    with pytest.raises(ValueError, match=r"unknown dtype 'bfloat61'; .* mean 'bfloat16'"):
+        DeepMLP(3, 4, 2, dtype="bfloat61")
+    for wrong in (torch.int32, float, 3):
+        with pytest.raises(TypeError, match="dtype must be a floating-point torch dtype or its"):
+            DeepMLP(3, 4, 2, dtype=wrong)
+
+
 def test_it_is_a_plain_module():
     model = DeepMLP(3, 4, depth=3, activation="prelu", alpha=[0.1, 0.2, 0.3, 0.4])
     other = DeepMLP(3, 4, depth=3, activation="prelu", alpha=[0.0] * 4)
@@ -96,20 +110,22 @@ def test_it_is_a_plain_module():
         ((3, 4, 2.0), TypeError, "depth must be an integer >= 1; got 2.0"),
         ((3, 4, 2, "gelo"), ValueError, "unknown activation 'gelo'; allowed: .*'gelu'"),
         ((3, 4, 2, "maxout"), TypeError, "maxout has several pre-activations a unit"),
-        ((3, 4, 2, 7), TypeError, "activation must be a name or an Activation; got 7"),
+        ((3, 4, 2, 7), TypeError, "an activation is a name, a torch module or class, .*; got int"),
+        ((3, 4, 2, np.tanh), TypeError, "no torch module is known for activation 'tanh'"),
+        ((3, 4, 2, torch.nn.Tanh(), 0.2), TypeError, "alpha goes with the name of an activation"),
         ((3, 4, 2, "relu", 0.2), ValueError, "activation 'relu' has slope 0; got alpha=0.2"),
         ((3, 4, 2, "leaky_relu", np.nan), ValueError, "alpha contains NaN"),
         (
             (3, 4, 2, "leaky_relu", [0.1] * 4),
             ValueError,
-            r"has one slope; got alpha of shape \(4,\). Use activation='prelu'",
+            r"has one slope; got alpha of shape \(4,\). Use 'prelu'",
         ),
         (
             (3, [4, 5, 2], None, "prelu", [0.1] * 4),
             ValueError,
             r"alpha of shape \(4,\) does not fit a hidden layer of 5 channels; give one slope, or",
         ),
-        ((3, 4, 2, "prelu", [[0.1] * 4]), ValueError, r"alpha of shape \(1, 4\) does not fit"),
+        ((3, 4, 2, "prelu", [[0.1] * 4]), ValueError, r"one per channel; got shape \(1, 4\)"),
     ],
 )
 def test_refusals(arguments, error, message):

@@ -323,7 +323,7 @@ def test_records_print_and_lookup():
         (torch.randn(4, 40).to_sparse(), ValueError, "sparse"),
         (((4, 40), torch.cfloat), ValueError, "complex"),
         (object(), TypeError, "a tensor, a shape"),
-        ((4, 39), ValueError, r"does not run on inputs of \(4, 39\) on cpu: .*4x39 and 40x256"),
+        ((4, 39), ValueError, r"does not run on input \(4, 39\) float32 cpu. .*4x39 and 40x256"),
     ],
     ids=["none", "empty", "complex", "sparse", "complex shape", "object", "wrong shape"],
 )

@@ -17,7 +17,7 @@ def test_the_published_gains():
     assert gain("gelu") == pytest.approx(1.533530, abs=5e-7)
     assert gain("silu") == pytest.approx(1.676532, abs=5e-7)
     assert gain("tanh") == pytest.approx(1.592537, abs=5e-7)
-    assert gain("relu", "unit_variance") == pytest.approx(1.7128586, abs=5e-8)
+    assert gain("relu", kind="unit_variance") == pytest.approx(1.7128586, abs=5e-8)
     assert gain("selu") == pytest.approx(1.0, abs=1e-12)
 
 
@@ -29,12 +29,12 @@ def test_forward_gains_in_thirty_digits():
 
 
 def test_three_gains_are_three_numbers_unless_nothing_but_scale_is_there():
-    numbers = {kind: gain("selu", kind, bias_std=0.1) for kind in ("forward", "critical")}
+    numbers = {kind: gain("selu", kind=kind, bias_std=0.1) for kind in ("forward", "critical")}
     assert abs(numbers["forward"] - numbers["critical"]) > 0.1
     for alpha in (0.0, 0.3):
         leaky = lambda x, alpha=alpha: np.where(x > 0, x, alpha * x)  # noqa: E731
         assert gain(leaky) == pytest.approx(float(g_star(alpha)), rel=1e-14)
-        assert gain(leaky, "critical") == pytest.approx(float(g_star(alpha)), rel=1e-14)
+        assert gain(leaky, kind="critical") == pytest.approx(float(g_star(alpha)), rel=1e-14)
 
 
 def test_a_forward_gain_keeps_q_with_bias_too():
@@ -59,7 +59,7 @@ def test_what_cannot_be_is_said():
     with pytest.raises(NoSolution, match="the bias alone adds 4"):
         gain("tanh", bias_std=2.0)
     with pytest.raises(ValueError, match=r"unknown kind 'forwards'.*forward"):
-        gain("tanh", "forwards")
+        gain("tanh", kind="forwards")
     with pytest.raises(ValueError, match="target must be"):
         tailored_slope(5, 1.0)
     with pytest.raises(ValueError, match="q must be > 0"):
