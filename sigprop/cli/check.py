@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
     from sigprop.checks import count, real_number
 
     seeds = count("seeds", options.seeds)
-    real_number("level", options.level, above=0, maximum=1)
+    real_number("level", options.level, above=0, below=1)
     nets = _Nets()
     for report in _reports(options, seeds):
         nets.take(report)

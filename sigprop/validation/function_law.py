@@ -68,6 +68,12 @@ class FunctionLaw:
         squares = squares / (squares @ self.weights)[..., None]
         return self._series(squares, cosines) - 1
 
+    def square_overlap(self, q: FloatArray, cosines: FloatArray) -> FloatArray:
+        """Cov(φ(u)²/V, v²/q) of every pair of inputs, shape (…, B, B): one term of the series."""
+        squares = self._at_nodes(q) ** 2
+        second = (squares / (squares @ self.weights)[..., None]) @ self.basis[:, 2]
+        return np.asarray(np.sqrt(2) * second[..., :, None] * cosines**2)
+
     def square_third_moment(self, q: FloatArray) -> FloatArray:
         """E(φ² − V)³/V³, the third cumulant of one unit, of the shape of q."""
         squares = self._at_nodes(q) ** 2

@@ -153,7 +153,7 @@ def test_biases_are_shared_by_all_inputs():
         log_h=np.zeros((1, 2)),
         cosines=np.array([[[1.0, 0.2], [0.2, 1.0]]]),
         backward=np.zeros((1, 4)),
-        unit_squares=[],
+        mirrors=[],
     )
     plan = plan_nets(0.2, 1, 8, 1.5, 1.5, None, None, torch.float32, "cpu")
     law = EnteringLaw.of(steps, plan)

@@ -11,8 +11,8 @@ from torch.nn.utils import parametrizations
 from sigprop.checking.weights.facts import facts_of
 from sigprop.checking.weights.laws import gains_of, laws_of, menu
 from sigprop.checking.weights.shapes import SHAPES
-from sigprop.checking.weights.structure import structure
 from sigprop.init.distributions import Law, fill
+from sigprop.measurement.structure import structure
 from sigprop.reading import read
 
 WIDTHS = (200, 120, 300, 150)
