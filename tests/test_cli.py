@@ -1,13 +1,16 @@
 """The command line as a user meets it: exit codes, files, messages."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
-from sigprop import cli, kaiming_leaky_init
+from sigprop import cli, kaiming_leaky_init, plots, validate_many
 from sigprop.records import read_csv, read_json
+from sigprop.validation.grid import cell_level
 
 SMALL = ["--depth", "6", "--width", "48", "--seeds", "2", "--batch", "4", "--device", "cpu"]
 
@@ -50,6 +53,63 @@ def test_validate_ends_with_1_when_the_theory_is_rejected(tmp_path, capsys, monk
     assert json.loads(capsys.readouterr().out)["holds"] is False
     assert run("validate", *SMALL, "--alpha", 0.2, "--gain", 1, "--out", tmp_path) == 1
     assert "forward weights drift over all layers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("worst", "code"), [(0.004, 0), (0.0008, 1)])
+def test_validate_never_rejects_a_cell_of_a_grid_that_holds(
+    tmp_path, capsys, monkeypatch, worst, code
+):
+    """p = .004 in one of 12 kinds of net is below .01, but not unusual; .0008 is."""
+    (result,) = validate_many([{"alpha": 0.2, "depth": 2, "width": 8, "seeds": 1, "batch": 2}])
+
+    def given(cases, **rest):
+        return [
+            replace(
+                result,
+                activation=case["activation"],
+                alpha=case["alpha"],
+                gain=case["gain"],
+                verdict=replace(
+                    result.verdict, p_value=worst if index == 3 else 0.4, level=case["level"]
+                ),
+            )
+            for index, case in enumerate(cases)
+        ]
+
+    pictures = []
+    monkeypatch.setattr("sigprop.validation.validate_many", given)
+    monkeypatch.setattr("sigprop.plots.grid", keeping(pictures, plots.grid))
+    assert run("validate", *SMALL, "--out", tmp_path) == code
+    out = capsys.readouterr().out
+    assert ("REJECTED" in out) == bool(code)
+    assert "rejected below 0.01; one kind alone below 0.00084" in out
+    verdict = read_json(tmp_path / "validate.json")
+    assert verdict["holds"] == (not code)
+    assert [cell["holds"] for cell in verdict["cells"]].count(False) == code
+    assert verdict["cell_level"] == cell_level(0.01, 12)
+    (figure,) = pictures
+    assert figure.get_suptitle().startswith(f"The theory holds in {12 - code} of 12 kinds")
+    words = [t.get_text() for ax in figure.axes for t in (ax.get_legend() or ax).findobj(Text)]
+    assert any("REJECTED" in text for text in words) == bool(code)
+
+
+def keeping(found, draw):
+    """The same function, what it returns kept."""
+
+    def kept(*arguments):
+        found.append(draw(*arguments))
+        return found[-1]
+
+    return kept
+
+
+def test_validate_tests_the_law_of_the_weights_when_asked(tmp_path, capsys):
+    arguments = ["--alpha", 0.2, "--gain", 1, "--out", tmp_path]
+    assert run("validate", *SMALL, *arguments) == 0
+    assert "measured only: the law of the weights beyond" in capsys.readouterr().out
+    assert run("validate", *SMALL, *arguments, "--distribution", "normal", "--json") == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert cell["tested"].endswith("row norms, fourth moment, row directions, shared weights")
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pt"])

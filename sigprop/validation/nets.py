@@ -116,7 +116,7 @@ class NetPlan:
 
     def _log_square(self, log_q: FloatArray) -> FloatArray:
         if self.slopes is None:
-            with np.errstate(divide="ignore"):
+            with np.errstate(divide="ignore", over="ignore"):
                 return np.log(self.law.second_moment(np.exp(log_q)))
         return log_q + math.log(float(second_moment(self.slopes, channel_axis=self._axis)))
 
