@@ -10,7 +10,7 @@ out independent at the output and give up to √B times as many. Well-known mist
 once, a single wrong layer of 50 is named, and so are weights that are not normal.
 Answer: yes to each.
 Source: hall1983 (law of the scores).
-Run time: 8 minutes on one core.
+Run time: 6 minutes on one core.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ WRONG_LAYER = 24
 
 @dataclass(frozen=True)
 class Params:
-    settings: int = 2100  # random right nets
+    settings: int = 2000  # random right nets
     shape: tuple[int, int, int] = (100, 512, 16)  # depth, width, nets of one test of power
-    power: tuple[tuple[float, int], ...] = ((0.0005, 12), (0.001, 12), (0.0015, 12), (0.005, 60))
+    power: tuple[tuple[float, int], ...] = ((0.0005, 8), (0.001, 8), (0.0015, 8), (0.005, 40))
     required: tuple[float, float] = (0.005, 0.99)  # this error is to be seen this often
     inputs: int = 8
     seed: int = 0
@@ -64,8 +64,8 @@ NEAR_ONE = (-16.0, -2.0)
 def random_setting(rng: np.random.Generator) -> dict[str, Any]:
     """Keyword arguments of ``validate`` for right nets of some kind."""
     dtype = str(rng.choice(["float32", "float32", "float64", "bfloat16", "float16"]))
-    depth = round(math.exp(rng.uniform(0, math.log(24))))
-    width = round(math.exp(rng.uniform(math.log(16), math.log(128))))
+    depth = round(math.exp(rng.uniform(0, math.log(16))))
+    width = round(math.exp(rng.uniform(math.log(16), math.log(96))))
     features = int(rng.integers(16, 100))
     batch = int(min(rng.integers(1, 13), features - 1))
     x = rng.standard_normal((batch, features)) * math.exp(rng.normal())
@@ -75,7 +75,7 @@ def random_setting(rng: np.random.Generator) -> dict[str, Any]:
     setting: dict[str, Any] = {
         "x": x,
         "width": unequal if rng.random() < 0.3 else [width] * depth,
-        "seeds": int(rng.integers(1, 5)),
+        "seeds": int(rng.integers(1, 4)),
         "dtype": getattr(torch, dtype),
         "bias_std": float(rng.uniform(0.05, 1)) if rng.random() < 0.4 else 0.0,
         "distribution": "normal" if rng.random() < 0.3 else None,

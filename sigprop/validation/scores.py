@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
 from sigprop.measurement.steps import NetSteps
+from sigprop.validation.function_law import RESOLVED
 from sigprop.validation.judge import cumulant_score, sign_flip_score
 from sigprop.validation.nets import NetPlan
 
@@ -158,7 +159,10 @@ class ScoreSums:
             if self.plan.slopes is not None:
                 why = f"fewer than {FEWEST} units give another size at −z than at z"
             elif name == "forward activations":
-                why = "φ is so close to linear that mean φ² repeats mean z²"
+                why = (
+                    "φ is so close to linear that mean φ² repeats mean z², or second moments are "
+                    f"above {RESOLVED:g} and its features too narrow"
+                )
             else:
                 why = "no exact law of the gradient is known outside the leaky family"
             found.append(f"{name}: not tested at {missing} of {layers} layers; {why}")
@@ -220,16 +224,17 @@ class ScoreSums:
             return
         q, cosines = np.exp(entering.log_q[:-1]), entering.cosines[:-1]
         units, law = np.array(self.plan.widths[:-1], dtype=np.float64), self.plan.law
-        ratio = np.exp(net.log_h[1:]) / law.second_moment(q)
-        covariance = law.square_covariance(q, cosines)
         batch = q.shape[1]
-        single = np.diagonal(covariance, axis1=1, axis2=2).mean(axis=1)
-        k2 = covariance.sum(axis=(1, 2)) / batch**2
-        # Exact for one input and for equal ones; in between the shape of the law is interpolated.
-        k3 = law.square_third_moment(q).mean(axis=1) * (k2 / single) ** 2
+        with np.errstate(invalid="ignore", divide="ignore"):  # a dead input, or φ² constant
+            ratio = np.exp(net.log_h[1:]) / law.second_moment(q)
+            covariance = law.square_covariance(q, cosines)
+            single = np.diagonal(covariance, axis1=1, axis2=2).mean(axis=1)
+            k2 = covariance.sum(axis=(1, 2)) / batch**2
+            # Exact for one input and for equal ones; in between its shape is interpolated.
+            k3 = law.square_third_moment(q).mean(axis=1) * (k2 / single) ** 2
         shared = law.square_overlap(q, cosines).sum(axis=(1, 2)) / batch**2
         parts = (np.ones_like(k2), ratio.mean(axis=1), k2 / units, k3 / units**2, shared / units)
-        tested = np.isfinite(parts[1])
+        tested = np.isfinite(parts).all(axis=0) & (q.max(axis=1) <= RESOLVED)
         self.squares += np.where(tested[:, None], np.stack(parts, axis=1), 0.0)
 
     def _check_range(self, net: NetSteps) -> None:
