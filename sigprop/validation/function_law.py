@@ -26,7 +26,7 @@ RESOLVED = 1e3
 """Second moment up to which close nodes resolve features of size one."""
 
 
-class _Rule:
+class _NormalNodes:
     """Nodes of a normal law, their weights, and the normalized Hermite polynomials there."""
 
     def __init__(self, nodes: FloatArray, weights: FloatArray) -> None:
@@ -38,12 +38,12 @@ class _Rule:
 
 
 @cache
-def _rule(wide: bool) -> _Rule:
+def _rule(wide: bool) -> _NormalNodes:
     """Gauss–Hermite; for narrow features the trapezoidal rule, which misses none of them."""
     if not wide:
-        return _Rule(*np.polynomial.hermite_e.hermegauss(NODES))
+        return _NormalNodes(*np.polynomial.hermite_e.hermegauss(NODES))
     nodes = np.linspace(-10, 10, CLOSE_NODES)
-    return _Rule(nodes, np.exp(-(nodes**2) / 2))
+    return _NormalNodes(nodes, np.exp(-(nodes**2) / 2))
 
 
 class FunctionLaw:
@@ -149,19 +149,19 @@ class FunctionLaw:
         below, here, above = np.log(gain**2 * self.second_moment(scales * q) + bias_std**2)
         return (above - below) / (2 * step), (above - 2 * here + below) / step**2
 
-    def _squares(self, q: FloatArray) -> tuple[FloatArray, _Rule]:
+    def _squares(self, q: FloatArray) -> tuple[FloatArray, _NormalNodes]:
         """φ²/V at the nodes."""
         values, rule = self._at_nodes(q)
         squares = values**2
         with np.errstate(invalid="ignore"):  # a dead input
             return squares / (squares @ rule.weights)[..., None], rule
 
-    def _at_nodes(self, q: FloatArray) -> tuple[FloatArray, _Rule]:
+    def _at_nodes(self, q: FloatArray) -> tuple[FloatArray, _NormalNodes]:
         rule = _rule(bool(np.max(q, initial=0.0) > WIDE))
         return self.activation.f(np.sqrt(q)[..., None] * rule.nodes), rule
 
 
-def _series(values: FloatArray, rule: _Rule, cosines: FloatArray) -> FloatArray:
+def _series(values: FloatArray, rule: _NormalNodes, cosines: FloatArray) -> FloatArray:
     """Σ aₙ a′ₙ cⁿ (Mehler), what is left of the norm at the last power."""
     terms = values @ rule.basis
     rest = np.sqrt(np.maximum((values**2) @ rule.weights - (terms**2).sum(axis=-1), 0.0))

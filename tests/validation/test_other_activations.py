@@ -93,6 +93,28 @@ def test_the_overlap_of_squares_is_one_term_of_their_series():
     np.testing.assert_allclose(law.square_overlap(np.array([3.0, 0.1]), c), 2 * c**2, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["hardtanh", "tanh", "sin"])
+@pytest.mark.parametrize("q", [2.0, 40.0, 900.0])
+def test_features_that_are_narrow_at_this_scale_are_seen(name, q):
+    """With few nodes hardtanh is ±1 at all of them from q = 80 on, and its variance 0."""
+    law, f = FunctionLaw(activation(name)), activation(name).f
+    z = np.linspace(-10, 10, 200001)
+    weights = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+    squares = f(math.sqrt(q) * z) ** 2 / (weights @ f(math.sqrt(q) * z) ** 2)
+    seen = law.square_covariance(np.array([q]), np.ones((1, 1)))[0, 0]
+    assert seen == pytest.approx(weights @ squares**2 - 1, rel=0.02)
+    third = law.square_third_moment(np.array([q]))[0]
+    assert third == pytest.approx(weights @ (squares - 1) ** 3, rel=0.05)
+
+
+def test_beyond_that_scale_nothing_is_tested_and_said_so():
+    x = np.random.default_rng(0).standard_normal((3, 30)) * 60
+    result = validate(activation="hardtanh", depth=4, width=32, seeds=1, x=x, **CPU)
+    assert np.isnan(result.scores["forward activations"][1])
+    assert np.isfinite(result.scores["forward activations"][2:-1]).all()
+    assert any("second moments are above 1000" in note for note in result.notes)
+
+
 @pytest.mark.parametrize(("gain", "tested"), [(1.5, True), (1e-3, False)])
 def test_where_the_activation_is_linear_nothing_is_left_to_test(gain, tested):
     result = validate(activation="tanh", gain=gain, depth=4, width=32, seeds=2, batch=4, **CPU)

@@ -62,7 +62,7 @@ def test_cosines_of_a_triangle_share_a_third_cumulant():
     assert abs(exact[2]) > 0.05
 
 
-SIZES = (12, 20, 20, 20, 30)
+SIZES = (12, 20, 20, 20, 20, 20, 30)
 
 
 def normal(shape, source):
@@ -98,7 +98,7 @@ def low_rank(shape, source):
 
 
 MUTANT = dict(zip(WEIGHT_FAMILIES, (uniform, uniform, low_rank, related), strict=True))
-EACH = dict(zip(WEIGHT_FAMILIES, (4, 4, 4, 1), strict=True))  # scores a net
+EACH = dict(zip(WEIGHT_FAMILIES, (6, 6, 6, 3), strict=True))  # scores a net
 
 
 @pytest.mark.parametrize("family", WEIGHT_FAMILIES)
@@ -198,7 +198,8 @@ def test_normal_weights_hold_and_without_the_option_nothing_is_asked_of_their_la
     result = validate(**NET, distribution="normal", layerwise=layerwise)
     assert result.p_value > 1e-6
     assert result.weight_kinds == ()
-    assert set(WEIGHT_FAMILIES) < {family.name for family in result.verdict.families}
+    tested = {family.name for family in result.verdict.families}
+    assert tested == set(result.scores) > set(WEIGHT_FAMILIES)
     assert "measured only" not in str(result)
     asked = validate(**NET, init=None if layerwise else KINDS["uniform entries"])
     assert asked.p_value > 1e-6
