@@ -24,6 +24,7 @@ def real_array(
     minimum: float | None = None,
     above: float | None = None,
     maximum: float | None = None,
+    below: float | None = None,
     allow_infinite: bool = False,
 ) -> FloatArray:
     """Return ``value`` as a float64 array, or say what is wrong with it.
@@ -34,6 +35,7 @@ def real_array(
         minimum: smallest allowed value, inclusive.
         above: largest forbidden value: every entry must exceed it.
         maximum: largest allowed value, inclusive.
+        below: smallest forbidden value: every entry must stay under it.
         allow_infinite: whether ±inf may stand in the array.
 
     Raises:
@@ -65,6 +67,9 @@ def real_array(
     if maximum is not None:
         wrong |= numbers > maximum
         wanted.append(f"<= {_digits(maximum)}")
+    if below is not None:
+        wrong |= numbers >= below
+        wanted.append(f"< {_digits(below)}")
     if wrong.any():
         first = _digits(numbers[wrong][0])
         raise ValueError(f"{name} must be {' and '.join(wanted)}; got {first}.")

@@ -40,6 +40,7 @@ def test_torch_tensors_pass_gradient_and_all(dtype):
         (-1, {"minimum": 0}, ValueError, "^q must be >= 0; got -1.$"),
         (0, {"above": 0}, ValueError, "^q must be > 0; got 0.$"),
         ([0.5, 3.0], {"maximum": 1}, ValueError, "^q must be <= 1; got 3.$"),
+        (1, {"above": 0, "below": 1}, ValueError, "^q must be > 0 and < 1; got 1.$"),
         (2, {"minimum": -1, "maximum": 1}, ValueError, "^q must be >= -1 and <= 1; got 2.$"),
         (np.nextafter(1, 2), {"maximum": 1}, ValueError, "^q must be <= 1; got 1.0000000000000002"),
         (-1e-300, {"minimum": 0}, ValueError, "^q must be >= 0; got -1e-300.$"),

@@ -1,15 +1,18 @@
 """The command line as a user meets it: exit codes, files, messages."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
-from sigprop import cli, kaiming_leaky_init, validate
+from sigprop import cli, kaiming_leaky_init, plots, validate, validate_many
 from sigprop.data import load_inputs
 from sigprop.records import read_csv, read_json
 from sigprop.theory import MeanField
+from sigprop.validation.grid import cell_level
 
 SMALL = ["--depth", "6", "--width", "48", "--seeds", "2", "--batch", "4", "--device", "cpu"]
 
@@ -46,7 +49,7 @@ def test_validate_ends_with_1_when_the_theory_is_rejected(tmp_path, capsys, monk
     def wrong(module, *, gain, **rest):
         return kaiming_leaky_init(module, gain=1.2 * gain, **rest)
 
-    monkeypatch.setattr("sigprop.validation.nets.kaiming_leaky_init", wrong)
+    monkeypatch.setattr("sigprop.validation.inits.kaiming_leaky_init", wrong)
     code = run("validate", *SMALL, "--alpha", 0.2, "--gain", 1, "--out", tmp_path, "--json")
     assert code == 1
     assert json.loads(capsys.readouterr().out)["holds"] is False
@@ -73,6 +76,56 @@ def test_alpha_is_a_parameter_of_the_activations_that_have_one(tmp_path, capsys)
     cells = read_json(tmp_path / "validate.json")["cells"]
     known = [("elu", 0.5), ("elu", 1), ("prelu", 0.5), ("prelu", 1)]
     assert [(cell["activation"], cell["alpha"]) for cell in cells] == known
+
+
+@pytest.mark.parametrize(("worst", "code"), [(0.004, 0), (0.0008, 1)])
+def test_validate_never_rejects_a_cell_of_a_grid_that_holds(
+    tmp_path, capsys, monkeypatch, worst, code
+):
+    """p = .004 in one of 12 kinds of net is below .01, but not unusual; .0008 is."""
+    (result,) = validate_many([{"alpha": 0.2, "depth": 2, "width": 8, "seeds": 1, "batch": 2}])
+
+    def given(cases, finished, **rest):
+        for index, case in enumerate(cases):
+            p_value = worst if index == 3 else 0.4
+            verdict = replace(result.verdict, p_value=p_value, level=case["level"])
+            kind = {key: case[key] for key in ("activation", "alpha", "gain")}
+            finished(index, replace(result, verdict=verdict, **kind))
+
+    pictures = []
+    monkeypatch.setattr("sigprop.validation.validate_many", given)
+    monkeypatch.setattr("sigprop.plots.grid", keeping(pictures, plots.grid))
+    assert run("validate", *SMALL, "--out", tmp_path) == code
+    out = capsys.readouterr().out
+    assert ("REJECTED" in out) == bool(code)
+    assert "rejected below 0.01; one kind alone below 0.00084" in out
+    verdict = read_json(tmp_path / "validate.json")
+    assert verdict["holds"] == (not code)
+    assert [cell["holds"] for cell in verdict["cells"]].count(False) == code
+    assert verdict["cell_level"] == cell_level(0.01, 12)
+    (figure,) = pictures
+    assert figure.get_suptitle().startswith(f"The theory holds in {12 - code} of 12 kinds")
+    words = [t.get_text() for ax in figure.axes for t in (ax.get_legend() or ax).findobj(Text)]
+    assert any("REJECTED" in text for text in words) == bool(code)
+
+
+def keeping(found, draw):
+    """The same function, what it returns kept."""
+
+    def kept(*arguments):
+        found.append(draw(*arguments))
+        return found[-1]
+
+    return kept
+
+
+def test_validate_tests_the_law_of_the_weights_when_asked(tmp_path, capsys):
+    arguments = ["--alpha", 0.2, "--gain", 1, "--out", tmp_path]
+    assert run("validate", *SMALL, *arguments) == 0
+    assert "measured only: the law of the weights beyond" in capsys.readouterr().out
+    assert run("validate", *SMALL, *arguments, "--distribution", "normal", "--json") == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert cell["tested"].endswith("row norms, fourth moment, row directions, shared weights")
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pt"])

@@ -58,6 +58,13 @@ def test_variance_shows_what_the_result_holds(right):
     np.testing.assert_allclose(lines["None"].get_ydata(), right.q.measured / tens)
 
 
+def test_every_family_of_scores_is_drawn(right):
+    named = {f"family {k}": right.scores["forward weights"] + k for k in range(8)}
+    drawn = plots.scores(replace(right, scores=named)).get_lines()[-8:]
+    assert [line.get_label() for line in drawn] == list(named)
+    assert len({(line.get_color(), line.get_marker()) for line in drawn}) == 8
+
+
 def test_a_culprit_is_marked_and_named(wrong):
     assert wrong.verdict.culprits == (5,)
     for plot in (plots.variance, plots.gradient, plots.scores):

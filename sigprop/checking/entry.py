@@ -70,7 +70,7 @@ def check(
     """
     check_model(model)
     model = unwrapped(model)
-    real_number("level", level, above=0, maximum=1)
+    real_number("level", level, above=0, below=1)
     example, _ = example_of(model, x)
     check_example(model, example)
     with errors_named(model, example):

@@ -144,7 +144,7 @@ def run(options: argparse.Namespace) -> int:
     from sigprop.checks import count, real_number
 
     seeds = count("seeds", options.seeds)
-    real_number("level", options.level, above=0, maximum=1)
+    real_number("level", options.level, above=0, below=1)
     asked = {"html": options.html, "csv": options.csv, "json": options.json}
     files = {kind: path for kind, path in asked.items() if path not in (None, PRINTED)}
     if options.force and not files:

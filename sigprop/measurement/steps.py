@@ -8,8 +8,9 @@ statistics those laws speak of, and knows nothing of gains or slopes:
 * *backward weight step*: the forward pass saw W only on span(H), so WᵀΔ projected off span(H) is
   fresh Gaussian noise, independent of everything forward. Its mean square over that of Δ,
   averaged over the batch, estimates gain² = fan_in·Var W.
-* *activation step*: per unit, the squares before and after, forward (z, then φ(z)) and backward
-  (gradient with respect to φ(z), then with respect to z).
+* *activation step*: a pre-activation z and its mirror image −z are equally likely. The module is
+  run at both, in the same dtype, so that what it rounds is in both; per unit, the squares of what
+  it gives, forward (φ) and backward (the gradient with respect to z).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -44,9 +46,11 @@ class NetSteps:
             the cosines of Δ and d the degrees of freedom, the law of the ratio under Gaussian
             weights is gain² · Σ_j λ_j χ²_j(d)/(B·d), and k2 = Σ λ²/B², k3 = Σ λ³/B³ give its
             cumulants. NaN where fan_in ≤ B leaves nothing to see.
-        unit_squares: for every activation step the squares (z, φ, gradient of φ, gradient of z) of
-            each unit, shape (n_l, 4): sums over the batch, each input's divided by its mean square
-            before the step (z forward, gradient of φ backward).
+        mirrors: for every activation step, forward and backward and for each unit, shape
+            (2, 3, n_l): half the difference of the squares after the step at z and at −z, half
+            their sum, and the square before the step (z forward, gradient of φ backward). Sums
+            over the batch, each input's divided by its mean square before the step; where z is 0
+            it is its own image, and left out. Empty if they were not asked for.
     """
 
     log_q: FloatArray
@@ -54,14 +58,15 @@ class NetSteps:
     log_h: FloatArray
     cosines: FloatArray
     backward: FloatArray
-    unit_squares: list[FloatArray]
+    mirrors: list[FloatArray]
 
 
 @dataclass(frozen=True)
 class WeightStep:
     """One weight step: z = Wh + b and grad_h = Wᵀ grad_z, of shapes (B, n_out) and (B, n_in).
 
-    The net's own z is z·2^−log2_z and its own gradient is grad_z·2^−log2_grad.
+    The net's own z is z·2^−log2_z and its own gradient is grad_z·2^−log2_grad. ``activation`` is
+    what z enters, if that step is asked for.
     """
 
     h: Tensor
@@ -70,15 +75,19 @@ class WeightStep:
     grad_z: Tensor
     log2_z: int = 0
     log2_grad: int = 0
+    activation: nn.Module | None = None
 
 
-def steps_of_net(model: DeepMLP, x: Tensor, cotangent: Tensor) -> NetSteps:
+def steps_of_net(
+    model: DeepMLP, x: Tensor, cotangent: Tensor, *, mirrored: bool = True
+) -> NetSteps:
     """Run a net forward and backward on a batch and take the statistics of every step.
 
     Args:
         model: the net; neither its parameters nor their ``.grad`` are changed.
         x: inputs, shape (B, n_0).
         cotangent: gradient given at the output, shape (B, n_L), independent of the net.
+        mirrored: whether the activations are run at −z too.
 
     Returns:
         The statistics of the L weight steps and the L − 1 activation steps.
@@ -99,9 +108,14 @@ def steps_of_net(model: DeepMLP, x: Tensor, cotangent: Tensor) -> NetSteps:
     gradients = torch.autograd.grad(output, [*entering, *leaving], cotangent)
     depth = len(leaving)
     steps = [
-        WeightStep(h.detach(), z.detach(), grad_h, grad_z)
-        for h, z, grad_h, grad_z in zip(
-            entering, leaving, gradients[:depth], gradients[depth:], strict=True
+        WeightStep(h.detach(), z.detach(), grad_h, grad_z, activation=activation)
+        for h, z, grad_h, grad_z, activation in zip(
+            entering,
+            leaving,
+            gradients[:depth],
+            gradients[depth:],
+            [*model.activations, None] if mirrored else [None] * depth,
+            strict=True,
         )
     ]
     return _collect(reversed(steps), chunk=CHUNK)
@@ -114,6 +128,7 @@ def steps_layer_by_layer(
     cotangent: Tensor,
     *,
     homogeneous: bool = True,
+    mirrored: bool = True,
 ) -> NetSteps:
     """The statistics of :func:`steps_of_net` for a net of which one layer at a time exists.
 
@@ -129,8 +144,10 @@ def steps_layer_by_layer(
         x: inputs, shape (B, n_0).
         cotangent: gradient given at the output, shape (B, n_L).
         homogeneous: activations positively homogeneous and biases zero.
+        mirrored: whether the activations are run at −z too.
     """
-    return _collect(_streamed(make_layer, activations, x, cotangent, homogeneous), chunk=1)
+    steps = _streamed(make_layer, activations, x, cotangent, homogeneous, mirrored)
+    return _collect(steps, chunk=1)
 
 
 def _streamed(
@@ -139,6 +156,7 @@ def _streamed(
     x: Tensor,
     cotangent: Tensor,
     homogeneous: bool,
+    mirrored: bool,
 ) -> Iterator[WeightStep]:
     depth = len(activations) + 1
     leaving: list[Tensor] = []
@@ -159,7 +177,10 @@ def _streamed(
             phi = activations[index - 1](z) if index else z
             h = _times_power(phi.detach(), powers[index]).requires_grad_()
             (grad_h,) = torch.autograd.grad(make_layer(index)(h), h, grad_z)
-        yield WeightStep(h.detach(), leaving.pop(), grad_h, grad_z, log2_z[index], log2_grad)
+        after = activations[index] if mirrored and index + 1 < depth else None
+        yield WeightStep(
+            h.detach(), leaving.pop().detach(), grad_h, grad_z, log2_z[index], log2_grad, after
+        )
         if index:
             (grad_z,) = torch.autograd.grad(phi, z, grad_h)
             leaving[-1] = z.detach()
@@ -185,28 +206,18 @@ def _collect(steps: Iterable[WeightStep], chunk: int) -> NetSteps:
     parts: list[Tensor] = []
     units: list[Tensor] = []
     scales: list[tuple[int, int]] = []
-    above: _Sized | None = None
+    above: WeightStep | None = None
     for group in _groups(steps, chunk):
-        sized = _Sized.of(group)
-        parts.append(_weight_steps(sized))
-        for index, step in enumerate(group):
-            below = sized.at(index)
-            if above is not None:
-                log2_z, log2_grad = scales[-1]
-                units.append(
-                    _activation_step(
-                        below,
-                        above,
-                        2.0 ** (step.log2_z - log2_z),
-                        2.0 ** (log2_grad - step.log2_grad),
-                    )
-                )
-            scales.append((step.log2_z, step.log2_grad))
-            above = below
+        parts.append(_weight_steps(_Sized.of(group)))
+        pairs = list(pairwise(group if above is None else [above, *group]))
+        if pairs and group[-1].activation is not None:
+            units.extend(_mirrors(pairs))
+        scales += [(step.log2_z, step.log2_grad) for step in group]
+        above = group[-1]
     if above is None:
         raise ValueError("the net has no weight layer.")
-    ends = torch.stack((_log_mean_square(above.h), _log_mean_square(above.grad_h)))
-    return _at_home(parts, units, ends, scales)
+    ends = [_log_mean_square(_Signal.of([values]))[0] for values in (above.h, above.grad_h)]
+    return _at_home(parts, units, torch.stack(ends), scales)
 
 
 def _groups(steps: Iterable[WeightStep], chunk: int) -> Iterator[list[WeightStep]]:
@@ -242,13 +253,10 @@ class _Signal:
         unit = values.div_(torch.where(size > 0, size, 1))
         return cls(unit, (peak.double() * size.double()).squeeze(-1))
 
-    def at(self, index: int) -> _Signal:
-        return _Signal(self.unit[index], self.size[index])
-
 
 @dataclass(frozen=True)
 class _Sized:
-    """The four signals of one step, shapes (B, n), or of a group of steps, (layers, B, n)."""
+    """The four signals of a group of steps, shapes (layers, B, n)."""
 
     h: _Signal
     z: _Signal
@@ -259,10 +267,6 @@ class _Sized:
     def of(cls, group: list[WeightStep]) -> _Sized:
         names = ("h", "z", "grad_h", "grad_z")
         return cls(*(_Signal.of([getattr(step, name) for step in group]) for name in names))
-
-    def at(self, index: int) -> _Sized:
-        signals = (self.h, self.z, self.grad_h, self.grad_z)
-        return _Sized(*(signal.at(index) for signal in signals))
 
 
 def _weight_steps(steps: _Sized) -> Tensor:
@@ -292,23 +296,65 @@ def _estimate(ratio: Tensor, unit: Tensor, degrees: int) -> Tensor:
     return torch.stack((mean, k2, k3, torch.full_like(mean, degrees)), dim=-1)
 
 
-def _activation_step(below: _Sized, above: _Sized, phi_scale: float, grad_scale: float) -> Tensor:
-    """Per unit the squares (z, φ, gradient of φ, gradient of z), shape (4, n).
-
-    The scales take φ to the scale of z, and the gradient of z to that of the gradient of φ.
-    """
-    z, phi, grad_phi, grad_z = below.z, above.h, above.grad_h, below.grad_z
-    forward, backward = z.unit.square(), grad_phi.unit.square()
-    sizes = (phi.size / z.size * phi_scale, grad_z.size / grad_phi.size * grad_scale)
-    ratio = torch.stack(sizes).square()
-    ratio = torch.where(ratio.isfinite(), ratio, 0.0).to(forward.dtype)
-    squares = (
-        forward.sum(0),
-        ratio[0] @ phi.unit.square(),
-        backward.sum(0),
-        ratio[1] @ grad_z.unit.square(),
+def _mirrors(pairs: Sequence[tuple[WeightStep, WeightStep]]) -> Tensor:
+    """Activation steps, each with the weight step above and below it, shape (steps, 2, 3, n)."""
+    images = [_at_minus_z(below, above.grad_h) for above, below in pairs]
+    forward = _mirror(
+        [below.z for _, below in pairs],
+        [above.h for above, _ in pairs],
+        [phi for phi, _ in images],
+        [below.log2_z - above.log2_z for above, below in pairs],
     )
-    return torch.stack(squares).double() * z.unit.shape[-1]
+    lives = torch.stack([below.z for _, below in pairs]) != 0
+    backward = _mirror(
+        [above.grad_h for above, _ in pairs],
+        [below.grad_z for _, below in pairs],
+        [grad for _, grad in images],
+        [above.log2_grad - below.log2_grad for above, below in pairs],
+        lives,
+    )
+    return torch.stack((forward, backward), dim=1)
+
+
+def _at_minus_z(step: WeightStep, grad_phi: Tensor) -> tuple[Tensor, Tensor]:
+    """φ(−z), and the gradient with respect to −z, as the module computes them."""
+    assert step.activation is not None
+    with torch.enable_grad():
+        image = (-step.z).requires_grad_()
+        phi = step.activation(image)
+        (grad,) = torch.autograd.grad(phi, image, grad_phi)
+    return phi.detach(), grad
+
+
+def _mirror(
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    image: Sequence[Tensor],
+    powers: Sequence[int],
+    lives: Tensor | None = None,
+) -> Tensor:
+    """Rows of ``NetSteps.mirrors`` for one direction, shape (steps, 3, n).
+
+    Everything is multiplied by powers of two, which is exact: slopes one rounding apart stay apart.
+    """
+    signals = [torch.stack(list(values)).double() for values in (before, after, image)]
+    if lives is not None:
+        signals = [values * lives for values in signals]
+    peak = signals[0].abs().amax(-1, keepdim=True)
+    exponent = torch.frexp(peak)[1].clamp(-1000, 1000)
+    scale = torch.exp2(-exponent.double())
+    shift = torch.tensor(powers, device=peak.device)[:, None, None]
+    shifted = torch.exp2((shift - exponent).clamp(-1074, 1023).double())
+    start, end, mirrored = signals[0] * scale, signals[1] * shifted, signals[2] * scale
+    square = start.square()
+    total = square.mean(-1, keepdim=True)
+    share = torch.where(total > 0, 1 / total, 0.0).mT
+    rows = (
+        (end - mirrored) * (end + mirrored) / 2,
+        (end.square() + mirrored.square()) / 2,
+        square,
+    )
+    return torch.cat([share @ row for row in rows], dim=1)
 
 
 def _log_mean_square(signal: _Signal) -> Tensor:
@@ -335,5 +381,5 @@ def _at_home(
         log_h=log_h - powers[:, :1],
         cosines=rows[:, 4 + 3 * batch :].reshape(depth, batch, batch),
         backward=rows[:, :4],
-        unit_squares=[unit.reshape(4, -1).T for unit in reversed(squares)],
+        mirrors=[unit.reshape(2, 3, -1) for unit in reversed(squares)],
     )

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 POINTS = 24
 """Measured points drawn on a path; a culprit is drawn always."""
 
+MARKERS = "os^Dv<>p"
+"""One a family of scores."""
+
 AXIS_LABELS = {
     "q": "second moment $q$ of the pre-activations",
     "grad": "second moment of the gradient",
@@ -65,7 +68,8 @@ def scores(result: Validation, ax: Axes | None = None) -> Axes:
     ax.axhspan(-1.96, 1.96, color=PALE, alpha=0.15, lw=0)
     for level in (-1.96, 1.96):
         ax.axhline(level, color=PALE, lw=0.8, ls="--")
-    for (name, values), color, marker in zip(result.scores.items(), COLORS, "os^D", strict=False):
+    for index, (name, values) in enumerate(result.scores.items()):
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
         ax.plot(layers, values, marker, ms=3.5, color=color, alpha=0.8, label=name)
     _mark_culprits(ax, result.verdict.culprits)
     ax.set(xlabel="layer", ylabel="normal score $z$  (95 % lie within the dashes)")

@@ -8,6 +8,7 @@ over pairs of inputs, a covariance that a Hermite series gives.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -18,6 +19,31 @@ from sigprop.gaussian import expectation
 NODES = 96
 ORDER = 32
 """Nodes and terms of the series for covariances, which enter only the spread of a statistic."""
+WIDE = 4.0
+"""Second moment beyond which the features of φ are narrow, and the nodes must be close."""
+CLOSE_NODES = 2001
+RESOLVED = 1e3
+"""Second moment up to which close nodes resolve features of size one."""
+
+
+class _NormalNodes:
+    """Nodes of a normal law, their weights, and the normalized Hermite polynomials there."""
+
+    def __init__(self, nodes: FloatArray, weights: FloatArray) -> None:
+        self.nodes, self.weights = nodes, weights / weights.sum()
+        basis = [np.ones(len(nodes)), nodes]
+        for n in range(1, ORDER):
+            basis.append((nodes * basis[n] - np.sqrt(n) * basis[n - 1]) / np.sqrt(n + 1))
+        self.basis = np.stack(basis, axis=1) * self.weights[:, None]
+
+
+@cache
+def _rule(wide: bool) -> _NormalNodes:
+    """Gauss–Hermite; for narrow features the trapezoidal rule, which misses none of them."""
+    if not wide:
+        return _NormalNodes(*np.polynomial.hermite_e.hermegauss(NODES))
+    nodes = np.linspace(-10, 10, CLOSE_NODES)
+    return _NormalNodes(nodes, np.exp(-(nodes**2) / 2))
 
 
 class FunctionLaw:
@@ -29,12 +55,6 @@ class FunctionLaw:
 
     def __init__(self, activation: Activation) -> None:
         self.activation = activation
-        self.nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-        self.weights = weights / weights.sum()
-        basis = [np.ones(NODES), self.nodes]
-        for n in range(1, ORDER):
-            basis.append((self.nodes * basis[n] - np.sqrt(n) * basis[n - 1]) / np.sqrt(n + 1))
-        self.basis = np.stack(basis, axis=1) * self.weights[:, None]
 
     def second_moment(self, q: FloatArray) -> FloatArray:
         """V(q) = E φ(√q z)², any shape."""
@@ -58,21 +78,25 @@ class FunctionLaw:
             root = np.sqrt(self.second_moment(q))
             pair = kernels.covariance(q[..., :, None], q[..., None, :], cosines)
             return np.asarray(pair / (root[..., :, None] * root[..., None, :]))
-        values = self._at_nodes(q)
-        values = values / np.sqrt((values**2) @ self.weights)[..., None]
-        return self._series(values, cosines)
+        values, rule = self._at_nodes(q)
+        values = values / np.sqrt((values**2) @ rule.weights)[..., None]
+        return _series(values, rule, cosines)
 
     def square_covariance(self, q: FloatArray, cosines: FloatArray) -> FloatArray:
         """Cov(φ(u)², φ(v)²)/(V V′) of every pair of inputs, shape (…, B, B)."""
-        squares = self._at_nodes(q) ** 2
-        squares = squares / (squares @ self.weights)[..., None]
-        return self._series(squares, cosines) - 1
+        squares, rule = self._squares(q)
+        return _series(squares, rule, cosines) - 1
+
+    def square_overlap(self, q: FloatArray, cosines: FloatArray) -> FloatArray:
+        """Cov(φ(u)²/V, v²/q) of every pair of inputs, shape (…, B, B): one term of the series."""
+        squares, rule = self._squares(q)
+        second = squares @ rule.basis[:, 2]
+        return np.asarray(np.sqrt(2) * second[..., :, None] * cosines**2)
 
     def square_third_moment(self, q: FloatArray) -> FloatArray:
         """E(φ² − V)³/V³, the third cumulant of one unit, of the shape of q."""
-        squares = self._at_nodes(q) ** 2
-        squares = squares / (squares @ self.weights)[..., None]
-        return np.asarray((squares - 1) ** 3 @ self.weights)
+        squares, rule = self._squares(q)
+        return np.asarray((squares - 1) ** 3 @ rule.weights)
 
     def log_moments(
         self,
@@ -125,14 +149,23 @@ class FunctionLaw:
         below, here, above = np.log(gain**2 * self.second_moment(scales * q) + bias_std**2)
         return (above - below) / (2 * step), (above - 2 * here + below) / step**2
 
-    def _at_nodes(self, q: FloatArray) -> FloatArray:
-        return self.activation.f(np.sqrt(q)[..., None] * self.nodes)
+    def _squares(self, q: FloatArray) -> tuple[FloatArray, _NormalNodes]:
+        """φ²/V at the nodes."""
+        values, rule = self._at_nodes(q)
+        squares = values**2
+        with np.errstate(invalid="ignore"):  # a dead input
+            return squares / (squares @ rule.weights)[..., None], rule
 
-    def _series(self, values: FloatArray, cosines: FloatArray) -> FloatArray:
-        """Σ aₙ a′ₙ cⁿ (Mehler), what is left of the norm at the last power."""
-        terms = values @ self.basis
-        rest = np.sqrt(np.maximum((values**2) @ self.weights - (terms**2).sum(axis=-1), 0.0))
-        total = rest[..., :, None] * rest[..., None, :]
-        for n in range(ORDER, -1, -1):
-            total = total * cosines + terms[..., :, None, n] * terms[..., None, :, n]
-        return np.asarray(total)
+    def _at_nodes(self, q: FloatArray) -> tuple[FloatArray, _NormalNodes]:
+        rule = _rule(bool(np.max(q, initial=0.0) > WIDE))
+        return self.activation.f(np.sqrt(q)[..., None] * rule.nodes), rule
+
+
+def _series(values: FloatArray, rule: _NormalNodes, cosines: FloatArray) -> FloatArray:
+    """Σ aₙ a′ₙ cⁿ (Mehler), what is left of the norm at the last power."""
+    terms = values @ rule.basis
+    rest = np.sqrt(np.maximum((values**2) @ rule.weights - (terms**2).sum(axis=-1), 0.0))
+    total = rest[..., :, None] * rest[..., None, :]
+    for n in range(ORDER, -1, -1):
+        total = total * cosines + terms[..., :, None, n] * terms[..., None, :, n]
+    return np.asarray(total)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import torch
 
-from sigprop.checks import Progress, count
+from sigprop.checks import Progress, count, real_number
 from sigprop.validation.nets import find_device
 from sigprop.validation.result import Validation
 from sigprop.validation.run import SEEDS, validate
@@ -29,8 +31,10 @@ def validate_many(
 ) -> list[Validation]:
     """Run :func:`validate` for every case, in parallel where that is faster; results in order.
 
-    Small nets spend their time in one thread (drawing random numbers), so on a CPU the cases share
-    the cores, one torch thread each. The numbers do not depend on ``workers``.
+    Every case runs with one torch thread, whatever the number set, because the last digits of a
+    product depend on it: the numbers depend neither on ``workers`` nor on torch's threads, which
+    are set back at the end. (:func:`validate` itself uses torch's threads as they are set.) Small
+    nets spend their time in one thread anyway, drawing random numbers: the cases share the cores.
 
     Args:
         cases: keyword arguments of :func:`validate`.
@@ -60,17 +64,44 @@ def validate_many(
                 finished(number, result)
         return result
 
-    if workers == 1:
-        return [run(number) for number in range(len(cases))]
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with _one_torch_thread():
+        if workers == 1:
+            return [run(number) for number in range(len(cases))]
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             try:
                 return list(pool.map(run, range(len(cases))))
             except BaseException:
                 over.set()  # the pool waits for what is under way
                 raise
+
+
+def cell_level(level: float, cells: int) -> float:
+    """The level of each of several independent tests that makes ``level`` the level of them all.
+
+    1 − (1 − level)^(1/cells): where each cell is judged at it, all of them hold with probability
+    1 − level if the theory is right, and "all cells hold" is the verdict over the grid.
+
+    Args:
+        level: probability to reject any of them although the theory is right, in (0, 1).
+        cells: how many tests there are.
+
+    Source:
+        sidak1967.
+
+    Example:
+        >>> round(cell_level(0.01, 12), 6)
+        0.000837
+    """
+    level = real_number("level", level, above=0, below=1)
+    return -math.expm1(math.log1p(-level) / count("cells", cells))
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield
     finally:
         torch.set_num_threads(threads)
 

@@ -3,9 +3,8 @@
 The statement is built from normal scores that are independent N(0, 1) when the theory holds: each
 is computed from the exact law of one layer's statistic given everything before it. Families of
 scores (forward weights, backward weights, activations) are each asked two questions, *does it
-drift?* (their weighted sum) and *is one layer off?* (their largest), and the smallest of all these
-p-values is corrected for their number by Šidák's inequality, which holds whatever the dependence
-between them.
+drift?* (their weighted sum) and *is one layer off?* (their largest). The smallest of all these
+p-values is judged by its exact law (``smallest.py``): the p-value of a right net is uniform.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from scipy import special
 
 from sigprop.checks import FloatArray, real_array, real_number
 from sigprop.records import Row
+from sigprop.validation.smallest import smallest_law
 
 MOST_DEGREES = 1e12
 """Degrees of freedom beyond which the χ² is normal to all digits that matter."""
@@ -198,8 +198,12 @@ def judge(
     """Combine families of normal scores into one verdict.
 
     Args:
-        scores: name → (layer indices, scores, weights of the drift), equally long.
+        scores: name → (layer indices, scores, weights of the drift), equally long. Under the null
+            the scores are independent N(0, 1); the weights are > 0.
         level: rejection level, in (0, 1).
+
+    Returns:
+        The verdict, with a p-value that is uniform under the null.
 
     Raises:
         ValueError: no finite score at all, or a level outside (0, 1).
@@ -208,16 +212,18 @@ def judge(
         >>> judge({"steps": ([1, 2, 3], [0.3, -1.0, 0.5], [1, 1, 1])}).holds
         True
     """
-    level = real_number("level", level, above=0, maximum=1)
-    families = []
+    level = real_number("level", level, above=0, below=1)
+    families, drifts = [], []
     for name, (layers, values, weights) in scores.items():
         values = np.asarray(values, dtype=np.float64)
+        weights = real_array("weights", weights, above=0)
         if not np.isnan(values).all():
-            families.append(
-                _family(name, tuple(layers), values, real_array("weights", weights), level)
-            )
-    p_value = sidak([p for family in families for p in (family.drift_p, family.layer_p)])
-    return Verdict(tuple(families), p_value, level)
+            families.append(_family(name, tuple(layers), values, weights, level))
+            drifts.append(weights[~np.isnan(values)])
+    if not families:
+        raise ValueError("no score to judge: every one is NaN.")
+    smallest = min(min(family.drift_p, family.layer_p) for family in families)
+    return Verdict(tuple(families), smallest_law(smallest, drifts), level)
 
 
 def _family(

@@ -25,7 +25,11 @@ from sigprop.validation.function_law import FunctionLaw
 from sigprop.validation.inits import GivenInit, Init, read_init
 
 Runner = Callable[[Tensor, Tensor, torch.Generator], NetSteps]
+Look = Callable[[int, Tensor], None]
+"""Shown the number of a layer, 1 … L, and its weight."""
 
+LARGEST_LOG = 290 * math.log(10)
+"""Largest |log| of a second moment in nets that cannot be rescaled."""
 MARGIN_BITS = 12
 """Powers of two kept free below and above the root mean square of a signal in a floating type."""
 
@@ -41,6 +45,7 @@ class NetPlan:
         gain: claimed gain of every weight layer.
         bias_std: claimed standard deviation of every bias.
         init: the initialization under test.
+        distribution: the claimed law of the weights; None: only their variance is claimed.
         dtype: of weights and signals.
         device: where the nets run.
     """
@@ -51,6 +56,7 @@ class NetPlan:
     gain: float
     bias_std: float
     init: Init
+    distribution: str | None
     dtype: torch.dtype
     device: torch.device
 
@@ -65,12 +71,27 @@ class NetPlan:
         return FunctionLaw(self.record)
 
     def log_q_path(self, log_q0: FloatArray) -> FloatArray:
-        """Log mean-field second moment of every input at every layer, shape (L + 1, B)."""
+        """Log mean-field second moment of every input at every layer, shape (L + 1, B).
+
+        Raises:
+            ValueError: it leaves the range of a double, in a net that cannot be rescaled.
+        """
         weight, bias = 2 * math.log(self.gain), 2 * _log(self.bias_std)
         path = [log_q0, np.logaddexp(weight + log_q0, bias)]
         for _ in self.widths[1:]:
+            self._check_size(path[-1])
             path.append(np.logaddexp(weight + self._log_square(path[-1]), bias))
+        self._check_size(path[-1])
         return np.array(path)
+
+    def _check_size(self, log_q: FloatArray) -> None:
+        far = float(log_q[np.abs(log_q).argmax()])
+        if not self.homogeneous and abs(far) > LARGEST_LOG:
+            raise ValueError(
+                f"the second moment of the signal is to be 1e{far / math.log(10):+.0f} somewhere. "
+                "With biases or an activation outside the leaky family it must stay between 1e-290 "
+                "and 1e290: scale x, change the gain, or take fewer layers."
+            )
 
     def log_grad_path(self, sizes: Sequence[int], log_q: FloatArray) -> FloatArray:
         """Log mean-field second moment of the gradient over that at layer L, shape (L + 1,).
@@ -81,7 +102,9 @@ class NetPlan:
         """
         steps = np.full(len(self.widths), 2 * math.log(self.gain))
         steps += np.log(np.array(sizes[1:]) / np.array(sizes[:-1]))
-        if self.slopes is None:
+        if len(steps) == 1:
+            pass  # no activation between
+        elif self.slopes is None:
             steps[1:] += np.log(self.law.slope_moment(np.exp(log_q[1:-1])))
         else:
             steps[1:] += math.log(float(second_moment(self.slopes, channel_axis=self._axis)))
@@ -93,7 +116,8 @@ class NetPlan:
 
     def _log_square(self, log_q: FloatArray) -> FloatArray:
         if self.slopes is None:
-            return np.log(self.law.second_moment(np.exp(log_q)))
+            with np.errstate(divide="ignore", over="ignore"):
+                return np.log(self.law.second_moment(np.exp(log_q)))
         return log_q + math.log(float(second_moment(self.slopes, channel_axis=self._axis)))
 
 
@@ -107,6 +131,7 @@ def plan_nets(
     init: GivenInit | None,
     dtype: DType,
     device: torch.device | str | None,
+    distribution: str | None = None,
 ) -> NetPlan:
     """Check what the user asks for and fill in the defaults.
 
@@ -124,9 +149,14 @@ def plan_nets(
     widths = tuple(layer_widths(width, depth))
     activation_module(record, slopes, widths[0], None, None)
     bias_std = real_number("bias_std", bias_std, minimum=0)
+    if distribution not in (None, "normal"):
+        raise ValueError(
+            f"distribution={distribution!r}: the law of the weights is known for 'normal' alone; "
+            "None tests their variance and measures the rest."
+        )
     claimed = forward_gain(record, slopes) if gain is None else real_number("gain", gain, above=0)
     return NetPlan(
-        record, slopes, widths, claimed, bias_std, read_init(init, claimed, bias_std),
+        record, slopes, widths, claimed, bias_std, read_init(init, claimed, bias_std), distribution,
         floating_dtype(dtype), find_device(device),
     )  # fmt: skip
 
@@ -174,7 +204,7 @@ def find_device(device: torch.device | str | None) -> torch.device:
     return found
 
 
-def whole_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
+def whole_runner(plan: NetPlan, sizes: Sequence[int], look: Look | None = None) -> Runner:
     """Runs nets that fit in memory: one module, initialized anew for every net."""
     # Built without torch's default initialization, which costs as much as ours.
     model = DeepMLP(sizes[0], sizes[1:], activation=plan.record, device="meta", dtype=plan.dtype)
@@ -187,7 +217,10 @@ def whole_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
     def run(x: Tensor, cotangent: Tensor, generator: torch.Generator) -> NetSteps:
         plan.init(model, generator)
         _check_set(model)
-        return steps_of_net(model, x, cotangent)
+        if look is not None:
+            for index in range(len(model.layers)):
+                look(index + 1, model.get_parameter(f"layers.{index}.weight"))
+        return steps_of_net(model, x, cotangent, mirrored=plan.slopes is not None)
 
     return run
 
@@ -206,7 +239,7 @@ def _check_set(model: nn.Module) -> None:
         )
 
 
-def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
+def layerwise_runner(plan: NetPlan, sizes: Sequence[int], look: Look | None = None) -> Runner:
     """Runs nets of any size: one weight layer exists at a time and is drawn twice from its seed."""
     layers: dict[tuple[int, int], nn.Linear] = {}
     activations = _activations(plan, sizes)
@@ -220,7 +253,8 @@ def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
                 empty = nn.Linear(*shape, device="meta", dtype=plan.dtype)
                 layers[shape] = empty.to_empty(device=plan.device)
                 nn.init.zeros_(layers[shape].bias)
-            if index == len(states):
+            first = index == len(states)
+            if first:
                 states.append(generator.get_state())
             else:
                 generator.set_state(states[index])
@@ -228,10 +262,17 @@ def layerwise_runner(plan: NetPlan, sizes: Sequence[int]) -> Runner:
                 layers[shape].weight.fill_(math.nan)
             plan.init(layers[shape], generator)
             _check_set(layers[shape])
+            if first and look is not None:
+                look(index + 1, layers[shape].weight)
             return layers[shape]
 
         return steps_layer_by_layer(
-            make_layer, activations, x, cotangent, homogeneous=plan.homogeneous
+            make_layer,
+            activations,
+            x,
+            cotangent,
+            homogeneous=plan.homogeneous,
+            mirrored=plan.slopes is not None,
         )
 
     return run
@@ -279,6 +320,7 @@ def power_into_range(log_path: FloatArray, dtype: torch.dtype) -> int:
     if high - low > highest - lowest:
         raise ValueError(
             f"the predicted signal runs from 2^{low:.0f} to 2^{high:.0f}, more than {dtype} can "
-            "hold; use layerwise=True (no limit) or dtype=torch.float64."
+            "hold; use layerwise=True (no limit in depth), inputs of similar size, or "
+            "dtype=torch.float64."
         )
     return round((lowest + highest - low - high) / 2)

@@ -79,6 +79,7 @@ class Validation:
         dtype: of weights and signals.
         device: where the nets ran.
         layerwise: whether they ran one layer at a time.
+        distribution: the law of the weights that it claims; None: only their variance.
         q: second moment of the pre-activations.
         grad: second moment of the gradient with respect to them, for a random cotangent of mean
             square one at layer L.
@@ -86,6 +87,9 @@ class Validation:
         gain_forward: gain of each weight layer as the forward pass shows it, shape (L + 1,).
         gain_backward: the same from the backward pass.
         verdict: the p-value and what it is made of.
+        weight_kinds: layers whose weights are no independent normal numbers, with what they are;
+            empty where ``distribution`` is None.
+        notes: which families are left out at which layers, and why.
     """
 
     activation: str
@@ -99,12 +103,15 @@ class Validation:
     dtype: str
     device: str
     layerwise: bool
+    distribution: str | None
     q: Curve
     grad: Curve
     scores: dict[str, FloatArray]
     gain_forward: FloatArray
     gain_backward: FloatArray
     verdict: Verdict
+    weight_kinds: tuple[tuple[int, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -172,6 +179,9 @@ class Validation:
             "p_value": self.p_value,
             "holds": self.holds,
             "culprits": " ".join(map(str, self.verdict.culprits)),
+            "tested": ", ".join(family.name for family in self.verdict.families),
+            "weights": self._weight_words() or None,
+            "notes": "; ".join(self.notes) or None,
         }
 
     def __str__(self) -> str:
@@ -185,7 +195,17 @@ class Validation:
             ],
             dict(COLUMNS.values()),
         )
-        return f"{self._title()}\n{body}\n{self.conclusion()}"
+        return "\n".join((self._title(), body, self.scope(), self.conclusion()))
+
+    def scope(self) -> str:
+        """What was tested, what was only measured, and what was left out, in lines."""
+        lines = ["tested: " + ", ".join(family.name for family in self.verdict.families)]
+        if self.distribution is None:
+            lines.append(
+                "measured only: the law of the weights beyond their variance "
+                '(distribution="normal" tests it)'
+            )
+        return "\n".join([*lines, *self.notes])
 
     def conclusion(self) -> str:
         """The verdict in a line, with the reasons where the theory is rejected."""
@@ -193,11 +213,15 @@ class Validation:
         if self.holds:
             return f"theory holds: {p} (rejected below {self.verdict.level:g})"
         reasons = [why for family in self.verdict.families for why in self._reasons(family)]
+        if words := self._weight_words():
+            reasons.append(words)
         return f"theory REJECTED: {p}; " + "; ".join(reasons)
 
     def _reasons(self, family: Family) -> list[str]:
         reasons = []
-        if family.drift_p < self.verdict.level / (2 * len(self.verdict.families)):
+        families = self.verdict.families
+        worst = min(min(each.drift_p, each.layer_p) for each in families)
+        if family.drift_p <= max(worst, self.verdict.level / (2 * len(families))):
             reasons.append(f"{family.name} drift over all layers (z = {family.drift_score:.1f})")
         if family.culprits:
             layers = ", ".join(map(str, family.culprits[:NAMED]))
@@ -205,9 +229,22 @@ class Validation:
             reasons.append(
                 f"{family.name} off at layer {layers}" + (f" and {more} more" if more > 0 else "")
             )
-        if not reasons and family.layer_p < self.verdict.level:
+        if not reasons and family.layer_p <= max(worst, self.verdict.level):
             reasons.append(f"{family.name} off in some layers (|z| up to {family.largest:.1f})")
         return reasons
+
+    def _weight_words(self) -> str:
+        """Weights that are no independent normal numbers: what they are, and where."""
+        layers: dict[str, list[int]] = {}
+        for layer, kind in self.weight_kinds:
+            layers.setdefault(kind, []).append(layer)
+        found = []
+        for kind, where in layers.items():
+            more = f" and {len(where) - NAMED} more" if len(where) > NAMED else ""
+            plural = "s" if len(where) > 1 else ""
+            named = ", ".join(map(str, where[:NAMED]))
+            found.append(f"weights of layer{plural} {named}{more}: {kind}")
+        return "; ".join(found)
 
     def _alpha_words(self) -> float | str | None:
         return f"{len(self.alpha)} channels" if isinstance(self.alpha, tuple) else self.alpha

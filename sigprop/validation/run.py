@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from sigprop.checks import FloatArray, Progress, count, real_array
+from sigprop.checks import FloatArray, Progress, count, real_array, real_number
 from sigprop.nn.dtypes import DType
 from sigprop.theory.batch import backward_log_variance, forward_log_variance
 from sigprop.theory.finite_width import finite_width_law
@@ -28,6 +29,7 @@ from sigprop.validation.nets import (
 )
 from sigprop.validation.result import Curve, Validation
 from sigprop.validation.scores import ScoreSums
+from sigprop.validation.weight_law import WEIGHT_FAMILIES, WeightSums
 
 SEEDS = 16
 """Nets of one kind, if nothing else is asked for."""
@@ -46,6 +48,7 @@ def validate(
     batch: int = 16,
     activation: Any = None,
     init: GivenInit | None = None,
+    distribution: str | None = None,
     dtype: DType = torch.float32,
     device: torch.device | str | None = None,
     seed: int = 0,
@@ -58,17 +61,27 @@ def validate(
     ``seeds`` nets (:class:`sigprop.DeepMLP`) are initialized and run on one batch. The theory
     claims Var W = gain²/fan_in and Var b = bias_std² in every layer, the input layer included (so
     q¹ = gain²·mean x² + bias_std²), and E φ² = V(q), for the leaky family q(1+α²)/2. Tested, per
-    layer and over all nets, are the normal scores of
+    layer and over all nets, are normal scores. They are independent if the theory holds, and the
+    p-value comes from the exact law of the worst of them: over right nets it is uniform.
 
     * *forward weights*: the batch mean of q̂ given what entered the layer, whose law under Gaussian
       weights is a weighted χ² that knows how the inputs of one net are correlated;
     * *backward weights*: the squared gradient off the span of what entered the layer, which is
       independent of the whole forward pass and has the same kind of law;
-    * *forward* and *backward activations*: squares after and before the activation. Under the
-      theory their difference flips sign with the weights of a unit, so that the sum of these
-      differences over their root sum of squares is N(0, 1). The backward one is what is left of it
-      beyond the forward one; it is exact for one input and good to O(1/width) for several. Other
-      activations are tested forward: mean φ² over units has the known expectation and variance.
+    * *forward* and *backward activations*: the module is run at z and at −z, which are equally
+      likely, in the dtype of the net, so that rounding is in both. Half the difference of the
+      squares changes sign with the weights of a unit: the sum of these over their root sum of
+      squares is N(0, 1). A slope that is not the claimed one adds what no rounding explains. The
+      backward score is what is left beyond the forward one; it is exact for one input and good to
+      O(1/width) for several. Of other activations mean φ² over units is tested, forward: what is
+      left of it beyond mean z², which the forward weights test.
+    * with ``distribution="normal"``, *row norms*, *fourth moment*, *row directions* and *shared
+      weights*: see ``validation/weight_law.py``.
+
+    Without ``distribution`` nothing is asked of the weights but their variance. Uniform, orthogonal
+    or sparse weights of the right variance pass; of other laws than the normal one the curves are
+    measured and good to O(1/width), and the scores are as good as the central limit theorem.
+    What a result has tested, and what not, is in its text and in ``notes``.
 
     Args:
         alpha: negative slope, or one slope per channel (all hidden widths equal to its length);
@@ -89,10 +102,13 @@ def validate(
             ``torch.nn.init`` with its own arguments, by name or by itself: ``"kaiming_normal"``,
             ``nn.init.orthogonal_``; biases are then as claimed. None: ``kaiming_leaky_init`` with
             alpha and gain.
+        distribution: the claimed law of the weights, in the word of ``kaiming_leaky_init``:
+            ``"normal"`` tests that they are independent normal numbers, and names the kind of
+            those that are not. None: only their variance is claimed.
         dtype: of weights and signals, also by name: ``"bfloat16"``.
         device: None: CUDA if there is one, else CPU.
         seed: of everything random here; the weights of net i are a function of (seed, i) alone.
-        level: below this p-value the theory is rejected.
+        level: below this p-value the theory is rejected; between 0 and 1.
         layerwise: hold one layer in memory at a time (same numbers); None: when the weights take
             more than half of the memory.
         progress: called after every net with (nets done, nets in all).
@@ -102,7 +118,8 @@ def validate(
 
     Raises:
         ValueError: a size below 1, gain ≤ 0, slopes or inputs that do not fit, more inputs than the
-            widest layer has units, or a signal that no scale fits into ``dtype``.
+            widest layer has units, a level outside (0, 1), a law of weights that is not known, or a
+            signal that no scale fits into ``dtype``.
         TypeError: not numbers.
         FloatingPointError: a net overflowed that should not have.
 
@@ -113,23 +130,29 @@ def validate(
         >>> validate(0.2, depth=5, width=64, seeds=4, device="cpu").holds
         True
     """
-    plan = plan_nets(alpha, depth, width, gain, bias_std, activation, init, dtype, device)
+    level = real_number("level", level, above=0, below=1)
+    plan = plan_nets(
+        alpha, depth, width, gain, bias_std, activation, init, dtype, device, distribution
+    )
     seed = count("seed", seed, minimum=0)
     inputs = _inputs(x, count("batch", batch), count("in_features", in_features), seed)
     sizes = (inputs.shape[1], *plan.widths)
     _check_batch(inputs, sizes)
     stream = needs_streaming(plan, sizes) if layerwise is None else layerwise
     entering, cotangent_scale = _scaled(plan, inputs, stream)
-    runner = (layerwise_runner if stream else whole_runner)(plan, sizes)
-    sums = ScoreSums(plan)
+    sums, weights_seen = ScoreSums(plan), WeightSums(sizes) if plan.distribution else None
+    look = None if weights_seen is None else weights_seen.add
+    runner = (layerwise_runner if stream else whole_runner)(plan, sizes, look)
     seeds = count("seeds", seeds)
     for net in range(seeds):
         weights, cotangents = _generators(seed, net, plan.device)
         drawn = torch.randn(len(inputs), sizes[-1], generator=cotangents) * cotangent_scale
         sums.add(runner(entering, drawn.to(entering), weights))
+        if weights_seen is not None:
+            weights_seen.end_net()
         if progress is not None:
             progress(net + 1, seeds)
-    return _result(plan, sums, sizes, inputs, level, stream)
+    return _result(plan, sums, weights_seen, sizes, inputs, level, stream)
 
 
 def _inputs(x: ArrayLike | Tensor | None, batch: int, features: int, seed: int) -> FloatArray:
@@ -157,12 +180,15 @@ def _check_batch(inputs: FloatArray, sizes: Sequence[int]) -> None:
 def _scaled(plan: NetPlan, inputs: FloatArray, stream: bool) -> tuple[Tensor, float]:
     """Inputs and cotangents; of homogeneous nets multiplied by powers of two to fit the dtype."""
     forward = backward = 0
-    if plan.homogeneous and not stream:
-        path = plan.log_q_path(np.log(np.mean(inputs**2, axis=1)))
+    path = plan.log_q_path(_log_squares(inputs)[0])
+    if plan.homogeneous and stream:  # the layers behind the first are scaled on the way
+        forward = power_into_range(path[:2], plan.dtype)
+    elif plan.homogeneous:
         forward = power_into_range(path, plan.dtype)
         sizes = (inputs.shape[1], *plan.widths)
         backward = power_into_range(plan.log_grad_path(sizes, path.mean(axis=1)), plan.dtype)
-    entering = torch.as_tensor(inputs * 2.0**forward).to(plan.device, plan.dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        entering = torch.as_tensor(np.ldexp(inputs, forward)).to(plan.device, plan.dtype)
     if not bool(torch.isfinite(entering).all()) or not bool(entering.any(dim=1).all()):
         raise ValueError(f"x does not fit {plan.dtype}; scale it to a mean square near one.")
     return entering, 2.0**backward
@@ -182,18 +208,21 @@ def _generators(
 def _result(
     plan: NetPlan,
     sums: ScoreSums,
+    weights_seen: WeightSums | None,
     sizes: tuple[int, ...],
     inputs: FloatArray,
     level: float,
     stream: bool,
 ) -> Validation:
-    scores = sums.scores()
     layers = range(len(sizes))
+    entries = np.sqrt([1.0, *(n_in * n_out for n_in, n_out in pairwise(sizes))])
     units = {"weights": np.sqrt([1.0, *sizes[1:]]), "activations": np.sqrt(sizes)}
-    verdict = judge(
-        {name: (layers, score, units[name.split()[1]]) for name, score in scores.items()},
-        level=level,
-    )
+    scores = sums.scores()
+    asked = {name: (layers, score, units[name.split()[1]]) for name, score in scores.items()}
+    if weights_seen is not None:
+        scores |= weights_seen.scores()
+        asked |= {name: (layers, scores[name], entries) for name in WEIGHT_FAMILIES}
+    verdict = judge(asked, level=level)
     q, grad = _curves(plan, sums, sizes, inputs)
     gain_forward, gain_backward = sums.gains()
     slopes = plan.slopes
@@ -210,23 +239,24 @@ def _result(
         dtype=str(plan.dtype).removeprefix("torch."),
         device=_device_name(plan.device),
         layerwise=stream,
+        distribution=plan.distribution,
         q=q,
         grad=grad,
         scores=scores,
         gain_forward=gain_forward,
         gain_backward=gain_backward,
         verdict=verdict,
+        weight_kinds=() if weights_seen is None else tuple(sorted(weights_seen.kinds.items())),
+        notes=sums.untested(),
     )
 
 
 def _curves(
     plan: NetPlan, sums: ScoreSums, sizes: tuple[int, ...], inputs: FloatArray
 ) -> tuple[Curve, Curve]:
-    squares = np.mean(inputs**2, axis=1)
-    log_q0 = float(np.log(squares).mean())
-    unit = inputs / np.sqrt(squares * inputs.shape[1])[:, None]
-    cosines = unit @ unit.T
-    path = plan.log_q_path(np.log(squares))
+    log_squares, cosines = _log_squares(inputs)
+    log_q0 = float(log_squares.mean())
+    path = plan.log_q_path(log_squares)
     mean_field = path.mean(axis=1)
     grad_mean_field = plan.log_grad_path(sizes, mean_field)
     rise, back = sums.mean_logs()
@@ -247,6 +277,15 @@ def _curves(
         Curve(mean_field, expected, np.sqrt(variance), log_q0 + rise, sums.nets),
         Curve(grad_mean_field, grad_expected, np.sqrt(grad_variance), back, sums.nets),
     )
+
+
+def _log_squares(inputs: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Log mean square of every input, and their cosines; at any size of a double."""
+    peak = np.abs(inputs).max(axis=1, keepdims=True)
+    unit = inputs / peak
+    squares = np.mean(unit**2, axis=1)
+    unit = unit / np.sqrt(squares * inputs.shape[1])[:, None]
+    return 2 * np.log(peak[:, 0]) + np.log(squares), unit @ unit.T
 
 
 def _critical(slopes: FloatArray) -> float:

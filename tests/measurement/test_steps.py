@@ -63,13 +63,21 @@ def test_against_the_twin(dtype, tolerance):
     for layer in range(3):
         scale = (z[layer] ** 2).mean(1, keepdims=True)
         grad_scale = (grad_h[layer + 1] ** 2).mean(1, keepdims=True)
-        expected = [
-            (z[layer] ** 2 / scale).sum(0),
-            (h[layer + 1] ** 2 / scale).sum(0),
-            (grad_h[layer + 1] ** 2 / grad_scale).sum(0),
-            (grad_z[layer] ** 2 / grad_scale).sum(0),
-        ]
-        np.testing.assert_allclose(steps.unit_squares[layer], np.array(expected).T, **close)
+        image = np.where(z[layer] < 0, -z[layer], -alpha * z[layer])
+        slopes = np.where(z[layer] < 0, 1.0, alpha)
+        for direction, (before, here, there) in enumerate(
+            (
+                (z[layer] ** 2 / scale, h[layer + 1] ** 2 / scale, image**2 / scale),
+                (
+                    grad_h[layer + 1] ** 2 / grad_scale,
+                    grad_z[layer] ** 2 / grad_scale,
+                    (slopes * grad_h[layer + 1]) ** 2 / grad_scale,
+                ),
+            )
+        ):
+            expected = [(here - there).sum(0) / 2, (here + there).sum(0) / 2, before.sum(0)]
+            np.testing.assert_allclose(steps.mirrors[layer][direction], expected, **close)
+    assert steps_of_net(model, x, u, mirrored=False).mirrors == []
 
 
 def test_the_net_is_left_alone():
@@ -115,5 +123,5 @@ def test_rescaled_layers_say_what_the_whole_net_says(gain):
     assert np.ptp(whole.log_q) > 2 * np.log(2.0**17)  # else no power is needed
     for name in ("log_q", "log_grad", "log_h", "cosines", "backward"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-9)
-    for part, one in zip(parts.unit_squares, whole.unit_squares, strict=True):
+    for part, one in zip(parts.mirrors, whole.mirrors, strict=True):
         np.testing.assert_allclose(part, one, rtol=1e-12)

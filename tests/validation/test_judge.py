@@ -8,6 +8,7 @@ import pytest
 from scipy import special, stats
 
 from sigprop.validation.judge import cumulant_score, judge, sidak, sign_flip_score, two_sided
+from sigprop.validation.smallest import smallest_law
 from tests import stat
 
 
@@ -86,7 +87,16 @@ def test_judge_is_calibrated_and_sees_a_small_drift():
             ]
         )
 
-    stat.assert_uniform("judge", p_values(0.0), detect=0.25, mutant=p_values(0.4))
+    stat.assert_uniform("judge", p_values(0.0), detect=0.35, mutant=p_values(0.6))
+
+
+def test_the_p_value_comes_from_the_exact_law_of_the_smallest():
+    scores, weights = np.array([0.5, -2.2, 0.3]), np.array([1.0, 2.0, 3.0])
+    verdict = judge({k: (range(3), scores, weights) for k in "ab"})
+    (family, _) = verdict.families
+    smallest = min(family.drift_p, family.layer_p)
+    assert verdict.p_value == smallest_law(smallest, [weights, weights])
+    assert verdict.p_value < sidak([smallest] + [1.0] * 3)
 
 
 def test_judge_names_the_layer_that_stands_out_and_only_that_one():
@@ -105,13 +115,13 @@ def test_layers_with_nothing_to_test_do_not_count():
     nan = math.nan
     verdict = judge({"a": ([0, 1], [nan, 1.0], [1, 1]), "b": ([0, 1], [nan, nan], [1, 1])})
     assert [family.name for family in verdict.families] == ["a"]
-    assert verdict.p_value == pytest.approx(1 - (1 - two_sided(1.0)) ** 2)
+    assert verdict.p_value == pytest.approx(float(two_sided(1.0)))  # one score, asked once
     assert verdict.records()[0]["tested_layers"] == 1
-    with pytest.raises(ValueError, match="no p-value"):
+    with pytest.raises(ValueError, match="no score to judge"):
         judge({"a": ([0], [nan], [1])})
 
 
-@pytest.mark.parametrize("level", [0, 1.5, math.nan])
+@pytest.mark.parametrize("level", [0, 1, 1.5, math.nan])
 def test_a_level_outside_its_range_is_refused(level):
     with pytest.raises(ValueError, match="level"):
         judge({"a": ([0], [0.0], [1])}, level=level)

@@ -68,6 +68,79 @@ def test_scores_are_independent_standard_normal(family, mutant, layers):
     )
 
 
+def test_forward_activation_scores_are_news_beyond_the_forward_weights():
+    """Both are functions of the same z; taken as they come, they would correlate by .7."""
+
+    def products(extra):
+        def draw(size, rng):
+            tables = [result.scores for result in pool("right")(size // 7 + 1)]
+            weights = np.concatenate([t["forward weights"][1:-1] for t in tables])[:size]
+            activations = np.concatenate([t["forward activations"][1:-1] for t in tables])[:size]
+            return weights * (activations + extra * weights)
+
+        return draw
+
+    stat.assert_mean(
+        "forward weights times forward activation scores", products(0.0),
+        expected=0, std=1, detect=0.3, mutant=products(0.5),
+    )  # fmt: skip
+
+
+def test_the_overlap_of_squares_is_one_term_of_their_series():
+    """Cov(φ(u)²/V, v²/q) is the covariance of φ² with the square of the identity, for ReLU c²."""
+    law = FunctionLaw(activation("relu"))
+    c = np.array([[1.0, 0.4], [0.4, 1.0]])
+    np.testing.assert_allclose(law.square_overlap(np.array([3.0, 0.1]), c), 2 * c**2, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["hardtanh", "tanh", "sin"])
+@pytest.mark.parametrize("q", [2.0, 40.0, 900.0])
+def test_features_that_are_narrow_at_this_scale_are_seen(name, q):
+    """With few nodes hardtanh is ±1 at all of them from q = 80 on, and its variance 0."""
+    law, f = FunctionLaw(activation(name)), activation(name).f
+    z = np.linspace(-10, 10, 200001)
+    weights = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+    squares = f(math.sqrt(q) * z) ** 2 / (weights @ f(math.sqrt(q) * z) ** 2)
+    seen = law.square_covariance(np.array([q]), np.ones((1, 1)))[0, 0]
+    assert seen == pytest.approx(weights @ squares**2 - 1, rel=0.02)
+    third = law.square_third_moment(np.array([q]))[0]
+    assert third == pytest.approx(weights @ (squares - 1) ** 3, rel=0.05)
+
+
+def test_beyond_that_scale_nothing_is_tested_and_said_so():
+    x = np.random.default_rng(0).standard_normal((3, 30)) * 60
+    result = validate(activation="hardtanh", depth=4, width=32, seeds=1, x=x, **CPU)
+    assert np.isnan(result.scores["forward activations"][1])
+    assert np.isfinite(result.scores["forward activations"][2:-1]).all()
+    assert any("second moments are above 1000" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(("gain", "tested"), [(1.5, True), (1e-3, False)])
+def test_where_the_activation_is_linear_nothing_is_left_to_test(gain, tested):
+    result = validate(activation="tanh", gain=gain, depth=4, width=32, seeds=2, batch=4, **CPU)
+    assert np.isfinite(result.scores["forward activations"][1:-1]).any() == tested
+    assert any("φ is so close to linear" in note for note in result.notes) == (not tested)
+    assert any("backward activations: not tested at 3 of 3" in note for note in result.notes)
+    assert result.p_value > 1e-6
+
+
+def test_one_layer_has_no_activation():
+    assert validate(activation="tanh", depth=1, width=64, batch=4, seeds=2, **CPU).p_value > 1e-6
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-320])
+@pytest.mark.parametrize("claim", [{"activation": "tanh"}, {"alpha": 0.2, "bias_std": 0.1}])
+def test_inputs_beyond_all_scales_are_refused_where_scale_matters(size, claim):
+    x = np.random.default_rng(0).standard_normal((3, 20)) * size
+    if size > 1 or "activation" in claim:
+        with pytest.raises(ValueError, match=r"second moment .* 1e[+-]\d+ .* between 1e-290 and"):
+            validate(**claim, depth=3, width=16, seeds=1, x=x, dtype=torch.float64, **CPU)
+    else:  # lost beside the biases
+        found = validate(**claim, depth=3, width=16, seeds=1, x=x, dtype=torch.float64, **CPU)
+        assert found.p_value > 1e-6
+        assert np.isnan(found.gain_forward[1])
+
+
 def test_p_values_are_uniform():
     def p_values(kind):
         return lambda size, rng: np.array([result.p_value for result in pool(kind)(size)])
@@ -153,7 +226,7 @@ def test_biases_are_shared_by_all_inputs():
         log_h=np.zeros((1, 2)),
         cosines=np.array([[[1.0, 0.2], [0.2, 1.0]]]),
         backward=np.zeros((1, 4)),
-        unit_squares=[],
+        mirrors=[],
     )
     plan = plan_nets(0.2, 1, 8, 1.5, 1.5, None, None, torch.float32, "cpu")
     law = EnteringLaw.of(steps, plan)

@@ -296,6 +296,71 @@ def test_nothing_global_is_touched_and_a_seed_repeats():
     assert validate(0.2, 4, 32, seeds=2, seed=4, **CPU).p_value != first.p_value
 
 
+@pytest.mark.parametrize("power", [600, -1062])
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_the_size_of_the_inputs_changes_nothing(power, layerwise):
+    x = np.random.default_rng(0).choice([-1.0, 1.0], (3, 20))
+    shape = {"depth": 4, "width": 24, "seeds": 1, "layerwise": layerwise, **CPU}
+    result = validate(0.2, **shape, x=np.ldexp(x, power))
+    assert result.p_value == validate(0.2, **shape, x=x).p_value
+    assert result.q.mean_field[0] == pytest.approx(2 * power * math.log(2), rel=1e-12)
+
+
+NEAR_ONE = [
+    (torch.bfloat16, 0.995),
+    (torch.bfloat16, -1.004),
+    (torch.float16, 0.9995),
+    (torch.float32, 1 - 1e-7),
+    (torch.float32, -1 - 1.2e-7),
+    (torch.float64, 1 + 2e-16),
+    (torch.float64, 1 - 1.2e-16),
+]
+
+
+@pytest.mark.parametrize(("dtype", "alpha"), NEAR_ONE)
+def test_slopes_that_round_to_one_side_hold(dtype, alpha):
+    """E φ² is off by a fixed share of the tested difference: all of it is rounding."""
+    result = validate(alpha, 6, 64, seeds=4, dtype=dtype, **CPU)
+    assert result.p_value > 1e-6
+    assert np.isfinite(result.scores["forward activations"][1:-1]).any() or result.notes
+
+
+def with_module(module):
+    def init(net, generator):
+        kaiming_leaky_init(net, gain=1.0, generator=generator)
+        net.activations = nn.ModuleList(module for _ in net.activations)
+
+    return init
+
+
+@pytest.mark.parametrize(
+    ("claimed", "module", "dtype"),
+    [
+        (0.5, nn.Identity(), torch.float32),
+        (0.995, nn.LeakyReLU(0.9), torch.bfloat16),
+        (1.0, nn.LeakyReLU(0.99), torch.float32),
+        (0.2, nn.LeakyReLU(0.5), torch.bfloat16),
+        (-1.0, nn.LeakyReLU(0.9), torch.float64),
+        (0.99, nn.Identity(), torch.float32),
+    ],
+)
+def test_other_slopes_than_claimed_are_rejected_near_one_too(claimed, module, dtype):
+    result = validate(
+        claimed, 12, 256, seeds=6, gain=1.0, init=with_module(module), dtype=dtype, **CPU
+    )
+    p = {f.name: min(f.drift_p, f.layer_p) for f in result.verdict.families}
+    assert p["forward activations"] < 1e-4
+
+
+def test_a_score_of_too_few_units_is_left_out_and_said_so():
+    result = validate(0.2, 5, 3, seeds=5, batch=2, **CPU)
+    assert np.isnan(result.scores["forward activations"]).all()
+    assert "forward activations: not tested at 4 of 4 layers; fewer than 16 units" in str(result)
+    wider = validate(0.2, 5, 3, seeds=6, batch=2, **CPU)
+    assert np.isfinite(wider.scores["forward activations"][1:-1]).all()
+    assert wider.notes == ()
+
+
 BAD = [
     ({"alpha": math.nan}, ValueError, "alpha contains NaN"),
     ({"alpha": 0.2j}, TypeError, "alpha must be real numbers"),
@@ -320,6 +385,8 @@ BAD = [
     ({"activation": "relu"}, ValueError, "'relu' has slope 0"),
     ({"dtype": torch.int32}, TypeError, "floating-point torch dtype"),
     ({"level": 0.0}, ValueError, "level must be > 0"),
+    ({"level": 1}, ValueError, "level must be > 0 and < 1; got 1"),
+    ({"distribution": "uniform"}, ValueError, "the law of the weights is known for 'normal' alone"),
 ]
 
 
@@ -363,6 +430,7 @@ def test_many_validations_at_once_are_the_same_as_one_by_one():
     validate(**cases[0], progress=lambda *now: ticks.append(now))
     assert ticks == [(1, 2), (2, 2)]
     assert torch.get_num_threads() == 1
+    assert together[0].p_value != together[1].p_value
     with pytest.raises(ValueError, match="gain must be > 0"):
         validate_many([cases[0] | {"gain": -1}])
     assert validate_many([]) == []

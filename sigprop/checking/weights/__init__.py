@@ -2,10 +2,9 @@
 
 ``judging.py`` asks; ``verdicts.py``: what is said. ``rows.py`` keeps what enters the weights while
 a model runs, ``layouts.py`` reads a linear map as a product, ``second_run.py`` runs few samples
-backward. ``facts.py``: what is known of each weight, ``structure.py``: weights that are no
-independent numbers, ``laws.py``: which law they have. ``scale.py``, ``direction.py``,
-``off_span.py``: the three tests, with ``shapes.py``, ``chi_squares.py`` and ``quadratic.py`` for
-their tails.
+backward. ``facts.py``: what is known of each weight, ``laws.py``: which law it has. ``scale.py``,
+``direction.py``, ``off_span.py``: the three tests, with ``shapes.py``, ``chi_squares.py`` and
+``quadratic.py`` for their tails.
 """
 
 from sigprop.checking.weights.judging import judge

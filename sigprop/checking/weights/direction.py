@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sigprop.checking.weights.chi_squares import FLAT, ratio_score
 from sigprop.checking.weights.quadratic import Quadratic
-from sigprop.checking.weights.structure import has_centred_rows, has_unit_rows, largest, squares
+from sigprop.measurement.structure import has_centred_rows, has_unit_rows, largest, squares
 
 FEW = 16
 """Weights below which the series for laws that are not normal does not hold."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sigprop.checking.weights.structure import structure
 from sigprop.graph import Graph, Node
+from sigprop.measurement.structure import structure
 from sigprop.prediction.laws import copies
 from sigprop.reading.used import Reading, UsedWeight
 
@@ -31,7 +31,7 @@ class Facts:
         value: the weight in use.
         fan_in: terms that an output sums; 0: not known.
         fans: (fan_in, fan_out) as ``torch.nn.init`` counts them, of the parameter.
-        structure: see :func:`sigprop.checking.weights.structure.structure`.
+        structure: see :func:`sigprop.measurement.structure.structure`.
         count: of its entries.
         mean_square: of them.
         kurtosis: of them.

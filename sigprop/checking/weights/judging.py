@@ -76,7 +76,7 @@ def judge(
     Raises:
         ValueError: a plan of another model, a level outside (0, 1).
     """
-    level = real_number("level", level, above=0, maximum=1)
+    level = real_number("level", level, above=0, below=1)
     reading = statistics.reading
     weights, tables = facts_of(reading)
     planned = _planned(reading, plan)

@@ -19,7 +19,7 @@ from torch import Tensor
 from sigprop.checking.weights.chi_squares import FLAT, ratio_score
 from sigprop.checking.weights.direction import Answer
 from sigprop.checking.weights.quadratic import Quadratic
-from sigprop.checking.weights.structure import largest, squares
+from sigprop.measurement.structure import largest, squares
 
 RANK = 1e-12
 """Directions with a smaller share of the largest eigenvalue are none."""

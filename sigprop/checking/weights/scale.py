@@ -15,7 +15,7 @@ import numpy as np
 from sigprop.checking.weights.direction import Answer
 from sigprop.checking.weights.facts import Facts
 from sigprop.checking.weights.laws import WeightLaw
-from sigprop.checking.weights.structure import CLOSE
+from sigprop.measurement.structure import CLOSE
 
 ALIKE = 3
 """Layers that a family needs for its median to mean something."""

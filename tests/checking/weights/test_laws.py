@@ -1,4 +1,4 @@
-"""Which law weights have: every row of the menu drawn and found, faults, structures, tables."""
+"""Which law weights have: every row of the menu drawn and found, faults, tables."""
 
 import itertools
 import math
@@ -11,7 +11,6 @@ from torch.nn.utils import parametrizations
 from sigprop.checking.weights.facts import facts_of
 from sigprop.checking.weights.laws import gains_of, laws_of, menu
 from sigprop.checking.weights.shapes import SHAPES
-from sigprop.checking.weights.structure import structure
 from sigprop.init.distributions import Law, fill
 from sigprop.reading import read
 
@@ -161,34 +160,6 @@ def test_gains_are_those_of_the_activations_that_are_there():
     assert {law.words for law in found.values()} == {
         "kaiming normal, fan_in, gain of leaky relu 0.5"
     }
-
-
-@pytest.mark.parametrize(
-    ("value", "wanted"),
-    [
-        (torch.zeros(3, 4), "zero"),
-        (torch.full((3, 4), 0.2), "constant"),
-        (torch.eye(5), "identity"),
-        (nn.init.dirac_(torch.empty(4, 4, 3, 3)), "identity"),
-        (torch.randn(1, 6).repeat(4, 1), "equal rows"),
-        (nn.init.orthogonal_(torch.empty(20, 30)), "orthogonal"),
-        (3 * nn.init.orthogonal_(torch.empty(30, 20)), "orthogonal"),
-        (nn.init.orthogonal_(torch.empty(8, 4, 3, 3)), "orthogonal"),
-        (torch.cat([torch.ones(2, 3), -torch.ones(2, 3)]) * torch.arange(1, 4), "mirrored"),
-        (torch.tensor([[1.0, math.nan], [0, 1]]), "not finite"),
-        (torch.randn(20, 30), ""),
-        (torch.randn(1, 30), ""),
-        (torch.randn(30), ""),
-    ],
-)
-def test_structures(value, wanted):
-    assert structure(value) == wanted
-
-
-def test_nearly_orthogonal_is_not_orthogonal():
-    torch.manual_seed(0)
-    weight = nn.init.orthogonal_(torch.empty(20, 30))
-    assert structure(weight + 0.01 * torch.randn(20, 30)) == ""
 
 
 class Uses(nn.Module):
