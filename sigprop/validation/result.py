@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 
 from sigprop.checks import FloatArray
-from sigprop.records import Row, table
+from sigprop.records import Row
+from sigprop.results import Result, Shown
 from sigprop.validation.judge import Family, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TENS = math.log(10)
 NAMED = 8
@@ -33,7 +38,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Result):
     """The log of a second moment, layer by layer; arrays are indexed [layer], layer 0 = input.
 
     Attributes:
@@ -63,7 +68,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Validation:
+class Validation(Result):
     """Theory against measurement for one kind of net. Prints as a table and a verdict.
 
     Attributes:
@@ -174,18 +179,20 @@ class Validation:
             "culprits": " ".join(map(str, self.verdict.culprits)),
         }
 
-    def __str__(self) -> str:
+    def _shown(self) -> Shown:
         """The net in a line, about a dozen of its layers, the verdict in a line."""
         spread = np.linspace(0, self.depth, 12).round().astype(int).tolist()
         rows = self.records()
-        body = table(
-            [
-                {title: rows[layer][key] for key, (title, _) in COLUMNS.items()}
-                for layer in sorted({*spread, *self.verdict.culprits[:NAMED]})
-            ],
-            dict(COLUMNS.values()),
-        )
-        return f"{self._title()}\n{body}\n{self.conclusion()}"
+        body = [
+            {title: rows[layer][key] for key, (title, _) in COLUMNS.items()}
+            for layer in sorted({*spread, *self.verdict.culprits[:NAMED]})
+        ]
+        return Shown([self._title()], body, dict(COLUMNS.values()), [self.conclusion()])
+
+    def _picture(self) -> Figure:
+        from sigprop.plots import grid
+
+        return grid([self])
 
     def conclusion(self) -> str:
         """The verdict in a line, with the reasons where the theory is rejected."""
