@@ -10,8 +10,9 @@ process of its own; the one line each time on a net that was never looked at bef
 20,000 cells are counted in both of our ways. Peers that can be imported count the same nets in the
 same run: the edge subdivision of Berzins (2023; its checkout on the path; float32) and relucent
 (its package; all of the plane). Their counts stand beside ours.
-Answer: all targets are met, by factors of 1.1 to 7, and both peers find the same cells, 4 to 73
-times (edge subdivision) and 2,200 times (relucent) more slowly.
+Answer: 240,000 to 620,000 cells a CPU second in planes, and 0.2 s for a slice through a net of 784
+inputs; both peers find the same cells, 4 to 73 times (edge subdivision) and 2,200 times (relucent)
+more slowly.
 Source: berzins2023; the targets are this project's own.
 Run time: 120 s on one core, 60 s of it the peers.
 """

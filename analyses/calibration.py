@@ -6,7 +6,8 @@ gain off by δ moves the drift score of the forward weights alone, for a single 
 N = 16, so 0.5 % is rejected in at least 99 % of cases. Backward, the gradients of B inputs start
 out independent at the output and give up to √B times as many. Well-known mistakes are rejected at
 once, and a single wrong layer of 50 is named.
-Answer: yes to each.
+Answer: of 400 right nets 3.2 % have a p-value below 5 %, a gain 0.5 % off is rejected 100 times in
+100, and every known mistake of the list is rejected.
 Source: hall1983 (law of the scores), sidak1967 (one p-value from many).
 Run time: 5.5 minutes on one core.
 """

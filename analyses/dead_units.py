@@ -10,12 +10,14 @@ Experiment: the example by torch's autograd. Nets of two hidden layers on real d
 rates and starting biases: a unit is dead if it gets no gradient from any image it learns from;
 differences are paired over seeds, tested by Student's t and corrected for their number (Holm).
 Deep narrow nets of real weights for the law.
-Answer: as predicted. Leaky ReLU and PReLU nets have no dead unit anywhere. ReLU nets start with,
-and keep, half and more of their units dead at biases of −3 and below, PhasedReLU nets half; then
-nothing is learnt, while leaky ReLU reaches 97 % even from −4, given a rate of 0.6 or more (at 0.03
-it gets to 13 % in 300 steps). At −2, larger rates bring ReLU units back, for the layer below still
-learns. Learning rates up to 1 kill 4 % of ReLU units at most, too few for 6 seeds to show. PReLU
-has its own trouble: its one slope a layer diverges at large rates or biases, in 85 nets of 150.
+Answer: without a negative slope units die and most stay dead; with one none is ever dead, but a
+PReLU's slope may diverge. Leaky ReLU and PReLU nets have no dead unit anywhere. ReLU nets start
+with, and keep, half and more of their units dead at biases of −3 and below, PhasedReLU nets half;
+then nothing is learnt, while leaky ReLU reaches 97 % even from −4, given a rate of 0.6 or more (at
+0.03 it gets to 13 % in 300 steps). At −2, larger rates bring ReLU units back, for the layer below
+still learns. Learning rates up to 1 kill 4 % of ReLU units at most, too few for 6 seeds to show.
+PReLU has its own trouble: its one slope a layer diverges at large rates or biases, in 85 nets of
+150.
 Source: maas2013 (leaky ReLU against dead units); he2015 (PReLU); born-dead law: elementary.
 Run time: 2 minutes on one core.
 """

@@ -1,6 +1,5 @@
 """Pictures: drawn into the axes given, from results or from rows read back from CSV."""
 
-import dataclasses
 from dataclasses import replace
 
 import matplotlib
@@ -100,7 +99,7 @@ def test_grid_has_a_column_a_slope_and_p_values_in_the_legends():
 
 @pytest.mark.parametrize("columns", [1, 2, 3])
 def test_a_grid_of_few_columns_fits_its_figure(right, columns):
-    kinds = [dataclasses.replace(right, alpha=0.1 * column) for column in range(columns)]
+    kinds = [replace(right, alpha=0.1 * column) for column in range(columns)]
     figure = plots.grid(kinds)
     figure.canvas.draw()
     page = figure.bbox
@@ -108,6 +107,14 @@ def test_a_grid_of_few_columns_fits_its_figure(right, columns):
     for words in (figure._suptitle, *figure.legends, *legends):
         box = words.get_window_extent()
         assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+    plt.close(figure)
+
+
+def test_gains_share_no_colour(right):
+    many = [replace(right, gain=right.gain * (1 + 0.1 * step)) for step in range(9)]
+    figure = plots.grid(many)
+    points = [line for line in figure.axes[0].get_lines() if ":  p" in str(line.get_label())]
+    assert len({str(line.get_color()) for line in points}) == 9
     plt.close(figure)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -91,7 +91,10 @@ def grid(results: Sequence[Validation], figure: Figure | None = None) -> Figure:
     for result in results:
         columns.setdefault(_kind(result), []).append(result)
     gains = sorted({_gain(result) for result in results})
-    colors = {gain: COLORS[index % len(COLORS)] for index, gain in enumerate(gains)}
+    scale: Any = COLORS
+    if len(gains) > len(COLORS):  # then a colour says how large a gain is
+        scale = plt.get_cmap("viridis")(np.linspace(0, 0.92, len(gains)))
+    colors = dict(zip(gains, scale, strict=False))
     if figure is None:
         figure = plt.figure(
             figsize=(max(3.4 * len(columns) + 0.6, NARROWEST), 7.6), layout="constrained"
