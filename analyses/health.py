@@ -127,7 +127,33 @@ def check(rows: list[Row]) -> None:
     assert len(missed) <= MISSED * len(sick) / 54, f"sick and not found: {missed}"
 
 
-def draw(rows: list[Row]) -> Figure:
+def draw(rows: list[Row]) -> dict[str, Figure]:
+    """The counts; and every model by its name."""
+    return {"": _counts(rows), "models": _models(rows)}
+
+
+def _counts(rows: list[Row]) -> Figure:
+    """A bar a ward, of sound nets and of sick ones, parted by what they were called."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", sharey=True)
+    for ax, sick in zip(axes, (False, True), strict=True):
+        for y, ward in enumerate(reversed(WARDS)):
+            own, left = _of(rows, ward, sick), 0.0
+            for levels in (("unhealthy",), ("warning",), ("note", "nothing")):
+                share = 100 * sum(row["level"] in levels for row in own) / max(len(own), 1)
+                ax.barh(y, share, left=left, color=COLOR[levels[0]], height=0.6)
+                left += share
+            ax.text(101, y, f"{_unhealthy(own)} of {len(own)}", va="center")
+        ax.set_yticks(range(len(WARDS)), [TITLES[ward] for ward in reversed(WARDS)])
+        ax.set(xlim=(0, 118), xlabel="share of the nets (%)")
+        ax.set_xticks(range(0, 101, 25))
+        ax.grid(axis="y", visible=False)
+        ax.set_title(f"{'sick' if sick else 'sound'} nets (number: called unhealthy)", loc="left")
+    figure.suptitle(_sentence(rows), fontweight="bold")
+    figure.legend(handles=_handles(), loc="outside lower center", ncols=len(LEGEND))
+    return figure
+
+
+def _models(rows: list[Row]) -> Figure:
     wards = [(ward, sick) for ward in WARDS for sick in (False, True)]
     counts = {pair: len({row["name"] for row in _of(rows, *pair)}) for pair in wards}
     tall = [max(counts[ward, False], counts[ward, True], 1) for ward in WARDS]
@@ -137,21 +163,25 @@ def draw(rows: list[Row]) -> Figure:
     )  # fmt: skip
     for ax, (ward, sick) in zip(axes.flat, wards, strict=True):
         _panel(ax, _of(rows, ward, sick), ward, sick)
+    figure.suptitle(_sentence(rows), fontweight="bold")
+    figure.legend(handles=_handles(), loc="outside lower center", ncols=len(LEGEND))
+    return figure
+
+
+def _sentence(rows: list[Row]) -> str:
     sound = [row for ward in WARDS for row in _of(rows, ward, False)]
     ill = [row for ward in WARDS for row in _of(rows, ward, True)]
-    figure.suptitle(
+    return (
         f"Of {len(ill)} sick nets {_unhealthy(ill)} are found, of {len(sound)} sound ones "
-        f"{_unhealthy(sound)} are called unhealthy",
-        fontweight="bold",
+        f"{_unhealthy(sound)} are called unhealthy"
     )
-    figure.legend(
-        handles=[
-            Line2D([], [], color=COLOR[level], marker="o", linestyle="", label=label)
-            for level, label in LEGEND.items()
-        ],
-        loc="outside lower center", ncols=len(LEGEND),
-    )  # fmt: skip
-    return figure
+
+
+def _handles() -> list[Line2D]:
+    return [
+        Line2D([], [], color=COLOR[level], marker="o", linestyle="", label=label)
+        for level, label in LEGEND.items()
+    ]
 
 
 def _panel(ax: Axes, rows: Sequence[Row], ward: str, sick: bool) -> None:
