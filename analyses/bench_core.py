@@ -73,14 +73,6 @@ measure(net, x, backward=True) if sys.argv[1] == "measure" else bare_pass(net, x
 print(max(resident("VmHWM") - start, 1))
 """
 
-SHOWN = {
-    "import sigprop; g_star(0.2) / Python": "import sigprop and its first number / start of Python",
-    "import sigprop; g_star(0.2) / import numpy": "the same / import numpy",
-    "g_star, 1,000,000 slopes / numpy formula": "g* of 1,000,000 slopes / numpy formula",
-    "kaiming_leaky_init / torch loop, 200 × 1024": "kaiming_leaky_init, 200 × 1024 / torch loop",
-    "measure / bare pass, 20 × 1024, batch 256": "measure, 20 × 1024 / bare pass",
-}
-
 
 @dataclass(frozen=True)
 class Params:
@@ -302,11 +294,10 @@ def check(rows: list[Row]) -> None:
 
 def draw(rows: list[Row]) -> Figure:
     figure, ax = plt.subplots(figsize=(11.5, 4), layout="constrained")
-    found = {row["name"]: row for row in rows}
-    shown = {words: found[name] for name, words in SHOWN.items() if name in found}
-    for name, row in found.items():
-        if name.startswith("validate"):  # of its time: the products and random numbers, and all
-            words = name.replace("products and random numbers, ", "")
+    shown = {row["name"]: row for row in rows if row["unit"] in ("ms more", "× time")}
+    for row in rows:
+        if row["unit"] == "of the time":  # the bare part of it first, and all of it
+            words = row["name"].replace("products and random numbers, ", "")
             shown[words] = row | {"ours": row["peer"], "peer": row["ours"]}
     side_by_side(ax, [*shown.values()], [*shown], "the bare computation")
     ratios = {words: row["ours"] / row["peer"] for words, row in shown.items()}

@@ -310,14 +310,14 @@ def draw(rows: list[Row]) -> dict[str, Figure]:
     seeds = len({row["seed"] for row in nets})
     digits = f"two hidden layers, real handwritten digits, {seeds} seeds (bars: 95 % intervals)"
     return {
-        "": _dead(_where(nets, learning_rate=rate), f"{digits}, learning rate {rate:g}"),
-        "rates": _rates(_where(nets, bias=bias), f"{digits}, biases start at −{-bias:g}"),
-        "example": _example(_where(rows, kind="example")),
-        "born-dead": _born(_where(rows, kind="born")),
+        "": _draw_dead(_where(nets, learning_rate=rate), f"{digits}, learning rate {rate:g}"),
+        "rates": _draw_rates(_where(nets, bias=bias), f"{digits}, biases start at −{-bias:g}"),
+        "example": _draw_example(_where(rows, kind="example")),
+        "born-dead": _draw_born(_where(rows, kind="born")),
     }
 
 
-def _dead(rows: list[Row], net: str) -> Figure:
+def _draw_dead(rows: list[Row], net: str) -> Figure:
     """PReLU is left to the other figure: it diverges, which is no matter of dead units."""
     figure = plt.figure(figsize=(11, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -332,7 +332,7 @@ def _dead(rows: list[Row], net: str) -> Figure:
     return figure
 
 
-def _rates(rows: list[Row], net: str) -> Figure:
+def _draw_rates(rows: list[Row], net: str) -> Figure:
     figure = plt.figure(figsize=(8, 5), layout="constrained")
     ax = figure.subplots()
     _draw_lines(ax, rows, "accuracy", "learning_rate", tuple(ACTIVATIONS))
@@ -347,7 +347,7 @@ def _rates(rows: list[Row], net: str) -> Figure:
     return figure
 
 
-def _example(rows: list[Row]) -> Figure:
+def _draw_example(rows: list[Row]) -> Figure:
     figure = plt.figure(figsize=(7.2, 4.6), layout="constrained")
     ax = figure.subplots()
     for name in ("relu", "leaky_relu"):
@@ -392,7 +392,7 @@ def _draw_lines(
         ax.set(xscale="log", xlabel="learning rate")
 
 
-def _born(rows: list[Row]) -> Figure:
+def _draw_born(rows: list[Row]) -> Figure:
     figure = plt.figure(figsize=(7.2, 4.8), layout="constrained")
     ax = figure.subplots()
     for width, color in zip(

@@ -297,10 +297,13 @@ def _costs(rows: list[Row]) -> Figure:
     tools, table = list(dict.fromkeys(row["tool"] for row in rows)), scores(rows)
     _draw_costs(figure.subplots(1, 2, sharey=True), tools, table)
     taken = {
-        tool: np.median([row["seconds"] for row in table if row["tool"] == tool and row["seconds"]])
+        tool: [row["seconds"] for row in table if row["tool"] == tool and row["seconds"]]
         for tool in (OURS, "LSUV", "AnyInit")
     }
-    words = ", ".join(f"{tool} {_paid.seconds(float(value))}" for tool, value in taken.items())
+    words = ", ".join(
+        f"{tool} {_paid.seconds(float(np.median(values)))}"
+        for tool, values in taken.items() if values
+    )  # fmt: skip
     figure.suptitle(f"What it costs, a point a net; median: {words}", fontweight="bold")
     return figure
 
