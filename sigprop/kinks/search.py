@@ -171,13 +171,15 @@ class KinksAlongLine(Result):
             rows.append(plain(row))
         return rows
 
-    def _shown(self) -> Shown:
-        head = (
-            f"{counted(len(self.event), 'kink')} at {counted(len(self.t), 'place')} of "
-            f"[{self.interval[0]:g}, {self.interval[1]:g}] in the space of {self.space}, "
-            f"{counted(self.samples, 'sample')}"
+    def __str__(self) -> str:
+        return (
+            f"KinksAlongLine({counted(len(self.event), 'kink')} at "
+            f"{counted(len(self.t), 'place')} of [{self.interval[0]:g}, {self.interval[1]:g}] in "
+            f"the space of {self.space}, {counted(self.samples, 'sample')})"
         )
-        return Shown([head], self.records(), whole=False)
+
+    def _shown(self) -> Shown:
+        return Shown([str(self)], self.records())
 
     def _picture(self) -> Axes:
         from sigprop.plots import kinks
