@@ -1,4 +1,4 @@
-"""``python -m analyses [name ...] [--quick] [--redraw] [--list] [--seed N] [--out DIR]``."""
+"""``python -m analyses [name ...] [--quick] [--redraw] [--list] [--gallery] [--seed N]``."""
 
 import sys
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
 from sigprop import g_star, plots, validate
@@ -70,16 +71,18 @@ def draw_paths(rows: list[Row], quantity: str, finding: str, fates: dict[str, st
         paths.items(), strips[::-1], plots.COLORS, strict=False
     ):
         plots.path(path, quantity, ax, color=color)
-        plots.departure(path, quantity, strip, color=color)
+        inside = _draw_scores(strip, path, quantity, color)
         fate = fates["at" if factor == 1 else "above" if factor > 1 else "below"]
         _name_line(ax, path, quantity, f"{factor:g} g*: {fate}", color)
         p = plots.p_text(path[0]["p_value"])
-        strip.set_title(f"{factor:g} g*:  {p}", color=color, loc="left")
-        strip.set(xlabel="", ylabel="")
+        words = f"{factor:g} g*:  {p}, {100 * inside:.0f} % within the band"
+        strip.set_title(words, color=color, loc="left")
     corner = "upper left" if quantity == "q" else "upper right"
     ax.legend(handles=plots.key(), loc=corner, fontsize="small")
     strips[-1].set_xlabel("layer")
-    right.supylabel("measured / typical, in decades, with its 95 % band", fontsize="medium")
+    strips[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.2), ncols=2, fontsize="small")
+    right.supylabel("score of each layer's own step (band: 95 %)", fontsize="medium")
+    right.suptitle("what the p-value tests", fontsize="medium")
     last = path[-1]
     figure.suptitle(
         f"{finding}\n{last['nets']} nets a gain, depth {last['layer']}, width {last['width']}, "
@@ -87,6 +90,24 @@ def draw_paths(rows: list[Row], quantity: str, finding: str, fates: dict[str, st
         fontweight="bold",
     )
     return figure
+
+
+def _draw_scores(ax: plt.Axes, path: list[Row], quantity: str, color: str) -> float:
+    """Normal scores of the steps, and the share within ±1.96.
+
+    A path sums its steps, so one large step takes it out of its band for many layers; the steps are
+    independent, and the p-value is theirs.
+    """
+    way = "forward" if quantity == "q" else "backward"
+    layer, scores = plots.column(path, "layer"), []
+    ax.axhspan(-1.96, 1.96, color=color, alpha=0.2, lw=0)
+    for of, marker in (("weights", "o"), ("activations", "x")):
+        values = plots.column(path, f"z_{way}_{of}")
+        shade = color if of == "weights" else plots.INK
+        ax.plot(layer, values, marker, ms=2.5, color=shade, label=of, lw=0)
+        scores.append(values[np.isfinite(values)])
+    ax.set_ylim(-4.5, 4.5)
+    return float(np.mean(np.abs(np.concatenate(scores)) < 1.96))
 
 
 def _name_line(ax: plt.Axes, path: list[Row], quantity: str, text: str, color: str) -> None:

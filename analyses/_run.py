@@ -9,6 +9,7 @@ import importlib
 import io
 import pkgutil
 import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +27,15 @@ from PIL import Image
 import sigprop
 from sigprop.cli.interrupts import INTERRUPTED, uninterrupted
 from sigprop.cli.output import check_places
-from sigprop.records import Row, read_csv, read_json, write_bytes, write_csv, write_json
+from sigprop.records import (
+    Row,
+    read_csv,
+    read_json,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
@@ -45,6 +54,14 @@ STYLE = {
     "axes.axisbelow": True,
     "legend.frameon": False,
 }
+
+ANSWER = re.compile(r"^Answer: (.*?)^(?:Source|Run time):", re.DOTALL | re.MULTILINE)
+GALLERY = """# Figures
+
+One question a figure, its answer in a sentence, and the command that computes and draws it again.
+This page is written by `python -m analyses --gallery`. `python -m analyses --redraw NAME` draws a
+figure from its stored numbers and computes nothing.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"--mnist is for {', '.join(takers)}; {name} has no use for it", file=sys.stderr)
             return 2
     out = args.out or (QUICK_FIGURES if args.quick else FIGURES)
+    if args.gallery:
+        print(f"written: {write_text(gallery(out), out / 'README.md')}")
+        return 0
     failed: list[str] = []
     done: list[str] = []
     try:
@@ -130,6 +150,49 @@ def question(module: ModuleType) -> str:
     return (module.__doc__ or "").strip().splitlines()[0]
 
 
+def answer(module: ModuleType) -> str:
+    """The first sentence of its answer; it has to tell the result by itself.
+
+    Raises:
+        ValueError: the docstring has no answer.
+    """
+    found = ANSWER.search(module.__doc__ or "")
+    if found is None:
+        raise ValueError(f"{module.__name__}: its docstring has no line that starts with 'Answer:'")
+    text = " ".join(found.group(1).split())
+    sentence = re.split(r"(?<=\.)\s(?=[A-Z`])", text, maxsplit=1)[0]
+    return sentence[0].upper() + sentence[1:]
+
+
+def gallery(out: Path = FIGURES) -> str:
+    """All stored figures on one page: question, answer, picture, command, run time.
+
+    Raises:
+        FileNotFoundError: an analysis has no stored result.
+    """
+    parts = [GALLERY]
+    for name in names():
+        module, path = load(name), out / f"{name}.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no {path}; run the analysis first.")
+        record = read_json(path)
+        parts.append(f"## {question(module)}\n\n{answer(module)}\n")
+        parts += [f"![{question(module)}]({picture.name})\n" for picture in pictures(name, out)]
+        parts.append(
+            f"`python -m analyses {name}` took {_duration(record['seconds'])} "
+            f"({record['device']}). [Code](../analyses/{name}.py), [numbers]({name}.csv), "
+            f"[parameters and versions]({name}.json).\n"
+        )
+    return "\n".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
+
+
 def run(name: str, out: Path, *, quick: bool = False, seed: int = 0, mnist: str = "") -> Row:
     """Compute, check and draw; write ``out/name.{csv,png,json}`` and return what the JSON holds.
 
@@ -182,17 +245,26 @@ def stored(name: str, out: Path = FIGURES) -> tuple[list[Row], Any]:
     return read_csv(out / f"{name}.csv"), read_json(out / f"{name}.json")
 
 
+def pictures(name: str, out: Path = FIGURES) -> list[Path]:
+    """The pictures of an analysis: ``name.png`` and, where it draws several, ``name-key.png``."""
+    return [out / f"{name}.png", *sorted(out.glob(f"{name}-*.png"))]
+
+
 def _save(module: ModuleType, rows: list[Row], path: Path) -> None:
+    """Draw; a module that draws several figures returns them by key, the first one with key ""."""
     matplotlib.use("Agg")
     with matplotlib.rc_context(STYLE):
-        figure = module.draw(rows)
-        pixels = io.BytesIO()
-        figure.savefig(pixels, format="png")
-        plt.close(figure)
-    with Image.open(pixels) as picture:  # 256 colours are enough, at a quarter of the size
-        small = io.BytesIO()
-        picture.convert("RGB").quantize(256).save(small, "PNG", optimize=True, dpi=(150, 150))
-    write_bytes(small.getvalue(), path)
+        drawn = module.draw(rows)
+        for key, figure in (drawn if isinstance(drawn, dict) else {"": drawn}).items():
+            pixels, small = io.BytesIO(), io.BytesIO()
+            figure.savefig(pixels, format="png")
+            plt.close(figure)
+            with Image.open(pixels) as picture:  # 256 colours are enough, at a quarter of the size
+                picture.convert("RGB").quantize(256).save(
+                    small, "PNG", optimize=True, dpi=(150, 150)
+                )
+            place = path.with_name(f"{path.stem}-{key}.png") if key else path
+            write_bytes(small.getvalue(), place)
 
 
 def _machine() -> Row:
@@ -220,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes, into figures-quick/")
     parser.add_argument("--redraw", action="store_true", help="draw from the CSV, compute nothing")
     parser.add_argument("--list", action="store_true", help="list the analyses and leave")
+    parser.add_argument("--gallery", action="store_true", help="write README.md of the figures")
     parser.add_argument("--seed", type=int, help="of everything random; if not given: 0")
     parser.add_argument("--out", type=Path, help="folder of the results (default: figures/)")
     about = "learn MNIST from the folder of its IDX files, where an analysis can"

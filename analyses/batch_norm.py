@@ -9,9 +9,10 @@ Experiment: the standard deviation that ``BatchNorm1d`` finds after a PReLU, for
 pre-activations and for those of a real layer fed with handwritten digits; gradients through deep
 real nets with torch's own batch normalization, batches of Gaussian inputs (the theory wants them
 uncorrelated, and width ≫ batch).
-Answer: yes. On digits σ_y is off by a few per cent a unit, for their pre-activations are not quite
-Gaussian. The growth agrees at every slope and batch, and the law of a large batch is seen to be
-wrong at 8 inputs.
+Answer: it divides a leaky ReLU by a number that theory gives, and makes gradients grow at the rate
+that theory gives, less with a slope nearer to 1 and with a larger batch. On digits σ_y is off by a
+few per cent a unit, for their pre-activations are not quite Gaussian. The growth agrees at every
+slope and batch, and the law of a large batch is seen to be wrong at 8 inputs.
 Source: yang2019 (large batch; linear at any batch); any slope and batch: derived in
 ``sigprop.theory.batch_norm_growth``.
 Run time: 10 s on one core.

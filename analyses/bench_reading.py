@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from analyses._targets import cost_bars
+from analyses._paid import side_by_side
 from sigprop import g_star, kaiming_leaky_init
 from sigprop.init import plan
 from sigprop.reading import read
@@ -224,20 +224,15 @@ def check(rows: list[Row]) -> None:
 
 
 def draw(rows: list[Row]) -> Figure:
-    figure, ax = plt.subplots(figsize=(11, 3.6), layout="constrained")
-    priced = [{**row, "cost": max(row["value"] / row["target"], 0.0)} for row in rows]
-    cost_bars(ax, priced, _words)
-    met = sum(row["met"] for row in rows)
+    figure, ax = plt.subplots(figsize=(11.5, 3.8), layout="constrained")
+    names = [row["name"].replace("record / forward pass", "read")
+             .replace("kaiming_leaky_init / torch loop", "initialize")
+             .removesuffix(", reading off") for row in rows]  # fmt: skip
+    side_by_side(ax, rows, names, "a forward pass, or the draws")
+    small = [row["value"] for row in rows if row["unit"].startswith("µs")]
     figure.suptitle(
-        f"Reading and initializing a model: {met} of {len(rows)} cost targets met",
+        "A large model is read in little more than a forward pass;\n"
+        f"many small calls cost {max(small, default=0):.0f} µs each",
         fontweight="bold",
     )
     return figure
-
-
-def _words(row: Row) -> str:
-    verdict = "met" if row["met"] else "not met"
-    words = f"{row['value']:.3g} {row['unit']}  (target at most {row['target']:g}: {verdict})"
-    if row["empty_mode"] is not None:
-        words += f"\na mode that does nothing: {row['empty_mode']:.3g}"
-    return words

@@ -7,7 +7,8 @@ Prediction: at the critical gain the cosine c of two inputs follows
 and climbs to 1 like 1 − c ≈ 44.4·((1+α²)/(1−α)²)²/l², so ReLU merges two pictures fastest and a
 slope of 0.5 keeps them some 10 times further apart. The map is exact for infinite width; at width n
 it errs by O(1/n) a layer, and nets scatter by O(√(l/n)).
-Answer: yes. Step by step, real nets of width 1,024 follow C within their scatter.
+Answer: the difference is forgotten with depth, and a slope of 0.5 keeps it 12 times larger than
+ReLU after 100 layers. Step by step, real nets of width 1,024 follow C within their scatter.
 Source: cho2009 (the map), poole2016 and schoenholz2017 (its iteration).
 Run time: 25 s on one core.
 """

@@ -8,7 +8,8 @@ log of the mean over nets of q̂^L/q̂^1, few wide layers. Typical: the mean of 
 narrow layers. Both have exactly known standard errors: over k steps and N nets the mean has
 relative variance ((1+κ4/n)^k − 1)/N, the log k·Var(log S)/N; half of either root over k is that of
 log g.
-Answer: yes, both, for negative slopes too; at width 16 the typical gain is 3 to 9 % above g*.
+Answer: it is g*(α) for the mean over nets, and a little more for the typical net, as the exact law
+says, for negative slopes too; at width 16 the typical gain is 3 to 9 % above g*.
 Source: he2015 (g*), hanin2020 (finite width).
 Run time: 2 minutes on one core.
 """

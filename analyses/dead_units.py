@@ -10,12 +10,14 @@ Experiment: the example by torch's autograd. Nets of two hidden layers on real d
 rates and starting biases: a unit is dead if it gets no gradient from any image it learns from;
 differences are paired over seeds, tested by Student's t and corrected for their number (Holm).
 Deep narrow nets of real weights for the law.
-Answer: as predicted. Leaky ReLU and PReLU nets have no dead unit anywhere. ReLU nets start with,
-and keep, half and more of their units dead at biases of −3 and below, PhasedReLU nets half; then
-nothing is learnt, while leaky ReLU reaches 97 % even from −4, given a rate of 0.6 or more (at 0.03
-it gets to 13 % in 300 steps). At −2, larger rates bring ReLU units back, for the layer below still
-learns. Learning rates up to 1 kill 4 % of ReLU units at most, too few for 6 seeds to show. PReLU
-has its own trouble: its one slope a layer diverges at large rates or biases, in 85 nets of 150.
+Answer: without a negative slope units die and most stay dead; with one none is ever dead, but a
+PReLU's slope may diverge. Leaky ReLU and PReLU nets have no dead unit anywhere. ReLU nets start
+with, and keep, half and more of their units dead at biases of −3 and below, PhasedReLU nets half;
+then nothing is learnt, while leaky ReLU reaches 97 % even from −4, given a rate of 0.6 or more (at
+0.03 it gets to 13 % in 300 steps). At −2, larger rates bring ReLU units back, for the layer below
+still learns. Learning rates up to 1 kill 4 % of ReLU units at most, too few for 6 seeds to show.
+PReLU has its own trouble: its one slope a layer diverges at large rates or biases, in 85 nets of
+150.
 Source: maas2013 (leaky ReLU against dead units); he2015 (PReLU); born-dead law: elementary.
 Run time: 2 minutes on one core.
 """
@@ -299,48 +301,73 @@ def _where(rows: list[Row], **wanted: object) -> list[Row]:
     return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
 
 
-def draw(rows: list[Row]) -> Figure:
-    figure = plt.figure(figsize=(14, 8.4), layout="constrained")
-    (ax_example, ax_bias, ax_rate), (ax_born, ax_learn, ax_fast) = figure.subplots(2, 3)
+def draw(rows: list[Row]) -> dict[str, Figure]:
+    """Dead units, large rates, one unit by hand, and nets born dead: a sentence each."""
     nets = _where(rows, kind="net")
-    for name in ("relu", "leaky_relu"):
-        path = _where(rows, kind="example", activation=name)
-        ax_example.plot(
-            plots.column(path, "step"), plots.column(path, "loss"), color=COLORS[name],
-            label=f"{NAMES[name]}: dL/db = {path[0]['db']:.2g}".replace("-", "−"),
-        )  # fmt: skip
-    ax_example.set(xlabel="step", ylabel="mean squared error", ylim=(0, None))
-    ax_example.set_title("one unit, every z = −1: ReLU never moves", loc="left")
-    ax_example.legend(
-        loc="center right", bbox_to_anchor=(1.0, 0.6), fontsize="small", title="at the start"
-    )
     rates = sorted({row["learning_rate"] for row in nets})
     biases = sorted({row["bias"] for row in nets})
-    middle = rates[len(rates) // 2]
-    for ax, number, key, fixed, title in (
-        (ax_bias, "dead", "bias", {"learning_rate": middle}, f"learning rate {middle:g}"),
-        (ax_rate, "dead", "learning_rate", {"bias": 0.0}, "biases start at 0"),
-        (ax_learn, "accuracy", "bias", {"learning_rate": middle}, f"learning rate {middle:g}"),
-        (ax_fast, "accuracy", "learning_rate", {"bias": biases[len(biases) // 2]},
-         f"biases start at −{-biases[len(biases) // 2]:g}"),
-    ):  # fmt: skip
-        _draw_lines(ax, _where(nets, **fixed), number, key, title)
-    ax_bias.legend(fontsize="small")
-    (mark,) = ax_learn.plot([], [], "x", color=COLORS["prelu"], ms=9, mew=2)
-    ax_learn.legend([mark], ["training diverged"], fontsize="small", loc="center right")
-    _draw_born(ax_born, _where(rows, kind="born"))
+    rate, bias = rates[len(rates) // 2], biases[len(biases) // 2]
     seeds = len({row["seed"] for row in nets})
+    digits = f"two hidden layers, real handwritten digits, {seeds} seeds (bars: 95 % intervals)"
+    return {
+        "": _draw_dead(_where(nets, learning_rate=rate), f"{digits}, learning rate {rate:g}"),
+        "rates": _draw_rates(_where(nets, bias=bias), f"{digits}, biases start at −{-bias:g}"),
+        "example": _draw_example(_where(rows, kind="example")),
+        "born-dead": _draw_born(_where(rows, kind="born")),
+    }
+
+
+def _draw_dead(rows: list[Row], net: str) -> Figure:
+    """PReLU is left to the other figure: it diverges, which is no matter of dead units."""
+    figure = plt.figure(figsize=(11, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for ax, number in ((left, "dead"), (right, "accuracy")):
+        _draw_lines(ax, rows, number, "bias", ("relu", "phased_relu", "leaky_relu"))
+    left.legend()
     figure.suptitle(
-        "Without a negative slope units die and most stay dead; with one, none is ever dead, "
-        "but PReLU may diverge\n"
-        f"two hidden layers, real handwritten digits, {seeds} seeds (bars: 95 % intervals)",
+        "Without a negative slope units die and nothing is learnt; with one none is ever dead\n"
+        f"{net}",
         fontweight="bold",
     )
     return figure
 
 
-def _draw_lines(ax: plt.Axes, rows: list[Row], number: str, key: str, title: str) -> None:
-    for shift, name in enumerate(ACTIVATIONS):
+def _draw_rates(rows: list[Row], net: str) -> Figure:
+    figure = plt.figure(figsize=(8, 5), layout="constrained")
+    ax = figure.subplots()
+    _draw_lines(ax, rows, "accuracy", "learning_rate", tuple(ACTIVATIONS))
+    ax.plot([], [], "x", color=COLORS["prelu"], ms=9, mew=2, label="most nets diverged")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure.suptitle(
+        "From biases that are too low leaky ReLU recovers at large rates,\n"
+        "PReLU only at small ones: its learnt slope diverges",
+        fontweight="bold",
+    )
+    ax.set_title(net, fontsize="small")
+    return figure
+
+
+def _draw_example(rows: list[Row]) -> Figure:
+    figure = plt.figure(figsize=(7.2, 4.6), layout="constrained")
+    ax = figure.subplots()
+    for name in ("relu", "leaky_relu"):
+        path = _where(rows, activation=name)
+        x, y = plots.column(path, "step"), plots.column(path, "loss")
+        ax.plot(x, y, color=COLORS[name], lw=2)
+        slope = f"{path[0]['db']:.2g}".replace("-", "−")
+        ax.text(x[-1], y[-1] + 0.04, f"{NAMES[name]}: at the start dL/db = {slope}",
+                color=COLORS[name], ha="right", va="bottom")  # fmt: skip
+    ax.set(xlabel="step of gradient descent", ylabel="mean squared error", ylim=(0, None))
+    figure.suptitle(
+        "One unit with every z = −1: ReLU has no gradient and never moves", fontweight="bold"
+    )
+    return figure
+
+
+def _draw_lines(
+    ax: plt.Axes, rows: list[Row], number: str, key: str, names: tuple[str, ...]
+) -> None:
+    for shift, name in enumerate(names):
         points, diverged = [], []
         for at in sorted({row[key] for row in rows}):
             part = _where(rows, activation=name, **{key: at})
@@ -353,16 +380,9 @@ def _draw_lines(ax: plt.Axes, rows: list[Row], number: str, key: str, title: str
             ax.plot(diverged, [0.04] * len(diverged), "x", color=COLORS[name], ms=9, mew=2)
         if points:
             x, mean, half = np.array(points).T
-            x = x * 1.06 ** (shift - 1.5) if key == "learning_rate" else x + 0.06 * (shift - 1.5)
-            ax.errorbar(
-                x,
-                mean,
-                half,
-                marker="osD^"[shift],
-                color=COLORS[name],
-                mec="white",
-                label=NAMES[name],
-            )
+            x = x * 1.06 ** (shift - 1.5) if key == "learning_rate" else x + 0.06 * (shift - 1)
+            ax.errorbar(x, mean, half, marker="osD^"[shift], color=COLORS[name], mec="white",
+                        lw=2, elinewidth=1.2, label=NAMES[name])  # fmt: skip
     words = {"dead": "share of dead hidden units", "accuracy": "accuracy on digits not trained on"}
     ax.set(ylabel=words[number], ylim=(-0.03, 1.03))
     if key == "bias":
@@ -370,23 +390,27 @@ def _draw_lines(ax: plt.Axes, rows: list[Row], number: str, key: str, title: str
         ax.invert_xaxis()
     else:
         ax.set(xscale="log", xlabel="learning rate")
-    ax.set_title(
-        f"{'dead after training' if number == 'dead' else 'accuracy'}, {title}", loc="left"
-    )
 
 
-def _draw_born(ax: plt.Axes, rows: list[Row]) -> None:
+def _draw_born(rows: list[Row]) -> Figure:
+    figure = plt.figure(figsize=(7.2, 4.8), layout="constrained")
+    ax = figure.subplots()
     for width, color in zip(
         dict.fromkeys(row["width"] for row in rows), plots.COLORS, strict=False
     ):
         part = _where(rows, width=width)
         depth = plots.column(part, "depth")
-        ax.plot(depth, plots.column(part, "law"), color=color, label=f"width n = {width}")
+        law = plots.column(part, "law")
+        ax.plot(depth, law, color=color, label=f"width n = {width}")
         shown = np.unique(np.geomspace(1, len(part), 12).astype(int)) - 1
         ax.plot(depth[shown], plots.column(part, "dead")[shown], "o", color=color, mec="white")
     ax.plot([], [], color=plots.INK, label="1 − (1 − 2$^{-n}$)$^L$")
     ax.plot([], [], "o", color=plots.INK, mec="white", label="measured")
-    ax.set(xlabel="layers L", ylabel="share of ReLU nets dead at birth", ylim=(-0.03, 1.1))
-    ax.set_xlim(0, 1.5 * max(row["depth"] for row in rows))
-    ax.set_title("born dead: narrow ReLU nets, one input", loc="left")
-    ax.legend(loc="lower right", fontsize="small")
+    ax.set(xlabel="layers L", ylabel="share of nets that answer nothing", ylim=(-0.03, 1.1))
+    ax.set_xlim(0, 1.45 * max(row["depth"] for row in rows))
+    ax.legend(loc="lower right")
+    figure.suptitle(
+        "A narrow deep ReLU net is often born dead,\nas often as the law of width n says",
+        fontweight="bold",
+    )
+    return figure

@@ -35,7 +35,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from scipy import stats
 from torch import Tensor, nn
 
 from analyses._paired import compare
@@ -60,10 +59,9 @@ SLOPES = {"ReLU": 0.0, f"LeakyReLU {SLOPE:g}": SLOPE}
 OTHERS = ("PhasedReLU", "Swish", "Mish")
 """Not of the leaky family: set by ``initialize``."""
 INITS = ("torch default", "sigprop")
+WORDS = ("torch's default weights", "the theory's weights")
 FASTER = "sigprop, larger rate"
 """With batch normalization: the theory's weights at the learning rate that matches torch's."""
-SHOWN = 10
-"""Depth of the loss curves that are drawn, if there."""
 FAMILYWISE = 0.05
 """Chance that any claim of the whole set is wrong."""
 
@@ -238,66 +236,81 @@ def check(rows: list[Row]) -> None:
             assert row["difference"] > 0, f"ReLU is better in deep nets: {row}"
 
 
-def draw(rows: list[Row]) -> Figure:
-    figure = plt.figure(figsize=(19, 9.4), layout="constrained")
-    axes = figure.subplots(2, 4, width_ratios=(1.15, 1, 1, 1.15))
-    colors = dict(zip(ACTIVATIONS, (plots.INK, *plots.COLORS, plots.PALE), strict=True))
-    colors = {name: colors[name] for name in dict.fromkeys(row["activation"] for row in rows)}
-    stored = [row for row in rows if row["kind"] == "claim"]
-    for normalized, line in zip((False, True), axes, strict=True):
-        part = [row for row in rows if row["batch_norm"] == normalized]
-        _draw_depths(line[0], [row for row in part if row["kind"] == "net"], colors)
-        for ax, claim, title in (
-            (line[1], "weights", "the theory's weights, less torch's default"),
-            (line[2], "activation", "activation less ReLU (theory's weights)"),
-        ):
-            own = [r for r in stored if r["claim"] == claim and r["batch_norm"] == normalized]
-            picture = _draw_claims(ax, own, title)
-        _draw_losses(line[3], [row for row in part if row["kind"] == "curve"], colors)
-        line[0].set_ylabel(("with" if normalized else "no") + " batch normalization\n\naccuracy on "
-                           "digits not trained on")  # fmt: skip
-        figure.colorbar(
-            picture, ax=line[2], label="difference (points)", shrink=0.8, format=_points
-        )
-    handles = [plt.Line2D([], [], color=color, label=name) for name, color in colors.items()]
-    handles += [plt.Line2D([], [], color=plots.INK, ls=ls, label=name)
-                for ls, name in (("-", "theory's weights"), ("--", "torch's default"))]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=10)
-    net = [row for row in rows if row["kind"] == "net"]
-    seeds = len({row["seed"] for row in net})
-    figure.suptitle(
-        "Without batch normalization the theory's weights learn where torch's default cannot; with "
-        "it, the default learns faster. Negative slopes beat ReLU in deeper nets\n"
-        f"textbook net (depth 4) and relatives on real handwritten digits, {seeds} seeds, paired; "
-        f"bold: p < {FAMILYWISE:g} after correction for all {len(stored)} claims",
-        fontweight="bold",
-    )
+def draw(rows: list[Row]) -> dict[str, Figure]:
+    """Weights without and with batch normalization, and the activations: a sentence each."""
+    return {
+        "": _draw_weights(
+            rows, False, "the theory's weights learn where torch's default weights cannot"
+        ),
+        "batch-norm": _draw_weights(rows, True, "torch's default weights learn faster"),
+        "activations": _draw_activations(rows),
+    }
+
+
+def _draw_weights(rows: list[Row], normalized: bool, sentence: str) -> Figure:
+    """Accuracy against depth, a colour an initialization, beside the paired differences."""
+    figure = plt.figure(figsize=(11.5, 5.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+    part = [row for row in rows if row["batch_norm"] == normalized]
+    _draw_depths(left, [row for row in part if row["kind"] == "net"])
+    claims = [row for row in part if row["kind"] == "claim" and row["claim"] == "weights"]
+    _draw_claims(right, claims, "theory's weights less torch's default")
+    _title(figure, rows, f"{'With' if normalized else 'Without'} batch normalization {sentence}")
     return figure
 
 
-def _draw_depths(ax: plt.Axes, rows: list[Row], colors: dict[str, str]) -> None:
+def _draw_activations(rows: list[Row]) -> Figure:
+    """Every activation less ReLU, without and with batch normalization."""
+    figure = plt.figure(figsize=(11.5, 5.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for normalized, ax in zip((False, True), axes, strict=True):
+        claims = [
+            row for row in rows
+            if row["kind"] == "claim" and row["claim"] == "activation"
+            and row["batch_norm"] == normalized
+        ]  # fmt: skip
+        _draw_claims(ax, claims, f"less ReLU, {'with' if normalized else 'no'} batch normalization")
+    _title(figure, rows, "Negative slopes beat ReLU in deeper nets (theory's weights)")
+    return figure
+
+
+def _title(figure: Figure, rows: list[Row], sentence: str) -> None:
+    seeds = len({row["seed"] for row in rows if row["kind"] == "net"})
+    claims = sum(row["kind"] == "claim" for row in rows)
+    figure.suptitle(
+        f"{sentence}\nreal handwritten digits, {seeds} seeds, paired; "
+        f"bold: p < {FAMILYWISE:g} after correction for all {claims} claims",
+        fontweight="bold",
+    )
+
+
+def _draw_depths(ax: plt.Axes, rows: list[Row]) -> None:
+    """A thin line an activation, in the colour of its weights."""
     depths = sorted({row["depth"] for row in rows})
-    for shift, (name, color) in enumerate(colors.items()):
-        for init, style in zip(INITS, ("--", "-"), strict=True):
+    for init, color, word in zip(INITS, (plots.COLORS[2], plots.COLORS[0]), WORDS, strict=True):
+        for name in dict.fromkeys(row["activation"] for row in rows):
             cells = [
                 [r["accuracy"] for r in rows
                  if (r["depth"], r["activation"], r["init"]) == (depth, name, init)]
                 for depth in depths
             ]  # fmt: skip
-            half = [
-                stats.t.isf(0.025, len(c) - 1) * np.std(c, ddof=1) / len(c) ** 0.5 for c in cells
-            ]
-            x = np.array(depths) * 1.02 ** (shift - 3.5)
-            ax.errorbar(x, [np.mean(c) for c in cells], half, ls=style, color=color, lw=1.2,
-                        marker="o" if style == "-" else None, ms=4)  # fmt: skip
+            style = "--" if name == "ReLU" else "-"
+            ax.plot(depths, [np.mean(cell) for cell in cells], style, marker="o", ms=3.5,
+                    color=color, lw=1.4, alpha=0.75)  # fmt: skip
+        ax.plot([], [], color=color, lw=2, label=word)
+    ax.plot([], [], "-", color=plots.PALE, label="an activation")
+    ax.plot([], [], "--", color=plots.PALE, label="ReLU")
     ax.axhline(0.1, color=plots.PALE, lw=1, ls=":")
+    ax.text(depths[0], 0.105, "guessing", color=plots.PALE, va="bottom", fontsize="small")
     ax.set(xscale="log", xlabel="weight layers", ylim=(0, 1.02))
+    ax.set_ylabel("accuracy on digits not trained on")
     ax.set_xticks(depths, [str(depth) for depth in depths])
     ax.minorticks_off()
-    ax.set_title("accuracy against depth, 95 % intervals", loc="left")
+    ax.set_title("mean accuracy against depth", loc="left")
+    ax.legend(loc="upper right")
 
 
-def _draw_claims(ax: plt.Axes, rows: list[Row], title: str) -> plt.cm.ScalarMappable:
+def _draw_claims(ax: plt.Axes, rows: list[Row], title: str) -> None:
     depths = list(dict.fromkeys(row["depth"] for row in rows))
     names = list(dict.fromkeys(row["activation"] for row in rows))
     values = np.full((len(names), len(depths)), np.nan)
@@ -308,32 +321,12 @@ def _draw_claims(ax: plt.Axes, rows: list[Row], title: str) -> plt.cm.ScalarMapp
         points = f"{100 * row['difference']:+.0f}".replace("-", "−")
         points = "0" if points[1:] == "0" else points
         ax.text(at[1], at[0], points, ha="center", va="center",
-                fontsize="small", fontweight="bold" if sure else "normal",
+                fontweight="bold" if sure else "normal",
                 color="white" if strong else plots.INK if sure else plots.PALE,
                 )  # fmt: skip
-    picture = ax.imshow(values, cmap="PuOr_r", vmin=-0.9, vmax=0.9, aspect="auto")
+    ax.imshow(values, cmap="PuOr_r", vmin=-0.9, vmax=0.9, aspect="auto")
     ax.set_xticks(range(len(depths)), [str(depth) for depth in depths])
     ax.set_yticks(range(len(names)), names)
     ax.set_xlabel("weight layers")
     ax.grid(visible=False)
-    ax.set_title(f"{title}\n(points of accuracy)", loc="left")
-    return picture
-
-
-def _points(difference: float, _at: object) -> str:
-    return f"{100 * difference:+.0f}".replace("-", "−").replace("+0", "0")
-
-
-def _draw_losses(ax: plt.Axes, rows: list[Row], colors: dict[str, str]) -> None:
-    depths = sorted({row["depth"] for row in rows})
-    depth = SHOWN if SHOWN in depths else depths[-1]
-    for name, color in colors.items():
-        for init, style in zip(INITS, ("--", "-"), strict=True):
-            part = [
-                r for r in rows if (r["depth"], r["activation"], r["init"]) == (depth, name, init)
-            ]
-            part = [row for row in part if row.get("loss") is not None]
-            x, y = plots.column(part, "step"), plots.column(part, "loss")
-            ax.plot(x, y, style, color=color, lw=1.2)
-    ax.set(xlabel="step", ylabel="training loss, median over seeds", ylim=(0, 3.2))
-    ax.set_title(f"loss, {depth} weight layers", loc="left")
+    ax.set_title(f"points of accuracy: {title}", loc="left")

@@ -5,7 +5,8 @@ nearly log-normal, log q ~ N(−β/2, β) with β = κ4·depth/width, so the typ
 the mean by e^(−β/2): the mean is made by a few huge nets. The exact law (sampled without drawing a
 weight matrix) holds where the log-normal one is off. At depth 1,000 and width 256 the exactly
 critical ReLU net loses four decades: E log10 q = −κ4·L/(2n)/ln 10 = −4.2.
-Answer: real nets follow the exact law (two-sample Kolmogorov–Smirnov), and lose the four decades.
+Answer: real nets follow the exact law: at g* the mean over nets stays, while the typical net loses
+4.3 decades in 1,000 layers of width 256.
 Source: hanin2018, hanin2020.
 Run time: 30 s on one core.
 """

@@ -46,6 +46,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from analyses import _paid
 from analyses._init_nets import GPT2, Functional, Shared, UNet, ViT, convolutional, mlp, residual
 from analyses._inits import OURS, TOOLS, Task, Tool, error, memory, seconds, signal
 from analyses._train import drawn_from
@@ -264,7 +265,12 @@ def check(rows: list[Row]) -> None:
             assert row["decades"] < 0.5, f"{row['case']}: off by {row['decades']:.2f} decades"
 
 
-def draw(rows: list[Row]) -> Figure:
+def draw(rows: list[Row]) -> dict[str, Figure]:
+    """How near each tool comes; and what it costs."""
+    return {"": _errors(rows), "cost": _costs(rows)}
+
+
+def _errors(rows: list[Row]) -> Figure:
     names = list(dict.fromkeys(row["case"] for row in rows))
     tools = list(dict.fromkeys(row["tool"] for row in rows))
     table = {(row["case"], row["tool"]): row for row in scores(rows)}
@@ -275,16 +281,30 @@ def draw(rows: list[Row]) -> Figure:
         )
         for case in names
     }  # fmt: skip
-    figure = plt.figure(figsize=(15, 9.5), layout="constrained")
-    axes = figure.subplot_mosaic([["table", "seconds"], ["table", "memory"]], width_ratios=(2.4, 1))
-    _draw_table(axes["table"], names, tools, table, best)
-    _draw_costs((axes["seconds"], axes["memory"]), tools, [*table.values()])
+    figure = plt.figure(figsize=(12, 9.5), layout="constrained")
+    _draw_table(figure.subplots(), names, tools, table, best)
     ours = [gap <= NEAR for gap in behind(rows).values()]
     figure.suptitle(
         f"{OURS.capitalize()} is the best or within {NEAR:g} decades of it in {sum(ours)} of "
         f"{len(ours)} nets whose target all tools share",
         fontweight="bold",
     )
+    return figure
+
+
+def _costs(rows: list[Row]) -> Figure:
+    figure = plt.figure(figsize=(11, 4), layout="constrained")
+    tools, table = list(dict.fromkeys(row["tool"] for row in rows)), scores(rows)
+    _draw_costs(figure.subplots(1, 2, sharey=True), tools, table)
+    taken = {
+        tool: [row["seconds"] for row in table if row["tool"] == tool and row["seconds"]]
+        for tool in (OURS, "LSUV", "AnyInit")
+    }
+    words = ", ".join(
+        f"{tool} {_paid.seconds(float(np.median(values)))}"
+        for tool, values in taken.items() if values
+    )  # fmt: skip
+    figure.suptitle(f"What it costs, a point a net; median: {words}", fontweight="bold")
     return figure
 
 

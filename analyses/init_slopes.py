@@ -11,12 +11,13 @@ split of real handwritten digits for all starts of a seed, at several depths and
 rates, compared at one small rate and at the rate that is best for each start. A fifth start tells
 the slopes from the loudness that comes with them: 0.25 everywhere, with weights scaled so that
 every layer's q is that of the rule. Student's t over paired seeds, Holm's correction over all.
-Answer: little. At the small rate the rule gains accuracy over 0.25 (0.6 points at depth 4, 1.3 at
-depth 12, both p < 0.05). But slopes that follow the share make q grow where 0.25 keeps it (1.3
-times at depth 4, 34 times at depth 30), as if the rate were larger: no measure at any depth tells
-the rule from 0.25 with weights as loud, and at each start's best rate no accuracies differ (95 %
-intervals of ±0.2 points at depth 4, but ±5 to ±10 deeper, where single nets fail). At depth 30 the
-louder signal costs: the early loss is 0.15 higher than with 0.25, even at the best rates.
+Answer: hardly: it gains at small learning rates, by the louder signal it brings, and nothing at
+good ones. At the small rate the rule gains accuracy over 0.25 (0.6 points at depth 4, 1.3 at depth
+12, both p < 0.05). But slopes that follow the share make q grow where 0.25 keeps it (1.3 times at
+depth 4, 34 times at depth 30), as if the rate were larger: no measure at any depth tells the rule
+from 0.25 with weights as loud, and at each start's best rate no accuracies differ (95 % intervals
+of ±0.2 points at depth 4, but ±5 to ±10 deeper, where single nets fail). At depth 30 the louder
+signal costs: the early loss is 0.15 higher than with 0.25, even at the best rates.
 Source: he2015 (PReLU, its 0.25); the rule is a textbook suggestion.
 Run time: 9 minutes on one busy core.
 """

@@ -8,8 +8,9 @@ nearly exactly once the branches were scaled on data.
 Experiment: chains of five smooth activations (200 layers) and of leaky ReLU (1,000 layers), targets
 forward and critical; residual nets before and behind the activation, by law and on data. All
 numbers on a batch that the initialization has not seen.
-Answer: critical holds both within .9–1.1 forward and .8–1.35 backward; forward holds one of the
-two, and only where q is stable. Streams grow by e; behind the activation forward only.
+Answer: ``"critical"`` holds both, ``"forward"`` one of the two, and residual streams grow by e.
+Critical is within .9–1.1 forward and .8–1.35 backward; forward holds only where q is stable.
+Streams behind the activation grow forward only.
 Source: schoenholz2017, xiao2018 (orthogonal), balduzzi2017 (mirrored), mishkin2016 (data).
 Run time: 3 min on one core.
 """

@@ -10,10 +10,11 @@ is; each jumps by 1 − α times a signal that goes with g*(α), so
 the second with one more g* for the speed of the line. α = 0.5 leaves 45 % of ReLU's jumps, α = −1
 adds 41 %. Experiment: cross-entropy on real digits, the same random numbers for every slope; then
 the same nets after training, and nets that learn their slopes (PReLU) beside them.
-Answer: the three laws hold within 3 %. At the start, 9 tenths of the way of ReLU's gradient are
-jumps, and still most of it at α = 0.5. After training the loss is near zero and so are its jumps,
-but they keep more than half of the way for slopes up to 0.25. PReLU's slopes hardly leave 0.25
-(mean 0.26), and its roughness is that of the leaky net with this slope.
+Answer: nine tenths of the way of ReLU's gradient are jumps, and they shrink with the slope as
+theory says, within 3 %. At the start, 9 tenths of the way of ReLU's gradient are jumps, and still
+most of it at α = 0.5. After training the loss is near zero and so are its jumps, but they keep more
+than half of the way for slopes up to 0.25. PReLU's slopes hardly leave 0.25 (mean 0.26), and its
+roughness is that of the leaky net with this slope.
 Source: derived here; kinks by sigprop.kinks.along.
 Run time: 2 min on one core.
 """

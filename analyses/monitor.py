@@ -7,15 +7,20 @@ layer's weights are three times too large. The other net is left as it is.
 Prediction: in the first net the monitor finds each fault, in its own layer and under its own name,
 and warns of no other layer; in the second it finds nothing. Both learn the same digits, weight for
 weight, as they do without a monitor.
-Answer: so it is. The net with the faults still learns: in the loss alone none of them shows.
+Answer: each of the four faults is found in its own layer under its own name, and nothing else is.
+The net with the faults still learns: in the loss alone none of them shows. (Its accuracy is .95
+against .93 in this one run: we suppose because weights three times too large act like a larger
+learning rate.)
 Source: he2015 (slopes); the faults are this project's own.
 Run time: 10 s on one core.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -33,6 +38,30 @@ FAULTS = {
     UNMOVED: "slopes unmoved",
     LARGE: "gain off g*",
 }
+
+SHOWN: dict[str, tuple[Callable[[Row], float], str, str]] = {
+    "dying": (
+        lambda row: row["dead_units"] / row["units"],
+        "share of dead units",
+        "half the biases of a ReLU layer set to −8",
+    ),
+    "slopes idle": (
+        lambda row: row["negative_share"],
+        "share of negative pre-activations",
+        "a PReLU's inputs shifted by +8",
+    ),
+    "slopes unmoved": (
+        lambda row: row["slope_max"] - row["slope_min"],
+        "largest less smallest slope",
+        "a PReLU's slopes not given to the optimizer",
+    ),
+    "gain off g*": (
+        lambda row: row["gain_ratio"],
+        "gain of the weights over g*",
+        "a layer's weights three times too large",
+    ),
+}
+"""Finding → what shows it, its name, and what was done to the net."""
 
 
 @dataclass(frozen=True)
@@ -140,15 +169,35 @@ def check(rows: list[Row]) -> None:
     assert found(ill) == wanted, f"found {found(ill)}, planted {wanted}"
 
 
-def draw(rows: list[Row]) -> Figure:
-    ill = [row for row in rows if row["faults"]]
-    figure = plots.monitor(ill)
-    accuracy = {row["faults"]: row["accuracy"] for row in rows}
-    words = ", ".join(f"{problem} in layer {name}" for name, problem in FAULTS.items())
+def draw(rows: list[Row]) -> dict[str, Figure]:
+    """Each fault beside the same layer without it; and what ``plots.monitor`` draws of the run."""
+    plot = plots.monitor([row for row in rows if row["faults"]])
+    plot.suptitle("What plots.monitor draws of the net with the faults", fontweight="bold")
+    return {"": _draw_faults(rows), "plot": plot}
+
+
+def _draw_faults(rows: list[Row]) -> Figure:
+    figure = plt.figure(figsize=(11, 6.6), layout="constrained")
+    for (layer, problem), ax in zip(FAULTS.items(), figure.subplots(2, 2).flat, strict=True):
+        number, label, done = SHOWN[problem]
+        for faults, color, word in (
+            (False, plots.PALE, "without the fault"), (True, plots.COLORS[2], "with it"),
+        ):  # fmt: skip
+            part = [r for r in rows if r["name"] == layer and r["faults"] is faults]
+            x, y = plots.column(part, "step"), np.array([number(row) for row in part])
+            ax.plot(x, y, color=color, lw=2, label=word)
+            ill = [problem in row["finding"].split("; ") if row["finding"] else False
+                   for row in part]  # fmt: skip
+            ill = np.array(ill) & (np.arange(len(part)) % 3 == 0)  # every third ring
+            ax.plot(x[ill], y[ill], "o", mfc="none", mec=plots.ALARM, ms=6, label=None)
+        top = 1.15 * ax.get_ylim()[1]
+        ax.set(ylabel=label, xlabel="step", ylim=(-0.06 * top, top))
+        ax.set_title(f"{done}\n→ “{problem}” at {layer}", loc="left")
+    handles, _ = ax.get_legend_handles_labels()
+    (ring,) = ax.plot([], [], "o", mfc="none", mec=plots.ALARM, ms=6, label="found, in this report")
+    figure.legend(handles=[*handles, ring], loc="outside lower center", ncols=3)
     figure.suptitle(
-        f"Four planted faults, four findings (rings): {words}\n"
-        f"the net still learns: accuracy {accuracy[True]:.2f}; without faults "
-        f"{accuracy[False]:.2f}, and no finding",
-        fontweight="bold",
-    )
+        "Each of four planted faults is found, in its own layer and under its own name;\n"
+        "without them nothing is found", fontweight="bold",
+    )  # fmt: skip
     return figure

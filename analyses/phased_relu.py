@@ -10,7 +10,8 @@ there, so at rest they grow (χ = q·E φ′²/V > 1). And two inputs of correla
 the correlation map has infinite slope at c = 1.
 Experiment: the two gains and the growth of small differences from one layer of real nets, each with
 the exact standard error; the path of q from three inputs by ``validate``.
-Answer: yes, all three.
+Answer: β sets the size at which the signal settles, and its jump parts close inputs faster than
+backpropagation can see.
 Source: phased (derived in sigprop.theory.phased_relu).
 Run time: 20 s on one core.
 """

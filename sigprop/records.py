@@ -148,7 +148,7 @@ def table(rows: Sequence[Row], columns: Mapping[str, str] | None = None) -> str:
     rows = [plain(row) for row in rows]
     if columns is None:
         columns = {key: "" for row in rows for key in row}
-    cells = [[_shown(row.get(key), spec) for key, spec in columns.items()] for row in rows]
+    cells = [[cell(row.get(key), spec) for key, spec in columns.items()] for row in rows]
     left = [any(isinstance(row.get(key), str) for row in rows) for key in columns]
     widths = [max([len(key), *(len(line[i]) for line in cells)]) for i, key in enumerate(columns)]
     lines = [list(columns), *cells]
@@ -194,7 +194,8 @@ def p_text(p: float) -> str:
     return "p < 1e-15" if p < 1e-15 else f"p = {p:.2f}" if p >= 0.01 else f"p = {p:.0e}"
 
 
-def _shown(value: Any, spec: str) -> str:
+def cell(value: Any, spec: str) -> str:
+    """A value as it stands in a table: six digits of a float, "-" where there is no number."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, str):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_rows_are_flat_and_checked_from_csv(done, out):
     flat = (int, float, str, bool, type(None))
     assert all(isinstance(value, flat) for row in rows for value in row.values())
     module.check(rows)
-    assert (out / f"{name}.png").is_file()
+    assert all(picture.is_file() for picture in _run.pictures(name, out))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,7 +72,7 @@ def test_what_is_committed_in_figures_holds(name):
     rows, record = _run.stored(name)
     assert record["verdict"] == "holds" and not record["quick"]
     _run.load(name).check(rows)
-    assert 10_000 < (_run.FIGURES / f"{name}.png").stat().st_size < 300_000
+    assert all(10_000 < p.stat().st_size < 300_000 for p in _run.pictures(name))
 
 
 def test_a_check_can_fail(done, out):
@@ -107,6 +108,47 @@ def assert_spoiled_rows_fail(name, rows):
                 row[key] = spoil(row[key] or 0)
     with pytest.raises(AssertionError):
         _run.load(name).check(rows)
+
+
+def test_the_committed_gallery_is_what_the_command_writes():
+    """After an analysis, its docstring or its pictures change: ``python -m analyses --gallery``."""
+    assert (_run.FIGURES / "README.md").read_text(encoding="utf-8") == _run.gallery()
+
+
+def test_the_gallery_shows_every_file_of_the_folder_and_no_other():
+    page = (_run.FIGURES / "README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\(([^)/]+)\)", page)
+    assert sorted(linked) == sorted(p.name for p in _run.FIGURES.iterdir() if p.name != "README.md")
+    assert all((_run.ROOT / "analyses" / f"{name}.py").is_file() for name in NAMES)
+    assert all(f"`python -m analyses {name}` took " in page for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_can_be_read_alone(name):
+    answer = _run.answer(_run.load(name))
+    assert 40 < len(answer) < 330 and answer.endswith("."), answer
+    assert not re.match(r"(yes|no|as predicted|so it is|see )[^,]*[.:]?$", answer, re.IGNORECASE)
+
+
+def test_the_gallery_reads_docstring_record_and_folder(monkeypatch, tmp_path):
+    words = """Is it so?
+
+Answer: it is .5 of 3. More of it
+ is said here.
+Source: none.
+Run time: 1 s.
+"""
+    monkeypatch.setattr(_run, "names", lambda: ["stub"])
+    monkeypatch.setattr(_run, "load", lambda name: SimpleNamespace(__doc__=words, __name__="stub"))
+    with pytest.raises(FileNotFoundError, match="run the analysis first"):
+        _run.gallery(tmp_path)
+    (tmp_path / "stub.json").write_text('{"seconds": 150, "device": "cpu"}')
+    (tmp_path / "stub-more.png").touch()
+    assert _run.main(["--gallery", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "## Is it so?\n\nIt is .5 of 3.\n\n![Is it so?](stub.png)" in page
+    assert "![Is it so?](stub-more.png)" in page and "More" not in page
+    assert "took 2.5 min (cpu)" in page
 
 
 def test_list_names_every_analysis(capsys):

@@ -104,6 +104,34 @@ def test_grid_has_a_column_a_slope_and_p_values_in_the_legends():
         plots.grid([])
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3])
+def test_a_grid_of_few_columns_fits_its_figure(right, columns):
+    kinds = [replace(right, alpha=0.1 * column) for column in range(columns)]
+    figure = plots.grid(kinds)
+    figure.canvas.draw()
+    page = figure.bbox
+    legends = [ax.get_legend() for ax in figure.axes[-columns:]]
+    for words in (figure._suptitle, *figure.legends, *legends):
+        box = words.get_window_extent()
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+    plt.close(figure)
+
+
+def test_gains_share_no_colour(right):
+    many = [replace(right, gain=right.gain * (1 + 0.1 * step)) for step in range(9)]
+    figure = plots.grid(many)
+    points = [line for line in figure.axes[0].get_lines() if ":  p" in str(line.get_label())]
+    assert len({str(line.get_color()) for line in points}) == 9
+    plt.close(figure)
+
+
+def test_layers_share_no_colour_while_the_legend_names_each():
+    rows = [row | {"name": f"{i}"} for i in range(7) for row in watched_run().records()]
+    handles = plots.monitor(rows).legends[0].legend_handles[:7]
+    assert len({str(handle.get_color()) for handle in handles}) == 7
+    plt.close("all")
+
+
 def test_rows_from_csv_draw_the_same_picture(right, tmp_path):
     rows = read_csv(write_csv(right.records(), tmp_path / "rows.csv"))
     for draw in (plots.path, plots.departure):
@@ -172,7 +200,12 @@ def test_panels_without_numbers_stay_away_and_nothing_is_refused():
     healthy = [row | {"finding": ""} for row in rows]
     assert "nothing is wrong" in plots.monitor(healthy).get_suptitle()
     many = [row | {"name": f"{row['name']}.{i}"} for i in range(20) for row in rows]
-    assert len(plots.monitor(many).legends[0].get_texts()) == 17
+    figure = plots.monitor(many)
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    names = list(dict.fromkeys(row["name"] for row in many))
+    assert shown == [f"first: {names[0]}", f"last: {names[-1]}", "finding"]
+    said = {text.get_text() for ax in figure.axes for text in ax.texts}
+    assert said and said <= {row["name"] for row in many if row["finding"]}
     with pytest.raises(ValueError, match="nothing has been reported"):
         plots.monitor([])
     plt.close("all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,13 @@ from sigprop.arrangement.network import Add, Affine, Array, Piecewise
 from sigprop.arrangement.pieces import Pattern, marks
 from sigprop.arrangement.points import Points
 from sigprop.records import counted
+from sigprop.results import Result, Shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DRAWN = 20_000
+"""Most cells that a notebook draws by itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +116,7 @@ class Complex:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Regions:
+class Regions(Result):
     """The regions of a network on a line, in a plane or in a box.
 
     Attributes:
@@ -167,7 +174,7 @@ class Regions:
             }
         ]
 
-    def __str__(self) -> str:
+    def _shown(self) -> Shown:
         counts = (
             f"{counted(self.activation_regions, 'activation region')}, "
             f"{counted(self.linear_regions, 'linear region')}"
@@ -177,7 +184,7 @@ class Regions:
             *([] if self.complete else [f"partial: {stopped}"]),
             *([] if self.certified else ["not certified"]),
         ]
-        return f"{counts} ({'; '.join(notes)})" if notes else counts
+        return Shown([f"{counts} ({'; '.join(notes)})" if notes else counts])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -189,6 +196,9 @@ class LineRegions(Regions):
     """
 
     breakpoints: Array
+
+    def _picture(self) -> Axes | None:
+        return drawn(self)
 
     @cached_property
     def jumps(self) -> Array:
@@ -237,6 +247,9 @@ class BoxRegions(Regions):
 class PlaneRegions(BoxRegions):
     """The cells of a plane slice, with their geometry in the slice's own two coordinates."""
 
+    def _picture(self) -> Axes | None:
+        return drawn(self)
+
     @cached_property
     def polygons(self) -> list[Array]:
         """The cells, each (corners, 2) in order around it."""
@@ -269,6 +282,13 @@ class PlaneRegions(BoxRegions):
     def jumps(self) -> NDArray[np.bool_]:
         """(edges,) whether the network is discontinuous across each edge."""
         return self.complex.jumping[self.complex.face_owner >= 0]
+
+
+def drawn(result: LineRegions | PlaneRegions) -> Axes | None:
+    """The picture of regions, where there are not too many to be told apart."""
+    from sigprop.plots import regions
+
+    return regions(result) if result.activation_regions <= DRAWN else None
 
 
 def _index(name: str, value: int, size: int) -> int:

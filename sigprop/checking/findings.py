@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sigprop.results import Result
+
 SHOWN = 4
 """Layers named in a sentence."""
 
@@ -13,7 +15,7 @@ Level = Literal["note", "warning", "unhealthy"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Result):
     """Something to be said of a layer.
 
     Attributes:

@@ -11,32 +11,29 @@ from sigprop.checking.columns import Column, Gap, columns, said_of, shown
 from sigprop.checking.findings import Finding
 from sigprop.checking.text import advice, grouped, places, sentences, verdict
 from sigprop.records import counted
+from sigprop.results import CELL
 
 if TYPE_CHECKING:
     from sigprop.checking.result import CheckReport
 
 COLORS = {"unhealthy": "#dc4a38", "warning": "#c27c0e", "note": "#7f8c9a", "healthy": "#1e8449"}
 """Readable on white and on black."""
-_NOTEBOOK = "font: 13px system-ui, sans-serif; max-width: 64em"
 _FINDING = "border-left: 4px solid {}; padding: .1em .8em; margin: .6em 0"
 
 Style = Callable[[Column], str]
 """The attribute of the cells of a column."""
 
 
-def as_html(report: CheckReport) -> str:
+def as_html(report: CheckReport) -> list[str]:
     """For a notebook: a verdict, findings, a small table; without a style sheet or a script."""
     color = COLORS["healthy" if report.healthy else "unhealthy"]
-    parts = [
-        f'<div style="{_NOTEBOOK}">',
+    return [
         f'<p><b style="color: {color}">{escape(verdict(report))}</b> '
         f"({escape(report.model)}, {counted(len(report.layers), 'weight layer')})</p>",
         *(finding_html(found) for found in grouped(report.findings)),
         f'<div style="overflow-x: auto">{table_html(report, style=_cell)}</div>',
         *sentences_html(report),
-        "</div>",
     ]
-    return "\n".join(parts)
 
 
 def finding_html(found: Sequence[Finding]) -> str:
@@ -110,4 +107,4 @@ def _whole_row(found: Sequence[Column], text: str, kind: str) -> str:
 
 def _cell(column: Column) -> str:
     """The style of a cell in a notebook, where there is no style sheet."""
-    return f' style="padding: .1em .6em; text-align: {side(column)}; white-space: nowrap"'
+    return f' style="{CELL.format(side(column))}"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sigprop.checking.findings import Finding
 from sigprop.checking.html import as_html
@@ -14,10 +15,14 @@ from sigprop.checking.text import as_text
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.result import Prediction
 from sigprop.records import Row, write_text
+from sigprop.results import Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class LayerCheck:
+class LayerCheck(Result):
     """One weight layer at its first use: predicted, measured, judged.
 
     Attributes:
@@ -61,7 +66,7 @@ class LayerCheck:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Result):
     """Theory against one model, forward and backward.
 
     Attributes:
@@ -120,6 +125,10 @@ class CheckReport:
     def __str__(self) -> str:
         return as_text(self)
 
-    def _repr_html_(self) -> str:
-        """For notebooks."""
+    def _html(self) -> list[str]:
         return as_html(self)
+
+    def _picture(self) -> Figure | None:
+        from sigprop.plots import check
+
+        return check(self) if self.layers else None

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from sigprop.reading.calling import some
 from sigprop.records import Row, counted, cut, table
+from sigprop.results import Result, Shown
 
 WIDTH = 110
 """Characters of a line of a printed plan."""
@@ -27,7 +28,7 @@ _USUAL = re.compile(
 
 
 @dataclass(frozen=True)
-class LayerPlan:
+class LayerPlan(Result):
     """One weight that is drawn.
 
     Attributes:
@@ -68,7 +69,7 @@ class LayerPlan:
 
 
 @dataclass(frozen=True)
-class Untouched:
+class Untouched(Result):
     """A parameter that is left as it is, and why."""
 
     name: str
@@ -77,7 +78,7 @@ class Untouched:
 
 
 @dataclass(frozen=True)
-class InitPlan:
+class InitPlan(Result):
     """What an initialization sets, what it leaves untouched, and what it cannot hold.
 
     Printed, it is a table of the layers that are set, then what is left alone, grouped by reason,
@@ -99,21 +100,24 @@ class InitPlan:
         return [{**row, "shape": "x".join(map(str, row["shape"]))} for row in rows]
 
     def __str__(self) -> str:
-        lines = self._table()
+        return "\n".join([*self._table(), *self._below()])
+
+    def _shown(self) -> Shown:
+        rows = [row | {"reason": _short(row["reason"])} for row in self.records()]
+        columns = self._columns() | {"reason": ""}
+        return Shown((), rows[: len(self.layers)], columns, self._below())
+
+    def _below(self) -> list[str]:
+        """What stands below the table."""
+        lines = []
         if any(NEXT in layer.reason for layer in self.layers):
             lines.append(FOOTNOTE)
         lines += _left_alone(self.untouched)
         lines += [_filled(note) for note in self.notes]
         lines += [_filled(f"Warning: {warning}") for warning in self.warnings]
-        return "\n".join([*lines, self._counted()])
+        return [*lines, self._counted()]
 
     def _table(self) -> list[str]:
-        decided = any(layer.activation for layer in self.layers)
-        columns = {
-            "name": "", "kind": "", "shape": "",
-            **({"activation": ""} if decided else {"alpha": ".4g"}), "gain": ".6g", "fan_in": "g",
-            "fan_out": "g", "std": ".4g",
-        }  # fmt: skip
         rows = [
             {
                 **row,
@@ -122,7 +126,7 @@ class InitPlan:
             }
             for row in self.records()[: len(self.layers)]
         ]
-        head, *lines = table(rows, columns).split("\n")
+        head, *lines = table(rows, self._columns()).split("\n")
         start = max(map(len, (head, *lines))) + 2
         beside = start + NARROWEST <= WIDTH
         width, indent = (WIDTH - start, start) if beside else (WIDTH - 4, 4)
@@ -133,6 +137,14 @@ class InitPlan:
             out.append((line.ljust(start) + first).rstrip())
             out += [" " * indent + more for more in reason]
         return out
+
+    def _columns(self) -> dict[str, str]:
+        decided = any(layer.activation for layer in self.layers)
+        return {
+            "name": "", "kind": "", "shape": "",
+            **({"activation": ""} if decided else {"alpha": ".4g"}), "gain": ".6g", "fan_in": "g",
+            "fan_out": "g", "std": ".4g",
+        }  # fmt: skip
 
     def _counted(self) -> str:
         parts = [f"{counted(len(self.layers), 'layer')} set"]

@@ -21,14 +21,15 @@ from sigprop.measurement.hooks import every_module_called
 from sigprop.reading import trace
 from sigprop.reading.calling import as_found, call, check_model, flatten, unwrapped
 from sigprop.reading.layers import WEIGHT_LAYERS, module_slopes
-from sigprop.records import Row, table
+from sigprop.records import Row
+from sigprop.results import Result, Shown
 from sigprop.slopes import can_set_slopes, own_slopes, set_slopes
 
 Rule = str | float | Callable[[FloatArray], Any]
 
 
 @dataclass(frozen=True)
-class StartedSlopes:
+class StartedSlopes(Result):
     """What :func:`init_slopes` set at one module.
 
     Attributes:
@@ -53,7 +54,7 @@ class StartedSlopes:
 
 
 @dataclass(frozen=True)
-class SlopeStart:
+class SlopeStart(Result):
     """All that :func:`init_slopes` set, in the order of the data. Prints as a table."""
 
     modules: tuple[StartedSlopes, ...]
@@ -62,11 +63,10 @@ class SlopeStart:
         """One flat row a module."""
         return [asdict(module) for module in self.modules]
 
-    def __str__(self) -> str:
+    def _shown(self) -> Shown:
         numbers = ("negative_share", "slope", "slope_min", "slope_max", "factor")
-        return table(
-            self.records(), {"name": "", "kind": "", "channels": ""} | dict.fromkeys(numbers, ".4f")
-        )
+        columns = {"name": "", "kind": "", "channels": ""} | dict.fromkeys(numbers, ".4f")
+        return Shown(rows=self.records(), columns=columns)
 
 
 def init_slopes(

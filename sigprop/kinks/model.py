@@ -16,13 +16,14 @@ from sigprop.kinks.line import MovingPiecewise, NetworkLine
 from sigprop.kinks.parameters import Parameters
 from sigprop.kinks.problem import read_problem
 from sigprop.records import Row, plain
+from sigprop.results import Result
 
 ON_KINK = 1e-9
 """A unit is on its kink if its pre-activation is this close to it, next to its layer's largest."""
 
 
 @dataclass(frozen=True, eq=False)
-class ModelJump:
+class ModelJump(Result):
     """The jumps at one kink, from z below to z above the threshold, and what they are made of.
 
     With a = φ(z) the unit's activation, the Jacobian of the outputs is J = R + φ'(z) u gᵀ, where

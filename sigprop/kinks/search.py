@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,17 @@ from sigprop.kinks.full import Gradients
 from sigprop.kinks.line import MovingPiecewise, NetworkLine
 from sigprop.kinks.parameters import Parameters
 from sigprop.kinks.problem import read_problem
-from sigprop.records import Row, plain
+from sigprop.records import Row, counted, plain
+from sigprop.results import Result, Shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SPACES = ("weights", "inputs")
 
 
 @dataclass(frozen=True)
-class TotalVariation:
+class TotalVariation(Result):
     """How far a gradient travels along the line: a measure of roughness.
 
     Attributes:
@@ -47,7 +51,7 @@ class TotalVariation:
 
 
 @dataclass(frozen=True, eq=False)
-class KinksAlongLine:
+class KinksAlongLine(Result):
     """The kinks of a loss along a line, and the loss between them.
 
     An *event* is a place t where at least one unit of one sample changes its piece; arrays of
@@ -167,12 +171,20 @@ class KinksAlongLine:
             rows.append(plain(row))
         return rows
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return (
-            f"KinksAlongLine({len(self.event)} kinks at {len(self.t)} places of "
-            f"[{self.interval[0]:g}, {self.interval[1]:g}] in the space of {self.space}, "
-            f"{self.samples} samples)"
+            f"KinksAlongLine({counted(len(self.event), 'kink')} at "
+            f"{counted(len(self.t), 'place')} of [{self.interval[0]:g}, {self.interval[1]:g}] in "
+            f"the space of {self.space}, {counted(self.samples, 'sample')})"
         )
+
+    def _shown(self) -> Shown:
+        return Shown([str(self)], self.records())
+
+    def _picture(self) -> Axes:
+        from sigprop.plots import kinks
+
+        return kinks(self)
 
 
 def along(

@@ -9,10 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from sigprop.checks import FloatArray, real_array
 from sigprop.records import Row, plain
+from sigprop.results import Result
 
 
 @dataclass(frozen=True)
-class UnitJump:
+class UnitJump(Result):
     """Both sides of the kink of one unit. The jump is above minus below, from z < 0 to z > 0.
 
     Shapes: ``(…)`` is what alpha, v and the loss derivatives broadcast to, d the number of inputs.
@@ -145,7 +146,7 @@ def jump(
 
 
 @dataclass(frozen=True)
-class Subgradient:
+class Subgradient(Result):
     """The set of slopes of leaky ReLU at 0, and what kind of function it is.
 
     Attributes:

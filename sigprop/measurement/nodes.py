@@ -33,11 +33,12 @@ from sigprop.reading.running import record_steps
 from sigprop.reading.steps import Step
 from sigprop.reading.used import Reading
 from sigprop.reading.witness import Witness, Witnesses, moments
-from sigprop.records import Row, table
+from sigprop.records import Row
+from sigprop.results import Result, Shown
 
 
 @dataclass(frozen=True)
-class NodeMoments:
+class NodeMoments(Result):
     """What was seen at one node of the graph; moments are over all entries, in float64.
 
     Attributes:
@@ -63,7 +64,7 @@ class NodeMoments:
 
 
 @dataclass(frozen=True)
-class NodeStatistics:
+class NodeStatistics(Result):
     """Every node of one run in the order of the data. Prints as a table.
 
     Attributes:
@@ -97,9 +98,9 @@ class NodeStatistics:
         """One flat row a node."""
         return [asdict(node) for node in self.nodes]
 
-    def __str__(self) -> str:
+    def _shown(self) -> Shown:
         columns = {"name": "", "kind": "", "mean": ".3g", "q": ".4g", "gradient": ".4g"}
-        return table(self.records(), columns)
+        return Shown(rows=self.records(), columns=columns)
 
 
 def measure_nodes(

@@ -34,11 +34,12 @@ from sigprop.reading.calling import (
 )
 from sigprop.reading.failures import errors_named
 from sigprop.reading.layers import WEIGHT_LAYERS
-from sigprop.records import Row, table
+from sigprop.records import Row
+from sigprop.results import Result, Shown
 
 
 @dataclass(frozen=True)
-class LayerSignal:
+class LayerSignal(Result):
     """What was seen at one call of one layer; moments are over the batch and all units.
 
     Attributes:
@@ -85,7 +86,7 @@ class LayerSignal:
 
 
 @dataclass(frozen=True)
-class Signals:
+class Signals(Result):
     """The layers of one pass in the order of the data. Prints as a table.
 
     Attributes:
@@ -128,7 +129,7 @@ class Signals:
         """One flat row a layer."""
         return [asdict(layer) for layer in self.layers]
 
-    def __str__(self) -> str:
+    def _shown(self) -> Shown:
         columns = {
             "name": "",
             "mean": ".3g",
@@ -143,10 +144,8 @@ class Signals:
             columns["dead_units"] = ""
         if any(layer.grad_second_moment is not None for layer in self.layers):
             columns["grad_second_moment"] = ".4g"
-        lines = [table(self.records(), columns | {"flag": ""})]
-        if self.not_called:
-            lines.append(f"not called: {', '.join(self.not_called)}")
-        return "\n".join(lines)
+        missed = [f"not called: {', '.join(self.not_called)}"] if self.not_called else []
+        return Shown((), self.records(), columns | {"flag": ""}, missed)
 
 
 def measure(

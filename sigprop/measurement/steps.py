@@ -26,13 +26,14 @@ from torch import Tensor, nn
 
 from sigprop.checks import FloatArray
 from sigprop.nn.mlp import DeepMLP
+from sigprop.results import Result
 
 CHUNK = 8
 """Layers of equal shape that are reduced together when all of them are in memory anyway."""
 
 
 @dataclass(frozen=True)
-class NetSteps:
+class NetSteps(Result):
     """One net, one batch of B inputs; arrays are indexed [layer], layer 0 = input.
 
     Attributes:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +41,16 @@ from sigprop.monitoring.text import (
     PASSED_OVER,
     SECOND_ORDER,
     UNSEEN,
-    as_text,
     closed,
-    headline,
+    shown,
 )
 from sigprop.monitoring.writers import Sink
 from sigprop.reading.calling import described, named_modules, read_pattern, some, unwrapped
 from sigprop.records import Row
+from sigprop.results import Result, Shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLIND = 3
 """Steps of one optimizer without a forward pass that is seen, until the monitor says so."""
@@ -55,7 +58,7 @@ BLIND = 3
 _CLAIMS = threading.RLock()
 
 
-class Monitor:
+class Monitor(Result):
     """Made by :func:`monitor`, whose arguments it takes; prints as the newest report with advice.
 
     Attributes:
@@ -382,11 +385,13 @@ class Monitor:
             raise KeyError(f"no layer {name!r}; reported: {', '.join(self._last_fired) or 'none'}.")
         return real_array("last_fired", self._last_fired[name].cpu().numpy())
 
-    def __repr__(self) -> str:
-        return f"<{headline(self)}>"
+    def _shown(self) -> Shown:
+        return shown(self, self._reports[-1] if self._reports else [])
 
-    def __str__(self) -> str:
-        return as_text(self, self._reports[-1] if self._reports else [])
+    def _picture(self) -> Figure | None:
+        from sigprop.plots import monitor
+
+        return monitor(self) if self._reports else None
 
     # Saving
 

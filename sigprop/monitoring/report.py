@@ -19,11 +19,12 @@ from sigprop.measurement.layer_statistics import (
 )
 from sigprop.measurement.statistics import SLOPE_FIELDS
 from sigprop.records import Row
+from sigprop.results import Result
 from sigprop.theory.leaky import g_star
 
 
 @dataclass(frozen=True)
-class LayerReport:
+class LayerReport(Result):
     """What one layer did in one reported step; means are over all entries the step saw.
 
     Attributes:

@@ -10,7 +10,8 @@ from torch import nn
 
 from sigprop.checking.findings import SHOWN, Finding, by_problem
 from sigprop.reading.calling import kind_of, named_modules, some
-from sigprop.records import Row, table
+from sigprop.records import Row
+from sigprop.results import Shown
 
 if TYPE_CHECKING:
     from sigprop.monitoring.monitors import Monitor
@@ -61,18 +62,19 @@ def headline(monitor: Monitor) -> str:
     return f"monitor of {name}: {steps}, a report every {monitor.every}, {state}"
 
 
-def as_text(monitor: Monitor, rows: Sequence[Row]) -> str:
+def shown(monitor: Monitor, rows: Sequence[Row]) -> Shown:
     """The newest report as a table, then findings with advice, then notes."""
     head = headline(monitor)
     if not rows:
         notes = [f"note: {note}" for note in monitor.notes]
-        return "\n".join([head, "no step has been reported yet.", *notes])
+        return Shown([head, "no step has been reported yet.", *notes])
     found = monitor.findings()
-    lines = [head, f"step {rows[0]['step']}:", table(rows, _columns(rows))]
+    lines = []
     for together in by_problem(found):
         lines += _told(together)
     lines += [] if found else ["Nothing is wrong."]
-    return "\n".join([*lines, *(f"note: {note}" for note in monitor.notes)])
+    lines += [f"note: {note}" for note in monitor.notes]
+    return Shown([head, f"step {rows[0]['step']}:"], rows, _columns(rows), lines)
 
 
 def _told(found: Sequence[Finding]) -> list[str]:

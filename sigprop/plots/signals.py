@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,6 +25,8 @@ POINTS = 24
 
 MARKERS = "os^Dv<>p"
 """One a family of scores."""
+NARROWEST = 7.0
+"""Inches that a title and a key need, for however few columns."""
 
 AXIS_LABELS = {
     "q": "second moment $q$ of the pre-activations",
@@ -98,9 +100,14 @@ def grid(results: Sequence[Validation], figure: Figure | None = None) -> Figure:
     for result in results:
         columns.setdefault(_kind(result), []).append(result)
     gains = sorted({_gain(result) for result in results})
-    colors = {gain: COLORS[index % len(COLORS)] for index, gain in enumerate(gains)}
+    scale: Any = COLORS
+    if len(gains) > len(COLORS):  # then a colour says how large a gain is
+        scale = plt.get_cmap("viridis")(np.linspace(0, 0.92, len(gains)))
+    colors = dict(zip(gains, scale, strict=False))
     if figure is None:
-        figure = plt.figure(figsize=(3.4 * len(columns) + 0.6, 7.4), layout="constrained")
+        figure = plt.figure(
+            figsize=(max(3.4 * len(columns) + 0.6, NARROWEST), 7.6), layout="constrained"
+        )
     axes = figure.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
     for (kind, members), (top, bottom) in zip(columns.items(), axes.T, strict=True):
         for result in members:
@@ -126,14 +133,9 @@ def grid(results: Sequence[Validation], figure: Figure | None = None) -> Figure:
         row[0].set_ylabel(AXIS_LABELS[quantity])
     for ax in axes[1]:
         ax.set_xlabel("layer")
-    holding = sum(result.holds for result in results)
-    first = results[0]
-    figure.suptitle(
-        f"The theory holds in {holding} of {len(results)} kinds of net"
-        f"   (depth {first.depth}, width {max(first.widths[1:])}, {first.seeds} nets each)",
-        fontweight="bold",
-    )
-    figure.legend(handles=key(), loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(_of_all(results), fontweight="bold")
+    columns_of_key = 4 if len(columns) > 2 else 2
+    figure.legend(handles=key(), loc="outside lower center", ncols=columns_of_key, frameon=False)
     return figure
 
 
@@ -261,6 +263,18 @@ def phase_diagram(
     if edge:
         ax.legend(loc="lower right")
     return ax
+
+
+def _of_all(results: Sequence[Validation]) -> str:
+    """What holds, and of what nets, in two lines."""
+    first = results[0]
+    if len(results) == 1:
+        return f"{_verdict(first)}\n{_net(first)}"
+    holding = sum(result.holds for result in results)
+    return (
+        f"The theory holds in {holding} of {len(results)} kinds of net\n"
+        f"depth {first.depth}, width {max(first.widths[1:])}, {first.seeds} nets each"
+    )
 
 
 def _one_result(result: Validation, quantity: str, ax: Axes | None) -> Axes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,15 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sigprop.plots.style import ALARM, INK, column, decade_axis
+from sigprop.plots.style import ALARM, COLORS, INK, column, decade_axis
 from sigprop.plots.wanted import draws
 from sigprop.records import Row
 
 if TYPE_CHECKING:
     from sigprop.monitoring import Monitor
 
-NAMED = 16
-"""Layers that the legend names; of more, the first and last and some between."""
+NAMEABLE = (*COLORS, INK)
+"""Colours that can be told apart; of more layers the colour only says how deep one is."""
+
+SAID = 3
+"""Layers with a finding that a panel names beside their lines, where colours do not."""
 
 RINGS = 12
 """Most rings on a line."""
@@ -32,8 +35,10 @@ Values = Callable[[Sequence[Row]], np.ndarray]
 def monitor(result: Monitor | Sequence[Row], figure: Figure | None = None) -> Figure:
     """Draw what a monitor saw: signal, gradient, dead and negative shares, slopes, gains.
 
-    A line a layer, from the first (dark) to the last (bright). Red rings mark reports in which
-    the layer had a finding that belongs to the panel. Panels of which nothing is known stay away.
+    A line a layer. Up to seven layers have colours of their own; of more, the colour goes from the
+    first (dark) to the last (bright), and those with a finding are named beside their lines. Red
+    rings mark reports in which the layer had a finding that belongs to the panel. Panels of which
+    nothing is known stay away.
 
     Args:
         result: from :func:`sigprop.monitor`, or its ``records()``, fresh or read back from CSV.
@@ -55,15 +60,17 @@ def monitor(result: Monitor | Sequence[Row], figure: Figure | None = None) -> Fi
         figure = plt.figure(figsize=size, layout="constrained")
     axes = _axes(figure, len(shown))
     layers = _layers(rows)
-    colors = dict(
-        zip(layers, plt.get_cmap("viridis")(np.linspace(0, 0.92, len(layers))), strict=True)
-    )
+    names = list(layers)
+    apart = len(names) <= len(NAMEABLE)
+    scale = NAMEABLE if apart else plt.get_cmap("viridis")(np.linspace(0, 0.92, len(names)))
+    colors = dict(zip(names, scale, strict=False))
     for panel, ax in zip(shown, axes, strict=True):
-        panel.draw(ax, layers, colors)
+        panel.draw(ax, layers, colors, named=not apart)
     handles = [
-        Line2D([], [], color=colors[name], lw=2, label=name or "the model itself")
-        for name in _named(list(layers))
-    ]
+        Line2D([], [], color=colors[name], lw=2, label=f"{word}{name or 'the model itself'}")
+        for word, name in ((("", name) for name in names) if apart
+                           else (("first: ", names[0]), ("last: ", names[-1])))
+    ]  # fmt: skip
     if any(row["finding"] for row in rows):
         ring = Line2D([], [], color=ALARM, marker="o", mfc="none", ls="", label="finding")
         handles.append(ring)
@@ -89,7 +96,11 @@ class _Panel:
         self.title, self.values, self.problems = title, values, problems
         self.decades, self.level, self.band, self.share = decades, level, band, share
 
-    def draw(self, ax: Axes, layers: dict[str, list[Row]], colors: dict[str, np.ndarray]) -> None:
+    def draw(
+        self, ax: Axes, layers: dict[str, list[Row]], colors: dict[str, Any], *, named: bool
+    ) -> None:
+        """The lines; with the names of layers that have a finding, if ``named``."""
+        said = 0
         if self.level is not None:
             ax.axhline(self.level, color=INK, lw=1, ls=(0, (4, 3)))
         for name, rows in layers.items():
@@ -103,6 +114,10 @@ class _Panel:
             ill = np.array([bool(set(self.problems) & set(_problems(row))) for row in rows])
             ill &= np.arange(len(rows))[::-1] % -(-len(rows) // RINGS) == 0  # the newest always
             ax.plot(steps[ill], values[ill], "o", mfc="none", mec=ALARM, ms=5, mew=1)
+            if named and ill.any() and said < SAID:
+                said += 1
+                ax.annotate(name, (steps[ill][-1], values[ill][-1]), (-4, 5), color=ALARM,
+                            ha="right", textcoords="offset points", fontsize="small")  # fmt: skip
         ax.set_title(self.title, loc="left", fontsize="medium")
         ax.set_xlabel("step")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -183,12 +198,6 @@ def _axes(figure: Figure, count: int) -> list[Axes]:
     columns = min(3, count)
     grid = figure.add_gridspec(-(-count // columns), columns)
     return [figure.add_subplot(grid[i // columns, i % columns]) for i in range(count)]
-
-
-def _named(names: list[str]) -> list[str]:
-    if len(names) <= NAMED:
-        return names
-    return [names[i] for i in np.unique(np.linspace(0, len(names) - 1, NAMED).round().astype(int))]
 
 
 def _title(rows: Sequence[Row], layers: dict[str, list[Row]]) -> str:

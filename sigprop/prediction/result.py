@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
-from sigprop.records import Row, table
+from sigprop.records import Row
+from sigprop.results import Result, Shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class NodePrediction:
+class NodePrediction(Result):
     """What is predicted of the tensor that leaves one node; moments are over all its entries.
 
     Attributes:
@@ -45,7 +50,7 @@ class NodePrediction:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Result):
     """The nodes of a model in the order of the data. Prints as a table.
 
     Attributes:
@@ -92,7 +97,7 @@ class Prediction:
         """One flat row a node."""
         return [asdict(node) for node in self.nodes]
 
-    def __str__(self) -> str:
+    def _shown(self) -> Shown:
         columns = {
             "name": "", "operation": "", "q": ".4g", "mean": ".3g", "samples": ".3f",
             "places": ".3f", "gradient": ".4g", "weight gradient": ".4g",
@@ -107,14 +112,18 @@ class Prediction:
         for key in ("samples", "places", "gradient", "weight gradient"):
             if all(row[key] is None or math.isnan(row[key]) for row in rows):
                 del columns[key]
-        lines = [table(rows, columns)]
-        lines += [f"measured, not predicted: {name}: {why}" for name, why in self.measured.items()]
+        lines = [f"measured, not predicted: {name}: {why}" for name, why in self.measured.items()]
         lines += [
             f"gradient measured, not predicted: {name}: {why}"
             for name, why in self.not_back.items()
             if name not in self.measured
         ]
-        return "\n".join([*lines, *self.notes])
+        return Shown((), rows, columns, [*lines, *self.notes])
+
+    def _picture(self) -> Figure:
+        from sigprop.plots import prediction
+
+        return prediction(self)
 
 
 def _near(correlation: float) -> float:

@@ -32,14 +32,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.checks import FloatArray, one_of
-from sigprop.records import Row, table
+from sigprop.records import Row
 from sigprop.regions.shape import Shape, binomials, read_shape, zaslavsky, zigzag_pieces
+from sigprop.results import Result, Shown
 
 BOTH, ACTIVATION = "activation and linear", "activation"
 
 
 @dataclass(frozen=True)
-class Bound:
+class Bound(Result):
     """One bound on the number of regions.
 
     Attributes:
@@ -60,7 +61,7 @@ class Bound:
     source: str
 
 
-class Bounds(Mapping[str, Bound]):
+class Bounds(Result, Mapping[str, Bound]):
     """The bounds that hold for a shape and its slopes, by name.
 
     Attributes:
@@ -119,13 +120,12 @@ class Bounds(Mapping[str, Bound]):
             for bound in self.values()
         ]
 
-    def __repr__(self) -> str:
+    def _shown(self) -> Shown:
         rows = [row | {"value": _short(row["value"])} for row in self.records()]
         keys = ("name", "kind", "value", "counts", "holds_for", "source")
         widths = "-".join(map(str, (self.input_dim, *self.widths)))
-        return f"Bounds of {widths} ({sum(self.kinked)} kinked units)\n" + table(
-            rows, dict.fromkeys(keys, "")
-        )
+        head = f"Bounds of {widths} ({sum(self.kinked)} kinked units)"
+        return Shown([head], rows, dict.fromkeys(keys, ""))
 
 
 def bounds(

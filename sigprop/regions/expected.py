@@ -36,13 +36,14 @@ from sigprop.regions.random_lines import (
     zeros_on_border,
 )
 from sigprop.regions.wide_net import NORMAL_WEIGHTS, wide_net
+from sigprop.results import Result
 
 THROUGH = 16 * np.finfo(np.float64).eps
 """A line or plane this near to the origin, relative to the points that gave it, passes through."""
 
 
 @dataclass(frozen=True, eq=False)
-class ExpectedOnLine:
+class ExpectedOnLine(Result):
     """Expected kinks on a segment of a line.
 
     Attributes:
@@ -79,7 +80,7 @@ class ExpectedOnLine:
 
 
 @dataclass(frozen=True)
-class ExpectedInPlane:
+class ExpectedInPlane(Result):
     """Expected cells of a net in a plane, or in a parallelogram of it, infinitely wide net.
 
     Attributes:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.checks import real_array, real_number
+from sigprop.results import Result
 from sigprop.theory.fixed_points import NoSolution
 from sigprop.theory.log_kernel import KNOTS, REACH, LogKernel, kernel_of
 from sigprop.theory.roots import Array, bracketed_roots
@@ -28,7 +29,7 @@ HALF_STABLE = 1e-7  # |χ∥ − 1| below this is one
 
 
 @dataclass(frozen=True)
-class CriticalPoint:
+class CriticalPoint(Result):
     """A gain with χ = 1 at its own fixed point, or why there is none.
 
     Attributes:
@@ -137,7 +138,7 @@ def critical_gain(activation: Any, *, bias_std: float = 0.0, **parameters: Any) 
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeOfChaos:
+class EdgeOfChaos(Result):
     """The edge of chaos as a curve; arrays of the shape of ``bias_std``.
 
     Attributes:

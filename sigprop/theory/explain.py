@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sigprop.checks import real_number
+from sigprop.results import Result, Shown
 from sigprop.theory.critical import solve_critical
 from sigprop.theory.fixed_points import NoSolution
 from sigprop.theory.gains import gain as gain_of
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GainReport:
+class GainReport(Result):
     """What one gain does; prints as a paragraph.
 
     Attributes:
@@ -60,7 +61,7 @@ class GainReport:
     critical_reason: str
     reason: str
 
-    def __str__(self) -> str:
+    def _shown(self) -> Shown:
         effect = {"ordered": "vanish", "critical": "keep their size", "chaotic": "explode"}
         bias = f", bias_std {self.bias_std:g}" if self.bias_std else ""
         correlation = (
@@ -74,15 +75,16 @@ class GainReport:
             else f"by a factor of 1000 in {self.survives:.3g} layers"
         )
         change = "do not change" if math.isinf(self.survives) else "change"
-        return (
-            f"{self.activation} with gain {self.gain:.6g}{bias}: {self.phase}.\n"
-            f"q settles at {self.q_star:.6g} ({self.reason}).\n"
+        return Shown([
+            f"{self.activation} with gain {self.gain:.6g}{bias}: {self.phase}.",
+            f"q settles at {self.q_star:.6g} ({self.reason}).",
             f"There chi = {self.chi:.6g}: gradients {effect[self.phase]}; their squares {change} "
-            f"{deep}.\n{correlation}\n"
+            f"{deep}.",
+            correlation,
             f"Gains to compare: forward {self.forward_gain:.6g} (keeps q = 1), critical "
             f"{self.critical_gain:.6g} (chi = 1; {self.critical_reason}), unit variance "
-            f"{self.unit_variance_gain:.6g}."
-        )
+            f"{self.unit_variance_gain:.6g}.",
+        ])  # fmt: skip
 
     def records(self) -> list[Row]:
         """One flat row."""

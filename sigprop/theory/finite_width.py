@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.checks import FloatArray, IntArray, count, counts, one_of, real_number
+from sigprop.results import Result
 from sigprop.theory.leaky import excess, second_moment
 from sigprop.theory.slopes import check_shapes, one_layer_slopes
 from sigprop.theory.step import step_log_moments
@@ -33,7 +34,7 @@ _POWERS = np.array([[1.0], [2.0], [1.0], [0.0]])  # a factor's share in the four
 
 
 @dataclass(frozen=True, eq=False)
-class FiniteWidthLaw:
+class FiniteWidthLaw(Result):
     """Moments of q̂ per layer over random nets; arrays are indexed [layer], from 0 to depth.
 
     Forward, layer 0 is the input. Backward, q̂ is the mean square of the gradient with respect to

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sigprop.results import Result
 from sigprop.theory.log_kernel import KNOTS, REACH, LogKernel
 from sigprop.theory.roots import Array, bracketed_roots
 
@@ -50,7 +51,7 @@ class NoSolution(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class FixedPoint:
+class FixedPoint(Result):
     """Where q and c settle; every attribute is one value, or an array over a grid of nets.
 
     Attributes:
@@ -75,7 +76,8 @@ class FixedPoint:
     @property
     def stable(self) -> Any:
         """Whether q returns to q* from both sides."""
-        return np.asarray(self.stability == STABLE)[()]
+        settles = np.asarray(self.stability == STABLE)
+        return settles if settles.ndim else settles.item()
 
     def records(self) -> list[Row]:
         """One flat row per net, in C order."""

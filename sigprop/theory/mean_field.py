@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sigprop.checks import FloatArray, count, real_array, real_number
+from sigprop.results import Result
 from sigprop.theory import fixed_points
 from sigprop.theory.fixed_points import MARGIN, NEUTRAL, FixedPoint, NetGrid
 from sigprop.theory.log_kernel import kernel_of
@@ -22,7 +23,7 @@ PHASES = ("ordered", "critical", "chaotic")
 
 
 @dataclass(frozen=True, eq=False)
-class DepthScales:
+class DepthScales(Result):
     """Layers over which a signal changes; inf at criticality, NaN where there is no such scale.
 
     Attributes:
@@ -37,7 +38,7 @@ class DepthScales:
 
 
 @dataclass(frozen=True, eq=False)
-class Phase:
+class Phase(Result):
     """``name`` is "ordered" (χ < 1), "critical" or "chaotic" (χ > 1); equal to that text.
 
     Attributes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sigprop.checks import FloatArray
+from sigprop.results import Result
 from sigprop.theory.slopes import SERIES, SERIES_BELOW
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectory:
+class Trajectory(Result):
     """The mean-field path of one net; arrays are indexed [layer], layer 0 is the input.
 
     Attributes:

@@ -18,6 +18,7 @@ from scipy import special
 
 from sigprop.checks import FloatArray, real_array, real_number
 from sigprop.records import Row
+from sigprop.results import Result
 from sigprop.validation.smallest import smallest_law
 
 MOST_DEGREES = 1e12
@@ -125,7 +126,7 @@ def sidak(p_values: ArrayLike) -> float:
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(Result):
     """The normal scores of one kind of step and what they say together.
 
     Attributes:
@@ -153,7 +154,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Result):
     """One p-value for a net from all families.
 
     Attributes:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
 
 from sigprop.checks import FloatArray
-from sigprop.records import Row, table
+from sigprop.records import Row
+from sigprop.results import Result, Shown
 from sigprop.validation.judge import Family, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TENS = math.log(10)
 NAMED = 8
@@ -33,7 +38,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Result):
     """The log of a second moment, layer by layer; arrays are indexed [layer], layer 0 = input.
 
     Attributes:
@@ -63,7 +68,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Validation:
+class Validation(Result):
     """Theory against measurement for one kind of net. Prints as a table and a verdict.
 
     Attributes:
@@ -184,18 +189,21 @@ class Validation:
             "notes": "; ".join(self.notes) or None,
         }
 
-    def __str__(self) -> str:
+    def _shown(self) -> Shown:
         """The net in a line, about a dozen of its layers, the verdict in a line."""
         spread = np.linspace(0, self.depth, 12).round().astype(int).tolist()
         rows = self.records()
-        body = table(
-            [
-                {title: rows[layer][key] for key, (title, _) in COLUMNS.items()}
-                for layer in sorted({*spread, *self.verdict.culprits[:NAMED]})
-            ],
-            dict(COLUMNS.values()),
-        )
-        return "\n".join((self._title(), body, self.scope(), self.conclusion()))
+        body = [
+            {title: rows[layer][key] for key, (title, _) in COLUMNS.items()}
+            for layer in sorted({*spread, *self.verdict.culprits[:NAMED]})
+        ]
+        last = [*self.scope().splitlines(), self.conclusion()]
+        return Shown([self._title()], body, dict(COLUMNS.values()), last)
+
+    def _picture(self) -> Figure:
+        from sigprop.plots import grid
+
+        return grid([self])
 
     def scope(self) -> str:
         """What was tested, what was only measured, and what was left out, in lines."""

@@ -56,7 +56,7 @@ def test_a_dying_layer_is_warned_of_once_with_advice():
     assert all(issubclass(w.category, MonitorWarning) for w in caught)
     text = str(mon)
     assert "\ndying:\n  0: 3 of 4 units have not fired" in text  # a line a layer, then advice
-    assert repr(mon) == "<monitor of Sequential: 6 steps, a report every 1, detached>"
+    assert text.startswith("monitor of Sequential: 6 steps, a report every 1, detached\nstep 5:")
     assert "dying" in text and "PReLU" in text and "kaiming_leaky_init" in text
     assert by_name(mon)["0"]["finding"].startswith("dying")
 
