@@ -21,7 +21,7 @@ _TOLERANCE = 1e-11  # of the interpolant; the quadrature, exact to twice its deg
 _MOST_PANELS = 60_000
 _NARROW = 1e-15
 _DEEP = 1e-3
-_FINEST = 1e-9  # features at 0 are looked for down to this size, however wide the Gaussian
+_WIDE, _FINEST = 5e3, 1e-9  # for Gaussians wider than one, features at 0 are sought from the other
 _MERGED = 1024.0  # one panel may span this factor: beyond, its probes would not see its near end
 
 
@@ -113,7 +113,8 @@ def resolve(
         name: what messages call f.
     """
     top = REACH * widest
-    narrowest = min(narrowest, _FINEST)
+    if narrowest > _WIDE:
+        narrowest = _FINEST
     breaks = breaks[np.abs(breaks) < top]
     steps = int(np.ceil(np.log2(top / narrowest))) + 3
     dyadic: FloatArray = np.ldexp(top, -np.arange(steps + 1))
@@ -177,7 +178,7 @@ def _start(
 
 
 def _is_one(f: Function, inner: float, outer: float, size: float, name: str) -> bool:
-    """Whether one panel does from ``inner`` to ``outer``, seen at probes in every octave between."""
+    """Whether one panel does from ``inner`` to ``outer``, probed in every octave between."""
     octaves = abs(np.log2(outer / inner)) if inner else 0.0
     x = inner * np.exp2(np.arange(1, 4 * octaves) / 4)
     basis = legendre.legvander(2 * gauss()[0] - 1, ORDER - 1)
