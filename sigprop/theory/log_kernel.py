@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ def _steps(act: Activation) -> Activation:
     if b.size > MOST or not all(act.jumps):
         return act
     far = np.geomspace(1e-3, 1e60, 64)
-    inner = [np.linspace(one, two, 18)[1:-1] for one, two in zip(b[:-1], b[1:], strict=True)]
+    inner = [np.linspace(one, two, 18)[1:-1] for one, two in pairwise(b)]
     pieces = [act.f(x) for x in (b[0] - far, *inner, b[-1] + far)]
     if any(np.ptp(piece) for piece in pieces):
         return act
