@@ -21,7 +21,7 @@ _TOLERANCE = 1e-11  # of the interpolant; the quadrature, exact to twice its deg
 _MOST_PANELS = 60_000
 _NARROW = 1e-15
 _DEEP = 1e-3
-_FINEST = 1e-9  # features at 0 are looked for down to this size, however wide the Gaussian
+_WIDE, _FINEST = 5e3, 1e-9  # for Gaussians wider than one, features at 0 are sought from the other
 _MERGED = 1024.0  # one panel may span this factor: beyond, its probes would not see its near end
 
 
@@ -113,7 +113,8 @@ def resolve(
         name: what messages call f.
     """
     top = REACH * widest
-    narrowest = min(narrowest, _FINEST)
+    if narrowest > _WIDE:
+        narrowest = _FINEST
     breaks = breaks[np.abs(breaks) < top]
     steps = int(np.ceil(np.log2(top / narrowest))) + 3
     dyadic: FloatArray = np.ldexp(top, -np.arange(steps + 1))
@@ -166,12 +167,27 @@ def _start(
         near = (wrong <= _TOLERANCE * size) & (dyadic <= np.min(own, initial=np.inf))
         wrong = _side_misfit(f, side, dyadic[1:], tops[1:], widest, name)[0]
         far = (wrong <= _TOLERANCE * size[1:]) & (dyadic[1:] >= np.max(own, initial=0))
-        far &= dyadic[1:] >= dyadic[0] / _MERGED
+        wide = int(np.argmin(far)) if not far.all() else far.size
+        if not _is_one(f, side * dyadic[wide], side * dyadic[0], size[wide], name):
+            far &= dyadic[1:] >= dyadic[0] / _MERGED
         # dyadic falls: near 0 everything after the last misfit fits, far out all before the first
         first = int(np.argmin(far)) if not far.all() else far.size
         last = int(np.nonzero(~near)[0].max(initial=-1)) + 1
         ends.append(side * np.append(dyadic[first : last + 1], dyadic[0]))
     return np.unique(np.concatenate(ends))
+
+
+def _is_one(f: Function, inner: float, outer: float, size: float, name: str) -> bool:
+    """Whether one panel does from ``inner`` to ``outer``, probed in every octave between."""
+    octaves = abs(np.log2(outer / inner)) if inner else 0.0
+    x = inner * np.exp2(np.arange(1, 4 * octaves) / 4)
+    basis = legendre.legvander(2 * gauss()[0] - 1, ORDER - 1)
+    nodes = call(f, inner + (outer - inner) * gauss()[0], name)
+    probes = call(f, x, name)
+    with np.errstate(all="ignore"):
+        fit = np.linalg.solve(basis, nodes)
+        there = legendre.legval(2 * (x - inner) / (outer - inner) - 1, fit)
+        return bool(np.all(np.abs(probes - there) <= _TOLERANCE * size))
 
 
 def _side_misfit(

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from sigprop.checks import real_array, real_number
 from sigprop.results import Result
-from sigprop.theory.fixed_points import NoSolution
+from sigprop.theory.fixed_points import HUGEST, NoSolution
 from sigprop.theory.log_kernel import KNOTS, REACH, LogKernel, kernel_of
 from sigprop.theory.roots import Array, bracketed_roots
 
@@ -81,7 +81,7 @@ def solve_critical(activation: Any, *, bias_std: float = 0.0, **parameters: Any)
         >>> round(point.gain, 5), round(point.chi_parallel, 4), point.stable
         (1.67953, 1.0987, False)
     """
-    bias_std = real_number("bias_std", bias_std, minimum=0)
+    bias_std = real_number("bias_std", bias_std, minimum=0, maximum=HUGEST)
     kernel = kernel_of(activation, **parameters)
     if kernel.parts:
         return CriticalPoint(math.nan, bias_std, math.nan, math.nan, False, _JUMPS)
@@ -182,7 +182,7 @@ def edge_of_chaos(activation: Any, *, bias_std: ArrayLike = 0.0, **parameters: A
         >>> edge_of_chaos("tanh", bias_std=[0.0, 0.3]).gain.round(6)
         array([1.      , 1.395584])
     """
-    bias = real_array("bias_std", bias_std, minimum=0)
+    bias = real_array("bias_std", bias_std, minimum=0, maximum=HUGEST)
     act = kernel_of(activation, **parameters).given
     points = [solve_critical(act, bias_std=float(b)) for b in bias.ravel()]
 

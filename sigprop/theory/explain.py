@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sigprop.checks import real_number
 from sigprop.results import Result, Shown
 from sigprop.theory.critical import solve_critical
-from sigprop.theory.fixed_points import NoSolution
+from sigprop.theory.fixed_points import HUGEST, NoSolution
 from sigprop.theory.gains import gain as gain_of
 from sigprop.theory.mean_field import MeanField
 
@@ -119,7 +119,7 @@ def explain_gain(
         to q* = 0, slower than geometrically (chi = chi_parallel = 1)), unit variance 1.59254.
     """
     gain = real_number("gain", gain, above=0)
-    bias_std = real_number("bias_std", bias_std, minimum=0)
+    bias_std = real_number("bias_std", bias_std, minimum=0, maximum=HUGEST)
     net = MeanField(activation, gain, bias_std, **parameters)
     act = net.kernel.given
     point, scales = net.fixed_point(), net.depth_scales()

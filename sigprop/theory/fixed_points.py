@@ -20,6 +20,9 @@ from sigprop.theory.roots import Array, bracketed_roots
 if TYPE_CHECKING:
     from sigprop.records import Row
 
+HUGEST = 1e150
+"""The largest gain and σ_b, and one over the smallest gain: their squares are floats."""
+
 FINE = 32  # points between two knots, to see a zero that does not cross
 LEVEL = 3e-13  # |L| below this is zero
 MARGIN = 1e-9  # |χ − 1| below this is one

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from sigprop.checks import count, one_of, real_number
 from sigprop.theory.critical import critical_gain
-from sigprop.theory.fixed_points import NoSolution
+from sigprop.theory.fixed_points import HUGEST, NoSolution
 from sigprop.theory.log_kernel import kernel_of
 from sigprop.theory.path import deficit_path
 from sigprop.theory.roots import bracketed_roots
@@ -72,7 +72,10 @@ def gain(
             f"name: gain(..., kind={BACKWARD.get(alpha, alpha)!r})."
         )
     kind = one_of("kind", kind, KINDS, also=BACKWARD)
-    q, bias_std = real_number("q", q, above=0), real_number("bias_std", bias_std, minimum=0)
+    q, bias_std = (
+        real_number("q", q, above=0),
+        real_number("bias_std", bias_std, minimum=0, maximum=HUGEST),
+    )
     if alpha is not None:
         parameters["alpha"] = alpha
     kernel = kernel_of(activation, **parameters)

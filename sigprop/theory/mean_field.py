@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from sigprop.checks import FloatArray, count, real_array, real_number
 from sigprop.results import Result
 from sigprop.theory import fixed_points
-from sigprop.theory.fixed_points import MARGIN, NEUTRAL, FixedPoint, NetGrid
+from sigprop.theory.fixed_points import HUGEST, MARGIN, NEUTRAL, FixedPoint, NetGrid
 from sigprop.theory.log_kernel import kernel_of
 from sigprop.theory.path import Trajectory
 from sigprop.theory.propagation import first_layer, last_layer, layers
@@ -69,8 +69,8 @@ class MeanField:
 
     Args:
         activation: a name, a record, a torch module or class, or a vectorised callable.
-        gain: g > 0.
-        bias_std: σ_b ≥ 0.
+        gain: g, from 1e-150 to 1e150.
+        bias_std: σ_b, from 0 to 1e150.
         parameters: of an activation given by name: ``alpha=0.2`` (or ``negative_slope=``), …
 
     Raises:
@@ -93,8 +93,8 @@ class MeanField:
         bias_std: ArrayLike = 0.0,
         **parameters: Any,
     ) -> None:
-        self.gain = real_array("gain", gain, above=0)
-        self.bias_std = real_array("bias_std", bias_std, minimum=0)
+        self.gain = real_array("gain", gain, minimum=1 / HUGEST, maximum=HUGEST)
+        self.bias_std = real_array("bias_std", bias_std, minimum=0, maximum=HUGEST)
         check_shapes(gain=self.gain, bias_std=self.bias_std)
         self.kernel = kernel_of(activation, **parameters)
         self.activation = self.kernel.activation
