@@ -25,7 +25,7 @@ the Kaiming loop. GPT-2: "forward" has the lowest loss (3.06 and 2.74; LSUV 3.10
 3.24 and 3.07); accuracies do not differ significantly but from AnyInit's by Adam. Data change next
 to nothing. At the end of their grid: GELU by SGD below; GPT-2 by Adam and some weights that do not
 learn above.
-Source: he2015, mishkin2016; AnyInit, Mestre et al., 2026.
+Source: he2015, mishkin2016; mestre2026 (AnyInit).
 Run time: 23 minutes of one core, on a loaded machine; what was learnt is kept in the folder of
 temporary files, so that a run that was stopped goes on.
 """

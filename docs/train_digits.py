@@ -13,6 +13,7 @@ net = nn.Sequential(nn.Linear(64, 64), nn.PReLU(), *hidden, nn.Linear(64, 10))
 
 
 def train(net: nn.Module, steps: int = 300) -> None:
+    """Train by SGD, watched; print what the monitor saw and how many new digits are right."""
     groups = sigprop.param_groups(net, weight_decay=1e-4)  # slopes do not decay
     optimizer = torch.optim.SGD(groups, lr=0.004, momentum=0.9)
     with sigprop.monitor(net, every=150) as mon:

@@ -62,9 +62,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The pictures and the pages of the reference, added to those of docs/."""
     for picture in sorted((TOP / "figures").glob("*.png")):
-        files.append(
-            File.generated(config, f"figures/{picture.name}", abs_src_path=str(picture))
-        )
+        files.append(File.generated(config, f"figures/{picture.name}", abs_src_path=str(picture)))
     shown: set[str] = set()
     for page, names in reference().items():
         about = (importlib.import_module(page).__doc__ or "").replace("``", "`").split("\n\n")[0]
