@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         nn,
         plots,
         prediction,
+        references,
         regions,
         theory,
     )
@@ -71,7 +72,7 @@ _HOME: dict[str, str] = {
 }
 _ROOMS = (
     "checking", "init", "kinks", "measurement", "monitoring", "nn", "plots", "prediction",
-    "regions", "theory",
+    "references", "regions", "theory",
 )  # fmt: skip
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
     "predict",
     "prediction",
     "project_slopes",
+    "references",
     "regions",
     "sample_trajectories",
     "tailored_slope",

@@ -79,6 +79,7 @@ def test_an_entry_agrees_with_its_key_and_has_what_bibtex_asks(key):
 def test_what_cites_may_be_given():
     assert re.findall(r"@\w+\{(\w+),", bibtex(sigprop.g_star, "he2015")) == ["he2015", "hanin2020"]
     assert "@misc{hendrycks2016" in bibtex(activation("gelu"))
+    assert sigprop.references.bibtex is bibtex
     assert bibtex().count("\n@") == len(REFERENCES) - 1
     for name in ACTIVATIONS:
         assert bibtex(activation(name))
