@@ -18,7 +18,7 @@ compiled, up to 2.4 times faster on the grids (but NaN in 1,600 cells of leaky R
 GELU) and 8 times on one path, where it keeps c and not 1 − c. Times are the machine's own, so not
 asserted; asserted is that χ, by quadrature at q*, leaves no cell that has a q* on the wrong side,
 and that none of this loads torch.
-Source: the targets are this project's own; neural-tangents: Novak et al., ICLR 2020.
+Source: the targets are this project's own; novak2020 (neural-tangents).
 Run time: 2.5 minutes on two idle cores.
 """
 

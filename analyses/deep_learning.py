@@ -26,7 +26,7 @@ wrong target: in the ViT it has 21 and 35 % against LSUV's 41 and 55 and the Kai
 LSUV 3.10 and 2.80; default 3.24 and 3.07); accuracies do not differ significantly but from
 AnyInit's by Adam. Data change next to nothing. At the end of their grid: GELU by SGD below; GPT-2
 by Adam and some weights that do not learn above.
-Source: he2015, mishkin2016; AnyInit, Mestre et al., 2026.
+Source: he2015, mishkin2016; mestre2026 (AnyInit).
 Run time: 23 minutes of one core, on a loaded machine; what was learnt is kept in the folder of
 temporary files, so that a run that was stopped goes on.
 """

@@ -27,7 +27,7 @@ and better (0.14 against 0.30) with shared modules, where it is mirrored and dat
 orthogonal. Residual streams grow by e within 0.05 decades with branches even within 1.06 to 1.4
 (LSUV 9 to 2,300, AnyInit 24 to 1e25); the gradient of a ViT with a mean over tokens cannot: it
 grows by 27, as the forecast of the plan says.
-Source: he2015, mishkin2016, schoenholz2017; AnyInit, Mestre et al., 2026.
+Source: he2015, mishkin2016, schoenholz2017; mestre2026 (AnyInit).
 Run time: 20 minutes of one core, on a loaded machine, three parts side by side.
 """
 

@@ -8,6 +8,7 @@ from sigprop import monitoring as monitoring
 from sigprop import nn as nn
 from sigprop import plots as plots
 from sigprop import prediction as prediction
+from sigprop import references as references
 from sigprop import regions as regions
 from sigprop import theory as theory
 from sigprop.activations import activation as activation

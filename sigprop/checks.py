@@ -101,7 +101,7 @@ def count(name: str, value: Any, *, minimum: int = 1) -> int:
         3
     """
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool | np.bool_):
             raise TypeError
         number = operator.index(value)
     except TypeError:

@@ -30,6 +30,7 @@ RECORDS = [
     for name in ACTIVATIONS
     for i, given in enumerate([{}, *OTHER.get(name, [])])
 ]
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 FUNCTIONS = [p for p in RECORDS if p.values[0].kind == "function"]
 ROWS = [p for p in RECORDS if p.values[0].kind != "maxout"]
 
@@ -46,7 +47,8 @@ def mesh(record: Activation, reach: float = 60.0) -> np.ndarray:
 def test_it_is_torchs_own_function_and_gradient(record):
     """Also at its breakpoints: the one-sided value is torch's."""
     module = record.module().double().eval()
-    for x in (mesh(record), np.array(record.breakpoints)):
+    old = record.name == "hardswish" and TORCH < (2, 8)  # its gradient at ±3 was of the other side
+    for x in (mesh(record), np.array([] if old else record.breakpoints)):
         t = torch.tensor(x, requires_grad=True)
         y = module(t)
         y.sum().backward()

@@ -526,6 +526,7 @@ PUBLIC = {
     "predict",
     "prediction",
     "project_slopes",
+    "references",
     "regions",
     "sample_trajectories",
     "tailored_slope",

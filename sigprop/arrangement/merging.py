@@ -69,7 +69,8 @@ def map_labels(
 def components(cells: int, pairs: Indices) -> Indices:
     """The connected component of each cell, numbered from 0."""
     ones = np.ones(len(pairs), np.int8)
-    graph = sparse.coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(cells, cells))
+    first, second = pairs.T.astype(np.int32)  # csgraph of old scipy is wrong on longer integers
+    graph = sparse.coo_array((ones, (first, second)), shape=(cells, cells))
     return np.asarray(sparse.csgraph.connected_components(graph, directed=False)[1], np.intp)
 
 

@@ -237,6 +237,10 @@ def plan(
     done. An example (``example=``) is run once in the model's present mode. The arguments are those
     of the two, dicts by layer names included.
 
+    Where a normalization follows a layer, the plan says that its gain sets only the effective
+    learning rate, and that with batch norm torch's default weights learn faster at the same rate
+    (numbers: :func:`sigprop.kaiming_leaky_init`).
+
     Printed: a row for each layer that is set, then what is left alone, what cannot be held, and a
     count. ``records()`` has one row for each parameter, ``warnings`` what cannot be held.
 

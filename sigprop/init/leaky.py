@@ -50,6 +50,13 @@ def kaiming_leaky_init(
       embedding, or on an example), and are refused else. Pooling enters as measured on the example;
       without one it is left out, and a :class:`sigprop.init.SignalWarning` says so.
 
+    With batch normalization behind every layer torch's default weights learn faster at the same
+    learning rate: they are smaller, and the rate counts in units of their square, here 6/(1+α²)
+    times as large. On digits, by SGD, they were ahead by 2 points of accuracy at 4 layers, 4 to 9
+    at 10 and up to 53 at 30. At a rate 6/(1+α²) times as large these weights were as good at 10
+    layers; at 30 those of leaky ReLU were still behind (43 % against 60 %). The experiment is
+    ``analyses/digits_accuracy.py``.
+
     Kaiming traps that this avoids: ``torch.nn.init.kaiming_*`` takes a=0 where LeakyReLU has 0.01
     and PReLU 0.25, ignores ``a`` with nonlinearity="relu", and has wrong fans for transposed,
     grouped and strided convolutions (see :func:`fans`).

@@ -200,7 +200,7 @@ class ConstrainedPReLU(nn.Module):
         if self.projects:
             kept = self.weight.detach().clamp(self.lower, self.upper)
             return kept + (self.weight - self.weight.detach())
-        if math.isinf(self.upper):
+        if self.upper == math.inf:  # isinf fails in TorchScript of old torch
             return self.lower + nn.functional.softplus(self.weight)
         return self.lower + (self.upper - self.lower) * torch.sigmoid(self.weight)
 

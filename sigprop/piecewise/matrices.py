@@ -22,7 +22,7 @@ def linear(weight: Array, rows: int) -> Matrix:
     """(out, in) applied to each of ``rows`` vectors: dense for one, block-diagonal for more."""
     if rows == 1:
         return weight
-    return sparse.csr_array(sparse.kron(sparse.eye_array(rows), weight, format="csr"))
+    return sparse.csr_array(sparse.kron(sparse.csr_array(sparse.eye(rows)), weight, format="csr"))
 
 
 def windows(
@@ -113,7 +113,7 @@ def averages(places: Index, divisor: Array, size: int, channels: int) -> Matrix:
     one = sparse.csr_array((entries, places[kept], ends), shape=(len(places), size))
     if channels == 1:
         return one
-    return sparse.csr_array(sparse.kron(sparse.eye_array(channels), one, format="csr"))
+    return sparse.csr_array(sparse.kron(sparse.csr_array(sparse.eye(channels)), one, format="csr"))
 
 
 def probed(function: Callable[[Tensor], Tensor], shape: Sequence[int]) -> tuple[Matrix, list[int]]:

@@ -200,8 +200,8 @@ def _generators(
     """Where the weights (on the device) and the cotangent (on the CPU) of a net come from."""
     weights, cotangent = np.random.SeedSequence([seed, net]).generate_state(2, np.uint64)
     return (
-        torch.Generator(device).manual_seed(int(weights >> 1)),
-        torch.Generator().manual_seed(int(cotangent >> 1)),
+        torch.Generator(device).manual_seed(int(weights) >> 1),
+        torch.Generator().manual_seed(int(cotangent) >> 1),
     )
 
 

@@ -44,7 +44,8 @@ def test_a_plan_is_narrow_and_its_records_are_whole():
     made = plan(nn.Sequential(Wide()), kind="forward", example=images())
     lines = str(made).split("\n")
     assert max(map(len, lines)) <= 110
-    assert lines.count(FOOTNOTE) == 1 and "; normalized next" in str(made)
+    assert str(made).count(f"\n{FOOTNOTE}\n") == 1 and "; normalized next" in str(made)
+    assert "torch's default weights, which are smaller, learn faster at the same rate" in FOOTNOTE
     assert "its scale is void" not in str(made)
     assert "left alone: 2 x normalization, 1 x slopes of a PReLU" in lines
     assert "left alone, not a weight layer (Wide): '0.offset'" in lines

@@ -25,6 +25,13 @@ def plain(func) -> str:
     return str(getattr(func, "__name__", func)).strip("_").removeprefix("special_")
 
 
+complete = pytest.mark.skipif(
+    tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13),
+    reason="the table is complete for current torch; what it lacks of an older one is opaque",
+)
+
+
+@complete
 def test_every_overridable_function_is_known_or_unknown_on_purpose():
     missing = {
         resolve_name(func) or plain(func)
@@ -35,6 +42,7 @@ def test_every_overridable_function_is_known_or_unknown_on_purpose():
     assert not missing
 
 
+@complete
 def test_what_is_unknown_on_purpose_is_in_no_row():
     assert not OPAQUE & ROWS.keys()
     met = {plain(func) for func in OVERRIDABLE if find(func) is None}
@@ -46,6 +54,7 @@ ELSEWHERE = {"stochastic_depth": "torchvision", "has_names": "older torch", "nam
              "is_sparse_bsr": "older torch"}  # fmt: skip
 
 
+@complete
 def test_every_row_is_sound():
     for name, row in ROWS.items():
         assert row.name == name and row.kind in KINDS

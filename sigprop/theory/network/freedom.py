@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, pair_mean, same_sum
@@ -62,14 +63,14 @@ class Freedom:
         Raises:
             CannotPredict: it is infinite.
         """
-        return float(np.trapezoid(self._integrand(share), _LOG_S))
+        return float(trapezoid(self._integrand(share), _LOG_S))
 
     def undone(self, share: float = 0.0) -> float:
         """E[Σ_i t_i/n / v]/E[1/v]: what the gradient of the weights' own map takes back."""
         whole = self._integrand(share)
         s = np.exp(_LOG_S)[:, None]
         by = 1 / (1 + s * (1 - share) * self.values / self.shape) @ self.counts
-        return float(np.trapezoid(whole * by, _LOG_S) / np.trapezoid(whole, _LOG_S)) / float(
+        return float(trapezoid(whole * by, _LOG_S) / trapezoid(whole, _LOG_S)) / float(
             self.counts.sum()
         )
 
@@ -77,7 +78,7 @@ class Freedom:
         """E[t/v] of a term λ t of v for each λ; E[λ t/v] is the share of v that it has."""
         whole, s = self._integrand(share), np.exp(_LOG_S)
         by = 1 / (1 + (1 - share) * values[..., None] * s / self.shape)
-        return np.asarray(np.trapezoid(whole * by, _LOG_S))
+        return np.asarray(trapezoid(whole * by, _LOG_S))
 
     def off_weights(self, share: float = 0.0) -> float:
         """1 − E[Σ λ_i² t_i/v²]/E[1/v]: what is left of the weights' gradient off the weights."""
@@ -85,7 +86,7 @@ class Freedom:
         s = np.exp(_LOG_S)[:, None]
         values = (1 - share) * self.values
         by = s / (1 + s * values / self.shape) @ (self.counts * values**2)
-        return 1 - float(np.trapezoid(whole * by, _LOG_S) / np.trapezoid(whole, _LOG_S))
+        return 1 - float(trapezoid(whole * by, _LOG_S) / trapezoid(whole, _LOG_S))
 
     def _integrand(self, share: float) -> FloatArray:
         met = float(self.counts @ (self.values > 0))

@@ -210,7 +210,7 @@ def mixed(second: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
         total, own = pair_sum(second, axis, dim), same_sum(second, axis, dim)
         n = axis.size
         return np.concatenate([(total - own) / max(n * (n - 1), 1), own / n], axis=dim)
-    one = sparse.eye_array(axis.size)
+    one = sparse.csr_array(sparse.eye(axis.size))
     return apply(one, one, second, dim, axis, out)
 
 
@@ -220,4 +220,4 @@ def mixed_mean(mean: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
         return mean
     if out.full:
         return np.asarray(np.take(mean, axis.class_of, axis=dim))
-    return apply_mean(sparse.eye_array(axis.size), mean, dim, axis, out)
+    return apply_mean(sparse.csr_array(sparse.eye(axis.size)), mean, dim, axis, out)

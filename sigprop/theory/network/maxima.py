@@ -222,7 +222,7 @@ def _averaged(found: Windows, values: FloatArray) -> FloatArray:
     for dim, matrix in found.matrices.items():
         place = found.state.places(dim).start
         count = np.asarray(matrix.sum(axis=1)).ravel()
-        by = sparse.csr_array(sparse.diags_array(1 / np.maximum(count, 1)) @ matrix)
+        by = sparse.csr_array(sparse.csr_array(sparse.diags(1 / np.maximum(count, 1))) @ matrix)
         values = apply_mean(by, values, place, found.state.axes[place], found.out[dim])
     return values
 
@@ -293,7 +293,9 @@ def _spread(
     """Each window's gradient at each of its entries, times a function of their number."""
     for dim, matrix in found.matrices.items():
         count = np.asarray(matrix.sum(axis=1)).ravel()
-        scaled = sparse.csr_array(sparse.diags_array(by(np.maximum(count, 1.0))) @ matrix)
+        scaled = sparse.csr_array(
+            sparse.csr_array(sparse.diags(by(np.maximum(count, 1.0)))) @ matrix
+        )
         axis = found.state.axes[found.state.places(dim).start]
         gradient = mapped(gradient, dim, scaled.T.tocsr(), axis)
     return gradient

@@ -79,7 +79,7 @@ def pooled_dims(ctx: RuleContext) -> range:
 
 
 def _rows_divided(matrix: Matrix, by: FloatArray) -> Matrix:
-    return sparse.csr_array(sparse.diags_array(1.0 / by) @ matrix)
+    return sparse.csr_array(sparse.csr_array(sparse.diags(1.0 / by)) @ matrix)
 
 
 # What each operation does

@@ -106,7 +106,7 @@ def one_side_mapped(
     """Square matrices along some dimensions of one side, their transposes if ``back``."""
     for dim, matrix in maps.items():
         turned = sparse.csr_array(matrix.T if back else matrix)
-        one = sparse.csr_array(sparse.eye_array(turned.shape[0]))
+        one = sparse.csr_array(sparse.eye(turned.shape[0]))
         pair = one_axis(pair, dim)
         out = pair.axes[pair.places(dim).start]
         pair = mapped_sides(pair, dim, *((turned, one) if left else (one, turned)), out)
