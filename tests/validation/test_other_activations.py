@@ -102,9 +102,9 @@ def test_features_that_are_narrow_at_this_scale_are_seen(name, q):
     weights = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
     squares = f(math.sqrt(q) * z) ** 2 / (weights @ f(math.sqrt(q) * z) ** 2)
     seen = law.square_covariance(np.array([q]), np.ones((1, 1)))[0, 0]
-    assert seen == pytest.approx(weights @ squares**2 - 1, rel=0.02)
+    assert seen == pytest.approx(weights @ squares**2 - 1, rel=0.04)
     third = law.square_third_moment(np.array([q]))[0]
-    assert third == pytest.approx(weights @ (squares - 1) ** 3, rel=0.05)
+    assert third == pytest.approx(weights @ (squares - 1) ** 3, rel=0.12)
 
 
 def test_beyond_that_scale_nothing_is_tested_and_said_so():

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy.special import ndtr
 from torch import nn
 
 from sigprop import finite_width_law, g_star, kaiming_leaky_init, validate, validate_many
+from sigprop.validation.judge import judge
 from sigprop.validation.scores import FAMILIES
 from tests import stat
 
@@ -276,6 +278,17 @@ def test_the_result_prints_and_flattens():
     assert rows[0]["width"] == 64
     assert all(isinstance(value, float | int | bool) for row in rows for value in row.values())
     assert result.summary()["holds"] is True
+
+
+@pytest.mark.parametrize("drifts", [True, False])
+def test_a_rejection_always_has_a_reason(drifts):
+    """The worst family is named although its p-value is above level/(number of questions)."""
+    result = validate(0.2, 2, 16, seeds=1, batch=2, **CPU)
+    scores = np.full(40, 2.81 / 40**0.5) if drifts else np.array([3.84] + 39 * [-3.84 / 39])
+    verdict = judge({"steps": (range(40), scores, np.ones(40))}, level=0.01)
+    assert 0.0095 < verdict.p_value < 0.01
+    words = "drift over all layers" if drifts else "off at layer 0"
+    assert words in replace(result, verdict=verdict).conclusion()
 
 
 def test_inputs_given_as_array_tensor_or_not_at_all():
