@@ -123,7 +123,7 @@ def test_validate_tests_the_law_of_the_weights_when_asked(tmp_path, capsys):
     arguments = ["--alpha", 0.2, "--gain", 1, "--out", tmp_path]
     assert run("validate", *SMALL, *arguments) == 0
     assert "measured only: the law of the weights beyond" in capsys.readouterr().out
-    assert run("validate", *SMALL, *arguments, "--distribution", "normal", "--json") == 0
+    assert run("validate", *SMALL, *arguments, "--distribution", "normal", "--json", "--force") == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
     assert cell["tested"].endswith("row norms, fourth moment, row directions, shared weights")
 
