@@ -10,7 +10,7 @@ out independent at the output and give up to √B times as many. Well-known mist
 once, a single wrong layer of 50 is named, and so are weights that are not normal.
 Answer: yes to each.
 Source: hall1983 (law of the scores).
-Run time: 6 minutes on one core.
+Run time: 11 minutes on one core.
 """
 
 from __future__ import annotations
