@@ -338,24 +338,23 @@ def _mirror(
 
     Everything is multiplied by powers of two, which is exact: slopes one rounding apart stay apart.
     """
-    signals = [torch.stack(list(values)).double() for values in (before, after, image)]
+    start, end, there = (torch.stack(list(values)) for values in (before, after, image))
+    shift = torch.tensor(powers, device=start.device)[:, None, None]
+    if start.dtype is torch.float64:  # squares of narrower formats fit as they are
+        exponent = torch.frexp(start.abs().amax(-1, keepdim=True))[1].clamp(-1000, 1000)
+        scale = torch.exp2(-exponent.double())
+        start, there, shift = start * scale, there * scale, shift - exponent
+    start, end, there = start.double(), end.double(), there.double()
+    if bool(shift.any()):
+        end = end * torch.exp2(shift.clamp(-1074, 1023).double())
+    difference = (end - there).mul_(end + there)
+    both = end.square_().add_(there.square_())
+    square = start.square_()
     if lives is not None:
-        signals = [values * lives for values in signals]
-    peak = signals[0].abs().amax(-1, keepdim=True)
-    exponent = torch.frexp(peak)[1].clamp(-1000, 1000)
-    scale = torch.exp2(-exponent.double())
-    shift = torch.tensor(powers, device=peak.device)[:, None, None]
-    shifted = torch.exp2((shift - exponent).clamp(-1074, 1023).double())
-    start, end, mirrored = signals[0] * scale, signals[1] * shifted, signals[2] * scale
-    square = start.square()
+        both, square = both.mul_(lives), square.mul_(lives)
     total = square.mean(-1, keepdim=True)
     share = torch.where(total > 0, 1 / total, 0.0).mT
-    rows = (
-        (end - mirrored) * (end + mirrored) / 2,
-        (end.square() + mirrored.square()) / 2,
-        square,
-    )
-    return torch.cat([share @ row for row in rows], dim=1)
+    return torch.cat((share @ difference / 2, share @ both / 2, share @ square), dim=1)
 
 
 def _log_mean_square(signal: _Signal) -> Tensor:
