@@ -8,9 +8,9 @@ off by δ moves the drift score of the forward weights alone, for a single input
 N = 16, so 0.5 % is rejected in at least 99 % of cases. Backward, the gradients of B inputs start
 out independent at the output and give up to √B times as many. Well-known mistakes are rejected at
 once, a single wrong layer of 50 is named, and so are weights that are not normal.
-Answer: p-values of right nets are uniform, a gain 0.5 % off is rejected 100 times in 100, and every
-known mistake of the list is rejected and named.
-Source: hall1983 (law of the scores).
+Answer: of right nets in 2,000 random settings 4.5 % have a p-value below 5 %, a gain 0.5 % off is
+rejected 40 times in 40, and every known mistake of the list is rejected.
+Source: hall1983 (law of the scores), sidak1967 (one p-value from many).
 Run time: 11 minutes on one core.
 """
 
