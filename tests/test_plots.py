@@ -98,6 +98,12 @@ def test_grid_has_a_column_a_slope_and_p_values_in_the_legends():
     assert len(shown) == 4
     for result, text in zip(results, shown, strict=True):
         assert f"{result.gain_over_critical:g} g*:  {plots.p_text(result.p_value)}" in text
+    for row, quantity in ((figure.axes[:2], "q"), (figure.axes[2:], "grad")):
+        drawn = [line for ax in row for line in ax.get_lines() if line.get_marker() == "o"]
+        for result, line in zip(results, drawn, strict=True):
+            rows = [each for each in result.records() if quantity == "q" or each["layer"] > 0]
+            wanted = [each[f"log10_{quantity}_measured"] for each in rows]
+            np.testing.assert_allclose(line.get_ydata(), wanted)
     own = plt.figure()
     assert plots.grid(results[:1], own) is own
     with pytest.raises(ValueError, match="results is empty"):

@@ -2,7 +2,8 @@
 
 q settles where L(x) = log(g²V + σ_b²) − x is zero, x = log q. L is known at knots and in between
 (``log_kernel``); from the start the iteration moves in the direction of the sign of L up to the
-first zero, or for ever. Then 1 − c settles where g²·R(q*, 1 − c) = 1, R decreasing.
+first zero, or for ever. It never swings about q*: as 2qV′ = E φ²(z² − 1) ≥ −V for z normal,
+χ∥ ≥ −1/2 there. Then 1 − c settles where g²·R(q*, 1 − c) = 1, R decreasing.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ MARGIN = 1e-9  # |χ − 1| below this is one
 SMALLEST_DEFICIT = math.log(1e-28)
 
 STABLE = "stable"
-UNSTABLE = "unstable"
 HALF = "half-stable"
 NEUTRAL = "neutral"
 NONE = "none"
@@ -41,7 +41,6 @@ REASONS = {
     "grows": "q grows without bound: there is no finite fixed point above the start",
     "touches": "half-stable: the variance map touches the diagonal at q* without crossing it",
     "every": "neutral: every q is a fixed point, so q stays where it starts",
-    "swings": "unstable: q swings about q* (chi_parallel < -1)",
 }
 
 
@@ -63,8 +62,8 @@ class FixedPoint(Result):
         chi: g²·E φ′² at q*.
         chi_parallel: the slope of the variance map at q*.
         chi_c: the slope of the correlation map at c*; inf where it has none.
-        stability: "stable", "half-stable" (from one side only), "unstable", "neutral" (every q is
-            fixed), or "none" (q grows without bound).
+        stability: "stable", "half-stable" (from one side only), "neutral" (every q is fixed), or
+            "none" (q grows without bound).
         reason: the same in words.
     """
 
@@ -329,7 +328,6 @@ def fixed_point(cells: NetGrid, q0: float = 1.0) -> FixedPoint:
     chi, slope = cells.chi(x), cells.slope(np.where(np.isfinite(x), x, np.sign(x) * 1e6))
     touching = (why == "pulled") & (np.abs(slope - 1) < 1e-7)
     why[touching & (x > -REACH)] = "touches"
-    why[(why == "pulled") & (slope < -1)] = "swings"
     deficit = settle_c(cells, x)
     stability = np.array([_STABILITY[key] for key in why], dtype=object)
     with np.errstate(over="ignore", under="ignore"):
@@ -353,7 +351,6 @@ _STABILITY = {
     "grows": NONE,
     "touches": HALF,
     "every": NEUTRAL,
-    "swings": UNSTABLE,
 }
 
 

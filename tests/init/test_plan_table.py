@@ -56,6 +56,16 @@ def test_a_plan_is_narrow_and_its_records_are_whole():
     assert [row["kind"] for row in rows].count("untouched") == 6
 
 
+def test_the_slope_of_several_channels_is_their_root_mean_square():
+    net = mlp(lambda: nn.PReLU(32))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.linspace(-0.5, 0.9, 32))
+    slope = float(net[1].weight.detach().double().square().mean().sqrt())
+    last = plan(net).layers[-1]
+    assert last.alpha == pytest.approx(slope, rel=1e-7)
+    assert last.gain == pytest.approx((2 / (1 + slope**2)) ** 0.5, rel=1e-7)
+
+
 def test_long_reasons_are_wrapped_and_what_is_cut_is_in_the_records():
     reason = "fed by " + " and ".join(f"'block.{i}.activation' (GELU)" for i in range(40))
     layer = LayerPlan("a" * 90, "Linear", (3, 4), 0.1, 1.0, 4, 3, 0.5, reason)

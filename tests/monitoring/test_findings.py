@@ -105,6 +105,19 @@ def test_a_slope_that_hears_far_less_than_the_others_is_idle():
         assert by_name(mon)["fc.2"]["negative_share"] > 0.2  # not for want of negatives
 
 
+def test_a_slope_is_idle_only_after_a_whole_window_without_negatives():
+    model = nn.Sequential(nn.Linear(4, 8), nn.PReLU(), nn.Linear(8, 1))
+    fill(model)
+    high, usual = torch.full((8,), 60.0), torch.zeros(8)
+    with monitor(model, thresholds=Thresholds(window=2, slope_signal=0.0)) as mon:
+        for bias, idle in ((high, False), (usual, False), (high, False), (high, True)):
+            with torch.no_grad():
+                model[0].bias.copy_(bias)
+            model(seeded(16, 4)).square().sum().backward()
+            assert (("0", "slopes idle") in problems(mon)) == idle
+            model.zero_grad()
+
+
 def test_the_threshold_itself_counts_as_dying():
     for share, wanted in ((0.75, {("0", "dying")}), (0.76, set())):
         model = dying_net()

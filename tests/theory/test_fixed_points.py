@@ -159,3 +159,28 @@ def test_fixed_points_on_other_knots(k):
     q = math.exp(k / 8)
     mf = MeanField("tanh", math.sqrt(q / float(MeanField("tanh").variance_map(q))))
     assert mf.fixed_point(q0=0.05).q_star == pytest.approx(q, rel=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("name", "gain", "q_star"),
+    [("tanh", 0.9, 1e-40 / (1 - 0.81)), ("relu", 1.0, 2e-40), ("relu_squared", 1.0, 1e-40)],
+)
+def test_below_the_tables_the_bias_alone_holds_q(name, gain, q_star):
+    """q* = σ_b²/(1 − g²V/q) where V/q is level at 0, σ_b² where it vanishes there."""
+    point = MeanField(name, gain, 1e-20).fixed_point(q0=1e-3)
+    assert point.q_star == pytest.approx(q_star, rel=1e-9, abs=0) and point.stable
+
+
+def test_q_never_swings():
+    """2qV′ = E φ²(z² − 1) ≥ −V, so χ∥ ≥ −1/2 at q*, even where V falls as fast as it can."""
+    net, q = MeanField(lambda x: np.exp(-(x**2))), np.array([0.1, 10.0, 1e4])
+    share = q * net.chi_parallel(q=q) / net.variance_map(q)
+    assert (share > -0.5).all() and share[-1] < -0.499
+
+
+@pytest.mark.parametrize(
+    ("gain", "stability"), [(1.0, "stable"), (math.sqrt(2), "neutral"), (2.0, "none")]
+)
+def test_only_stable_points_are_stable(gain, stability):
+    point = MeanField("relu", gain).fixed_point()
+    assert point.stability == stability and point.stable is (stability == "stable")

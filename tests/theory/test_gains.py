@@ -10,7 +10,7 @@ from sigprop.theory.critical import solve_critical
 from sigprop.theory.explain import explain_gain
 from sigprop.theory.fixed_points import NoSolution
 from sigprop.theory.gains import gain, tailored_slope
-from sigprop.theory.leaky import g_star, trajectory
+from sigprop.theory.leaky import g_star, trajectory, variance_map, variance_output
 
 
 def test_the_published_gains():
@@ -42,6 +42,15 @@ def test_a_forward_gain_keeps_q_with_bias_too():
 
     g = gain("gelu", q=2.5, bias_std=0.7)
     assert MeanField("gelu", g, 0.7).variance_map(2.5) == pytest.approx(2.5, rel=1e-14)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, -2.0])
+def test_a_leaky_gain_with_a_bias_away_from_q_of_one(alpha):
+    g = gain("leaky_relu", alpha, q=3.0, bias_std=0.8)
+    assert g == pytest.approx(math.sqrt((3 - 0.64) / 3 * 2 / (1 + alpha**2)), rel=1e-14)
+    assert variance_map(3.0, g, alpha, bias_std=0.8) == pytest.approx(3.0, rel=1e-14)
+    centred = gain("leaky_relu", alpha, kind="unit_variance", q=3.0, bias_std=0.8)
+    assert centred**2 * variance_output(3.0, alpha) + 0.64 == pytest.approx(3.0, rel=1e-13)
 
 
 @pytest.mark.parametrize(("depth", "slope"), [(20, 0.181380), (100, 0.570440)])

@@ -44,6 +44,27 @@ def test_unequal_weights_against_numerical_inversion(weights, degrees):
             assert abs(z - special.ndtri(exact)) > 3 * abs(score - special.ndtri(exact))
 
 
+@pytest.mark.parametrize("z", [-45.0, -2.0, 0.5, 3.0])
+def test_a_law_that_is_skewed_to_the_left_is_the_mirror_of_one_to_the_right(z):
+    mean, k2, k3 = cumulants([1.0], 9)
+    here = mean + z * math.sqrt(k2)
+    assert cumulant_score(-here, -mean, k2, -k3) == -cumulant_score(here, mean, k2, k3)
+    if z > -2:
+        exact = special.ndtri(stats.chi2.cdf(here, 9))
+        assert cumulant_score(-here, -mean, k2, -k3) == pytest.approx(-exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.5, 1.8, 2.5])
+def test_where_a_tail_underflows_the_score_is_that_of_the_saddle_point(share):
+    """r + log(u/r)/r (barndorff1986) of χ²(ν) at share·ν."""
+    degrees = 10**4
+    root = math.copysign(math.sqrt(degrees * (share - 1 - math.log(share))), share - 1)
+    exact = root + math.log((share - 1) * math.sqrt(degrees / 2) / root) / root
+    assert abs(exact) > 38
+    score = cumulant_score(share * degrees, *cumulants([1.0], degrees))
+    assert score == pytest.approx(exact, rel=0.02)
+
+
 def test_a_hopeless_statistic_keeps_a_finite_score_of_the_right_sign():
     assert 50 < cumulant_score(1e4, *cumulants([1.0], 100)) < 1e3
     assert -1e3 < cumulant_score(0.0, *cumulants([1.0], 10**5)) < -100
