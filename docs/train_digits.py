@@ -6,6 +6,7 @@ from torch import nn
 import sigprop
 from sigprop.data import digits
 
+torch.manual_seed(0)  # for the weights and the batches
 images, labels = (torch.as_tensor(values) for values in digits())  # 1,797 of 8 × 8 pixels
 learn, asked = (images[:1437].float(), labels[:1437]), (images[1437:].float(), labels[1437:])
 hidden = [part for _ in range(10) for part in (nn.Linear(64, 64), nn.PReLU())]

@@ -16,6 +16,12 @@ IntArray = NDArray[np.int64]
 Progress: TypeAlias = Callable[[int, int | None], object]
 """What an argument ``progress`` is: called with what is done and the total (None: not known)."""
 
+NO_SLOPE = (
+    " The slope of ReLU is 0, that of nn.LeakyReLU(a) is a; activations by name go into gain(…), "
+    "MeanField(…) and validate(activation=…)."
+)
+"""What is said of an activation that is given as alpha."""
+
 
 def real_array(
     name: str,
@@ -48,7 +54,8 @@ def real_array(
     """
     array = _as_array(name, value)
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be real numbers; got {shown(value)} ({array.dtype}).")
+        hint = NO_SLOPE if name == "alpha" and (isinstance(value, str) or callable(value)) else ""
+        raise TypeError(f"{name} must be real numbers; got {shown(value)} ({array.dtype}).{hint}")
     if array.size == 0:
         raise ValueError(f"{name} is empty; give at least one number.")
     numbers = array.astype(np.float64)

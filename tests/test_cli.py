@@ -189,6 +189,16 @@ def test_gain(capsys):
     assert "none" in capsys.readouterr().out
 
 
+def test_the_activation_may_stand_without_a_word_before_it(capsys):
+    for theirs, ours in (
+        ("gain gelu", "gain --activation gelu"),
+        ("gain leaky_relu --negative-slope 0.1", "gain --alpha 0.1"),
+        ("explain tanh --gain 1.2", "explain --gain 1.2 --activation tanh"),
+    ):
+        printed = [(run(*line.split()), capsys.readouterr().out) for line in (theirs, ours)]
+        assert printed[0] == printed[1] and printed[0][0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

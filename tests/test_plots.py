@@ -269,3 +269,14 @@ def test_a_check_marks_zero_and_not_finite_at_the_edge():
     assert [[text.get_text() for text in ax.texts] for ax in figure.axes] == [["0"], ["!"]]
     with pytest.raises(ValueError, match="no weight layer"):
         plots.check([])
+
+
+def test_a_phase_diagram_names_no_edge_where_there_is_none():
+    gains, biases = np.array([0.5, 1.0, 2.0]), np.array([0.0, 1.0])
+    none = [{"bias_std": bias, "gain": np.nan, "stable": False} for bias in biases]
+    ax = plots.phase_diagram(gains, biases, np.ones((2, 3)), none, name="softplus")
+    assert ax.get_legend() is None and not ax.get_lines()
+    ax = plots.phase_diagram(gains, biases, np.ones((2, 3)), [none[0], none[1] | {"gain": 1.0}])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "edge of chaos, no net settles there"
+    ]

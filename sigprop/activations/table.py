@@ -29,6 +29,13 @@ ACTIVATIONS: Mapping[str, Builder] = MappingProxyType(_ROWS)
 _HUGE = 1e150
 _ALSO = {"linear": "identity"}  # what torch.nn.init.calculate_gain calls it
 _TORCH_PARAMETERS = {"negative_slope": "alpha"}
+_OURS = {
+    "sigma_w": "gain",
+    "sigma_w2": "gain (its square root)",
+    "sigma_b": "bias_std",
+    "sigma_b2": "bias_std (its square root)",
+}
+"""Names of papers for what is no parameter of an activation, and ours."""
 
 LEAKY_FAMILY: Mapping[str, float | None] = MappingProxyType(
     {"identity": 1.0, "relu": 0.0, "leaky_relu": None, "prelu": None}
@@ -104,7 +111,8 @@ def activation(name: str, **parameters: Any) -> Activation:
             given[own] = _plain(key, value)
         else:
             takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-            raise TypeError(f"activation {name!r} has no parameter {key!r}; {takes}.")
+            ours = f" Here {key} is called {_OURS[key]}." if key in _OURS else ""
+            raise TypeError(f"activation {name!r} has no parameter {key!r}; {takes}.{ours}")
     return _made(name, tuple(given.items()))
 
 

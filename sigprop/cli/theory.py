@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         "The three gains of an activation: forward (keeps a second moment of q), critical (keeps "
         "the gradient) and unit variance (for centred weights). For the leaky family with --width "
         "also the gain at which the typical net of that width neither grows nor dies.",
-        "examples:\n  sigprop gain --activation mish --bias-std 0.1\n"
+        "examples:\n  sigprop gain mish --bias-std 0.1\n"
         "  sigprop gain --activation leaky_relu --alpha 0.2 --width 64",
     )
     gain.add_argument("--q", type=float, default=1.0, metavar="Q", help="second moment to keep")
@@ -86,13 +86,18 @@ def _command(
     bias: bool = True,
     usage: str = "[options]",
 ) -> Any:
+    usage = f"[NAME] {usage}"
     command = add_command(
         commands, name, help=summary, description=description, epilog=examples, usage=usage
     )
     add = command.add_argument
-    add("--activation", default="leaky_relu", metavar="NAME", help="its name")
+    add(
+        "activation", nargs="?", default=argparse.SUPPRESS, metavar="NAME", help="of the activation"
+    )
+    add("--activation", default="leaky_relu", metavar="NAME", help="the same")
     add(
         "--alpha",
+        "--negative-slope",
         type=float,
         metavar="A",
         help="its parameter of that name; if not given: its own default",

@@ -34,6 +34,7 @@ def add(commands: Any) -> None:
     add = command.add_argument
     add(
         "--alpha",
+        "--negative-slope",
         type=float,
         nargs="+",
         default=None,

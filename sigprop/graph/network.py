@@ -154,6 +154,27 @@ class Graph:
         """Whether the output of a node enters an activation before any other weight layer."""
         return any(target.kind == "activation" for target in self.targets(name))
 
+    def enters_normalization(self, name: str) -> bool:
+        """Whether all that the output of a node enters is a normalization: its scale is void."""
+        waiting, met = list(self._users[name]), False
+        while waiting:
+            user = waiting.pop()
+            if user.kind == "normalization":
+                met = True
+            elif user.kind in ("passage", "shift", "scale"):
+                waiting += self._users[user.name]
+            else:
+                return False
+        return met
+
+    @cached_property
+    def _users(self) -> dict[str, list[Node]]:
+        found: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for before in node.inputs:
+                found[before].append(node)
+        return found
+
     @cached_property
     def _sources(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from sigprop.init.plan import InitPlan
 from sigprop.init.request import Request
 from sigprop.init.signal_warnings import SignalWarning
 from sigprop.init.targets import target_decision
+from sigprop.prediction.inputs import shapes_drawn
 from sigprop.reading.calling import collector_waits, unwrapped
 
 Target = TypeVar("Target", bound="nn.Module | Tensor")
@@ -36,7 +38,8 @@ def decision_of(
         )
     model = unwrapped(target)
     if request.aim is None:
-        return Decision(model, request, generator)
+        example = shapes_drawn(model, request.example)
+        return Decision(model, replace(request, example=example), generator)
     return target_decision(model, request, generator)
 
 

@@ -85,7 +85,7 @@ def kaiming_leaky_init(
             another stream. Drawn in float64 for float64 weights, else in float32, then cast;
             weights in the order of ``named_modules()``, each before its bias.
         example: what to call the model with, on which it is run once: a tensor, a tuple of
-            positional or a dict of keyword arguments. Where the model does not run
+            positional or a dict of keyword arguments, or their shapes. Where the model does not run
             on it, its own error is said.
         strict: whether what cannot be set is refused; False: it is left as it is, and :func:`plan`
             lists it with the reason.

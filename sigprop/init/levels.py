@@ -84,10 +84,6 @@ class _GainWalk:
 
     def run(self) -> Levels:
         self.rules = Rules(self.graph, self.criterion)
-        self.users: dict[str, list[Node]] = {node.name: [] for node in self.graph.nodes}
-        for node in self.graph.nodes:
-            for before in node.inputs:
-                self.users[before].append(node)
         gains = {name: math.sqrt(held.square) for name, held in self.held.items()}
         gains |= {name: stated.gain for name, stated in self.stated.items()}
         self.units = input_units(self.graph, self.criterion, self.nominal, gains)
@@ -147,7 +143,7 @@ class _GainWalk:
         if node.name in self.centred and (node.name not in self.held or node.measured is None):
             rest = signal.q - signal.mean**2
             signal = signal._replace(q=max(rest, 0.0), mean=0.0, slopes=None)
-        void = self._is_void(node)
+        void = self.graph.enters_normalization(node.name)
         if node.name in self.held:
             leaves, decided = self._hold(node, signal)
         elif node.name in self.stated:
@@ -210,7 +206,7 @@ class _GainWalk:
             out = WeightOutput(q, found[0].mean, level or q, signal.known, growth)
         change = 1.0
         at_input = signal.raw and self.criterion.kind == "leaky"
-        if not at_input and not self._is_void(node):
+        if not at_input and not self.graph.enters_normalization(node.name):
             seen = node.measured
             if self._target(signal) <= 0:
                 change = 1.0
@@ -353,16 +349,3 @@ class _GainWalk:
             outside=self.criterion.kind == "leaky",
             bracket=found.bracket,
         )
-
-    def _is_void(self, node: Node) -> bool:
-        """Whether all that a weight's output enters is a normalization."""
-        waiting, met = list(self.users[node.name]), False
-        while waiting:
-            user = waiting.pop()
-            if user.kind == "normalization":
-                met = True
-            elif user.kind in ("passage", "shift", "scale"):
-                waiting += self.users[user.name]
-            else:
-                return False
-        return met

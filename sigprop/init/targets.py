@@ -28,6 +28,7 @@ from sigprop.init.decisions import UNEVEN, Decision
 from sigprop.init.forecast import warnings_of
 from sigprop.init.gains import Criterion
 from sigprop.init.jobs import Biases, GainChoice, Job, fans_of_uses, job_of, merged, writables_of
+from sigprop.init.levels import VOID
 from sigprop.init.lever import Lever, critical_lever, edge_lever
 from sigprop.init.plan import InitPlan
 from sigprop.init.request import Request
@@ -309,7 +310,8 @@ class TargetDecision(Decision):
         fan = fans_of_uses(weight, tuple(weight.used.value.shape), self.request)[0]
         made = self.deciding.makers(use.node)
         words = f"fed by {in_words(made)}, mean square {use.enters:.4g}"
-        reason = f"{words}; {use.reason}" if use.reason else words
+        void = self.deciding.reading.graph.enters_normalization(use.node.name)
+        reason = "; ".join(filter(None, (words, use.reason, VOID if void else "")))
         std = self.deciding.std(weight)
         return GainChoice(std * math.sqrt(fan), None, reason, activations_behind(made) or "input")
 

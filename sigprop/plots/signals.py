@@ -252,15 +252,16 @@ def phase_diagram(
     bar = ax.figure.colorbar(mesh, ax=ax, extend="both")
     bar.set_label(r"$\log_{10}\chi$: change of the squared gradient per layer")
     for stable, style in ((True, "-"), (False, ":")):
-        shown = [(r["gain"], r["bias_std"]) for r in edge if bool(r["stable"]) is stable]
-        if shown:
+        rows = [row for row in edge if bool(row["stable"]) is stable]
+        shown = [(row["gain"], row["bias_std"]) for row in rows]
+        if any(np.isfinite(row["gain"]) for row in rows):
             label = "edge of chaos, " + ("stable" if stable else "no net settles there")
             ax.plot(*zip(*shown, strict=True), color=INK, linestyle=style, label=label)
     ax.set(xlabel="gain", ylabel=r"bias standard deviation $\sigma_b$")
     ax.set_xlim(float(gains[0]), float(gains[-1]))
     ax.set_ylim(float(biases[0]), float(biases[-1]))
     ax.set_title(f"{name}: blue, gradients vanish; red, they explode".lstrip(": "))
-    if edge:
+    if ax.get_legend_handles_labels()[1]:
         ax.legend(loc="lower right")
     return ax
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.reading.calling import described, flatten
+from sigprop.reading.failures import instead_of
 
 _SEED = 0x73696770  # no seed that weights are drawn with: the two would not be independent
 
@@ -33,6 +34,12 @@ def example_of(model: nn.Module, x: Any) -> tuple[Any, set[int]]:
     return _made(model, x, drawn, torch.Generator().manual_seed(_SEED)), drawn
 
 
+def shapes_drawn(model: nn.Module, x: Any) -> Any:
+    """An example as it is; of shapes alone, numbers drawn for them."""
+    shapes = isinstance(x, tuple | Mapping) and not any(True for _ in flatten(x))
+    return example_of(model, x)[0] if shapes else x
+
+
 def _made(model: nn.Module, x: Any, drawn: set[int], source: torch.Generator) -> Any:
     if isinstance(x, Tensor):
         return x
@@ -48,7 +55,7 @@ def _made(model: nn.Module, x: Any, drawn: set[int], source: torch.Generator) ->
         return x
     raise TypeError(
         f"x must be a tensor, a shape, a (shape, dtype), or a tuple or dict of these; got "
-        f"{described(x)}."
+        f"{described(x)}. Give {instead_of(x)}."
     )
 
 

@@ -16,6 +16,8 @@ from sigprop.reading.calling import as_found, attributes_kept, call, cloned, fla
 HINTS = {
     r"more than 1 value per channel": "Batch norm in training needs at least 2 samples: give a "
     "larger batch, or put the model into model.eval().",
+    r"checking arguments for embedding": "A table is looked up by whole numbers: give x.long(); "
+    "instead of a shape a shape with its type, (shape, torch.int64).",
     r"dtype|scalar type|Input type": "Cast the input or the model, so that their types agree: "
     "x.to(next(model.parameters()).dtype).",
     r"meta": "What is on the meta device has no values: give an input that has some; give a model "
@@ -61,15 +63,20 @@ def errors_named(model: nn.Module, example: Any) -> Iterator[None]:
         said = f"{type(own).__name__}: {own}".rstrip(". :\n")
         if not given:
             kind = type(example).__name__
-            instead = INSTEAD.get(kind, "a tensor, or a tuple or dict of them")
             raise TypeError(
-                f"the model does not run on x of type {kind}. It says: {said}. Give {instead}."
+                f"the model does not run on x of type {kind}. It says: {said}. "
+                f"Give {instead_of(example)}."
             ) from error
         shown = ", ".join(given).replace("torch.", "")
         hints = (hint for pattern, hint in HINTS.items() if re.search(pattern, said))
         raise ValueError(
             f"the model does not run on {shown}. It says: {said}. {next(hints, '')}".rstrip()
         ) from error
+
+
+def instead_of(value: Any) -> str:
+    """What to give instead of a value that models rarely take."""
+    return INSTEAD.get(type(value).__name__, "a tensor, or a tuple or dict of them")
 
 
 def _raised(model: nn.Module, example: Any) -> Exception | None:

@@ -305,4 +305,4 @@ def _why_none(kernel: LogKernel) -> str:
     eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
     if (np.abs(eta) < _flat(kernel)).all():
         return "at chi = 1 every layer adds sigma_b^2 to q, which grows without bound"
-    return "no q in [e^-70, e^70] has q = V/D + sigma_b^2, which chi = 1 asks for"
+    return "no edge: for no q from e^-70 to e^70 does the gain that makes chi = 1 keep q"

@@ -181,3 +181,22 @@ def test_a_branch_that_starts_at_zero_adds_nothing():
     made = {layer.name: layer for layer in plan(ZeroLast(), kind="forward", example=x).layers}
     assert list(made) == ["a", "b", "fc"] and made["b"].gain == pytest.approx(2**0.5)
     assert "normalized next" in made["b"].reason
+
+
+@pytest.mark.parametrize("target", ["forward", "critical"])
+def test_a_void_scale_is_said_with_a_target_too(target):
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.GELU(), nn.Linear(8, 4))
+    x = torch.randn(16, 6, generator=seeded())
+    first, last = plan(net, example=x, target=target).layers
+    assert "normalized next" in first.reason and "normalized next" not in last.reason
+
+
+@pytest.mark.parametrize("kind", [None, "forward"])
+def test_a_shape_is_an_example(kind):
+    net = nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(0.2), nn.Linear(8, 4))
+    of_shape, of_typed = (
+        plan(net, kind=kind, example=x) for x in ((16, 6), ((16, 6), torch.float))
+    )
+    assert of_shape == of_typed and len(of_shape.layers) == 2
+    with pytest.raises(ValueError, match=r"does not run on input \(16, 7\) float32"):
+        plan(net, kind=kind, example=(16, 7))

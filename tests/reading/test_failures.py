@@ -58,3 +58,17 @@ def test_a_model_of_anything_is_measured_and_out_of_memory_is_not_reworded():
     assert sigprop.measure(Reads(), X.numpy())[0].second_moment > 0
     with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
         sigprop.measure(Reads(), None)
+
+
+@pytest.mark.parametrize("run", [sigprop.predict, sigprop.check, sigprop.initialize])
+def test_what_is_no_example_is_said_with_what_to_give_instead(run):
+    with pytest.raises(TypeError, match=r"got ndarray. Give torch.as_tensor\(x\) with the model"):
+        run(net(), x=X.numpy()) if run is not sigprop.initialize else run(net(), example=X.numpy())
+
+
+@pytest.mark.parametrize("x", [(8, 16), torch.zeros(8, 16)])
+def test_tables_are_looked_up_by_whole_numbers(x):
+    model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"x.long\(\); instead of a shape .*torch.int64\)"):
+        sigprop.predict(model, x)
+    assert sigprop.predict(model, ((8, 16), torch.int64)).records()
