@@ -32,7 +32,8 @@ KNOTS = -REACH + PANEL * np.arange(PANELS + 1)
 TINY = 1e-300
 X_PANEL, ANGLE_PANEL = 1.5, 1.25
 ORDERS, ORDERS_AWAY = (10, 14), (16, 18)  # in log q, in angle; with kinks away from 0
-FAR = 30.0  # beyond, a φ that is straight on both sides is taken as two straight pieces (3e-7)
+FAR = 30.0  # beyond, a φ that is straight or flat on both sides is taken as two pieces (3e-7)
+SETTLED = 1e-6  # of the slopes in log-log: so near the last powers V and D are beyond ``far``
 MOST_BREAKS = 12  # of φ in a tile, whose cost goes as their square
 ANGLE_JUMP = 1e-7  # first panel where φ jumps
 
@@ -241,15 +242,54 @@ class LogKernel:
         if self.closed:
             return self._closed_r(x, deficit)
         x, deficit = np.broadcast_arrays(x, deficit)
-        tail = self.tail
-        if tail is None or not (x > FAR).any():
-            return self._tiled_r(x.ravel(), deficit.ravel()).reshape(x.shape)
-        log_r = np.empty(x.shape)
         far = x > FAR
+        if far.any() and (self.tail is not None or self.levels_differ):
+            far = x > self.far
+        else:
+            far = np.zeros(x.shape, dtype=bool)
+        log_r = np.empty(x.shape)
         log_r[~far] = self._tiled_r(x[~far], deficit[~far])
-        floor = np.maximum(deficit[far], 1e-30)
-        log_r[far] = np.log(tail(1.0, floor) / floor) + self.d(x[far])
+        if far.any():
+            rule = self._flat_r if self.tail is None else self._straight_r
+            log_r[far] = rule(x[far], np.maximum(deficit[far], 1e-30))
         return log_r
+
+    def _straight_r(self, x: Array, deficit: Array) -> Array:
+        assert self.tail is not None
+        return np.asarray(np.log(self.tail(1.0, deficit) / deficit) + self.d(x))
+
+    def _flat_r(self, x: Array, deficit: Array) -> Array:
+        """A step, J²·θ/2π, times what the width of the step does.
+
+        That is a function of √q·sin(θ/2) alone, known at ``far``.
+        """
+        angle = 2 * np.arcsin(np.sqrt(deficit / 2))
+        sine = np.exp((x - self.far) / 2) * np.sqrt(deficit / 2)
+        sine = np.minimum(sine, math.sqrt(0.5))
+        same = np.maximum(2 * sine**2, 1e-30)
+        known = self._tiled_r(np.full(x.shape, self.far), same)
+        return np.asarray(
+            known + np.log(angle / (2 * np.arcsin(sine)) / (deficit / same)) - (x - self.far)
+        )
+
+    @cached_property
+    def levels_differ(self) -> bool:
+        """Whether φ has a limit on either side, and not the same."""
+        if self.closed or self.jumps or self.ratio.powers[1] != -1 or self.d.powers[1] != -0.5:
+            return False
+        left, right = self.activation.f(np.array([[-1e12, -1e15], [1e12, 1e15]]))
+        near = 1e-9 * np.abs([left, right]).max()
+        return bool(np.ptp(left) < near and np.ptp(right) < near and abs(left[1] - right[1]) > near)
+
+    @cached_property
+    def far(self) -> float:
+        """The x, at least ``FAR``, from which on V and D are powers of q."""
+        bent = np.zeros(PANELS, dtype=bool)
+        for curve in (self.ratio, self.d):
+            with np.errstate(invalid="ignore"):
+                bent |= ~(np.abs(np.diff(curve.knots) / PANEL - curve.powers[1]) < SETTLED)
+        last = float(KNOTS[np.flatnonzero(bent)[-1] + 1]) if bent.any() else -REACH
+        return max(FAR, last)
 
     @cached_property
     def tail(self) -> Callable[..., Array] | None:
@@ -272,12 +312,22 @@ class LogKernel:
         return self._continued(value, x, near)
 
     def _continued(self, value: Array, x: Array, near: Array) -> Array:
-        """Beyond the table R goes as D does."""
+        """Beyond the table R goes as at c = 0, and is nowhere above D."""
         beyond = x - near
         if not beyond.any():
             return value
-        power = np.where(beyond < 0, self.d.powers[0], self.d.powers[1])
-        return np.asarray(value + power * beyond)
+        power = np.where(beyond < 0, self.r_powers[0], self.r_powers[1])
+        value = value + power * beyond
+        parted = self.jumps or self.activation.kind == "random"
+        return np.asarray(value if parted else np.minimum(value, self.d(x)))
+
+    @cached_property
+    def r_powers(self) -> tuple[float, float]:
+        """The powers of q by which R goes on at c = 0, below and above the table."""
+        ends = np.exp([-REACH, PANEL - REACH, self.d.high - PANEL, self.d.high])
+        with np.errstate(divide="ignore"):
+            logs = np.log(np.maximum(self.moments.deficit(ends, np.ones(4)) / ends, TINY))
+        return _power(float(logs[1] - logs[0]) / PANEL), _power(float(logs[3] - logs[2]) / PANEL)
 
     # Tiles
 

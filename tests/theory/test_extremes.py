@@ -7,6 +7,7 @@ from sigprop import MeanField, critical_gain, gain
 from sigprop.closed_form import step_kernels
 from sigprop.gaussian import deficit_expectation
 from sigprop.theory import half_stable_points, solve_critical
+from sigprop.theory.pair_rule import fast_deficit
 
 
 def bump(z):
@@ -73,3 +74,20 @@ def test_what_is_out_of_range_is_refused():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"<= 1e\+150"):
             call()
+
+
+@pytest.mark.parametrize(("phi", "size"), [("erf", 1e17), ("erf", 1e150), (np.sign, 1e-30)])
+def test_c_star_beyond_the_tables_is_that_of_a_step(phi, size):
+    # c = 1/2 + arcsin(c)/π, the smaller root
+    point = MeanField(phi, size, size).fixed_point()
+    assert point.c_star == pytest.approx(0.7898326283734407, rel=1e-12)
+    assert point.chi_c == pytest.approx(0.5189927252567941, rel=1e-9)
+
+
+def test_a_function_with_flat_sides_is_a_step_of_some_width_at_large_q():
+    kernel, q = MeanField("tanh").kernel, np.exp(46.0)
+    for deficit in (1.0, 1e-20):  # far wider than the step, and as narrow
+        theta = 2 * np.arcsin(np.sqrt(deficit / 2))
+        slow = fast_deficit(np.tanh, (), 2.0, q, theta) / (q * deficit)
+        found = kernel.log_r(np.array([46.0]), np.array([deficit]))
+        assert found == pytest.approx(np.log(slow), abs=5e-7)
