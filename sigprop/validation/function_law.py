@@ -55,13 +55,18 @@ class FunctionLaw:
 
     def __init__(self, activation: Activation) -> None:
         self.activation = activation
+        self._known: dict[tuple[tuple[int, ...], bytes], FloatArray] = {}
+        """Second moments that were integrated; the same layers are asked for several times."""
 
     def second_moment(self, q: FloatArray) -> FloatArray:
         """V(q) = E φ(√q z)², any shape."""
         kernels = self.activation.kernels
         if kernels is not None and kernels.second_moment is not None:
             return np.asarray(kernels.second_moment(q))
-        return self._moment(self.activation.f, q)
+        key = (np.shape(q), np.asarray(q, np.float64).tobytes())
+        if key not in self._known:
+            self._known[key] = self._moment(self.activation.f, q)
+        return self._known[key]
 
     def slope_moment(self, q: FloatArray) -> FloatArray:
         """E φ′(√q z)², any shape."""
