@@ -22,7 +22,7 @@ from mkdocs.structure.pages import Page
 import sigprop
 
 TOP = Path(__file__).resolve().parents[2]
-_PICTURE = re.compile(r"\]\(\.\./(figures/[\w.]+)\)")
+_PICTURE = re.compile(r"\]\(\.\./(figures/[\w.-]+)\)")
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([\w.]+)`")
 
 

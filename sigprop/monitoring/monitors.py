@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 import weakref
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 BLIND = 3
 """Steps of one optimizer without a forward pass that is seen, until the monitor says so."""
 
+_INSIDE = frozenset(("sigprop", "torch", "contextlib"))
+"""Packages whose lines a warning does not name."""
 _CLAIMS = threading.RLock()
 
 
@@ -343,7 +346,9 @@ class Monitor(Result):
         new = [f for f in found if (f.name, f.problem) not in self._warned]
         self._warned |= {(f.name, f.problem) for f in new}
         for together in by_problem(new) if self._warn else ():
-            warnings.warn(f"step {step}: {in_words(together)}", MonitorWarning, stacklevel=2)
+            warnings.warn(
+                f"step {step}: {in_words(together)}", MonitorWarning, stacklevel=_of_user()
+            )
 
     def _cutoff(self, number: int) -> int:
         """The step of the oldest report that still counts for dead units."""
@@ -362,7 +367,7 @@ class Monitor(Result):
         self._warned.add(("", problem))
         self.notes.append(text)
         if self._warn:
-            warnings.warn(text, MonitorWarning, stacklevel=2)
+            warnings.warn(text, MonitorWarning, stacklevel=_of_user())
 
     # What was seen
 
@@ -418,3 +423,11 @@ class Monitor(Result):
         self._seen, self._passes, self._due, self._versions = None, 0, False, None
         self.steps, self._reports, self._last_fired = read.steps, read.reports, read.last_fired
         self._warned, self.notes = read.warned, read.notes
+
+
+def _of_user() -> int:
+    """The ``stacklevel`` of a warning that names the line of the user's that led here."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    return level

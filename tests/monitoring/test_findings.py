@@ -231,3 +231,12 @@ def test_gradients_that_grow_on_their_way_back_explode():
     found = problems(mon)
     assert ("layers.0", "gradient explodes") in found
     assert "gradient vanishes" not in {problem for _, problem in found}
+
+
+def test_a_warning_names_the_line_of_the_user_that_led_to_it():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with sigprop.monitor(model, 1), pytest.warns(MonitorWarning, match="gain off") as caught:
+        model(seeded(4, 8)).sum().backward()
+        optimizer.step()
+    assert {warning.filename for warning in caught} == {__file__}

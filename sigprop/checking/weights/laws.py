@@ -27,6 +27,8 @@ NEAR = 1.25
 """Fewer layers than that, of no law of their own, are off the common law if it is so near."""
 RELU = math.sqrt(2)
 """The gain of ReLU."""
+LEAKY = "leaky relu "
+"""Begins the names of gains of leaky ReLU; the slope follows."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ def _seldom(gains: Mapping[str, float]) -> Iterator[Candidate]:
     for shape in (normal, uniform, cut):
         name = shape.name
         for word, gain in gains.items():
-            yield Candidate(f"kaiming {name}, fan_in, gain of {word}", shape, _fan_in(gain))
+            slope = word.removeprefix(LEAKY)
+            which = f"fan_in, gain of {word}" if slope == word else f"g*({slope})"
+            yield Candidate(f"kaiming {name}, {which}", shape, _fan_in(gain))
             yield Candidate(f"xavier {name}, gain of {word}", shape, _xavier(gain))
         yield Candidate(f"xavier {name}, gain of relu", shape, _xavier(RELU))
         yield Candidate(f"{name}, 1/fan_out", shape, _fan_out(1.0))
@@ -120,7 +124,7 @@ def gains_of(graph: Graph) -> dict[str, float]:
             found[node.operation] = 5 / 3 if node.operation == "tanh" else 0.75
         for alpha in set(node.alpha or ()) if len(set(node.alpha or ())) == 1 else ():
             if abs(alpha) > 0.02:  # nearer to ReLU no layer tells them apart
-                found[f"leaky relu {alpha:g}"] = math.sqrt(2 / (1 + alpha**2))
+                found[f"{LEAKY}{alpha:.3g}"] = math.sqrt(2 / (1 + alpha**2))
     return found
 
 

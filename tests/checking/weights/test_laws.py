@@ -157,9 +157,7 @@ def test_gains_are_those_of_the_activations_that_are_there():
     model = net(lambda: nn.LeakyReLU(0.5), (2000, 1500, 1800))
     drawn(model, "normal", lambda w: math.sqrt(2 / 1.25 / w.shape[1]))
     found = recognized(model, torch.randn(2, 2000))
-    assert {law.words for law in found.values()} == {
-        "kaiming normal, fan_in, gain of leaky relu 0.5"
-    }
+    assert {law.words for law in found.values()} == {"kaiming normal, g*(0.5)"}
 
 
 class Uses(nn.Module):
