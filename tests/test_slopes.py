@@ -92,6 +92,14 @@ def test_decay_moves_weights_and_leaves_slopes():
     assert torch.allclose(weight, 0.95 * before[0]) and torch.allclose(bias, 0.95 * before[1])
 
 
+def test_projection_narrows_the_interval_of_a_constrained_prelu():
+    model = nn.Sequential(ConstrainedPReLU(2, lower=0.0, upper=2.0, method="projection"))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([0.1, 1.5]))
+    project_slopes(model, 0.25, 0.5)
+    assert model[0].slopes().tolist() == [0.25, 0.5]
+
+
 def test_projection_keeps_what_is_inside_and_the_optimizer():
     model = nn.Sequential(nn.Linear(4, 3), nn.PReLU(3), ConstrainedPReLU(1, method="projection"))
     with torch.no_grad():

@@ -63,6 +63,7 @@ SEQUENCES = {
     "float16 and back": lambda z: z.half().float(),
     "windows": lambda z: z.unfold(-1, 4, 2),
     "a stack of two": lambda z: torch.stack([z, 2 * z]).sum(0),
+    "stacked in the place of the units": lambda z: torch.stack([z, 2 * z], dim=1),
     "stacked behind": lambda z: torch.stack([z, 2 * z], dim=-1),
     "a sum by axis=": lambda z: z.sum(axis=2),
     "a quantile": lambda z: z.quantile(0.5, 2),

@@ -78,6 +78,19 @@ def test_idle_unmoved_and_outlying_slopes():
         assert name in advice and callable(getattr(sigprop, name))
 
 
+def test_slopes_that_got_no_gradient_once_are_not_called_unmoved():
+    for factors, unmoved in (((1.0, 0.0), False), ((1.0, 1.0), True)):
+        model = net()
+        optimizer = torch.optim.SGD([model[0].weight], lr=0.0)  # no slope among them
+        with monitor(model, thresholds=Thresholds(window=2, gain_ratio=1e6)) as mon:
+            for factor in factors:
+                optimizer.zero_grad()
+                model.zero_grad()
+                (factor * model(seeded(16, 5)).square().sum()).backward()
+                optimizer.step()
+        assert (("0", "slopes unmoved") in problems(mon)) == unmoved
+
+
 class Branches(nn.Module):
     """Three branches that end in a PReLU; what the last one says hardly counts."""
 

@@ -90,7 +90,7 @@ def test_sidak_is_exact_for_independent_uniform_p_values():
         detect=0.05,
         mutant=lambda size, rng: rng.random((size, 5)).min(axis=1),
     )
-    assert sidak([1e-300, 0.5]) == pytest.approx(2e-300)
+    assert sidak([1e-300, 0.5]) == pytest.approx(2e-300, abs=0)
     assert sidak([0.0, 1.0]) == 0.0
     assert sidak([1.0, 1.0]) == 1.0
     with pytest.raises(ValueError, match="no p-value"):
@@ -130,6 +130,12 @@ def test_judge_names_the_layer_that_stands_out_and_only_that_one():
     assert not drifting.holds
     assert drifting.culprits == ()
     assert drifting.families[0].drift_score == pytest.approx(6 * math.sqrt(50))
+
+
+def test_one_wild_layer_does_not_make_the_others_stand_out():
+    """Layers are compared with the median, which it does not move."""
+    verdict = judge({"steps": (range(5), [0.1, -0.2, 50.0, 0.0, 0.3], np.ones(5))})
+    assert verdict.culprits == (2,)
 
 
 def test_layers_with_nothing_to_test_do_not_count():

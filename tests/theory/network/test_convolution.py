@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from sigprop import predict
 from sigprop.theory.network import Call, Constant, Signal, from_values
 from sigprop.theory.network.table import RULES, RuleContext
 from tests.theory.network.pairs import full_state
@@ -224,3 +225,21 @@ def test_weights_that_are_all_positive():
         assert_predicts("positive", lambda: lifted(Positive()), (3, 5, 7, 6),
                         nets=100, mutant=1.6, positions=positions, tolerance=0.04,
                         skip=("parameter 1.weight",))  # fmt: skip
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_channels_out_of_a_kernel_that_has_a_mean_are_alike_within_their_group(groups: int) -> None:
+    """All weights ½: the sum of the channels out is a known multiple of that of those in."""
+
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = nn.Conv2d(4, 8, 1, groups=groups, bias=False)
+            nn.init.constant_(self.map.weight, 0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.map(x).sum(1)
+
+    made = predict(Summed(), (2, 4, 3, 2))
+    assert made["map"].q == pytest.approx(0.25 * 4 / groups, rel=1e-12)
+    assert made["sum"].q == pytest.approx(4 * (0.5 * 8 / groups) ** 2, rel=1e-12)

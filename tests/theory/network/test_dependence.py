@@ -62,6 +62,28 @@ def test_scale_of_a_norm_before_maxima() -> None:
     )  # fmt: skip
 
 
+class Joined(nn.Module):
+    """A linear map, what is made of its output alone, and another."""
+
+    def __init__(self, join: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.join, self.last = nn.Linear(6, 8), join, nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.join(self.first(x)))
+
+
+def test_a_signal_beside_itself_is_twice_or_not_at_all() -> None:
+    def nodes(join: Callable[[torch.Tensor], torch.Tensor]) -> list[tuple[float, float | None]]:
+        torch.manual_seed(0)
+        return [(node.q, node.gradient) for node in predict(Joined(join), (5, 6))]
+
+    for one, other in zip(nodes(lambda h: h + h), nodes(lambda h: 2 * h), strict=True):
+        assert one == pytest.approx(other, rel=1e-12)
+    (x, first, difference, _) = nodes(lambda h: h - h)
+    assert difference[0] == 0 and x[1] == first[1] == 0 and first[0] > 0
+
+
 class Dense(nn.Module):
     """DenseNet: each map reads, through a norm, all that was made before."""
 
