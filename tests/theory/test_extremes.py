@@ -91,3 +91,13 @@ def test_a_function_with_flat_sides_is_a_step_of_some_width_at_large_q():
         slow = fast_deficit(np.tanh, (), 2.0, q, theta) / (q * deficit)
         found = kernel.log_r(np.array([46.0]), np.array([deficit]))
         assert found == pytest.approx(np.log(slow), abs=5e-7)
+
+
+@pytest.mark.parametrize("height", [0.0, 3.0])
+def test_a_constant_has_no_critical_gain(height):
+    def constant(z):
+        return height + 0 * z
+
+    for bias_std in (0.0, 1e-9, 3e9):
+        assert "constant" in solve_critical(constant, bias_std=bias_std).reason
+    assert half_stable_points(constant) == []
