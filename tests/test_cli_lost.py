@@ -288,6 +288,37 @@ def test_a_second_ctrl_c_counts_at_once():
     assert seen == ["first", "quiet"] and signal.getsignal(signal.SIGINT) is before
 
 
+def test_ctrl_c_while_a_command_is_read_is_one_line(capsys, monkeypatch):
+    def pressed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parser", pressed)
+    assert run("validate") == interrupts.INTERRUPTED
+    assert capsys.readouterr().err == "sigprop: interrupted\n"
+
+
+def test_ctrl_c_after_the_last_line_is_the_systems():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        interrupts.ended_at_once()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_overflow_loses_only_its_own_kind_of_net(here, capsys, undrawn):
+    line = "validate --activation gelu --depth 2 --width 24 --seeds 1 --batch 4 --device cpu"
+    line += " --input gaussian --out out"
+    assert run(f"{line} --gain 1e20") == 2  # not 1: nothing is rejected
+    assert "not finite in torch.float32" in capsys.readouterr().err
+    assert not (here / "out").exists()
+    assert run(f"{line} --gain 1 1e20") == 2
+    _, error = capsys.readouterr()
+    assert "1 of 2 kinds of net is finished; wrote out/validate.partial.png" in error
+    assert "not finite in torch.float32" in error
+    assert len(read_json(here / "out" / "validate.partial.json")["cells"]) == 1
+
+
 def test_a_handler_of_someone_else_stays():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from sigprop import __version__
-from sigprop.cli import check, regions, theory, validate
-from sigprop.cli.interrupts import INTERRUPTED, said
-from sigprop.cli.parsing import CommandHelp
+from sigprop.cli.interrupts import INTERRUPTED, ended_at_once, said
 
 USAGE = 2
 
@@ -20,20 +18,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0: holds, done; 1: rejected, unhealthy; 2: bad usage; 130: ended by Ctrl-C.
     """
-    options = parser().parse_args(arguments)
+    options = argparse.Namespace(command="")
     try:
+        parser().parse_args(arguments, options)
         code: int = options.run(options)
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, FloatingPointError) as error:
         print(f"sigprop {options.command}: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt as error:
-        print(f"sigprop {options.command}: {said(error)}", file=sys.stderr)
+        if arguments is None:  # the process ends here
+            ended_at_once()
+        print(f"{f'sigprop {options.command}'.strip()}: {said(error)}", file=sys.stderr)
         return INTERRUPTED
     return code
 
 
 def parser() -> argparse.ArgumentParser:
     """What reads the arguments, with a subparser for each command."""
+    # Here, so that a Ctrl-C while they load is answered like any other.
+    from sigprop.cli import check, regions, theory, validate
+    from sigprop.cli.parsing import CommandHelp
+
     found = argparse.ArgumentParser(
         prog="sigprop",
         usage="sigprop COMMAND [options]",

@@ -21,6 +21,20 @@ def said(error: KeyboardInterrupt) -> str:
     return f"interrupted: {error}" if str(error) else "interrupted"
 
 
+def ended_at_once() -> None:
+    """From here on another Ctrl-C ends the process without a word, as the system does.
+
+    Where Python does not take Ctrl-C, nothing is changed.
+    """
+    if _is_ours():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _is_ours() -> bool:
+    main = threading.current_thread() is threading.main_thread()
+    return main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @contextmanager
 def uninterrupted(words: str = "all is finished and written") -> Iterator[None]:
     """Let what runs inside come to its end before a first Ctrl-C counts; a second counts at once.
@@ -34,9 +48,7 @@ def uninterrupted(words: str = "all is finished and written") -> Iterator[None]:
     Raises:
         KeyboardInterrupt: at the end, if there was a Ctrl-C.
     """
-    before = signal.getsignal(signal.SIGINT)
-    main = threading.current_thread() is threading.main_thread()
-    if not main or before is not signal.default_int_handler:
+    if not _is_ours():
         yield
         return
     pressed = False
@@ -47,7 +59,7 @@ def uninterrupted(words: str = "all is finished and written") -> Iterator[None]:
             raise KeyboardInterrupt
         pressed = True
 
-    signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:

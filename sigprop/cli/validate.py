@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +127,19 @@ def run(options: argparse.Namespace) -> int:
     each = cell_level(level, len(cases))
     cases = [case | {"level": each} for case in cases]
     finished: dict[int, Validation] = {}
-    stopped = False
+    ended: BaseException | None = None
     try:
         with progress_bar("validate", "nets") as progress:
             validate_many(cases, progress=progress, finished=finished.__setitem__)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if not finished:
             raise KeyboardInterrupt("no kind of net is finished; nothing is written") from None
-        stopped = True
+        ended = error
+    except Exception as error:
+        if not finished:
+            raise
+        ended = error  # the rest is lost, not what is finished
+    if ended is not None:
         files = [partial(file) for file in files]
     results = [finished[number] for number in sorted(finished)]
     verdict = {
@@ -141,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
         "level": level,
         "cell_level": each,
         "holds": all(result.holds for result in results),
-        "complete": not stopped,
+        "complete": ended is None,
         "kinds_of_net_asked_for": len(cases),
         "input": options.input,
     }
@@ -151,12 +157,15 @@ def run(options: argparse.Namespace) -> int:
     with uninterrupted(words):
         show(json_text(found, indent=2) if options.json else _report(results, verdict))
         _write(results, found, files)
-        if not stopped:
+        if ended is None:
             clear_partial(files)
             if not options.json:
                 show(wrote)
-    if stopped:
+    if isinstance(ended, KeyboardInterrupt):
         raise KeyboardInterrupt(words)
+    if ended is not None:
+        print(f"sigprop validate: {words}", file=sys.stderr)
+        raise ended
     return 0 if verdict["holds"] else 1
 
 

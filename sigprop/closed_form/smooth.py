@@ -30,24 +30,26 @@ def _gelu_parts(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
     q1, q2, c = as_float(q1), as_float(q2), as_float(c)
     s, open_ = c * root_product(q1, q2), sine_of(c) ** 2
-    d = 1 + q1 + q2 + q1 * q2 * open_
-    both = 0.25 + np.arctan2(s, np.sqrt(d)) / (2 * np.pi)
-    return s, d, both, open_, q1 * q2
+    cross = root_product(q1, q2) * sine_of(c)
+    root_d = np.hypot(np.sqrt(1 + q1 + q2), cross)  # without the product of q₁ and q₂
+    both = 0.25 + np.arctan2(s, root_d) / (2 * np.pi)
+    return s, root_d, both, open_, cross
 
 
 def _gelu_covariance(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
-    s, d, both, open_, product = _gelu_parts(q1, q2, c)
+    s, root_d, both, _, cross = _gelu_parts(q1, q2, c)
     inverse = 1 / (1 + as_float(q1)) + 1 / (1 + as_float(q2))
-    rest = (product * open_ + s * s * inverse) / (2 * np.pi * np.sqrt(d))
-    return (s * both + rest)[()]
+    rest = cross * (cross / root_d) + s * inverse * (s / root_d)
+    return (s * both + rest / (2 * np.pi))[()]
 
 
 def _gelu_derivatives(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
     """dK/ds = E φ′(u)φ′(v)."""
-    s, d, both, open_, _ = _gelu_parts(q1, q2, c)
+    s, root_d, both, open_, _ = _gelu_parts(q1, q2, c)
     h1, h2 = 1 + as_float(q1), 1 + as_float(q2)
-    left = open_ + as_float(c) ** 2 * (h1 + h2 - 1) / (h1 * h2)
-    return (both + s * (1 + (h1 + h2) * left) / (2 * np.pi * d**1.5))[()]
+    left = open_ + as_float(c) ** 2 * (h1 + h2 - 1) / h1 / h2
+    rest = s / root_d * ((1 + (h1 + h2) * left) / root_d / root_d)
+    return (both + rest / (2 * np.pi))[()]
 
 
 def _gelu_deficit(q: ArrayLike, delta: ArrayLike) -> FloatArray:
@@ -85,7 +87,7 @@ def _gelu_second_moment(q: ArrayLike) -> FloatArray:
     q = as_float(q)
     root = np.sqrt(1 + 2 * q)
     both = 0.25 + np.arctan2(q, root) / (2 * np.pi)
-    return (q * both + q * q / (np.pi * (1 + q) * root))[()]
+    return (q * both + q / (1 + q) * q / (np.pi * root))[()]
 
 
 def _gelu_chi_parallel(q: ArrayLike) -> FloatArray:
@@ -93,7 +95,7 @@ def _gelu_chi_parallel(q: ArrayLike) -> FloatArray:
     q = as_float(q)
     h, d = 1 + q, 1 + 2 * q
     both = 0.25 + np.arctan2(q, np.sqrt(d)) / (2 * np.pi)
-    rest = q / (2 * h) + q * (2 + q) / h**2 - q * q / (h * d)
+    rest = q / (2 * h) + q / h * ((2 + q) / h) - q / h * (q / d)
     return (both + rest / (np.pi * np.sqrt(d)))[()]
 
 
@@ -112,18 +114,19 @@ GELU = Kernels(
 # erf: K = (2/π)·arcsin(2s/√((1 + 2q₁)(1 + 2q₂)))
 
 
-def _erf_d(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
-    q1, q2 = as_float(q1), as_float(q2)
-    return 1 + 2 * q1 + 2 * q2 + 4 * q1 * q2 * sine_of(as_float(c)) ** 2
+def _erf_root(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
+    """√((1 + 2q₁)(1 + 2q₂) − 4s²), without the product of q₁ and q₂."""
+    own = np.sqrt(1 + 2 * as_float(q1) + 2 * as_float(q2))
+    return np.hypot(own, 2 * root_product(q1, q2) * sine_of(as_float(c)))
 
 
 def _erf_covariance(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
     s = 2 * as_float(c) * root_product(q1, q2)
-    return (2 / np.pi * np.arctan2(s, np.sqrt(_erf_d(q1, q2, c))))[()]
+    return (2 / np.pi * np.arctan2(s, _erf_root(q1, q2, c)))[()]
 
 
 def _erf_derivatives(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
-    return (4 / np.pi / np.sqrt(_erf_d(q1, q2, c)))[()]
+    return (4 / np.pi / _erf_root(q1, q2, c))[()]
 
 
 def _erf_deficit(q: ArrayLike, delta: ArrayLike) -> FloatArray:
@@ -146,7 +149,7 @@ ERF = Kernels(
     derivative_covariance=_erf_derivatives,
     derivative_second_moment=lambda q: _erf_derivatives(q, q, 1.0),
     chi_parallel_moment=lambda q: (
-        4 / np.pi / ((1 + 2 * as_float(q)) * np.sqrt(1 + 4 * as_float(q)))
+        4 / np.pi / (1 + 2 * as_float(q)) / np.sqrt(1 + 4 * as_float(q))
     )[()],
 )
 """The error function (williams1997)."""

@@ -17,13 +17,14 @@ from numpy.typing import ArrayLike
 from sigprop.checks import real_array, real_number
 from sigprop.results import Result
 from sigprop.theory.fixed_points import HUGEST, NoSolution
-from sigprop.theory.log_kernel import KNOTS, REACH, LogKernel, kernel_of
+from sigprop.theory.log_kernel import KNOTS, REACH, TINY, LogKernel, kernel_of
 from sigprop.theory.roots import Array, bracketed_roots
 
 if TYPE_CHECKING:
     from sigprop.records import Row
 
 FLAT = 1e-12  # |η| below this is zero, with an exact φ′
+_CONSTANT = "the activation is constant: chi = 0 at any gain"
 _JUMPS = "the activation jumps, which parts two inputs however close: chi = inf at any gain"
 HALF_STABLE = 1e-7  # |χ∥ − 1| below this is one
 
@@ -85,6 +86,8 @@ def solve_critical(activation: Any, *, bias_std: float = 0.0, **parameters: Any)
     kernel = kernel_of(activation, **parameters)
     if kernel.parts:
         return CriticalPoint(math.nan, bias_std, math.nan, math.nan, False, _JUMPS)
+    if (kernel.d.knots <= math.log(TINY)).all():
+        return CriticalPoint(math.nan, bias_std, math.nan, math.nan, False, _CONSTANT)
     points = _at_zero(kernel) if bias_std == 0 else []
     if not (points and points[0].reason.startswith("every q")):
         points += [_point(kernel, x, bias_std) for x in _roots(kernel, bias_std)]
@@ -219,17 +222,18 @@ def half_stable_points(activation: Any, **parameters: Any) -> list[CriticalPoint
         []
     """
     kernel = kernel_of(activation, **parameters)
-    if kernel.parts:
+    if kernel.parts or (kernel.d.knots <= math.log(TINY)).all():
         return []
     ratio, d = kernel.ratio, kernel.d
 
     def excess(x: Array) -> Array:
-        return np.asarray(np.exp(ratio(x) - d(x)) * (1 + ratio.slope(x)) - 1)
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(ratio(x) - d(x)) * (1 + ratio.slope(x)) - 1)
 
     x = np.arange(-20.0, min(ratio.high, d.high, 20.0), 0.5)
     values = excess(x)
     turns = np.flatnonzero(
-        (values[:-1] * values[1:] < 0) & (np.abs(values[:-1] - values[1:]) > 1e-9)
+        (np.sign(values[:-1]) * np.sign(values[1:]) < 0) & (np.abs(values[:-1] - values[1:]) > 1e-9)
     )
     if not turns.size:
         return []
@@ -244,19 +248,25 @@ def _flat(kernel: LogKernel) -> float:
 
 
 def _eta(kernel: LogKernel, x: Array) -> Array:
-    return np.asarray(-np.expm1(kernel.ratio(x) - kernel.d(x)))
+    return _share(kernel.ratio(x), kernel.d(x))
+
+
+def _share(log_ratio: Array, log_d: Array) -> Array:
+    """η = 1 − V/(qD), −inf where φ is flat."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(-np.expm1(log_ratio - log_d))
 
 
 def _roots(kernel: LogKernel, bias_std: float) -> Array:
     """Log q of every root of q·η(q) = σ_b²."""
     with np.errstate(invalid="ignore", over="ignore"):
-        eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
+        eta = _share(kernel.ratio.knots, kernel.d.knots)
         eta = np.where(np.abs(eta) < _flat(kernel), 0.0, eta)
         values = eta - bias_std**2 * np.exp(-KNOTS)
     # Zero but for rounding: a stretch at the ends, where V/(qD) → 1, or a knot that is a root.
     told = np.flatnonzero(np.isfinite(values) & (np.abs(values) >= _flat(kernel)))
     low, high = told[:-1], told[1:]
-    turns = (values[low] * values[high] < 0) & (high - low <= 2)
+    turns = (np.sign(values[low]) * np.sign(values[high]) < 0) & (high - low <= 2)
     if not turns.any():
         return np.empty(0)
 
@@ -283,7 +293,7 @@ def _point(kernel: LogKernel, x: float, bias_std: float) -> CriticalPoint:
 
 def _at_zero(kernel: LogKernel) -> list[CriticalPoint]:
     """Without bias: q* = 0 where φ is straight near 0, or every q."""
-    eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
+    eta = _share(kernel.ratio.knots, kernel.d.knots)
     d = float(kernel.moments.derivative_square(np.zeros(())))
     if (np.abs(eta) < _flat(kernel)).all():
         reason = "every q is a fixed point: chi = chi_parallel = 1 at any q"
@@ -302,7 +312,7 @@ def _at_zero(kernel: LogKernel) -> list[CriticalPoint]:
 
 
 def _why_none(kernel: LogKernel) -> str:
-    eta = -np.expm1(kernel.ratio.knots - kernel.d.knots)
+    eta = _share(kernel.ratio.knots, kernel.d.knots)
     if (np.abs(eta) < _flat(kernel)).all():
         return "at chi = 1 every layer adds sigma_b^2 to q, which grows without bound"
     return "no edge: for no q from e^-70 to e^70 does the gain that makes chi = 1 keep q"

@@ -313,7 +313,8 @@ def _pull(cells: NetGrid, x: Array) -> tuple[Any, Array]:
     if kernel.jumps or kernel.activation.kind == "random":
         i = np.arange(len(cells))
         return pull, pull(np.full(len(cells), SMALLEST_DEFICIT), i)
-    return pull, offset + kernel.d(ends)
+    with np.errstate(invalid="ignore"):  # both infinite, where q grows faster than any power
+        return pull, offset + kernel.d(ends)
 
 
 def fixed_point(cells: NetGrid, q0: float = 1.0) -> FixedPoint:

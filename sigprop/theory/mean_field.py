@@ -227,7 +227,8 @@ class MeanField:
         """
         if q is None:
             return np.asarray(self.fixed_point().chi_parallel)[()]
-        return np.asarray(self.gain**2 * self.kernel.moments.slope(self._q(q)))[()]
+        with np.errstate(over="ignore"):
+            return np.asarray(self.gain**2 * self.kernel.moments.slope(self._q(q)))[()]
 
     # Fixed points
 
@@ -362,12 +363,20 @@ class MeanField:
         self, name: str, *arguments: FloatArray, offset: Any = 0.0, error: bool
     ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """g² times an integral of ``GaussianMoments`` plus an offset, with its error if wanted."""
-        square = self.gain**2
-        if not error:
-            value = getattr(self.kernel.moments, name)(*arguments)
-            return np.asarray(square * value + offset)[()]
-        value, bound = self.kernel.moments.with_error(name, *arguments)
-        value = np.asarray(square * value + offset)
+        moments, square, bound = self.kernel.moments, self.gain**2, None
+        with np.errstate(over="ignore"):
+            if error:
+                moment, bound = moments.with_error(name, *arguments)
+            else:
+                moment = getattr(moments, name)(*arguments)
+            value = np.asarray(square * moment + offset)
+        if np.any(np.isinf(value) & np.isfinite(moment)):
+            raise ValueError(
+                f"g^2 times the integral is beyond {np.finfo(float).max:.3g}, the largest float; "
+                "give a smaller gain or q. fixed_point() and trajectory() work in logs."
+            )
+        if bound is None:
+            return value[()]
         return value[()], np.broadcast_to(square * bound, value.shape)[()]
 
     def _q(self, q: ArrayLike | None, name: str = "q") -> FloatArray:

@@ -91,3 +91,28 @@ def test_a_function_with_flat_sides_is_a_step_of_some_width_at_large_q():
         slow = fast_deficit(np.tanh, (), 2.0, q, theta) / (q * deficit)
         found = kernel.log_r(np.array([46.0]), np.array([deficit]))
         assert found == pytest.approx(np.log(slow), abs=5e-7)
+
+
+@pytest.mark.parametrize("height", [0.0, 3.0])
+def test_a_constant_has_no_critical_gain(height):
+    def constant(z):
+        return height + 0 * z
+
+    for bias_std in (0.0, 1e-9, 3e9):
+        assert "constant" in solve_critical(constant, bias_std=bias_std).reason
+    assert half_stable_points(constant) == []
+
+
+def test_closed_forms_hold_at_the_largest_q():
+    net, wide = MeanField("gelu", 1e-150), MeanField("erf", 1e10)
+    assert net.variance_map(1e300) == pytest.approx(0.5, rel=1e-12)
+    assert net.chi(1e300) == pytest.approx(5e-301, rel=1e-12)
+    assert net.chi_parallel(1e300) == pytest.approx(5e-301, rel=1e-12)
+    assert wide.variance_map(1e300) == pytest.approx(1e20, rel=1e-12)
+    assert wide.chi(1e300) == pytest.approx(1e20 * 2 / np.pi / 1e150, rel=1e-12)
+    for phi, scale in (("gelu", 1e300), ("erf", 1.0)):
+        both = MeanField(phi, 1.0).covariance_map(1e300, 1e300, 0.5) / scale
+        step = {"gelu": (np.sqrt(0.75) + 0.5 * (np.pi - np.pi / 3)) / (2 * np.pi), "erf": 1 / 3}
+        assert both == pytest.approx(step[phi], rel=1e-12)
+    with pytest.raises(ValueError, match="the largest float"):
+        MeanField("relu", 1e150).variance_map(1e20)

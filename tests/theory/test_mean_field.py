@@ -205,7 +205,7 @@ def test_tables_are_the_closed_forms(name):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: MeanField("tanh", gain=0.0), ValueError, "gain must be > 0"),
+        (lambda: MeanField("tanh", gain=0.0), ValueError, "gain must be >= 1e-150"),
         (lambda: MeanField("tanh", bias_std=-1.0), ValueError, "bias_std must be >= 0"),
         (lambda: MeanField("tanh", [1, 2], [1, 2, 3]), ValueError, "do not broadcast"),
         (lambda: MeanField("tahn"), ValueError, "tanh"),
