@@ -215,6 +215,10 @@ def _finished(results: list[Any], verdict: dict[str, Any]) -> str:
     return f"{len(results)} of {asked} kinds of net {'is' if len(results) == 1 else 'are'} finished"
 
 
+def _kinds(number: int) -> str:
+    return "one kind of net" if number == 1 else f"all {number} kinds of net"
+
+
 def _report(results: list[Any], verdict: dict[str, Any]) -> str:
 
     titles = {
@@ -253,7 +257,7 @@ def _report(results: list[Any], verdict: dict[str, Any]) -> str:
         lines.append(where + scope)
     word = "theory holds" if verdict["holds"] else "theory REJECTED"
     lines.append(
-        f"{word}: p = {verdict['p_value']:.3g} over all {len(results)} kinds of net "
+        f"{word}: p = {verdict['p_value']:.3g} over {_kinds(len(results))} "
         f"(rejected below {verdict['level']:g}; one kind alone below {verdict['cell_level']:.2g})"
     )
     if not verdict["complete"]:
