@@ -259,3 +259,11 @@ def test_a_slope_by_torchs_name():
 def test_parameters_that_are_refused(name, given, error, message):
     with pytest.raises(error, match=message):
         activation(name, **given)
+
+
+def test_two_inputs_meet_slopes_of_their_own_in_rrelu():
+    """E φ(u)φ′(u) of one input twice has (E α)²; one slope a pass has E α²."""
+    per_entry = activation("rrelu", lower=0.0, upper=0.6).kernels
+    per_pass = activation("random_leaky_relu", lower=0.0, upper=0.6).kernels
+    assert per_entry.covariance(1.0, 1.0, 1.0) == pytest.approx((1 + 0.09) / 2, rel=1e-14)
+    assert per_pass.covariance(1.0, 1.0, 1.0) == pytest.approx((1 + 0.12) / 2, rel=1e-14)
