@@ -62,7 +62,7 @@ class Params:
 
 
 FULL = Params()
-QUICK = Params(alphas=(0, 0.5, 1), width=24, layers=2, nets=6, samples=6, trained=1, steps=10)
+QUICK = Params(alphas=(0, 0.5, 1), width=32, layers=2, nets=10, samples=8, trained=1, steps=10)
 
 
 def compute(params: Params) -> list[Row]:

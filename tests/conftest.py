@@ -1,5 +1,6 @@
 """Session-wide rules: the ledger of false alarms, GPU tests skip by name, no global seeds."""
 
+import signal
 from typing import Any
 
 import pytest
@@ -31,6 +32,13 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """The ledger of a process that ran a part of the tests, added to that of all."""
     for name, rate in getattr(node, "workeroutput", {}).get("ledger", {}).items():
         stat.LEDGER[name] = stat.Entry(name, rate, 0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Ctrl-C reaches the tests of it, also where a shell runs them in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -38,7 +38,7 @@ def smallest_law(p: float, drifts: Sequence[ArrayLike]) -> float:
 
     Example:
         >>> round(smallest_law(0.01, [[1.0] * 40]), 5), round(smallest_law(0.01, [[1.0]]), 5)
-        (0.01978, 0.01)
+        (0.01976, 0.01)
     """
     if p >= 1:
         return 1.0

@@ -387,7 +387,7 @@ BAD = [
     ({"seeds": 2.0}, TypeError, "seeds must be an integer"),
     ({"batch": 0}, ValueError, "batch must be >= 1"),
     ({"alpha": [0.1, 0.2]}, ValueError, "does not fit a hidden layer of 16 channels"),
-    ({"alpha": [[0.1]]}, ValueError, "does not fit"),
+    ({"alpha": [[0.1]]}, ValueError, "alpha must be a number or one per channel"),
     ({"x": np.ones((2, 3, 4))}, ValueError, r"x must have shape \(inputs, features\)"),
     ({"x": [[1.0, 2.0], [0.0, 0.0]]}, ValueError, "input 1 of x is all zero"),
     ({"x": [[1.0, math.inf]]}, ValueError, "x contains an infinite entry"),
