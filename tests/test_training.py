@@ -211,6 +211,7 @@ def familywise(corrected):
     return draw
 
 
+@pytest.mark.slow
 def test_ten_true_nulls_are_rejected_at_the_rate_stated():
     stat.assert_rate(
         "familywise rate of ten paired claims",

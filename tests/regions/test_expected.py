@@ -210,6 +210,7 @@ def test_wide_nets_with_biases():
     )
 
 
+@pytest.mark.slow
 def test_the_loss_at_finite_width():
     """L/n = 1/4, strong biases: 6 % fewer than in the infinitely wide net."""
     a, b = np.array([0.2, -0.5, 0.1]), np.array([0.2, 0.6, 0.0])

@@ -68,6 +68,7 @@ def test_scores_are_independent_standard_normal(family, mutant, layers):
     )
 
 
+@pytest.mark.slow
 def test_forward_activation_scores_are_news_beyond_the_forward_weights():
     """Both are functions of the same z; taken as they come, they would correlate by .7."""
 

@@ -117,6 +117,7 @@ def test_mean_field_curves_of_unequal_widths_are_the_logs_of_the_exact_means():
     np.testing.assert_allclose(result.grad.mean_field, backward.log_mean_q, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_half_a_percent_of_gain_is_seen_at_depth_100():
     result = validate(
         0.2, 100, 512, seeds=16, gain=1.005 * float(g_star(0.2)), init=right(0.2), **CPU
