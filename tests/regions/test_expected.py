@@ -241,8 +241,8 @@ def test_without_biases_it_is_exact_at_width_three(alpha, kept):
         kinks(3, widths, alpha, 0.7, 0.0, A, B),
         expected=expected,
         std=0.75 * expected,
-        detect=0.16 * expected,
-        mutant=kinks(3, widths, alpha, 0.7, 0.0, A, B, wrong=1.16),
+        detect=0.11 * expected,
+        mutant=kinks(3, widths, alpha, 0.7, 0.0, A, B, wrong=1.11),
     )
 
 
