@@ -39,9 +39,10 @@ def test_samples_are_compared_by_their_cosines():
 def test_samples_that_are_nearly_equal_keep_their_digits():
     x = (drawn(1, 400).double() + 1e-9 * drawn(6, 400, seed=1).double()).repeat(1, 1)
     found = seen(nn.Linear(400, 8).double(), x).signals["input"].decorrelation
-    apart = (x - x.mean(0)).square().sum() / 5 / x.square().sum() * 6
-    # A cosine does not see the part along x, one of 400 directions.
-    assert found == pytest.approx(float(apart) * (1 - 1 / 400), rel=5e-3, abs=0)
+    unit = x.numpy().astype(np.longdouble)
+    unit = unit / np.sqrt((unit**2).sum(1, keepdims=True))
+    apart = [float(((unit[i] - unit[j]) ** 2).sum() / 2) for i in range(6) for j in range(i)]
+    assert found == pytest.approx(np.mean(apart), rel=1e-3, abs=0)
 
 
 def test_one_sample_is_compared_with_none():

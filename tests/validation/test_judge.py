@@ -108,7 +108,7 @@ def test_judge_is_calibrated_and_sees_a_small_drift():
             ]
         )
 
-    stat.assert_uniform("judge", p_values(0.0), detect=0.35, mutant=p_values(0.6))
+    stat.assert_uniform("judge", p_values(0.0), detect=0.25, mutant=p_values(0.4))
 
 
 def test_the_p_value_comes_from_the_exact_law_of_the_smallest():
