@@ -168,8 +168,11 @@ def _start(
         wrong = _side_misfit(f, side, dyadic[1:], tops[1:], widest, name)[0]
         far = (wrong <= _TOLERANCE * size[1:]) & (dyadic[1:] >= np.max(own, initial=0))
         wide = int(np.argmin(far)) if not far.all() else far.size
-        if not _is_one(f, side * dyadic[wide], side * dyadic[0], size[wide], name):
-            far &= dyadic[1:] >= dyadic[0] / _MERGED
+        merged = dyadic[0] / _MERGED
+        if dyadic[wide] < merged and not _is_one(
+            f, side * dyadic[wide], side * dyadic[0], size[wide], name
+        ):
+            far &= dyadic[1:] >= merged
         # dyadic falls: near 0 everything after the last misfit fits, far out all before the first
         first = int(np.argmin(far)) if not far.all() else far.size
         last = int(np.nonzero(~near)[0].max(initial=-1)) + 1
