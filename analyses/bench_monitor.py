@@ -6,15 +6,12 @@ Experiment: whole training steps (forward, cross-entropy, backward, SGD with mom
 one run: bare, watched but not reported, watched and reported; after a warm-up, medians of their
 ratios. A report every 50 steps costs 49 steps of the second kind and one of the third. On a CPU it
 is the time of the process that counts, which other processes disturb less.
-Answer: one report every 50 steps costs 1 % of the training time or less, one every step 13 to 43 %.
-One every step costs 17 to 22 % at batch 256 and 32 to 43 % at batch 64 on the slow machine of the
-stored run (8 to 19 % on one twice as fast, with the version before): at batch 64 it misses. The
-stored run is older than the code: in turns with that version, in CPU time on one thread, a report
-every step costs 14 (ReLU) and 18 % (PReLU) at batch 256 where that version costs 17 and 22, and 22
-to 25 and 29 to 31 % at batch 64 where it costs 28 to 34 and 27 to 37. A small convolutional net,
-for which no target was set, costs 13 %; its bare steps vary by some 5 % among themselves, so its
-second figure may fall below zero. Times are the machine's own and nothing is asserted of them; that
-a report waits once, and a step between reports never, is.
+Answer: one report every 50 steps costs 1.3 % of the training time or less, one every step 16 to
+41 %. That is 16 (ReLU) and 22 % (PReLU) at batch 256, and 24 and 41 % at batch 64, on the slow
+machine of the stored run: at batch 64 it misses. A small convolutional net, for which no target was
+set, costs 20 %. Bare steps vary by some 2 % among themselves, so the cost of a report every 50
+steps may fall below zero. Times are the machine's own and nothing is asserted of them; that a
+report waits once, and a step between reports never, is.
 Source: the targets are this project's own.
 Run time: 2 minutes on one core.
 """

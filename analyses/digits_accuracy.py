@@ -307,7 +307,7 @@ def _draw_depths(ax: plt.Axes, rows: list[Row]) -> None:
     ax.set_xticks(depths, [str(depth) for depth in depths])
     ax.minorticks_off()
     ax.set_title("mean accuracy against depth", loc="left")
-    ax.legend(loc="upper right")
+    ax.legend(loc="lower left", bbox_to_anchor=(0.02, 0.12))
 
 
 def _draw_claims(ax: plt.Axes, rows: list[Row], title: str) -> None:

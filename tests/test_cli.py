@@ -83,17 +83,8 @@ def test_validate_never_rejects_a_cell_of_a_grid_that_holds(
     tmp_path, capsys, monkeypatch, worst, code
 ):
     """p = .004 in one of 12 kinds of net is below .01, but not unusual; .0008 is."""
-    (result,) = validate_many([{"alpha": 0.2, "depth": 2, "width": 8, "seeds": 1, "batch": 2}])
-
-    def given(cases, finished, **rest):
-        for index, case in enumerate(cases):
-            p_value = worst if index == 3 else 0.4
-            verdict = replace(result.verdict, p_value=p_value, level=case["level"])
-            kind = {key: case[key] for key in ("activation", "alpha", "gain")}
-            finished(index, replace(result, verdict=verdict, **kind))
-
     pictures = []
-    monkeypatch.setattr("sigprop.validation.validate_many", given)
+    monkeypatch.setattr("sigprop.validation.validate_many", grid_with(worst))
     monkeypatch.setattr("sigprop.plots.grid", keeping(pictures, plots.grid))
     assert run("validate", *SMALL, "--out", tmp_path) == code
     out = capsys.readouterr().out
@@ -107,6 +98,31 @@ def test_validate_never_rejects_a_cell_of_a_grid_that_holds(
     assert figure.get_suptitle().startswith(f"The theory holds in {12 - code} of 12 kinds")
     words = [t.get_text() for ax in figure.axes for t in (ax.get_legend() or ax).findobj(Text)]
     assert any("REJECTED" in text for text in words) == bool(code)
+
+
+def test_a_grid_that_is_ended_is_judged_by_all_that_was_asked_for(tmp_path, capsys, monkeypatch):
+    """p = .0009 in one of 12 kinds of net holds; as one of the 4 that are finished it would not."""
+    monkeypatch.setattr("sigprop.validation.validate_many", grid_with(0.0009, ended_after=4))
+    assert run("validate", *SMALL, "--out", tmp_path) == 130
+    out, verdict = capsys.readouterr().out, read_json(tmp_path / "validate.partial.json")
+    assert "theory holds: p = 0.0107 over all 4 kinds of net" in out and "REJECTED" not in out
+    assert verdict["holds"] and verdict["p_value"] >= verdict["level"]
+
+
+def grid_with(worst, ended_after=12):
+    """A ``validate_many`` that finds p = .4, and ``worst`` in the fourth kind of net."""
+    (result,) = validate_many([{"alpha": 0.2, "depth": 2, "width": 8, "seeds": 1, "batch": 2}])
+
+    def given(cases, finished, **rest):
+        for index, case in enumerate(cases[:ended_after]):
+            p_value = worst if index == 3 else 0.4
+            verdict = replace(result.verdict, p_value=p_value, level=case["level"])
+            kind = {key: case[key] for key in ("activation", "alpha", "gain")}
+            finished(index, replace(result, verdict=verdict, **kind))
+        if ended_after < len(cases):
+            raise KeyboardInterrupt
+
+    return given
 
 
 def keeping(found, draw):
