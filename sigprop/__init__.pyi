@@ -10,6 +10,7 @@ from sigprop import plots as plots
 from sigprop import prediction as prediction
 from sigprop import references as references
 from sigprop import regions as regions
+from sigprop import sweep as sweep
 from sigprop import theory as theory
 from sigprop.activations import activation as activation
 from sigprop.checking import check as check

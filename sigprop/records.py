@@ -11,8 +11,9 @@ import re
 import stat
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
@@ -21,6 +22,9 @@ Row: TypeAlias = dict[str, Any]
 # As Python writes them; int() and float() would also take "1_000", " 7" and "Infinity".
 INTEGER = re.compile(r"-?[0-9]+")
 FLOAT = re.compile(r"-?(?:[0-9]+\.[0-9]+(?:e[+-]?[0-9]+)?|[0-9]+e[+-]?[0-9]+|inf)|nan")
+
+BLOCK = 1 << 16
+"""Bytes that are read at a time."""
 
 # Python's words for numbers that JSON has no words for, and the strings to step over.
 NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity')
@@ -124,6 +128,46 @@ def write_bytes(content: bytes, path: str | Path) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return path
+
+
+def append_whole(file: BinaryIO, content: bytes, start: int) -> None:
+    """Add it all to an unbuffered file of ``start`` bytes, or nothing of it.
+
+    The system may take a part of what it is given (a disk that fills up), and fail at the rest.
+    What another process has added behind that part is never cut away.
+
+    Raises:
+        OSError: it cannot be written; then the file is as it was.
+    """
+    written = 0
+    try:
+        while written < len(content):
+            written += file.write(content[written:])
+    except BaseException:
+        with suppress(OSError):  # a pipe cannot take anything back
+            if written and os.fstat(file.fileno()).st_size == start + written:
+                os.ftruncate(file.fileno(), start)
+        raise
+
+
+def cut_torn_line(path: str | Path) -> None:
+    """Cut off what stands behind the last end of a line: a process was killed while it wrote it."""
+    path = Path(path)
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        place = end
+        while place:
+            start = max(0, place - BLOCK)
+            file.seek(start)
+            found = file.read(place - start).rfind(b"\n")
+            if found >= 0:
+                place = start + found + 1
+                break
+            place = start
+        if place < end:
+            file.truncate(place)
 
 
 def read_json(path: str | Path) -> Any:

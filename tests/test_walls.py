@@ -21,9 +21,9 @@ from sigprop._lazy import misspelled
 PACKAGE = Path(sigprop.__file__).parent
 
 ORDER = (
-    "_lazy", "references", "records", "checks", "plots", "results", "data", "gaussian",
-    "closed_form", "activations", "graph", "theory", "arrangement", "nn", "reading", "slopes",
-    "measurement", "prediction", "init", "piecewise", "regions", "kinks", "validation",
+    "_lazy", "references", "records", "checks", "progress", "plots", "results", "data", "gaussian",
+    "closed_form", "activations", "graph", "theory", "arrangement", "sweep", "nn", "reading",
+    "slopes", "measurement", "prediction", "init", "piecewise", "regions", "kinks", "validation",
     "checking", "monitoring", "cli", "__main__",
 )  # fmt: skip
 """Every room of the package: it imports only from those before it.
@@ -33,8 +33,8 @@ draws from rows and imports no room of results, so ``results`` can ask it for a 
 """
 
 TORCH_FREE = (
-    "_lazy", "references", "records", "checks", "plots", "results", "data", "gaussian",
-    "closed_form", "activations", "graph", "theory", "arrangement",
+    "_lazy", "references", "records", "checks", "progress", "plots", "results", "data", "gaussian",
+    "closed_form", "activations", "graph", "theory", "arrangement", "sweep",
 )  # fmt: skip
 TORCH_WITH_A_MODEL = ("regions", "kinks")
 """Through ``piecewise``, when they are given a torch model: held in a live interpreter below."""

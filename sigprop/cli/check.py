@@ -15,7 +15,7 @@ from sigprop.cli.inputs import FORM
 from sigprop.cli.interrupts import uninterrupted
 from sigprop.cli.output import check_places, clear_partial, partial, show
 from sigprop.cli.parsing import add_command, add_force
-from sigprop.cli.progress import progress_bar
+from sigprop.progress import progress_bar
 from sigprop.records import json_text, table, write_csv, write_json
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sigprop.cli.interrupts import uninterrupted
 from sigprop.cli.output import check_places, clear_partial, partial, show, write_figure
 from sigprop.cli.parsing import add_command, add_force
-from sigprop.cli.progress import progress_bar
+from sigprop.progress import progress_bar
 from sigprop.records import counted, json_text, write_csv, write_json
 
 if TYPE_CHECKING:

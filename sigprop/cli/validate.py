@@ -10,7 +10,7 @@ from typing import Any
 from sigprop.cli.interrupts import uninterrupted
 from sigprop.cli.output import check_places, clear_partial, partial, show, write_figure
 from sigprop.cli.parsing import add_command, add_force
-from sigprop.cli.progress import progress_bar
+from sigprop.progress import progress_bar
 from sigprop.records import json_text, table, write_csv, write_json
 
 ALPHAS = (0.0, 0.01, 0.2, 0.5)

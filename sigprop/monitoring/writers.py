@@ -8,14 +8,13 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from sigprop.monitoring.report import LayerReport
 from sigprop.reading.calling import described
-from sigprop.records import Row, json_text
+from sigprop.records import Row, append_whole, cut_torn_line, json_text
 
 COLUMNS = tuple(field.name for field in fields(LayerReport))
 _LABELS = ("step", "name", "kind", "activation", "activation_name", "finding")
@@ -50,7 +49,7 @@ class _Lines(ABC):
         start = os.fstat(file.fileno()).st_size
         text = self._text(rows) if start else self._head() + self._text(rows)
         try:
-            _add(file, text.encode(), start)
+            append_whole(file, text.encode(), start)
         except BaseException:
             self.close()  # the next report looks for a torn line first
             raise
@@ -69,7 +68,7 @@ class _Lines(ABC):
     def _opened(self) -> BinaryIO:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _cut_torn_line(self.path)
+            cut_torn_line(self.path)
             self._check()
             self._file = self.path.open("ab", buffering=0)
         return self._file
@@ -224,33 +223,6 @@ def _together(run: Any) -> Callable[[dict[str, float], int], None]:
         run.log(numbers, step=step)
 
     return send
-
-
-def _add(file: BinaryIO, content: bytes, start: int) -> None:
-    """Add it all to an unbuffered file of ``start`` bytes, or nothing of it.
-
-    The system may take a part of what it is given (a disk that fills up), and fail at the rest.
-    What another process has added behind that part is never cut away.
-    """
-    written = 0
-    try:
-        while written < len(content):
-            written += file.write(content[written:])
-    except BaseException:
-        with suppress(OSError):  # a pipe cannot take anything back
-            if written and os.fstat(file.fileno()).st_size == start + written:
-                os.ftruncate(file.fileno(), start)
-        raise
-
-
-def _cut_torn_line(path: Path) -> None:
-    if not path.is_file():
-        return
-    with path.open("r+b") as file:
-        content = file.read()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            file.truncate(end)
 
 
 def read_jsonl(path: str | Path) -> Sequence[Row]:

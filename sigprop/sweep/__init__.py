@@ -1,0 +1,10 @@
+"""Grids of runs: thousands of cases on one machine or a cluster, resumable, on any executor."""
+
+from __future__ import annotations
+
+from sigprop.sweep.cases import Cases, grid, zip
+from sigprop.sweep.engines import Polled
+from sigprop.sweep.result import Sweep, load
+from sigprop.sweep.run import CaseError, run
+
+__all__ = ["CaseError", "Cases", "Polled", "Sweep", "grid", "load", "run", "zip"]

@@ -1,0 +1,272 @@
+"""What runs beside the cases: load the function, call it for each, turn results into text."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from sigprop.records import json_text
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cases that are sent together.
+
+    Attributes:
+        function: what is called, or its pickle.
+        cases: keyword arguments of each call.
+        keys: of each case; they seed the global random numbers.
+        threads: torch threads.
+        source: what the key of the function's source must be; None: whatever it is.
+        as_text: whether results are sent back as JSON; else as they are.
+        sender: (host, process) that sends it.
+    """
+
+    function: Callable[..., Any] | bytes
+    cases: Sequence[Mapping[str, Any]]
+    keys: Sequence[bytes]
+    threads: int
+    source: str | None
+    as_text: bool
+    sender: tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception that a case raised.
+
+    Attributes:
+        type: name of its class.
+        message: its text.
+        traceback: as Python prints it; "" where there is none.
+        error: itself, where it can be sent.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        result: JSON text, or the result itself; None if it failed.
+        failure: what it raised, if it did.
+        seconds: it took.
+    """
+
+    result: Any
+    failure: Failure | None
+    seconds: float
+
+
+class CannotLoad(Exception):
+    """The function is not to be had where the cases run; the text says why."""
+
+
+class BadResult(TypeError):
+    """A function returned what is no numbers."""
+
+
+def run_batch(batch: Batch) -> list[Outcome]:
+    """Call the function for each case of a batch; what a case raises does not reach the others.
+
+    Raises:
+        CannotLoad: no function to call.
+    """
+    host, process = batch.sender
+    here = (host, process) == (host_name(), os.getpid())
+    if not here:
+        _end_with(process)
+    function = batch.function
+    if isinstance(function, bytes):
+        function = _loaded(function, batch.source)
+    if here:
+        seeded = _lent if threading.current_thread() is threading.main_thread() else _left_alone
+    else:
+        seeded = _given
+    found = []
+    for case, key in zip(batch.cases, batch.keys, strict=True):
+        seed = int.from_bytes(key[:4], "big")
+        had_torch = "torch" in sys.modules
+        with seeded(seed), _threads(batch.threads):
+            outcome = _called(function, case, as_text=batch.as_text)
+        if not had_torch and "torch" in sys.modules:  # it came too late for its seed and threads
+            with seeded(seed), _threads(batch.threads):
+                outcome = _called(function, case, as_text=batch.as_text)
+        found.append(outcome)
+    return found
+
+
+def started() -> int:
+    """Nothing but the number of the process: that there is one."""
+    return os.getpid()
+
+
+@lru_cache(1)
+def host_name() -> str:
+    """The name of this machine."""
+    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+
+
+def as_result(value: Any) -> Any:
+    """What a function returned, as numbers and text by name; several rows as a list.
+
+    A number becomes ``{"value": number}``. A result of sigprop becomes its ``summary()`` or, where
+    it has none, the rows of its ``records()``.
+
+    Raises:
+        BadResult: something else.
+
+    Example:
+        >>> as_result(2.5), as_result({"q": 1})
+        ({'value': 2.5}, {'q': 1})
+    """
+    for method in ("summary", "records"):
+        if callable(getattr(value, method, None)):
+            return as_result(getattr(value, method)())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(key, entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) for v in value):
+        return [as_result(row) for row in value]
+    return {"value": _plain("the result", value)}
+
+
+def _plain(name: object, value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple | range):
+        return [_plain(name, entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(key, entry) for key, entry in value.items()}
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    if hasattr(value, "tolist"):  # an array, a tensor, one of their numbers
+        return _plain(name, value.tolist())
+    raise BadResult(
+        f"{name} is {type(value).__qualname__} {value!r:.60}; a function that is swept returns a "
+        "number, a dict of numbers and text, a list of such dicts, or an object with summary() or "
+        "records()."
+    )
+
+
+def _called(function: Callable[..., Any], case: Mapping[str, Any], *, as_text: bool) -> Outcome:
+    start = time.perf_counter()
+    try:
+        result = function(**case)
+        if as_text:
+            result = json_text(as_result(result))
+        failure = None
+    except (Exception, SystemExit) as error:
+        result, failure = None, _failure(error, keep=not as_text)
+    return Outcome(result, failure, time.perf_counter() - start)
+
+
+def _failure(error: BaseException, *, keep: bool) -> Failure:
+    frames = error.__traceback__ and error.__traceback__.tb_next  # not of this file
+    told = "".join(traceback.format_exception(type(error), error, frames))
+    if keep:
+        try:
+            keep = pickle.loads(pickle.dumps(error)).args == error.args
+        except Exception:
+            keep = False
+    kept = error.with_traceback(None) if keep else None
+    return Failure(type(error).__name__, str(error), told, kept)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """So many torch threads inside, if torch is there."""
+    torch = sys.modules.get("torch")
+    before = number if torch is None else torch.get_num_threads()
+    if torch is not None and before != number:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if torch is not None and before != number:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _given(seed: int) -> Iterator[None]:
+    """Global random numbers are a function of the case: those of Python, numpy and torch."""
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+    yield
+
+
+@contextmanager
+def _lent(seed: int) -> Iterator[None]:
+    """The same in the process of the user, whose random numbers go on afterwards as before."""
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    ours = random.getstate()
+    theirs = numpy.random.get_state() if numpy else None
+    state = torch.get_rng_state() if torch else None
+    try:
+        with _given(seed):
+            yield
+    finally:
+        random.setstate(ours)
+        if numpy:
+            numpy.random.set_state(theirs)
+        if torch:
+            torch.set_rng_state(state)
+
+
+@contextmanager
+def _left_alone(seed: int) -> Iterator[None]:
+    """Threads of one process share its global random numbers: nothing to be had there."""
+    yield
+
+
+@lru_cache(8)
+def _loaded(pickled: bytes, source: str | None) -> Callable[..., Any]:
+    """The function of a pickle, once a process.
+
+    Raises:
+        CannotLoad: it cannot be imported here, or has another source here.
+    """
+    try:
+        function: Callable[..., Any] = pickle.loads(pickled)
+    except Exception as error:
+        raise CannotLoad(f"{type(error).__name__}: {error}") from None
+    if source is not None:
+        from sigprop.sweep.keys import source_key
+
+        if source_key(function) != source:
+            raise CannotLoad(
+                f"the source of {function.__qualname__} on {host_name()} differs from where the "
+                "sweep was begun; install the same code there."
+            )
+    return function
+
+
+@lru_cache(1)
+def _end_with(process: int) -> None:
+    """End this process soon after the one that started it, if that is the one that sends."""
+    if os.getppid() != process:
+        return
+
+    def watch() -> None:
+        while os.getppid() == process:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="ends with its coordinator", daemon=True).start()
