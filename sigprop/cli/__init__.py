@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """What reads the arguments, with a subparser for each command."""
     # Here, so that a Ctrl-C while they load is answered like any other.
-    from sigprop.cli import check, regions, theory, validate
+    from sigprop.cli import check, regions, sweep, theory, validate
     from sigprop.cli.parsing import CommandHelp
 
     found = argparse.ArgumentParser(
@@ -54,4 +54,5 @@ def parser() -> argparse.ArgumentParser:
     check.add(commands)
     theory.add(commands)
     regions.add(commands)
+    sweep.add(commands)
     return found

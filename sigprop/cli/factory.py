@@ -30,32 +30,8 @@ def made(name: str, seed: int | None = None) -> Any:
         >>> made("collections:OrderedDict")
         OrderedDict()
     """
-    home, _, attribute = name.rpartition(":")
-    if not home or not attribute:
-        raise ValueError(
-            f"{name!r} names no factory; write package.module:function or file.py:function."
-        )
-    file = Path(home)
-    is_file = home.endswith(".py")
-    if is_file and not file.is_file():
-        raise ValueError(f"there is no file {home!r} to take {attribute!r} from.")
-    with _on_the_path(Path.cwd(), *([file.resolve().parent] if is_file else [])):
-        try:
-            module = _from_file(file) if is_file else importlib.import_module(home)
-        except ModuleNotFoundError as error:
-            if error.name and (home == error.name or home.startswith(f"{error.name}.")):
-                raise ValueError(
-                    f"there is no module {error.name!r} here ({Path.cwd()}); write "
-                    "package.module:function or file.py:function."
-                ) from None
-            raise _blamed(name, error) from error
-        except (Exception, SystemExit) as error:
-            raise _blamed(name, error) from error
-        if not hasattr(module, attribute):
-            own = (k for k, v in vars(module).items() if _home(v) == module.__name__)
-            near = ", ".join(key for key in own if not key.startswith("_")) or "no functions"
-            raise ValueError(f"{home} has no {attribute!r}; it has {near}.")
-        factory = getattr(module, attribute)
+    with on_the_path(Path.cwd(), *_folder(name)):
+        factory = named(name, "factory")
         if not isinstance(factory, type) and hasattr(factory, "named_parameters"):
             return factory  # a model that is there already
         if not callable(factory):
@@ -66,6 +42,45 @@ def made(name: str, seed: int | None = None) -> Any:
             return factory()
         except (Exception, SystemExit) as error:
             raise _blamed(name, error) from error
+
+
+def named(name: str, what: str) -> Any:
+    """What has this name, its module imported; its folder is on the path already.
+
+    Args:
+        name: ``package.module:function`` or ``file.py:function``.
+        what: it is to be, for the message.
+
+    Raises:
+        ValueError: nothing of that name, or whatever goes wrong in the user's code, with its place.
+
+    Example:
+        >>> named("math:sqrt", "function")(4)
+        2.0
+    """
+    home, _, attribute = name.rpartition(":")
+    if not home or not attribute:
+        raise ValueError(
+            f"{name!r} names no {what}; write package.module:function or file.py:function."
+        )
+    if home.endswith(".py") and not Path(home).is_file():
+        raise ValueError(f"there is no file {home!r} to take {attribute!r} from.")
+    try:
+        module = _from_file(Path(home)) if home.endswith(".py") else importlib.import_module(home)
+    except ModuleNotFoundError as error:
+        if error.name and (home == error.name or home.startswith(f"{error.name}.")):
+            raise ValueError(
+                f"there is no module {error.name!r} here ({Path.cwd()}); write "
+                "package.module:function or file.py:function."
+            ) from None
+        raise _blamed(name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _blamed(name, error) from error
+    if not hasattr(module, attribute):
+        own = (k for k, v in vars(module).items() if _home(v) == module.__name__)
+        near = ", ".join(key for key in own if not key.startswith("_")) or "no functions"
+        raise ValueError(f"{home} has no {attribute!r}; it has {near}.")
+    return getattr(module, attribute)
 
 
 @contextmanager
@@ -121,8 +136,15 @@ def _blamed(name: str, error: BaseException) -> ValueError:
     return ValueError(f"{name} raises {type(error).__name__}: {error}{place}")
 
 
+def _folder(name: str) -> list[Path]:
+    """The folder of ``file.py:function``."""
+    home = name.rpartition(":")[0]
+    return [Path(home).resolve().parent] if home.endswith(".py") else []
+
+
 @contextmanager
-def _on_the_path(*folders: Path) -> Iterator[None]:
+def on_the_path(*folders: Path) -> Iterator[None]:
+    """Modules of these folders can be imported inside."""
     before = list(sys.path)
     sys.path[:0] = [str(folder) for folder in folders if str(folder) not in before]
     try:

@@ -6,5 +6,8 @@ from sigprop.sweep.cases import Cases, grid, zip
 from sigprop.sweep.engines import Polled
 from sigprop.sweep.result import Sweep, load
 from sigprop.sweep.run import CaseError, run
+from sigprop.sweep.status import Status, status
 
-__all__ = ["CaseError", "Cases", "Polled", "Sweep", "grid", "load", "run", "zip"]
+__all__ = [
+    "CaseError", "Cases", "Polled", "Status", "Sweep", "grid", "load", "run", "status", "zip",
+]  # fmt: skip

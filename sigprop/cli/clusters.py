@@ -1,0 +1,60 @@
+"""Executors on other machines: the workers of a Dask scheduler."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CONNECT = 10.0
+"""Seconds in which a scheduler answers."""
+ARRIVE = 60.0
+"""Seconds in which a first worker comes."""
+
+
+@contextmanager
+def dask_executor(address: str | None) -> Iterator[Any]:
+    """The executor of a Dask scheduler, which is let go of at the end; None: processes.
+
+    Raises:
+        ModuleNotFoundError: Dask is not installed.
+        ConnectionError: nobody answers, or no worker comes.
+        FileNotFoundError: the file of a scheduler is not there.
+    """
+    if address is None:
+        yield None
+        return
+    try:
+        distributed = importlib.import_module("distributed")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "--dask needs Dask: pip install 'sigprop[dask]' (or 'dask[distributed]')."
+        ) from None
+    given: dict[str, Any] = {"address": address}
+    if address.endswith(".json"):
+        if not Path(address).is_file():
+            raise FileNotFoundError(f"there is no file {address}; the scheduler writes it.")
+        given = {"scheduler_file": address}
+    try:
+        client = distributed.Client(**given, timeout=CONNECT, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"no Dask scheduler answers at {address} within {CONNECT:g} s ({error}). Start one "
+            "with 'dask scheduler', and workers with 'dask worker ADDRESS'."
+        ) from None
+    try:
+        if not client.nthreads():
+            print("sigprop sweep: the scheduler has no workers yet; waiting", file=sys.stderr)
+            try:
+                client.wait_for_workers(1, timeout=ARRIVE)
+            except TimeoutError:
+                raise ConnectionError(
+                    f"no worker has come to {address} within {ARRIVE:g} s; start some with "
+                    f"'dask worker {address}'."
+                ) from None
+        yield client.get_executor(pure=False)
+    finally:
+        client.close()
