@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import logging
 import sys
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,15 @@ ARRIVE = 60.0
 
 
 @contextmanager
-def dask_executor(address: str | None) -> Iterator[Any]:
+def dask_executor(address: str | None, function: Callable[..., Any]) -> Iterator[Any]:
     """The executor of a Dask scheduler, which is let go of at the end; None: processes.
+
+    A function of a single file in the present folder is sent to the workers with its file; one of a
+    package has to be installed there.
+
+    Args:
+        address: ``tcp://HOST:PORT``, or the file that the scheduler writes.
+        function: that the workers will call.
 
     Raises:
         ModuleNotFoundError: Dask is not installed.
@@ -33,6 +43,7 @@ def dask_executor(address: str | None) -> Iterator[Any]:
         raise ModuleNotFoundError(
             "--dask needs Dask: pip install 'sigprop[dask]' (or 'dask[distributed]')."
         ) from None
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it says is said here
     given: dict[str, Any] = {"address": address}
     if address.endswith(".json"):
         if not Path(address).is_file():
@@ -55,6 +66,20 @@ def dask_executor(address: str | None) -> Iterator[Any]:
                     f"no worker has come to {address} within {ARRIVE:g} s; start some with "
                     f"'dask worker {address}'."
                 ) from None
+        if file := _single_file(function):
+            client.upload_file(file)
         yield client.get_executor(pure=False)
     finally:
         client.close()
+
+
+def _single_file(function: Callable[..., Any]) -> str | None:
+    """The file of a function whose module is one file that is not installed; else None."""
+    module = inspect.getmodule(function)
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or "." in module.__name__ or hasattr(module, "__path__"):
+        return None
+    installed = {
+        sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
+    return None if str(Path(file).resolve().parent) in installed else str(file)

@@ -155,7 +155,7 @@ def run(options: argparse.Namespace) -> int:
             check_places([options.out / "sweep.csv"], force=True)
         print(_announced(axes, len(cases), options), file=sys.stderr)
         try:
-            with dask_executor(options.dask) as executor:
+            with dask_executor(options.dask, function) as executor:
                 result = sweep.run(
                     function, cases, out=options.out, executor=executor, workers=options.workers,
                     devices=options.devices, threads=options.threads, shard=options.shard,

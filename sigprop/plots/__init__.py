@@ -25,13 +25,14 @@ from sigprop.plots.signals import (
     variance,
 )
 from sigprop.plots.style import ALARM, COLORS, INK, PALE, column, decade_axis, new_axes
+from sigprop.plots.swept import sweep
 from sigprop.plots.training import monitor
 from sigprop.records import p_text
 
 __all__ = [
     "ALARM", "AXIS_LABELS", "COLORS", "INK", "PALE", "POINTS", "cells", "check", "column",
     "decade_axis", "departure", "gradient", "grid", "key", "kinks", "monitor", "new_axes",
-    "p_text", "path", "phase_diagram", "prediction", "regions", "scores", "variance",
+    "p_text", "path", "phase_diagram", "prediction", "regions", "scores", "sweep", "variance",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:

@@ -18,6 +18,7 @@ PICTURES = {
     "KinksAlongLine": "kinks",
     "LineRegions": "regions",
     "PlaneRegions": "regions",
+    "Sweep": "sweep",
 }
 """Result → the picture of it."""
 

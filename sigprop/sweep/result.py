@@ -18,7 +18,7 @@ from sigprop.sweep import store
 from sigprop.sweep.keys import brief
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 MOST_ERRORS = 5
 """Kinds of error that are printed."""
@@ -193,8 +193,25 @@ class Sweep(Result):
         rows = self.records()
         return Shown(above, rows, None, below, whole=False)
 
-    def _picture(self) -> Figure | None:
-        return None
+    def _picture(self) -> Axes | None:
+        """Of one or two numbers that vary, and the one number that comes out; else there is none.
+
+        A ``seed`` beside them is averaged over.
+        """
+        rows = self.records()
+        axes, _ = self._axes(self.lines())
+        drawn = [name for name in axes if name != "seed"]
+        given = {name for line in self.lines() for name in line["case"]}
+        values = [name for name in dict.fromkeys(k for row in rows for k in row)
+                  if name not in given and _all_numbers(row.get(name) for row in rows)]  # fmt: skip
+        wanted = "value" if "value" in values else values[0] if len(values) == 1 else None
+        numbers = all(_all_numbers(axes[name]) for name in drawn)
+        if wanted is None or not numbers or not 1 <= len(drawn) <= 2:
+            return None
+        from sigprop import plots
+
+        x, y = [*drawn, None][:2]
+        return plots.sweep(self, x=x, y=y, value=wanted)
 
 
 def load(folder: str | Path) -> Sweep:
@@ -220,6 +237,10 @@ def load(folder: str | Path) -> Sweep:
     """
     folder = Path(folder)
     return Sweep(store.about(folder), store.asked(folder), None, folder)
+
+
+def _all_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
 def _key(row: Row) -> bytes:
