@@ -15,7 +15,7 @@ from tests.test_cli_lost import COMMANDS, run
 def helps(capsys):
     """The help text of every command by name."""
     found = {}
-    for name in ("", *COMMANDS, "gain", "explain", "activations"):
+    for name in ("", *COMMANDS, "gain", "explain", "activations", "sweep"):
         with pytest.raises(SystemExit):
             run(f"{name} --help")
         found[name] = capsys.readouterr().out
@@ -38,6 +38,7 @@ PLACEHOLDERS = {
     "(--plane | --line)": "--line",
     "--gain G": "--gain 1",
     "COMMAND": "activations",
+    "[TARGET] [--AXIS V ...]": "chi --alpha 0 0.2 -0.5 --gain 1:2:3:log",
     "[options]": "",
 }
 

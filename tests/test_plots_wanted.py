@@ -13,7 +13,7 @@ from sigprop import plots
 
 OF_ONE_THING = [
     "check", "departure", "gradient", "grid", "kinks", "monitor", "path", "prediction", "regions",
-    "scores", "variance",
+    "scores", "sweep", "variance",
 ]  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_all_pictures_of_a_result_are_here():
 
 @pytest.mark.parametrize("picture", OF_ONE_THING)
 def test_another_thing_is_refused_in_words(picture, results):
-    right = {"check": "CheckReport", "prediction": "Prediction"}
+    right = {"check": "CheckReport", "prediction": "Prediction", "sweep": "rows of something"}
     right |= dict.fromkeys(("gradient", "scores", "variance"), "Validation")
     before = plt.get_fignums()
     for name, thing in results.items():

@@ -8,8 +8,10 @@ import importlib
 import inspect
 import re
 import sys
+import tempfile
 from functools import cache
 from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +27,7 @@ from tests.test_walls import ROOMS
 
 DESCRIBES = {
     "Activation", "Limits", "Thresholds", "DataLoss", "Loss", "Graph", "Moments", "Node", "Weight",
-    "Block", "Stream", "Conversion", "Reading", "UsedWeight",
+    "Block", "Stream", "Conversion", "Reading", "UsedWeight", "Grid", "Zipped",
 }  # fmt: skip
 """Public dataclasses that are no answers: what is asked with, and descriptions of models."""
 
@@ -62,6 +64,9 @@ def examples() -> dict[str, Result]:
     )
     box = [(-1, 1), (-1, 1)]
     bounds = sigprop.regions.bounds(2, [3, 2])
+    swept = Path(tempfile.mkdtemp()) / "sweep"
+    grid = sigprop.sweep.grid(gain=[1.0, 1.4], alpha=[0, 0.2])
+    ran = sigprop.sweep.run(sigprop.chi, grid, out=swept, workers=0, progress=False)
     plan = sigprop.init.plan(net)
     started = sigprop.init_slopes(model(), x)
     nodes = measure_nodes(net, x)
@@ -114,6 +119,8 @@ def examples() -> dict[str, Result]:
         "subgradient": sigprop.kinks.subgradient(0.1),
         "along": along,
         "variation": along.variation,
+        "sweep.run": ran,
+        "sweep.status": sigprop.sweep.status(swept),
     }
 
 
@@ -186,7 +193,7 @@ class Page(HTMLParser):
 
 DRAWN = {
     "predict", "check", "check of a dead net", "monitor", "validate", "on_line", "in_plane",
-    "in_box", "along",
+    "in_box", "along", "sweep.run",
 }  # fmt: skip
 
 

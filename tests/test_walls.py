@@ -529,6 +529,7 @@ PUBLIC = {
     "references",
     "regions",
     "sample_trajectories",
+    "sweep",
     "tailored_slope",
     "theory",
     "trajectory",
@@ -604,7 +605,7 @@ def test_the_stub_is_the_one_list_and_every_name_is_at_home_there(package):
 
 ROOMS = [
     "arrangement", "checking", "graph", "theory", "init", "kinks", "measurement", "monitoring",
-    "nn", "piecewise", "reading", "regions", "validation",
+    "nn", "piecewise", "reading", "regions", "sweep", "validation",
 ]  # fmt: skip
 
 
