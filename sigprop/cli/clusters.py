@@ -77,7 +77,9 @@ def _single_file(function: Callable[..., Any]) -> str | None:
     """The file of a function whose module is one file that is not installed; else None."""
     module = inspect.getmodule(function)
     file = getattr(module, "__file__", None)
-    if module is None or file is None or "." in module.__name__ or hasattr(module, "__path__"):
+    if module is None or "." in module.__name__ or hasattr(module, "__path__"):
+        return None
+    if file is None or not file.endswith(".py"):
         return None
     installed = {
         sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
