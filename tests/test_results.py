@@ -114,6 +114,12 @@ def examples() -> dict[str, Result]:
         "subgradient": sigprop.kinks.subgradient(0.1),
         "along": along,
         "variation": along.variation,
+        "sweep.run": sigprop.sweep.run(
+            sigprop.chi,
+            sigprop.sweep.grid(gain=[1, 1.4], alpha=[0, 0.2]),
+            workers=0,
+            progress=False,
+        ),
     }
 
 

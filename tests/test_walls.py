@@ -529,6 +529,7 @@ PUBLIC = {
     "references",
     "regions",
     "sample_trajectories",
+    "sweep",
     "tailored_slope",
     "theory",
     "trajectory",

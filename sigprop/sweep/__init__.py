@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sigprop.sweep.cases import Cases, grid, zip
 from sigprop.sweep.engines import Polled
+from sigprop.sweep.entry import CaseError, run
 from sigprop.sweep.result import Sweep, load
-from sigprop.sweep.run import CaseError, run
 
 __all__ = ["CaseError", "Cases", "Polled", "Sweep", "grid", "load", "run", "zip"]
