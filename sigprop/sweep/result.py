@@ -114,8 +114,7 @@ class Sweep(Result):
     def to_xarray(self) -> Any:
         """An ``xarray.Dataset`` with an axis for each argument that varies.
 
-        Arguments that do not vary are attributes. Where no case is finished, numbers are NaN and
-        text is None.
+        Arguments that do not vary are attributes. Where no case is finished stands NaN.
 
         Raises:
             ModuleNotFoundError: xarray is not installed.
