@@ -130,6 +130,10 @@ def test_equal_arguments_have_one_key(one, other):
     assert key(one) == key(other)
 
 
+def test_the_key_of_a_case_begins_with_that_of_the_function():
+    assert keys.case_key(b"one", {"x": 1}) != keys.case_key(b"other", {"x": 1})
+
+
 def test_names_and_values_do_not_run_into_each_other():
     found = {
         keys.case_key(b"", case)
