@@ -21,7 +21,9 @@ class Show(Protocol):
 
 
 @contextmanager
-def progress_bar(what: str, unit: str, *, every: float = EVERY, before: int = 0) -> Iterator[Show]:
+def progress_bar(
+    what: str, unit: str, *, every: float | None = None, before: int = 0
+) -> Iterator[Show]:
     """What to pass as ``progress``: a bar of tqdm on a terminal, where it is installed, else lines.
 
     Lines come by the clock, whether or not something was done since the last one.
@@ -29,7 +31,7 @@ def progress_bar(what: str, unit: str, *, every: float = EVERY, before: int = 0)
     Args:
         what: is done; begins a line.
         unit: of what is done.
-        every: seconds from one line to the next.
+        every: seconds from one line to the next; None: ten.
         before: done already when this begins; it counts for no speed.
     """
     if sys.stderr.isatty():
@@ -49,7 +51,7 @@ def progress_bar(what: str, unit: str, *, every: float = EVERY, before: int = 0)
 
                 yield show
             return
-    lines = _Clock(what, unit, every, before)
+    lines = _Clock(what, unit, EVERY if every is None else every, before)
     lines.start()
     try:
         yield lines.seen

@@ -15,8 +15,8 @@ import time
 import numpy as np
 import pytest
 
-from sigprop import cli
-from sigprop.cli import interrupts, output, progress
+from sigprop import cli, progress
+from sigprop.cli import interrupts, output
 from sigprop.records import read_csv, read_json
 from sigprop.validation import validate as real_validate
 from sigprop.validation import validate_many
@@ -332,7 +332,8 @@ QUICK = """
 import sys
 from matplotlib import pyplot
 from sigprop import plots
-from sigprop.cli import main, progress
+from sigprop import progress
+from sigprop.cli import main
 progress.EVERY = 0.02
 plots.grid = lambda results: pyplot.figure()
 sys.exit(main(sys.argv[1:]))
@@ -371,7 +372,7 @@ def test_a_line_every_so_often_without_a_terminal(capsys, monkeypatch):
         time.sleep(0.05)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "sigprop regions: 0 hyperplanes, 0 s"
-    assert lines[-1] == "sigprop regions: 1,200 of 4,000 hyperplanes, 0 s"
+    assert lines[-1] == "sigprop regions: 1,200 of 4,000 hyperplanes, 0 s, 0 s left"
     assert not any(thread.name.startswith("sigprop") for thread in threading.enumerate())
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sigprop.sweep.cases import Cases, grid, zip
 from sigprop.sweep.engines import Polled
+from sigprop.sweep.entry import CaseError, run
 from sigprop.sweep.result import Sweep, load
-from sigprop.sweep.run import CaseError, run
 from sigprop.sweep.status import Status, status
 
 __all__ = [

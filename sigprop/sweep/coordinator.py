@@ -14,10 +14,11 @@ from concurrent.futures import (
     Future,
     wait,
 )
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sigprop.sweep.engines import Engine, Lane, portable
+from sigprop.sweep.engines import Engine, Lane, portable, shut
 from sigprop.sweep.keys import source_key
 from sigprop.sweep.worker import Batch, CannotLoad, Failure, Outcome, host_name, run_batch
 
@@ -91,17 +92,35 @@ class Coordinator:
                     return
                 ended, _ = wait(self._under_way, return_when=FIRST_COMPLETED)
                 broken: list[_UnderWay] = []
-                for future in ended:
-                    sent = self._under_way.pop(future)
-                    sent.lane.under_way -= 1
-                    found = self._taken(future, sent, broken)
-                    if found:
-                        yield found
-                if broken:
-                    yield from self._repaired(broken)
+                # What failed comes last: it may be what ends all.
+                yield from sorted(self._all(ended, broken), key=_has_failed)
+                yield from self._repaired(broken)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            yield from self._all([f for f in self._under_way if f.done()], [], ending=True)
+            raise
         finally:
             for future in self._under_way:
                 future.cancel()
+
+    def stop(self) -> None:
+        """Begin no other case; those under way come to their end."""
+        self._more = False
+        self._again.clear()
+
+    def _all(
+        self, ended: Iterable[Future[Any]], broken: list[_UnderWay], *, ending: bool = False
+    ) -> Iterator[list[tuple[int, bytes, Outcome]]]:
+        """What batches have brought; ``ending``: whatever else became of them."""
+        for future in ended:
+            sent = self._under_way.pop(future)
+            sent.lane.under_way -= 1
+            found: list[tuple[int, bytes, Outcome]] = []
+            with suppress(BaseException) if ending else nullcontext():
+                found = self._taken(future, sent, broken)
+            if found:
+                yield found
 
     def _deal(self) -> None:
         """Send batches while a lane has room."""
@@ -208,7 +227,7 @@ class Coordinator:
             words = lane.died()
             if lane.renew is None:
                 raise RuntimeError(_broken(lane.executor, suspects))
-            _let_go(lane.executor)
+            shut(lane.executor, wait=False)
             lane.executor = lane.renew()
             cases = [case for batch in suspects for case in batch]
             if found := self._ended(cases, words, final=False):
@@ -232,6 +251,10 @@ class Coordinator:
         return [(number, key, Outcome(None, failure, 0.0))]
 
 
+def _has_failed(outcomes: list[tuple[int, bytes, Outcome]]) -> bool:
+    return any(outcome.failure is not None for *_, outcome in outcomes)
+
+
 def _broken(executor: Executor, suspects: list[list[Numbered]]) -> str:
     cases = [case for batch in suspects for _, case, _ in batch]
     named = ", ".join(map(str, cases[:3])) + (", ..." if len(cases) > 3 else "")
@@ -240,7 +263,3 @@ def _broken(executor: Executor, suspects: list[list[Numbered]]) -> str:
         f"these cases may be why: {named}. Run again with a new executor, or give a function that "
         "makes one (executor=lambda: ...), or none: then such a case is tried alone and named."
     )
-
-
-def _let_go(executor: Executor) -> None:
-    executor.shutdown(wait=False, cancel_futures=True)

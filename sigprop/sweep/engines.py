@@ -262,7 +262,7 @@ def engine(
         lanes = [Lane(executor, device=device, renew=make) for device in dealt]
     else:
         at_once = capacity(executor) if workers is None else max(workers, 1)
-        ahead = 1 if isinstance(executor, Serial) else 2
+        ahead = 1 if in_process else 2
         lanes = [Lane(executor, capacity=ahead * at_once, renew=make)]
     owned = [_Made(lanes)] if make else []
     return Engine(lanes, in_process=in_process, owned=owned)
@@ -283,6 +283,14 @@ def capacity(executor: Any) -> int:
         if isinstance(found, int) and found > 0:
             return found
     return os.cpu_count() or 1
+
+
+def shut(executor: Executor, *, wait: bool) -> None:
+    """Shut an executor down, and let go of what has not begun."""
+    try:
+        executor.shutdown(wait=wait, cancel_futures=True)
+    except TypeError:  # loky's has another signature
+        executor.shutdown(wait=wait)
 
 
 def portable(function: Callable[..., Any]) -> tuple[bytes, bool]:
@@ -353,7 +361,7 @@ class _Made:
     lanes: list[Lane]
 
     def end(self, *, at_once: bool) -> None:
-        self.lanes[0].executor.shutdown(wait=not at_once, cancel_futures=True)
+        shut(self.lanes[0].executor, wait=not at_once)
 
 
 def _no_executor(given: Any) -> str:

@@ -25,8 +25,9 @@ def name_of(function: Callable[..., Any]) -> str:
     """``module:name`` of a function; a script has the name of its file.
 
     Example:
-        >>> name_of(json.dumps)
-        'json:dumps'
+        >>> from sigprop import chi
+        >>> name_of(chi)
+        'sigprop.theory.leaky:chi'
     """
     return f"{_module(function)}:{function.__qualname__}"
 
@@ -117,12 +118,12 @@ def spelled(name: str, value: Any) -> str:
     Raises:
         TypeError: something else.
     """
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        if isinstance(value, Enum):
-            return f"{name_of(type(value))}.{value.name}"
-        return repr(value)
     if isinstance(value, np.generic):
         return spelled(name, value.item())
+    if isinstance(value, Enum):
+        return f"{name_of(type(value))}.{value.name}"
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return repr(value)
     if isinstance(value, list | tuple | range):
         return f"[{','.join(spelled(name, entry) for entry in value)}]"
     if isinstance(value, Mapping):
@@ -138,10 +139,12 @@ def spelled(name: str, value: Any) -> str:
 
 def brief(value: Any) -> Any:
     """An argument as JSON holds it beside its result: whole where it is short, else named."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value.name if isinstance(value, Enum) else value
+    if isinstance(value, Enum):
+        return value.name
     if isinstance(value, np.generic):
         return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     if isinstance(value, list | tuple | range):
         return [brief(entry) for entry in value]
     if isinstance(value, Mapping):
@@ -160,8 +163,6 @@ def _spelled_object(name: str, value: Any) -> str:
     kind = type(value)
     if isinstance(value, PurePath | np.dtype) or _is(value, "torch", "dtype", "device", "Size"):
         return f"{kind.__name__}({value})"
-    if isinstance(value, Enum):
-        return f"{name_of(kind)}.{value.name}"
     if _is(value, "torch", "Tensor", "Parameter"):
         return _array(value)
     if is_dataclass(value) and not isinstance(value, type):

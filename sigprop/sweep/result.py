@@ -31,19 +31,15 @@ class Sweep(Result):
 
     Attributes:
         about: what was swept: the function, its axes, when it was asked for.
-        keys: of all cases that were asked for.
-        cases: their keyword arguments; None after :func:`load`.
+        keys: of the cases that were asked for; of one shard, its own.
         folder: where the lines are; None: in memory.
+        more: whether cases count too that are in the folder and were asked for before.
     """
 
     def __init__(
-        self,
-        about: Row,
-        keys: Sequence[bytes],
-        cases: Sequence[Mapping[str, Any]] | None,
-        folder: Path | None,
+        self, about: Row, keys: Sequence[bytes], folder: Path | None, *, more: bool = False
     ) -> None:
-        self.about, self.keys, self.cases, self.folder = about, keys, cases, folder
+        self.about, self.keys, self.folder, self.more = about, keys, folder, more
         self._lines: dict[bytes, bytes] = {}
 
     def __len__(self) -> int:
@@ -63,7 +59,7 @@ class Sweep(Result):
         else:
             found = store.rows(self.folder, self.about["of"])
         lines = [found[key] for key in self.keys if key in found]
-        if self.cases is None:  # all that the folder holds: those asked for last come first
+        if self.more:
             known = set(self.keys)
             lines += [row for key, row in found.items() if key not in known]
         return lines
@@ -118,8 +114,7 @@ class Sweep(Result):
     def to_xarray(self) -> Any:
         """An ``xarray.Dataset`` with an axis for each argument that varies.
 
-        Arguments that do not vary are attributes. Where no case is finished, numbers are NaN and
-        text is None.
+        Arguments that do not vary are attributes. Where no case is finished stands NaN.
 
         Raises:
             ModuleNotFoundError: xarray is not installed.
@@ -169,14 +164,11 @@ class Sweep(Result):
     def _shown(self) -> Shown:
         lines = self.lines()
         errors = [row["error"] for row in lines if "error" in row]
-        asked = len(set(self.keys))
-        known = set(self.keys) if self.cases is None else set()
-        extra = ""
-        if self.cases is None and len(lines) > (held := sum(_key(row) in known for row in lines)):
-            extra = f", and {counted(len(lines) - held, 'case')} asked for before"
-            finished = held
-        else:
-            finished = len(lines)
+        asked = len(self.keys)
+        known = set(self.keys)
+        finished = sum(_key(row) in known for row in lines)
+        before = len(lines) - finished
+        extra = f", and {counted(before, 'case')} asked for before" if before else ""
         above = [
             f"sweep of {self.about['function']}: {finished:,} of {counted(asked, 'case')} finished"
             + (f", {len(errors):,} of them raised" if errors else "")
@@ -236,7 +228,7 @@ def load(folder: str | Path) -> Sweep:
         [0.5, 2.0]
     """
     folder = Path(folder)
-    return Sweep(store.about(folder), store.asked(folder), None, folder)
+    return Sweep(store.about(folder), store.asked(folder), folder, more=True)
 
 
 def _all_numbers(values: Iterable[Any]) -> bool:

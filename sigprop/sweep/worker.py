@@ -103,10 +103,10 @@ def run_batch(batch: Batch) -> list[Outcome]:
         seed = int.from_bytes(key[:4], "big")
         had_torch = "torch" in sys.modules
         with seeded(seed), _threads(batch.threads):
-            outcome = _called(function, case, as_text=batch.as_text)
+            outcome = _called(function, case, as_text=batch.as_text, here=here)
         if not had_torch and "torch" in sys.modules:  # it came too late for its seed and threads
             with seeded(seed), _threads(batch.threads):
-                outcome = _called(function, case, as_text=batch.as_text)
+                outcome = _called(function, case, as_text=batch.as_text, here=here)
         found.append(outcome)
     return found
 
@@ -163,7 +163,9 @@ def _plain(name: object, value: Any) -> Any:
     )
 
 
-def _called(function: Callable[..., Any], case: Mapping[str, Any], *, as_text: bool) -> Outcome:
+def _called(
+    function: Callable[..., Any], case: Mapping[str, Any], *, as_text: bool, here: bool
+) -> Outcome:
     start = time.perf_counter()
     try:
         result = function(**case)
@@ -171,19 +173,21 @@ def _called(function: Callable[..., Any], case: Mapping[str, Any], *, as_text: b
             result = json_text(as_result(result))
         failure = None
     except (Exception, SystemExit) as error:
-        result, failure = None, _failure(error, keep=not as_text)
+        result, failure = None, _failure(error, keep=not as_text, here=here)
     return Outcome(result, failure, time.perf_counter() - start)
 
 
-def _failure(error: BaseException, *, keep: bool) -> Failure:
+def _failure(error: BaseException, *, keep: bool, here: bool) -> Failure:
+    """What is told of an exception; ``keep``: itself too, where it can be sent."""
     frames = error.__traceback__ and error.__traceback__.tb_next  # not of this file
     told = "".join(traceback.format_exception(type(error), error, frames))
-    if keep:
+    kept: BaseException | None = error if keep else None
+    if keep and not here:
+        kept = error.with_traceback(None)
         try:
-            keep = pickle.loads(pickle.dumps(error)).args == error.args
+            pickle.loads(pickle.dumps(kept))
         except Exception:
-            keep = False
-    kept = error.with_traceback(None) if keep else None
+            kept = None
     return Failure(type(error).__name__, str(error), told, kept)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import torch
-
 from sigprop.checks import Progress, count, real_number
+from sigprop.sweep.entry import results
 from sigprop.validation.nets import find_device
 from sigprop.validation.result import Validation
 from sigprop.validation.run import SEEDS, validate
@@ -26,24 +25,29 @@ def validate_many(
     cases: Sequence[Mapping[str, Any]],
     *,
     workers: int | None = None,
+    executor: Any = None,
     progress: Progress | None = None,
     finished: Callable[[int, Validation], object] | None = None,
 ) -> list[Validation]:
     """Run :func:`validate` for every case, in parallel where that is faster; results in order.
 
     Every case runs with one torch thread, whatever the number set, because the last digits of a
-    product depend on it: the numbers depend neither on ``workers`` nor on torch's threads, which
-    are set back at the end. (:func:`validate` itself uses torch's threads as they are set.) Small
-    nets spend their time in one thread anyway, drawing random numbers: the cases share the cores.
+    product depend on it: the numbers depend neither on ``workers`` nor on ``executor`` nor on
+    torch's threads, which are set back at the end. (:func:`validate` itself uses torch's threads as
+    they are set.) Small nets spend their time in one thread anyway, drawing random numbers: the
+    cases share the cores. Thousands of cases, of which only the summaries are wanted, are better
+    run by :func:`sigprop.sweep.run`, which keeps each as it comes.
 
     Args:
         cases: keyword arguments of :func:`validate`.
-        workers: cases at a time; None: the number of cores for small nets on a CPU, else 1.
+        workers: cases at a time; None: the number of cores for small nets on a CPU, else 1; with
+            an executor: what it has.
+        executor: as for :func:`sigprop.sweep.run`; None: threads of this process.
         progress: called after every net with (nets done, nets in all), over all cases; by one
-            thread at a time.
+            thread at a time. Where the cases run in other processes: after every case.
         finished: called with (number of the case, its result) as each comes, by one thread at a
-            time: what is there if an error or Ctrl-C ends the rest. Cases under way end then with
-            the net they are at.
+            time: what is there if an error or Ctrl-C ends the rest. After an error, cases under
+            way come to their end; after Ctrl-C, they end with the net they are at.
 
     Example:
         >>> cases = [{"alpha": alpha, "depth": 4, "width": 32, "seeds": 1} for alpha in (0.1, 0.2)]
@@ -51,28 +55,30 @@ def validate_many(
         [1.4072, 1.3868]
     """
     cases = list(cases)
+    nets = [count("seeds", case.get("seeds", SEEDS)) for case in cases]
+    over = threading.Event()
+    each = _counted(progress, sum(nets), over)
+
+    def came(number: int, result: Validation) -> None:
+        if executor is not None:
+            each(nets[number])
+        if finished is not None:
+            finished(number, result)
+
+    if executor is not None:
+        return results(validate, cases, executor=executor, workers=workers, finished=came)
     if workers is None:
         workers = (os.cpu_count() or 1) if all(map(_is_small, cases)) else 1
     workers = min(count("workers", workers), max(len(cases), 1))
-    lock, over = threading.Lock(), threading.Event()
-    each = _counted(progress, cases, over)
-
-    def run(number: int) -> Validation:
-        result = validate(**cases[number], progress=each)
-        if finished is not None:
-            with lock:
-                finished(number, result)
-        return result
-
-    with _one_torch_thread():
-        if workers == 1:
-            return [run(number) for number in range(len(cases))]
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                return list(pool.map(run, range(len(cases))))
-            except BaseException:
-                over.set()  # the pool waits for what is under way
-                raise
+    one_more = partial(validate, progress=lambda _done, _total: each(1))
+    if workers == 1:
+        return results(one_more, cases, workers=0, finished=came)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            return results(one_more, cases, executor=pool, finished=came)
+        except BaseException:
+            over.set()  # the pool waits for what is under way
+            raise
 
 
 def cell_level(level: float, cells: int) -> float:
@@ -96,37 +102,24 @@ def cell_level(level: float, cells: int) -> float:
     return -math.expm1(math.log1p(-level) / count("cells", cells))
 
 
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class _Over(Exception):
     """The other cases are ended; so is this one."""
 
 
-def _counted(
-    progress: Progress | None, cases: Sequence[Mapping[str, Any]], over: threading.Event
-) -> Progress:
+def _counted(progress: Progress | None, total: int, over: threading.Event) -> Callable[[int], None]:
     """Counts the nets of all cases together; raises in a case that is to end."""
-    total = sum(count("seeds", case.get("seeds", SEEDS)) for case in cases)
     lock, done = threading.Lock(), 0
 
-    def one_more(_done: int, _total: int | None) -> None:
+    def more(nets: int) -> None:
         nonlocal done
         if over.is_set():
             raise _Over
         with lock:
-            done += 1
+            done += nets
             if progress is not None:
                 progress(done, total)
 
-    return one_more
+    return more
 
 
 def _is_small(case: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from sigprop.progress import progress_bar
 from sigprop.records import counted
 from sigprop.sweep.cases import Cases, as_cases
 from sigprop.sweep.coordinator import Coordinator
-from sigprop.sweep.engines import Engine, engine
+from sigprop.sweep.engines import engine
 from sigprop.sweep.keys import base_key, brief, case_key, name_of
 from sigprop.sweep.result import Sweep
 from sigprop.sweep.store import Store, line, shard_of
@@ -119,11 +119,11 @@ def run(
             if fresh:
                 store.put_aside(part)
             store.ask(keys)
-        result = Sweep(about, keys, found, None if out is None else Path(out))
+        own = [i for i in range(len(keys)) if part.has(i)]
+        result = Sweep(about, [keys[i] for i in own], None if out is None else Path(out))
         done = set() if store is None else set(store.finished(failed=not retry))
-        wanted = [i for i in _first(keys) if keys[i] not in done and part.has(i)]
-        total = len(wanted)
-        mine = sum(part.has(i) for i in range(len(keys)))
+        wanted = [i for i in _first(own, keys) if keys[i] not in done]
+        total, mine = len(wanted), len(own)
         say = _teller(progress, f"sweep {name_of(function)}", mine - total, mine)
         with say as told, _threads_kept():
             if total:
@@ -132,7 +132,7 @@ def run(
                     function, ((i, found[i], keys[i]) for i in wanted), total, runner,
                     threads=threads, batch=batch,
                 )  # fmt: skip
-                _collect(coordinator, runner, result, store, mine - total, told, on_error)
+                _collect(coordinator, result, found, store, mine - total, told, on_error)
     finally:
         if store is not None:
             store.close()
@@ -148,10 +148,11 @@ def results(
     threads: int = 1,
     finished: Callable[[int, Any], object] | None = None,
 ) -> list[Any]:
-    """What the function returns for every case, as it is, in order; the first error is raised.
+    """What the function returns for every case, as it is, in order; an error is raised.
 
     For results that are more than numbers. They have to be picklable where cases run in other
-    processes. Nothing is written: ``finished`` takes each result as it comes.
+    processes. Nothing is written: ``finished`` takes each result as it comes. After an error no
+    other case is begun, and those under way come to their end.
 
     Args:
         function: as for :func:`run`; in threads any callable.
@@ -169,19 +170,24 @@ def results(
         function, numbered, len(cases), runner, threads=threads, batch=1, as_text=False
     )
     found: dict[int, Any] = {}
+    failures: dict[int, Failure] = {}
     clean = False
     try:
         with _threads_kept():
             for batch in coordinator.outcomes():
                 for number, _, outcome in batch:
                     if outcome.failure is not None:
-                        raise _raised(outcome.failure)
+                        failures[number] = outcome.failure
+                        coordinator.stop()
+                        continue
                     found[number] = outcome.result
                     if finished is not None:
                         finished(number, outcome.result)
         clean = True
     finally:
         runner.end(at_once=not clean)
+    if failures:
+        raise _raised(failures[min(failures)])
     return [found[number] for number in range(len(cases))]
 
 
@@ -220,15 +226,14 @@ def check_arguments(function: Callable[..., Any], cases: Any, given: Sequence[st
 
 def _collect(
     coordinator: Coordinator,
-    runner: Engine,
     result: Sweep,
+    cases: Sequence[Mapping[str, Any]],
     store: Store | None,
     before: int,
     told: Callable[[int, int], object],
     on_error: str,
 ) -> None:
     """Take what comes: into the folder, or into the result."""
-    cases = result.cases or ()
     done, failed, clean, of = before, 0, False, result.about["of"]
     try:
         for batch in coordinator.outcomes():
@@ -256,7 +261,7 @@ def _collect(
     except (RuntimeError, ConnectionError, OSError) as error:
         raise type(error)(f"{error} {_kept(result, store, done)}.") from error
     finally:
-        runner.end(at_once=not clean)
+        coordinator.engine.end(at_once=not clean)
 
 
 def _kept(result: Sweep, store: Store | None, done: int) -> str:
@@ -290,12 +295,12 @@ def _briefly(case: Mapping[str, Any]) -> dict[str, Any]:
     return {name: brief(value) for name, value in case.items()}
 
 
-def _first(keys: Sequence[bytes]) -> Iterator[int]:
-    """Where each key stands first."""
+def _first(numbers: Iterable[int], keys: Sequence[bytes]) -> Iterator[int]:
+    """Those whose key stands at no number before."""
     seen: set[bytes] = set()
-    for number, key in enumerate(keys):
-        if key not in seen:
-            seen.add(key)
+    for number in numbers:
+        if keys[number] not in seen:
+            seen.add(keys[number])
             yield number
 
 

@@ -1,0 +1,118 @@
+"""Functions that sweeps in the tests call; worker processes import them, so they load little."""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def same(value):
+    return value
+
+
+def square(x, scale=1):
+    return {"square": scale * x * x, "half": x / 2}
+
+
+def several(n):
+    return [{"step": step, "value": step * n} for step in range(n)]
+
+
+def fails_on_odd(x):
+    if x % 2:
+        raise ValueError(f"{x} is odd")
+    return x
+
+
+def leaves(x):
+    if x == 1:
+        sys.exit("leaving")
+    return x
+
+
+def deadly(x, by=signal.SIGKILL):
+    """Ends its process for x = 5."""
+    if x == 5:
+        os.kill(os.getpid(), by)
+    return x
+
+
+def deadly_once(x, place):
+    """Ends its process the first time that it is called with x = 2."""
+    mark = Path(place) / "died"
+    if x == 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def marked(x, place, seconds=0.0):
+    """Leaves a line for each call, so that calls can be counted, with the process that ran it."""
+    with (Path(place) / "calls").open("a") as file:
+        file.write(f"{x} {os.getpid()}\n")
+    time.sleep(seconds)
+    return x / 7
+
+
+def calls(place):
+    """The calls of ``marked``: (x, process) each."""
+    path = Path(place) / "calls"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [tuple(map(int, line.split())) for line in lines]
+
+
+def lucky(x):
+    """Global random numbers of all three kinds."""
+    import numpy as np
+
+    return {"python": random.random(), "numpy": float(np.random.rand())}  # noqa: NPY002
+
+
+def lucky_torch(x):
+    import torch
+
+    threads = torch.get_num_threads()
+    return {"torch": torch.rand(()).item(), "threads": threads, "python": random.random()}
+
+
+def product(seed, width=1200):
+    """A product whose last digits depend on the number of threads."""
+    import torch
+
+    a = torch.randn(width, width, generator=torch.Generator().manual_seed(seed))
+    return {"sum": (a @ a).double().sum().item(), "threads": torch.get_num_threads()}
+
+
+def settings(x):
+    """What a process begins with."""
+    return {"omp": os.environ.get("OMP_NUM_THREADS"), "process": os.getpid()}
+
+
+def on(x, device, place):
+    """Runs alone on its device, or says so."""
+    lock = Path(place) / device.replace(":", "-")
+    try:
+        lock.touch(exist_ok=False)
+    except FileExistsError:
+        return {"device": device, "alone": False}
+    time.sleep(0.02)
+    lock.unlink()
+    return {"device": device, "alone": True}
+
+
+def an_object(x):
+    return object()
+
+
+def no_argument():
+    return 1
+
+
+class Stateful:
+    def __call__(self, x):
+        return x
+
+    def method(self, x):
+        return x
