@@ -282,11 +282,12 @@ def test_cases_that_raise_end_with_1_and_are_tried_again_when_asked(here, capsys
 
 def test_shards_share_a_folder_and_the_whole_has_the_table(here, capsys):
     line = "sweep sweep_jobs:train --lr 0.1 0.2 0.3 --out runs --workers 0"
-    for part in (1, 2):
+    for part, cases in ((1, "2 of 2 cases"), (2, "1 of 1 case")):
         assert run(f"{line} --shard {part}/2") == 0
         assert not (here / "runs" / "sweep.csv").exists()
-    assert "3 of 3 cases finished" in capsys.readouterr().out
+        assert f"{cases} finished" in capsys.readouterr().out
     assert run(line) == 0
+    assert "3 of 3 cases finished" in capsys.readouterr().out
     assert not (here / "runs" / "cases.jsonl").read_text()
     assert len(read_csv(here / "runs" / "sweep.csv")) == 3
 
@@ -359,9 +360,9 @@ def test_processes_import_a_file_and_ctrl_c_keeps_what_is_finished(here):
         [sys.executable, "-c", TELLS, *shlex.split(words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        for line in process.stderr:
-            if line == "added\n":
-                break
+        added = 0
+        while added < 3:
+            added += process.stderr.readline() == "added\n"
         found = sweep.status(here / "runs")
         assert found.writing and found.function == "sweep_jobs:slow"
         process.send_signal(signal.SIGINT)
@@ -372,7 +373,7 @@ def test_processes_import_a_file_and_ctrl_c_keeps_what_is_finished(here):
         r"sigprop sweep: interrupted: ([\d,]+) of 2,000 cases are finished and kept in runs; .*",
         last,
     )
-    assert int(told[1].replace(",", "")) == sweep.status(here / "runs").finished >= 1
+    assert 1 <= int(told[1].replace(",", "")) <= sweep.status(here / "runs").finished < 2000
 
 
 def test_ctrl_c_ends_with_130(here, capsys, monkeypatch):
