@@ -362,7 +362,9 @@ def test_processes_import_a_file_and_ctrl_c_keeps_what_is_finished(here):
     ) as process:  # fmt: skip
         added = 0
         while added < 3:
-            added += process.stderr.readline() == "added\n"
+            line = process.stderr.readline()
+            assert line, "it has ended"
+            added += line == "added\n"
         found = sweep.status(here / "runs")
         assert found.writing and found.function == "sweep_jobs:slow"
         process.send_signal(signal.SIGINT)

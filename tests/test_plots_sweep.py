@@ -32,7 +32,7 @@ def mesh(ax):
 
 
 def test_a_map_holds_the_means_and_says_over_what():
-    result = ran(gain=[1, 1.2, 1.6], alpha=[0, 0.5], seed=range(4))
+    result = ran(gain=[1.6, 1, 1.2], alpha=[0, 0.5], seed=range(4))
     ax = plots.sweep(result, x="gain", y="alpha", value="q")
     wanted = [
         [np.mean([q(g, a, s)["q"] for s in range(4)]) for g in (1, 1.2, 1.6)] for a in (0, 0.5)
