@@ -219,7 +219,7 @@ def sample_trajectories(
         log q̂, shape (nets, L + 1), layer 0 the input; −inf behind a dead ReLU layer.
 
     Raises:
-        TypeError: not real numbers, widths or nets not integers, ``rng`` neither Generator nor seed.
+        TypeError: not real numbers, widths or nets not integers, ``rng`` no source.
         ValueError: out of range, or slopes that do not fit the widths.
 
     Source: hanin2018; hanin2020.
