@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import (
@@ -28,6 +29,8 @@ AIMED = 0.25
 """Seconds that a batch should take: what a kill can cost beyond what is running."""
 LARGEST = 100
 """Cases of a batch at most."""
+LOOK = 5.0
+"""Seconds after which workers are counted again: those of a cluster come and go."""
 
 Numbered = tuple[int, Mapping[str, Any], bytes]
 """Number, keyword arguments and key of a case."""
@@ -71,6 +74,7 @@ class Coordinator:
     def __post_init__(self) -> None:
         self._left = iter(self.cases)
         self._more = True
+        self._counted = time.monotonic()
         self._sent: Any = self.function
         self._source: str | None = None
         if not self.engine.in_process:
@@ -90,7 +94,8 @@ class Coordinator:
                 self._deal()
                 if not self._under_way:
                     return
-                ended, _ = wait(self._under_way, return_when=FIRST_COMPLETED)
+                ended, _ = wait(self._under_way, LOOK, return_when=FIRST_COMPLETED)
+                self._count()
                 broken: list[_UnderWay] = []
                 # What failed comes last: it may be what ends all.
                 yield from sorted(self._all(ended, broken), key=_has_failed)
@@ -135,6 +140,15 @@ class Coordinator:
                 self._send(lane, cases)
                 if self._again and shared:
                     return
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        if now < self._counted + LOOK:
+            return
+        self._counted = now
+        for lane in self.engine.lanes:
+            if lane.count is not None:
+                lane.capacity = lane.count()
 
     def _next(self) -> list[Numbered]:
         if self._again:

@@ -49,6 +49,7 @@ class Lane:
         device: that its cases are given; None: none.
         alone: whether a worker that dies takes nothing with it but what is under way in this lane.
         renew: makes another executor after a worker has died; None: there is no way.
+        count: how many batches now, where workers come and go; None: as many as ever.
         died: what became of the worker that died last, in words.
     """
 
@@ -57,7 +58,8 @@ class Lane:
     device: str | None = None
     alone: bool = False
     renew: Callable[[], Executor] | None = None
-    died: Callable[[], str] = lambda: ""
+    died: Callable[[], str] = lambda: "it ended"
+    count: Callable[[], int] | None = None
     under_way: int = 0
 
 
@@ -261,9 +263,12 @@ def engine(
     if devices is not None:
         lanes = [Lane(executor, device=device, renew=make) for device in dealt]
     else:
-        at_once = capacity(executor) if workers is None else max(workers, 1)
         ahead = 1 if in_process else 2
-        lanes = [Lane(executor, capacity=ahead * at_once, renew=make)]
+        at_once = capacity(executor) if workers is None else max(workers, 1)
+        lane = Lane(executor, capacity=ahead * at_once, renew=make)
+        if workers is None and not in_process:
+            lane.count = lambda: ahead * capacity(lane.executor)
+        lanes = [lane]
     owned = [_Made(lanes)] if make else []
     return Engine(lanes, in_process=in_process, owned=owned)
 

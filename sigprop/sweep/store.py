@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 from sigprop.records import Row, append_whole, cut_torn_line, json_text, write_bytes, write_json
 
+LOOKS = 6
+"""Times that a lock is asked for before it counts as another process's."""
 ABOUT, ASKED = "sweep.json", "asked.txt"
 LINES = re.compile(r"cases(-\d+-of-\d+)?\.jsonl")
 KEY = re.compile(rb'\{"key": "([0-9a-f]{32})", "of": "([0-9a-f]{8})"')
@@ -253,7 +255,13 @@ def _check_kind(folder: Path, function: str) -> None:
 def _opened(path: Path) -> BinaryIO:
     """A file of lines, locked, its torn last line cut off."""
     file = path.open("ab", buffering=0)
-    if not _lock(file):
+    free = _lock(file)
+    for _ in range(LOOKS):  # someone may be looking whether it is free
+        if free:
+            break
+        time.sleep(0.05)
+        free = _lock(file)
+    if not free:
         file.close()
         raise BlockingIOError(
             f"another process is adding to {path}: the same sweep is running. Wait for it, or give "

@@ -199,7 +199,7 @@ def sample_trajectories(
     *,
     nets: int,
     q0: float = 1.0,
-    rng: np.random.Generator,
+    rng: np.random.Generator | int,
 ) -> FloatArray:
     """Draw log q̂ of every layer of independent nets from the exact law, without a weight matrix.
 
@@ -213,13 +213,13 @@ def sample_trajectories(
         alpha: one slope, or 1-D slopes per channel (every hidden width equals their number).
         nets: number of nets.
         q0: mean square of the input, > 0.
-        rng: the random source.
+        rng: the random source, or a seed for ``np.random.default_rng``.
 
     Returns:
         log q̂, shape (nets, L + 1), layer 0 the input; −inf behind a dead ReLU layer.
 
     Raises:
-        TypeError: not real numbers, widths or nets not integers, ``rng`` not a numpy Generator.
+        TypeError: not real numbers, widths or nets not integers, ``rng`` no source.
         ValueError: out of range, or slopes that do not fit the widths.
 
     Source: hanin2018; hanin2020.
@@ -233,9 +233,12 @@ def sample_trajectories(
     nets, q0 = count("nets", nets), real_number("q0", q0, above=0)
     slopes = _fitting_slopes(alpha, sizes)
     if not isinstance(rng, np.random.Generator):
-        raise TypeError(
-            f"rng must be a numpy Generator (np.random.default_rng(seed)); got {rng!r}."
-        )
+        if isinstance(rng, bool) or not isinstance(rng, int | np.integer) or rng < 0:
+            raise TypeError(
+                f"rng must be a numpy Generator (np.random.default_rng(seed)) or a seed >= 0; got "
+                f"{rng!r}."
+            )
+        rng = np.random.default_rng(rng)
     log_q = np.full((nets, len(sizes) + 1), math.log(q0))
     log_scale = np.full(nets, math.log(q0) + 2 * math.log(gain))
     with np.errstate(divide="ignore"):

@@ -341,6 +341,29 @@ def test_the_workers_of_an_executor():
     assert engines.capacity(object()) == os.cpu_count()
 
 
+def test_workers_that_come_later_are_counted(monkeypatch):
+    """A cluster that begins with one worker and grows."""
+    monkeypatch.setattr("sigprop.sweep.coordinator.LOOK", 0.01)
+    running, most = [], []
+
+    def submit(function, batch):
+        running.append(batch)
+        most.append(len(running))
+        executor.workers = 3
+
+        def end():
+            running.remove(batch)
+            return function(batch)
+
+        job = Job(end)
+        job.at += 0.05
+        return job
+
+    with sweep.Polled(submit, workers=1, every=0.005) as executor:
+        result = quietly(functions.same, sweep.grid(value=range(20)), executor=executor, batch=1)
+    assert len(result) == 20 and most[:2] == [1, 2] and max(most) == 6
+
+
 def test_devices_have_a_process_each(tmp_path):
     cases = sweep.grid(x=range(8), place=str(tmp_path))
     found = quietly(functions.on, cases, devices=["cpu:0", "cpu:1"], batch=1).records()

@@ -210,6 +210,14 @@ def test_born_dead_probability():
 RNG = np.random.default_rng(0)
 
 
+def test_a_seed_is_a_random_source():
+    drawn = [sample_trajectories([3, 4], 1, 0.1, nets=2, rng=rng) for rng in (7, np.int64(7))]
+    for found in drawn:
+        np.testing.assert_array_equal(
+            found, sample_trajectories([3, 4], 1, 0.1, nets=2, rng=np.random.default_rng(7))
+        )
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -250,7 +258,7 @@ RNG = np.random.default_rng(0)
         (lambda: born_dead_probability(1, 0), ValueError, "depth must be >= 1"),
         (lambda: born_dead_probability([1, 2], [1, 2, 3]), ValueError, "do not broadcast"),
         (
-            lambda: sample_trajectories([3], 1, 0.1, nets=2, rng=0),
+            lambda: sample_trajectories([3], 1, 0.1, nets=2, rng="0"),
             TypeError,
             "rng must be a numpy Generator",
         ),
