@@ -388,14 +388,9 @@ def test_ctrl_c_ends_with_130(here, capsys, monkeypatch):
     assert last == "sigprop sweep: interrupted: 3 of 4 cases are finished and kept in runs"
 
 
-@pytest.fixture
-def no_scheduler(monkeypatch):
-    monkeypatch.setattr(clusters, "CONNECT", 0.2)
-    monkeypatch.setattr(clusters, "ARRIVE", 0.2)
-
-
-def test_a_dead_scheduler_is_told_plainly(here, capsys, no_scheduler):
+def test_a_dead_scheduler_is_told_plainly(here, capsys, monkeypatch):
     pytest.importorskip("distributed")
+    monkeypatch.setattr(clusters, "CONNECT", 0.2)
     said = refused(capsys, "sweep sweep_jobs:train --lr 1 --dask tcp://127.0.0.1:9")
     assert "no Dask scheduler answers at tcp://127.0.0.1:9 within 0.2 s" in said
     assert "dask scheduler" in said
@@ -407,18 +402,24 @@ def test_dask_that_is_not_installed_is_told_plainly(here, capsys, monkeypatch):
     assert said.endswith("--dask needs Dask: pip install 'sigprop[dask]' (or 'dask[distributed]').")
 
 
-def test_a_dask_cluster_runs_a_file_of_the_present_folder(here, capsys, no_scheduler):
+def test_a_dask_cluster_runs_a_file_of_the_present_folder(here, capsys, monkeypatch):
     distributed = pytest.importorskip("distributed")
+    sent, send = [], distributed.Client.upload_file
+    spy = lambda client, file: (sent.append(file), send(client, file))  # noqa: E731
+    monkeypatch.setattr(distributed.Client, "upload_file", spy)
     with distributed.LocalCluster(
         n_workers=0, processes=False, dashboard_address=None, threads_per_worker=1
     ) as cluster:
         address = cluster.scheduler_address
-        said = refused(capsys, f"sweep sweep_jobs.py:train --lr 1 --dask {address}")
+        with monkeypatch.context() as patched:
+            patched.setattr(clusters, "ARRIVE", 0.2)
+            said = refused(capsys, f"sweep sweep_jobs.py:train --lr 1 --dask {address}")
         assert f"no worker has come to {address}" in said
         cluster.scale(1)
         cluster.wait_for_workers(1)
         line = f"sweep sweep_jobs.py:train --lr 0.1 0.2 --dask {address} --out runs"
         assert run(line) == 0
+    assert sent == [str(here / "sweep_jobs.py")]
     assert [row["loss"] for row in read_csv(here / "runs" / "sweep.csv")] == pytest.approx(
         [0.3, 0.6]
     )
