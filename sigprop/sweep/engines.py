@@ -240,9 +240,9 @@ def engine(
     """
     dealt = [None] if devices is None else [str(device) for device in devices]
     if executor is None and workers == 0:
-        return Engine([Lane(Serial(), device=dealt[0])], in_process=True)
+        return Engine([Lane(Serial(), device=device) for device in dealt], in_process=True)
     if executor is None:
-        wanted = (os.cpu_count() or 1) if workers is None else workers
+        wanted = cores() if workers is None else workers
         if devices is not None:
             if workers is not None and workers != len(dealt):
                 raise ValueError(
@@ -287,7 +287,15 @@ def capacity(executor: Any) -> int:
         found = getattr(executor, name, None)
         if isinstance(found, int) and found > 0:
             return found
-    return os.cpu_count() or 1
+    return cores()
+
+
+def cores() -> int:
+    """Cores that this process may use: of a job on a cluster, those that it was given."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
 
 
 def shut(executor: Executor, *, wait: bool) -> None:

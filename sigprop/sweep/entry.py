@@ -209,6 +209,12 @@ def check_arguments(function: Callable[..., Any], cases: Any, given: Sequence[st
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     seen: set[tuple[str, ...]] = set()
     for case in cases[:1] if isinstance(cases, Cases) else cases:
+        for name in given:
+            if name in case:
+                raise TypeError(
+                    f"the cases have an argument {name!r} of their own, and devices= gives one; "
+                    "leave one of them out."
+                )
         names = (*case, *given)
         if names in seen:
             continue
@@ -255,20 +261,20 @@ def _collect(
                 )
         clean = True
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_kept(result, store, done)) from None
+        raise KeyboardInterrupt(_kept(result)) from None
     except CaseError:
         raise
     except (RuntimeError, ConnectionError, OSError) as error:
-        raise type(error)(f"{error} {_kept(result, store, done)}.") from error
+        raise type(error)(f"{str(error).rstrip('.')}. {_kept(result)}.") from error
     finally:
         coordinator.engine.end(at_once=not clean)
 
 
-def _kept(result: Sweep, store: Store | None, done: int) -> str:
-    cases = f"{done:,} of {counted(len(result.keys), 'case')}"
-    if store is None:
+def _kept(result: Sweep) -> str:
+    cases = f"{len(result):,} of {counted(len(result.keys), 'case')}"
+    if result.folder is None:
         return f"{cases} were finished and are lost; give out=FOLDER to keep them"
-    return f"{cases} are finished and kept in {store.folder}; run the same again to go on"
+    return f"{cases} are finished and kept in {result.folder}; run the same again to go on"
 
 
 def _about(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sigprop.records import Row, counted
+from sigprop.records import Row, cell, counted
 from sigprop.results import Result, Shown
 from sigprop.sweep import store
 from sigprop.sweep.keys import brief
@@ -20,6 +20,8 @@ from sigprop.sweep.keys import brief
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MOST_COLUMNS = 12
+"""Columns that are printed."""
 MOST_ERRORS = 5
 """Kinds of error that are printed."""
 
@@ -183,7 +185,15 @@ class Sweep(Result):
             middle = statistics.median(row["seconds"] for row in lines)
             below.append(f"{middle:.3g} s a case (median)")
         rows = self.records()
-        return Shown(above, rows, None, below, whole=False)
+        shared, columns = _columns(rows)
+        if shared:
+            told = {name: cell(value, "") for name, value in shared.items()}
+            words = [f"{name} {text}" for name, text in told.items() if text not in ("", "-")]
+            above.append("in all: " + ", ".join(words))
+        left = len(columns) - MOST_COLUMNS
+        if left > 0:
+            below.insert(0, f"... {counted(left, 'more column')}, see records() ...")
+        return Shown(above, rows, dict.fromkeys(columns[:MOST_COLUMNS], ""), below, whole=False)
 
     def _picture(self) -> Axes | None:
         """Of one or two numbers that vary, and the one number that comes out; else there is none.
@@ -233,6 +243,15 @@ def load(folder: str | Path) -> Sweep:
 
 def _all_numbers(values: Iterable[Any]) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
+def _columns(rows: Sequence[Row]) -> tuple[Row, list[str]]:
+    """What is the same in all rows and can be said once; the names of the other columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    same = [name for name in names if len({_cell(row.get(name)) for row in rows}) == 1]
+    if len(rows) < 2 or len(same) == len(names):
+        return {}, names
+    return {name: rows[0].get(name) for name in same}, [name for name in names if name not in same]
 
 
 def _key(row: Row) -> bytes:

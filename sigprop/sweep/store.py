@@ -216,7 +216,7 @@ def is_written(folder: Path) -> bool:
     """Whether a process adds lines there now."""
     for path in _files(folder):
         with path.open("rb") as file:
-            if not _lock(file):
+            if not _lock(file, look=True):
                 return True
     return False
 
@@ -271,14 +271,20 @@ def _opened(path: Path) -> BinaryIO:
     return file
 
 
-def _lock(file: Any) -> bool:
-    """Whether nobody else holds it; where the system has no locks, nobody does."""
+def _lock(file: Any, *, look: bool = False) -> bool:
+    """Whether nobody else holds it; where the system has no locks, nobody does.
+
+    Args:
+        file: open for writing, or, to ``look`` only, for reading.
+        look: several may look at the same time.
+    """
     try:
         import fcntl
     except ModuleNotFoundError:
         return True
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if look else fcntl.LOCK_EX
+        fcntl.flock(file.fileno(), kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks

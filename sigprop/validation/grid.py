@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from sigprop.checks import Progress, count, real_number
+from sigprop.sweep.engines import cores
 from sigprop.sweep.entry import results
 from sigprop.validation.nets import find_device
 from sigprop.validation.result import Validation
@@ -68,7 +68,7 @@ def validate_many(
     if executor is not None:
         return results(validate, cases, executor=executor, workers=workers, finished=came)
     if workers is None:
-        workers = (os.cpu_count() or 1) if all(map(_is_small, cases)) else 1
+        workers = cores() if all(map(_is_small, cases)) else 1
     workers = min(count("workers", workers), max(len(cases), 1))
     one_more = partial(validate, progress=lambda _done, _total: each(1))
     if workers == 1:

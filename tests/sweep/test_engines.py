@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -159,7 +159,7 @@ def test_a_job_whose_node_is_gone_is_tried_again_and_named():
 def cluster(tmp_path):
     """A scheduler and two workers, each a process, over TCP on this machine."""
     place = tmp_path / "scheduler.json"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     settings = os.environ | {
         "PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__WORKER__DAEMON": "true",
         "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
@@ -181,8 +181,8 @@ def cluster(tmp_path):
         yield scheduler, place
     finally:
         for process in (*workers, scheduler):
-            process.terminate()
-        for process in (*workers, scheduler):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
             process.wait(20)
 
 
@@ -338,7 +338,14 @@ def test_what_is_no_executor(executor):
 def test_the_workers_of_an_executor():
     with ThreadPoolExecutor(5) as pool:
         assert engines.capacity(pool) == 5
-    assert engines.capacity(object()) == os.cpu_count()
+    assert engines.capacity(object()) == engines.cores() == len(os.sched_getaffinity(0))
+
+
+def test_a_job_takes_the_cores_that_it_was_given(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3})
+    assert engines.cores() == 1
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert engines.cores() == os.cpu_count()
 
 
 def test_workers_that_come_later_are_counted(monkeypatch):

@@ -92,3 +92,14 @@ def test_a_print_shows_the_first_and_the_last_and_the_kinds_of_error():
     assert "... 16 more rows" in text and "4 x ValueError: kind 1\n" in text
     assert "and 3 more kinds of error, see errors()" in text and "s a case (median)" in text
     assert "raised" not in str(here(functions.same, [{"value": 1}]))
+
+
+def test_a_print_says_once_what_is_the_same_in_all_rows():
+    def wide(x, kind):
+        return {"none": None, "fixed": 3.0} | {f"column{i}": x * i for i in range(1, 20)}
+
+    text = str(here(wide, sweep.grid(x=range(1, 4), kind="b")))
+    assert "\nin all: kind b, fixed 3\n" in text
+    assert text.splitlines()[2].split() == ["x", *(f"column{i}" for i in range(1, 12))]
+    assert "... 8 more columns, see records() ..." in text
+    assert "in all" not in str(here(wide, [{"x": 1, "kind": "b"}]))

@@ -241,6 +241,8 @@ def test_two_processes_never_add_to_the_same_lines(tmp_path):
             here(functions.same, [{"value": 2}], out=out)
         assert values(sweep.load(out)) == [1]
     assert not store.is_written(out)
+    with (out / "cases.jsonl").open("rb") as one, (out / "cases.jsonl").open("rb") as other:
+        assert store._lock(one, look=True) and store._lock(other, look=True)
 
 
 def test_a_full_disk_loses_nothing_that_was_written(tmp_path, monkeypatch):
@@ -347,6 +349,12 @@ def test_devices_that_do_not_fit(tmp_path):
         here(functions.on, cases, devices="cpu")
     with pytest.raises(TypeError, match="no argument 'device'"):
         here(functions.same, [{"value": 1}], devices=["cpu"])
+    with pytest.raises(TypeError, match="an argument 'device' of their own"):
+        here(functions.on, [{"x": 1, "place": "", "device": "cpu:1"}], devices=["cpu"])
+    two = here(
+        functions.on, sweep.grid(x=range(4), place=str(tmp_path)), devices=["cpu:0", "cpu:1"]
+    )
+    assert {row["device"] for row in two.records()} == {"cpu:0", "cpu:1"}
     with pytest.raises(ValueError, match="2 devices take workers=2; got 3"):
         sweep.run(functions.on, cases, devices=["cpu:0", "cpu:1"], workers=3, progress=False)
 
