@@ -9,11 +9,21 @@ from statistics import median
 
 from sigprop.checking import words
 from sigprop.checking.findings import Finding
+from sigprop.checking.limits import Limits
 from sigprop.checks import count, real_number
 from sigprop.records import Row
 
 History = Sequence[Sequence[Row]]
 """The rows of the last reported steps, the newest last."""
+
+
+LIMITS = Limits()
+GROWN = LIMITS.warned * min(LIMITS.signal, LIMITS.gradient_explodes)
+SHRUNK = LIMITS.warned * LIMITS.gradient_vanishes
+"""Decades from which gains off g* are warned of, those at which ``check`` warns.
+
+Biases hold a signal up whose gains are small; the gradient shrinks all the same.
+"""
 
 
 class MonitorWarning(UserWarning):
@@ -31,7 +41,9 @@ class Thresholds:
         negative_share: below this share of z < 0 the slope gets nothing to learn from.
         slope_signal: below this share of the median over layers of mean |δ z 1{z<0}| the slope
             learns next to nothing.
-        gain_ratio: gain over g* at or beyond this, or below its inverse; > 1.
+        gain_ratio: gain over g* at or beyond this, or below its inverse; > 1. It is a note, and a
+            warning where the gains of all layers together change squares by as many decades as
+            :func:`sigprop.check` warns of.
         gradient_spread: largest over smallest mean square of the gradient among layers; > 1.
 
     Raises:
@@ -183,6 +195,7 @@ def _gain_off(row: Row, history: History, thresholds: Thresholds) -> Finding | N
     if 1 / thresholds.gain_ratio < ratio < thresholds.gain_ratio:
         return None
     change = "∞" if ratio > 1e150 else f"{ratio**2:.3g}"
+    far = not -SHRUNK < _decades(history[1]) < GROWN
     return Finding(
         row["name"],
         "gain off g*",
@@ -191,8 +204,17 @@ def _gain_off(row: Row, history: History, thresholds: Thresholds) -> Finding | N
         "At the start use sigprop.kaiming_leaky_init; later, more weight decay or a smaller "
         "learning rate hold back weights that grow, less weight decay those that shrink.",
         # heads grow in health, ends of branches may start small
-        level="warning" if row["activation"] else "note",
+        level="warning" if row["activation"] and far else "note",
     )
+
+
+def _decades(rows: Sequence[Row]) -> float:
+    """By how many decades the gains of all layers together change the signal's square."""
+    ratios = [r["gain_ratio"] for r in rows if r["activation"] and not r["normalized"]]
+    known = [ratio for ratio in ratios if ratio is not None and math.isfinite(ratio)]
+    if 0 in known:
+        return -math.inf
+    return sum(2 * math.log10(ratio) for ratio in known)
 
 
 def _gradient_spread(rows: Sequence[Row], thresholds: Thresholds) -> Finding | None:

@@ -229,11 +229,29 @@ def test_the_gain_of_a_head_is_told_but_not_warned_of():
             model(seeded(16, 64))
         assert problems(mon) == {("2", "gain off g*")}
     with torch.no_grad():
-        model[0].weight.mul_(3)
+        model[0].weight.mul_(40)
     with sigprop.monitor(model, 1) as mon:
         model(seeded(16, 64))
         with pytest.warns(MonitorWarning, match="gain off"):
             mon.step()
+
+
+@pytest.mark.parametrize(("depth", "warned"), [(2, False), (5, False), (12, True)])
+def test_gains_are_warned_of_where_check_is_not_content(depth, warned):
+    """Torch's own start shrinks the square of the signal by 0.78 decades a layer of ReLUs."""
+    layers = [part for _ in range(depth) for part in (nn.Linear(64, 64), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(64, 4))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for layer in model[::2]:
+            layer.reset_parameters()
+    x = seeded(64, 64)
+    with sigprop.monitor(model, 1, warn=False) as mon:
+        model(x).square().mean().backward()
+        mon.step()
+    levels = {f.level for f in mon.findings() if f.problem == "gain off g*"}
+    assert levels == {"note", "warning"} if warned else levels == {"note"}  # the head: a note
+    assert sigprop.check(model, x).healthy is not warned
 
 
 def test_gradients_that_grow_on_their_way_back_explode():
@@ -249,6 +267,8 @@ def test_gradients_that_grow_on_their_way_back_explode():
 def test_a_warning_names_the_line_of_the_user_that_led_to_it():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torch.no_grad():
+        model[0].weight.mul_(200)
     with sigprop.monitor(model, 1), pytest.warns(MonitorWarning, match="gain off") as caught:
         model(seeded(4, 8)).sum().backward()
         optimizer.step()
