@@ -16,7 +16,8 @@ from tests.init.nets import Blocks, outputs_of_weights, seeded
 from tests.stat import assert_mean
 from tests.zoo import ZOO
 
-WIDTH = 2000
+WIDTH = 20_000
+"""Many units of one net, as each is one draw."""
 
 
 class Two(nn.Module):
