@@ -8,7 +8,6 @@ import pytest
 
 from tests import stat
 
-
 gc.disable()  # until all is imported and collected, nothing of which becomes garbage
 
 
