@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+import importlib
+
+TYPE_CHECKING = False  # for types alone: what would import them takes longer than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
 
 def lazy_names(
@@ -21,7 +22,7 @@ def lazy_names(
         package: qualified name of the package.
         file: its ``__file__``.
     """
-    homes = _homes(Path(file).with_suffix(".pyi"))
+    homes = _homes(file.removesuffix(".py") + ".pyi")
     names = sorted(homes)
     refuse = misspelled(package, names)
 
@@ -46,6 +47,8 @@ def misspelled(package: str, names: Iterable[str]) -> Callable[[str], Any]:
     def refuse(name: str) -> Any:
         hint = ""
         if not name.startswith("_"):  # Python's own questions need no answer
+            import importlib.util  # only a mistake pays for it
+
             hint = did_you_mean(name, names) or f" It has {', '.join(names)}."
             if importlib.util.find_spec(f"{package}.{name}") is not None:
                 hint = f" It is a module: import {package}.{name}."
@@ -71,11 +74,8 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
-def _homes(stub: Path) -> dict[str, str]:
-    """Name → module of every import of a stub."""
-    return {
-        alias.name: node.module or ""
-        for node in ast.parse(stub.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
+def _homes(stub: str) -> dict[str, str]:
+    """Name → module of every line ``from module import name as name`` of a stub."""
+    with open(stub, encoding="utf-8") as lines:
+        words = [line.split() for line in lines if line.startswith("from ")]
+    return {name: home for _, home, _, name, *_ in words}

@@ -59,27 +59,26 @@ def real_array(
     if array.size == 0:
         raise ValueError(f"{name} is empty; give at least one number.")
     numbers = array.astype(np.float64)
-    if np.isnan(numbers).any():
-        raise ValueError(f"{name} contains NaN; every entry must be a number.")
-    if not allow_infinite and np.isinf(numbers).any():
-        raise ValueError(f"{name} contains an infinite entry; every entry must be finite.")
-    wrong = np.zeros(numbers.shape, dtype=bool)
-    wanted = []
-    if minimum is not None:
-        wrong |= numbers < minimum
-        wanted.append(f">= {_digits(minimum)}")
-    if above is not None:
-        wrong |= numbers <= above
-        wanted.append(f"> {_digits(above)}")
-    if maximum is not None:
-        wrong |= numbers > maximum
-        wanted.append(f"<= {_digits(maximum)}")
-    if below is not None:
-        wrong |= numbers >= below
-        wanted.append(f"< {_digits(below)}")
-    if wrong.any():
-        first = _digits(numbers[wrong][0])
-        raise ValueError(f"{name} must be {' and '.join(wanted)}; got {first}.")
+    if not np.isfinite(numbers).all():
+        if np.isnan(numbers).any():
+            raise ValueError(f"{name} contains NaN; every entry must be a number.")
+        if not allow_infinite:
+            raise ValueError(f"{name} contains an infinite entry; every entry must be finite.")
+    limits = [
+        (limit, sign, breaks)
+        for limit, sign, breaks in (
+            (minimum, ">=", operator.lt),
+            (above, ">", operator.le),
+            (maximum, "<=", operator.gt),
+            (below, "<", operator.ge),
+        )
+        if limit is not None
+    ]
+    wrong = [breaks(numbers, limit) for limit, _, breaks in limits]
+    if any(part.any() for part in wrong):
+        wanted = " and ".join(f"{sign} {_digits(limit)}" for limit, sign, _ in limits)
+        first = _digits(numbers[np.logical_or.reduce(wrong)][0])
+        raise ValueError(f"{name} must be {wanted}; got {first}.")
     return numbers
 
 

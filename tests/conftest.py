@@ -1,11 +1,21 @@
 """Session-wide rules: the ledger of false alarms, GPU tests skip by name, no global seeds."""
 
+import gc
 import signal
 from typing import Any
 
 import pytest
 
 from tests import stat
+
+gc.disable()  # until all is imported and collected, nothing of which becomes garbage
+
+
+def pytest_collection_finish() -> None:
+    """What has been collected stays: the collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -35,7 +35,7 @@ def test_validate_writes_table_figure_and_numbers(tmp_path, capsys):
     assert len(verdict["cells"]) == 12
 
 
-def test_validate_with_biases_and_other_activations(tmp_path, capsys):
+def test_validate_with_biases_and_other_activations(tmp_path, capsys, undrawn):
     arguments = ["--activation", "tanh", "gelu", "--gain", 1, "--bias-std", 0.2, "--out", tmp_path]
     assert run("validate", *SMALL, *arguments) == 0
     out = capsys.readouterr().out
@@ -45,7 +45,7 @@ def test_validate_with_biases_and_other_activations(tmp_path, capsys):
     assert "Did you mean 'gelu'" in capsys.readouterr().err
 
 
-def test_validate_ends_with_1_when_the_theory_is_rejected(tmp_path, capsys, monkeypatch):
+def test_validate_ends_with_1_when_the_theory_is_rejected(tmp_path, capsys, undrawn, monkeypatch):
     def wrong(module, *, gain, **rest):
         return kaiming_leaky_init(module, gain=1.2 * gain, **rest)
 
@@ -57,7 +57,7 @@ def test_validate_ends_with_1_when_the_theory_is_rejected(tmp_path, capsys, monk
     assert "forward weights drift over all layers" in capsys.readouterr().out
 
 
-def test_each_kind_of_net_has_seeds_of_its_own(tmp_path, capsys):
+def test_each_kind_of_net_has_seeds_of_its_own(tmp_path, capsys, undrawn):
     arguments = ["--alpha", 0.2, 0.5, "--gain", 0.9, 1, "--seed", 3, "--out", tmp_path, "--json"]
     assert run("validate", *SMALL, *arguments) == 0
     cells = json.loads(capsys.readouterr().out)["cells"]
@@ -69,7 +69,7 @@ def test_each_kind_of_net_has_seeds_of_its_own(tmp_path, capsys):
             assert cells[index][name] == pytest.approx(known.summary()[name], rel=1e-4)
 
 
-def test_alpha_is_a_parameter_of_the_activations_that_have_one(tmp_path, capsys):
+def test_alpha_is_a_parameter_of_the_activations_that_have_one(tmp_path, capsys, undrawn):
     arguments = ["--activation", "elu", "prelu", "--alpha", 0.5, 1, "--gain", 1, "--out", tmp_path]
     assert run("validate", *SMALL, *arguments) == 0
     assert "over all 4 kinds of net" in capsys.readouterr().out
@@ -80,7 +80,7 @@ def test_alpha_is_a_parameter_of_the_activations_that_have_one(tmp_path, capsys)
 
 @pytest.mark.parametrize(("worst", "code"), [(0.004, 0), (0.0008, 1)])
 def test_validate_never_rejects_a_cell_of_a_grid_that_holds(
-    tmp_path, capsys, monkeypatch, worst, code
+    tmp_path, capsys, monkeypatch, undrawn, worst, code
 ):
     """p = .004 in one of 12 kinds of net is below .01, but not unusual; .0008 is."""
     pictures = []
@@ -100,7 +100,9 @@ def test_validate_never_rejects_a_cell_of_a_grid_that_holds(
     assert any("REJECTED" in text for text in words) == bool(code)
 
 
-def test_a_grid_that_is_ended_is_judged_by_all_that_was_asked_for(tmp_path, capsys, monkeypatch):
+def test_a_grid_that_is_ended_is_judged_by_all_that_was_asked_for(
+    tmp_path, capsys, undrawn, monkeypatch
+):
     """p = .0009 in one of 12 kinds of net holds; as one of the 4 that are finished it would not."""
     monkeypatch.setattr("sigprop.validation.validate_many", grid_with(0.0009, ended_after=4))
     assert run("validate", *SMALL, "--out", tmp_path) == 130
@@ -135,7 +137,7 @@ def keeping(found, draw):
     return kept
 
 
-def test_validate_tests_the_law_of_the_weights_when_asked(tmp_path, capsys):
+def test_validate_tests_the_law_of_the_weights_when_asked(tmp_path, capsys, undrawn):
     arguments = ["--alpha", 0.2, "--gain", 1, "--out", tmp_path]
     assert run("validate", *SMALL, *arguments) == 0
     assert "measured only: the law of the weights beyond" in capsys.readouterr().out
@@ -145,7 +147,7 @@ def test_validate_tests_the_law_of_the_weights_when_asked(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pt"])
-def test_validate_on_the_users_own_file(tmp_path, capsys, suffix):
+def test_validate_on_the_users_own_file(tmp_path, capsys, undrawn, suffix):
     path = tmp_path / f"x{suffix}"
     x = np.random.default_rng(0).standard_normal((9, 5, 4))
     np.save(path, x) if suffix == ".npy" else torch.save(torch.as_tensor(x), path)
@@ -248,7 +250,7 @@ def test_phase(tmp_path, capsys):
     assert read_csv(tmp_path / "phase-tanh.csv") == rows
 
 
-def test_the_axes_of_a_phase_diagram(tmp_path, capsys, monkeypatch):
+def test_the_axes_of_a_phase_diagram(tmp_path, capsys, undrawn, monkeypatch):
     drawn = {}
 
     def phase_diagram(gains, biases, chi, edge, *, name, ax):

@@ -86,7 +86,7 @@ ready = nn.Sequential(nn.Linear(64, 4), nn.ReLU())
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     (tmp_path / "models.py").write_text(MODELS, encoding="utf-8")
     (tmp_path / "helper.py").write_text("WIDTH = 12\n", encoding="utf-8")
     (tmp_path / "pack").mkdir()
@@ -105,6 +105,11 @@ def here(tmp_path, monkeypatch):
             del modules[name]
 
 
+@pytest.fixture
+def here(folder, undrawn):
+    return folder
+
+
 def run(*arguments) -> int:
     return main(["regions", *map(str, arguments), "--force"])
 
@@ -114,16 +119,16 @@ def found(capsys, *arguments) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_plane_is_counted_drawn_and_written(here, capsys):
+def test_a_plane_is_counted_drawn_and_written(folder, capsys):
     assert run("models.py:mlp", "--plane", "--out", "out") == 0
     out = capsys.readouterr().out
     assert "PiecewiseLinear(64-12-12-10, 24 kinked units), in the plane through three inputs" in out
-    record = json.loads((here / "out" / "regions.json").read_text())
+    record = json.loads((folder / "out" / "regions.json").read_text())
     assert f"{record['activation_regions']} activation regions" in out
     assert record["activation_regions"] >= record["linear_regions"] > 10
     assert record["complete"] is True
-    assert (here / "out" / "regions.png").stat().st_size > 10_000
-    edges = read_csv(here / "out" / "regions.csv")
+    assert (folder / "out" / "regions.png").stat().st_size > 10_000
+    edges = read_csv(folder / "out" / "regions.csv")
     assert set(edges[0]) == {"s0", "t0", "s1", "t1", "bends", "jumps"}
     assert all(-0.5 - 1e-9 <= edge["s0"] <= 1.5 + 1e-9 for edge in edges)
 

@@ -23,6 +23,7 @@ import sigprop
 
 TOP = Path(__file__).resolve().parents[2]
 _PICTURE = re.compile(r"\]\(\.\./(figures/[\w.-]+)\)")
+_EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([\w.]+)`")
 
 
@@ -77,11 +78,10 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 class Roles(griffe.Extension):
-    """``:func:`name``` in a docstring, which Markdown does not know, as code."""
+    """``:func:`name``` in a docstring, which Markdown does not know, as code; examples likewise."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of one object."""
         if obj.docstring is not None:
-            obj.docstring.value = _ROLE.sub(
-                lambda met: f"`{met[1]}`", obj.docstring.value.replace("``", "`")
-            )
+            text = _EXAMPLE.sub("Examples:", obj.docstring.value.replace("``", "`"))
+            obj.docstring.value = _ROLE.sub(lambda met: f"`{met[1]}`", text)

@@ -129,15 +129,15 @@ class FunctionLaw:
         """
         shifts, variances = [0.0], [0.0]
         shift, single, shared = np.zeros(q.shape[1]), np.zeros(q.shape[1]), 0.0
-        entering = gain**2 * q[0]
-        for n, here in zip(widths, q[1:], strict=True):
-            root, rest = np.sqrt(entering / here), bias_std / np.sqrt(here)
+        moments, slopes, bends = self._log_slopes(q[1:], gain, bias_std)
+        entering = gain**2 * np.concatenate([q[:1], moments])
+        for layer, (n, here) in enumerate(zip(widths, q[1:], strict=True)):
+            root, rest = np.sqrt(entering[layer] / here), bias_std / np.sqrt(here)
             cosines = np.clip(np.outer(root, root) * cosines + np.outer(rest, rest), -1, 1)
             shifts.append(float(shift.mean()) - 1 / n)
             variances.append(shared + 2 * float((cosines**2).mean()) / n)
-            entering = gain**2 * self.second_moment(here)
-            share = entering / (entering + bias_std**2)
-            slope, bend = self._log_slopes(here, gain, bias_std)
+            share = entering[layer + 1] / (entering[layer + 1] + bias_std**2)
+            slope, bend = slopes[layer], bends[layer]
             covariance = self.square_covariance(here, cosines) / n
             noise = np.diagonal(covariance)
             shift = slope * shift + bend * single / 2 - share**2 * noise / 2
@@ -148,11 +148,13 @@ class FunctionLaw:
         return np.array(shifts), np.array(variances)
 
     def _log_slopes(self, q: FloatArray, gain: float, bias_std: float) -> tuple[FloatArray, ...]:
-        """First and second derivative of log q′ with respect to log q, by central differences."""
+        """V(q), and first and second derivative of log q′ by log q, by central differences."""
         step = 1e-2
-        scales = np.exp(step * np.array([-1.0, 0.0, 1.0]))[:, None]
-        below, here, above = np.log(gain**2 * self.second_moment(scales * q) + bias_std**2)
-        return (above - below) / (2 * step), (above - 2 * here + below) / step**2
+        scales = np.exp(step * np.array([-1.0, 0.0, 1.0])).reshape(3, *(1,) * q.ndim)
+        moments = self.second_moment(scales * q)
+        below, here, above = np.log(gain**2 * moments + bias_std**2)
+        slope, bend = (above - below) / (2 * step), (above - 2 * here + below) / step**2
+        return moments[1], slope, bend
 
     def _squares(self, q: FloatArray) -> tuple[FloatArray, _NormalNodes]:
         """φ²/V at the nodes."""

@@ -1,6 +1,7 @@
 """Signs at points: right where float64 evaluation is noise, and cheap where it is not."""
 
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,11 +20,9 @@ def exact_sign(row, bias, place):
     return (value > 0) - (value < 0)
 
 
-@pytest.mark.parametrize(("inputs", "measured"), [(50, False), (784, False), (784, True)])
-def test_signs_that_are_lost_in_rounding(inputs, measured, monkeypatch):
-    """Units that vanish at a corner of the slice but for rounding: float64 gets many wrong."""
-    if measured:
-        monkeypatch.setattr(points_module, "SECONDS", -1e9)
+@cache
+def lost_in_rounding(inputs):
+    """A net whose units vanish at a corner of a slice but for rounding, and their exact signs."""
     rng = np.random.default_rng(0)
     units = 80
     origin, u, v = rng.normal(size=(3, inputs))
@@ -31,12 +30,6 @@ def test_signs_that_are_lost_in_rounding(inputs, measured, monkeypatch):
     corner = origin - u - v
     bias = -weight @ corner * (1 + rng.normal(size=units) * 2e-16)
     corners, _ = square(np.array([-1.0, -1.0]), np.array([1.0, 1.0]))
-    net = PiecewiseLinear([weight], [bias], 0.1)
-    points = Points(net, corners, [dyadic(np.stack([u, v, origin], axis=1))])
-    rough = np.sign(points.coordinates @ np.stack([u, v, origin]) @ weight.T + bias)
-    points.advance()
-    margins, _, _ = points.margins()
-    assert points.certified != measured
     right = []
     for s, t, _ in corners.tolist():
         place = [
@@ -44,6 +37,21 @@ def test_signs_that_are_lost_in_rounding(inputs, measured, monkeypatch):
             for o, a, b in zip(origin, u, v, strict=True)
         ]
         right.append([exact_sign(row, b, place) for row, b in zip(weight, bias, strict=True)])
+    return weight, bias, np.stack([u, v, origin]), corners, right
+
+
+@pytest.mark.parametrize(("inputs", "measured"), [(50, False), (784, False), (784, True)])
+def test_signs_that_are_lost_in_rounding(inputs, measured, monkeypatch):
+    """Float64 gets many wrong."""
+    if measured:
+        monkeypatch.setattr(points_module, "SECONDS", -1e9)
+    weight, bias, plane, corners, right = lost_in_rounding(inputs)
+    net = PiecewiseLinear([weight], [bias], 0.1)
+    points = Points(net, corners, [dyadic(plane.T.copy())])
+    rough = np.sign(points.coordinates @ plane @ weight.T + bias)
+    points.advance()
+    margins, _, _ = points.margins()
+    assert points.certified != measured
     assert np.array_equal(np.sign(margins), right)
     assert (rough != right).sum() > 10  # the test has something to find
     assert points.exact_decisions == 1  # one uncertain corner, one evaluation

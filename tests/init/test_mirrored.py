@@ -42,7 +42,7 @@ def test_the_blocks():
 
 @pytest.mark.parametrize("alpha", [0.0, 0.01, 0.2, 0.5, -0.5])
 def test_a_thousand_layers_keep_signal_and_gradient(alpha):
-    depth, width = 1000, 256
+    depth, width = 1000, 80
     act = nn.PReLU(init=alpha) if alpha == 0.2 else nn.LeakyReLU(alpha)
     model = mirrored(mlp(64, *[width] * depth, 10, act=act))
     h, z = torch.randn(4, 64, generator=seeded(1)), []

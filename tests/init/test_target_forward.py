@@ -317,7 +317,7 @@ class Deep(nn.Module):
 @pytest.mark.parametrize("residual", [None, 100.0, 1e6])
 def test_the_forecast_along_a_stream_is_what_is_measured(residual):
     """Gradients of a stream: not of one way through all branches, and not without them."""
-    net = nn.Sequential(nn.Linear(64, 64), *[Deep(64) for _ in range(30)], nn.Linear(64, 8))
+    net = nn.Sequential(nn.Linear(64, 64), *[Deep(64) for _ in range(16)], nn.Linear(64, 8))
     x = torch.randn(64, 64, generator=seeded(5))
     with pytest.warns(SignalWarning, match="gradient grows") as said:
         initialize(net, x, target="forward", residual=residual, generator=seeded(6))
@@ -330,7 +330,7 @@ def test_the_forecast_along_a_stream_is_what_is_measured(residual):
 @pytest.mark.parametrize(("act", "residual"), [(F.silu, 1e3), (F.gelu, 1e6)])
 def test_the_forecast_of_an_error_along_a_stream_is_what_the_prediction_says(act, residual):
     """A stream counts by its share: 1 % at its start, as the plan with a larger first layer."""
-    net = nn.Sequential(nn.Linear(64, 64), *[Deep(64, act) for _ in range(30)], nn.Linear(64, 8))
+    net = nn.Sequential(nn.Linear(64, 64), *[Deep(64, act) for _ in range(16)], nn.Linear(64, 8))
     x = torch.randn(64, 64, generator=seeded(5))
     made = plan(net, example=x, target="forward", residual=residual)
     (said,) = (words for words in made.warnings if "not stable" in words)

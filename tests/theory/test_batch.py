@@ -69,7 +69,7 @@ def real_batch(width, depth, alpha, correlation, wrong=False):
 
 def test_spread_of_a_pair_of_inputs_in_real_nets():
     """The variance of the batch mean of log q̂ at correlation 0.2; that of one input is larger."""
-    width, depth, alpha = 64, 4, 0.2
+    width, depth, alpha = 40, 4, 0.2
     cosines = [[1.0, 0.2], [0.2, 1.0]]
     expected = forward_log_variance([width] * depth, alpha, cosines)[-1]
     single = forward_log_variance([width] * depth, alpha, [[1.0]])[-1]

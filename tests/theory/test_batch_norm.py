@@ -153,8 +153,8 @@ def test_a_large_batch_has_the_limit():
 @pytest.mark.parametrize("alpha", [0.0, 0.25, -0.5, 1.0])
 def test_growth_of_a_batch_of_four_by_its_definition(alpha):
     """Normalized units on a sphere in the space of sum zero; the matrices of backpropagation."""
-    height = (np.arange(800) + 0.5) / 400 - 1
-    angle = (np.arange(1600) + 0.5) * np.pi / 800
+    height = (np.arange(400) + 0.5) / 200 - 1
+    angle = (np.arange(800) + 0.5) * np.pi / 400
     height, angle = (axis.ravel() for axis in np.meshgrid(height, angle))
     points = np.stack([np.sqrt(1 - height**2) * np.cos(angle),
                        np.sqrt(1 - height**2) * np.sin(angle), height], axis=1)  # fmt: skip

@@ -87,7 +87,7 @@ def test_check_values_of_the_theory_sheet():
 
 @pytest.mark.parametrize("alpha", [0.0, 0.2, -3.0])
 def test_slow_convergence_is_the_limit_of_a_deep_critical_net(alpha):
-    depth = 1_000_000
+    depth = 300_000
     deficit = trajectory(depth, g_star(alpha), alpha, c0=0.0).deficit[-1]
     assert depth**2 * deficit == pytest.approx(slow_convergence(alpha), rel=2e-4)
 

@@ -60,18 +60,26 @@ def normalized(model: nn.Module) -> nn.Module:
     return model
 
 
+def built(build: Build) -> nn.Module:
+    """The net before its weights are drawn: what stays of it is the same wherever it is built."""
+    torch.manual_seed(0)
+    return build()
+
+
 def simulate(build: Build, draw: Draw, nets: int, name: str, lift: str = "0") -> dict[str, Moment]:
-    """Moments over nets: of what leaves, of the gradient behind the lift, of parameters."""
+    """Moments over nets: of what leaves, of the gradient behind the lift, of parameters.
+
+    One module stands for all of them, whose weights are drawn anew.
+    """
     found: dict[str, list[float]] = {}
     source = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    model, kept = built(build), list[Tensor]()
+    model.get_submodule(lift).register_forward_hook(_keeper(kept))
     for _ in range(nets):
         torch.default_generator.manual_seed(int(torch.randint(2**31, (1,), generator=source)))
-        model = normalized(build())
-        kept: list[Tensor] = []
-        module = model.get_submodule(lift)
-        handle = module.register_forward_hook(_keeper(kept))
+        normalized(model).zero_grad()
+        kept.clear()
         out = model(draw(source))
-        handle.remove()
         cotangent = torch.randn(out.shape, generator=source).to(out)
         (out * cotangent / cotangent.square().mean().sqrt()).sum().backward()
         row = {f"out {k}": v for k, v in moments(out.detach()).items()}
@@ -125,8 +133,7 @@ def predicted(
     """The same moments as predicted for standard normal inputs."""
     from sigprop.prediction.entry import propagated
 
-    torch.manual_seed(0)
-    found, output = propagated(normalized(build()), shape, **options)  # type: ignore[arg-type]
+    found, output = propagated(normalized(built(build)), shape, **options)  # type: ignore[arg-type]
     row = {f"out {k}": v for k, v in of_state(found.states[output]).items()}
     if isinstance(found.gradients.get(lift), SignalState):
         row |= {
