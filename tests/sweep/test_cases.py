@@ -96,7 +96,8 @@ class Params:
 
 VALUES = [
     1, 1.0, True, "1", None, 2, -0.0, 0.0, float("nan"), float("inf"), 1j, b"1", "", (), (1,),
-    (1, 2), ((1,), 2), "(1, 2)", {}, {"a": 1}, {"a": 1.0}, np.ones(2), np.ones(2, np.float32),
+    (1, 2), ((1,), 2), "(1, 2)", {}, {"a": 1}, {"a": 1.0}, np.ones(2), np.array([1.0, 2.0]),
+    torch.tensor([1.0, 2.0]), np.ones(2, np.float32),
     np.ones((2, 1)), torch.ones(2), torch.ones(2, dtype=torch.bfloat16), torch.float32,
     torch.device("cpu"), np.dtype("float32"), Path("a"), "a", Kind.ONE, Kind.TWO, Params(1),
     Params(2), functions.same, functions.square, functions.Stateful, np.array([]),

@@ -60,6 +60,9 @@ def test_a_process_begins_with_one_thread(monkeypatch):
     assert {row["omp"] for row in found} == {"1"}
     assert os.getpid() not in {row["process"] for row in found}
     assert os.environ["OMP_NUM_THREADS"] == "7"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    (row,) = quietly(functions.settings, [{"x": 1}], workers=1).records()
+    assert row["omp"] == "1" and "OMP_NUM_THREADS" not in os.environ
 
 
 def test_a_case_that_kills_its_worker_is_named_and_takes_no_other_with_it(tmp_path):
@@ -263,10 +266,14 @@ def test_the_coordinator_is_ended_in_the_middle(tmp_path, how):
     """By kill −9 or by Ctrl-C: its workers end, nothing finished is lost, the rest is computed."""
     process = begun(tmp_path)
     waited(lambda: lines(tmp_path) >= 10)
-    process.send_signal(how)
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # a terminal sends it to all
+    else:
+        process.send_signal(how)
     text, _ = process.communicate(timeout=30)  # workers hold its output no longer
     if how == signal.SIGINT:
         assert "finished and kept in" in text and "run the same again to go on" in text
+        assert "SpawnProcess" not in text  # workers say nothing
     workers = {worker for _, worker in calls(tmp_path)}
     assert workers and process.pid not in workers
     waited(lambda: not any(map(alive, workers)), 10)
@@ -278,6 +285,15 @@ def test_the_coordinator_is_ended_in_the_middle(tmp_path, how):
     result = here(marked, cases, out=tmp_path / "s")
     assert values(result) == [x / 7 for x in range(60)]
     assert len(calls(tmp_path)) == called + 60 - kept
+
+
+def test_ctrl_c_waits_for_no_case(tmp_path):
+    process = begun(tmp_path, SCRIPT.replace("seconds=0.05", "seconds=500.0"))
+    waited(lambda: calls(tmp_path))
+    os.killpg(process.pid, signal.SIGINT)
+    text, _ = process.communicate(timeout=30)
+    assert "0 of 60 cases are finished and kept" in text
+    waited(lambda: not any(alive(worker) for _, worker in calls(tmp_path)), 10)
 
 
 def test_a_worker_is_killed_from_outside(tmp_path):
@@ -309,6 +325,14 @@ def test_functions_that_no_other_process_can_import(monkeypatch):
             TypeError, match=r"(?s)made inside a function.*into a file.*cloudpickle.*workers=0"
         ):
             quietly(function, [{"x": 1}], workers=1)
+    monkeypatch.undo()
+    script = type(functions.same)(functions.same.__code__, {}, "of_a_script")
+    script.__module__ = script.__qualname__ = "__main__"
+    script.__qualname__ = "of_a_script"
+    monkeypatch.setattr(sys.modules["__main__"], "of_a_script", script, raising=False)
+    pickled, named = engines.portable(script)
+    assert not named and pickle.loads(pickled)(3) == 3  # another main has no such function
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
     prompt = type(functions.same)(functions.same.__code__, {}, "typed")
     prompt.__module__, prompt.__qualname__ = "__main__", "typed"
     with pytest.raises(TypeError, match="typed at a prompt or in a notebook"):

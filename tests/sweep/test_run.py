@@ -289,9 +289,13 @@ def test_global_random_numbers_are_a_function_of_the_case():
     first = here(functions.lucky_torch, cases).records()
     random.seed(99)
     torch.manual_seed(99)
-    mine = random.getstate()
+    np.random.seed(99)  # noqa: NPY002
+    mine = random.getstate(), torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
     backwards = here(functions.lucky_torch, list(cases)[::-1]).records()[::-1]
-    assert random.getstate() == mine  # the user's own go on
+    here(functions.lucky, cases)
+    assert random.getstate() == mine[0]  # the user's own go on
+    assert torch.equal(torch.get_rng_state(), mine[1])
+    np.testing.assert_array_equal(np.random.get_state()[1], mine[2])  # noqa: NPY002
     assert first == backwards and len({row["torch"] for row in first}) == 3
     random.setstate(before)
     torch.set_rng_state(state)
@@ -309,6 +313,7 @@ def test_every_case_has_its_number_of_torch_threads():
                     functions.lucky_torch, sweep.grid(x=range(4)), executor=pool,
                     threads=threads, progress=False,
                 ).records()  # fmt: skip
+                assert pool.submit(torch.get_num_threads).result() == 3  # as it was
             assert {row["threads"] for row in found} == {threads}
         assert torch.get_num_threads() == 3
     finally:
