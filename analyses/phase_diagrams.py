@@ -25,6 +25,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analyses._sweep import sweep
 from sigprop import plots, validate
 from sigprop.activations import Activation, activation
 from sigprop.records import Row
@@ -58,7 +59,7 @@ def record(name: str) -> Activation:
 
 
 def compute(params: Params) -> list[Row]:
-    rows = []
+    rows, cases = [], []
     inner = np.linspace(*GAINS, params.points[0] + 2)[1:-1]
     across = np.linspace(*BIASES, params.points[1] + 1)[1:] - BIASES[1] / 10
     for index, name in enumerate(NAMES):
@@ -72,8 +73,8 @@ def compute(params: Params) -> list[Row]:
         ]
         for number, (gain, bias) in enumerate(product(inner.tolist(), across.tolist())):
             seed = 1000 * (len(NAMES) * params.seed + index) + number
-            rows.append(net(act, gain, bias, params, seed))
-    return rows
+            cases.append({"name": name, "gain": gain, "bias_std": bias, "seed": seed})
+    return rows + sweep(net, [case | {"params": params} for case in cases])
 
 
 def plane(act: Activation, gains: np.ndarray, biases: np.ndarray) -> list[Row]:
@@ -88,8 +89,9 @@ def plane(act: Activation, gains: np.ndarray, biases: np.ndarray) -> list[Row]:
     ]
 
 
-def net(act: Activation, gain: float, bias_std: float, params: Params, seed: int) -> Row:
+def net(name: str, gain: float, bias_std: float, seed: int, params: Params) -> Row:
     """The growth of the squared gradient a layer in real nets at one point, beside χ."""
+    act = record(name)
     point = MeanField(act, gain, bias_std).fixed_point()
     bounded = math.isfinite(point.q_star)
     q0 = (point.q_star - bias_std**2) / gain**2 if bounded else LARGE
@@ -102,7 +104,7 @@ def net(act: Activation, gain: float, bias_std: float, params: Params, seed: int
     log_grad = result.grad.measured
     growth = (log_grad[1] - log_grad[-1]) / (params.depth - 1)
     return {
-        "name": act.name,
+        "name": name,
         "kind": "net",
         "gain": gain,
         "bias_std": bias_std,
