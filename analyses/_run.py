@@ -32,6 +32,7 @@ from sigprop.cli.interrupts import INTERRUPTED, uninterrupted
 from sigprop.cli.output import check_places
 from sigprop.records import (
     Row,
+    counted,
     read_csv,
     read_json,
     write_bytes,
@@ -146,7 +147,7 @@ def _place(name: str, args: argparse.Namespace, executor: Any) -> Place:
 
 def _resumed(record: Row) -> str:
     number = record.get("resumed", 0)
-    return f" after {number:,} cases of a run that was ended" if number else ""
+    return f" after {counted(number, 'case')} of a run that was ended" if number else ""
 
 
 def _useless(args: argparse.Namespace) -> str:

@@ -43,7 +43,7 @@ class Place:
 
     def __str__(self) -> str:
         if self.executor is not None:
-            return "in a Dask cluster"
+            return "Dask"
         cores = (os.cpu_count() or 1) if self.workers is None else max(self.workers, 1)
         return f"{cores} processes" if cores > 1 else "1 process"
 
