@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from analyses import _run, _sweep, phase_diagram_nets
+from sigprop.sweep import engines
 
 CALLS: list[int] = []
 PLANS: dict = {}
@@ -56,11 +57,17 @@ def record(tmp_path):
     return json.loads((tmp_path / "out" / "six.json").read_text())
 
 
-def test_rows_are_the_same_in_this_process_and_in_two_others():
+def test_rows_are_the_same_in_this_process_and_in_two_others(monkeypatch):
+    made, processes = [], engines.OneProcess.renew
+    monkeypatch.setattr(
+        engines.OneProcess, "renew", lambda self: (made.append(1), processes(self))[1]
+    )
     params = phase_diagram_nets.Params(gains=2, biases=1, depth=4, width=16)
     rows = phase_diagram_nets.compute(params)
+    assert not made
     with _sweep.placed(_sweep.Place(workers=2)):
         assert phase_diagram_nets.compute(params) == rows
+    assert len(made) == 2
     assert len({row["forward"] for row in rows if row["kind"] == "net"}) == 8
 
 
@@ -116,8 +123,8 @@ def test_a_quick_run_is_in_this_process_and_keeps_nothing(run, tmp_path):
 
 
 @pytest.mark.parametrize("option", [["--workers", "2"], ["--executor", "dask://a:1"], ["--fresh"]])
-def test_an_option_of_sweeps_is_refused_where_there_is_none(run, capsys, option):
-    assert _run.main(["none", *option]) == 2
+def test_an_option_of_sweeps_is_refused_where_there_is_none(run, tmp_path, capsys, option):
+    assert _run.main(["none", "--out", str(tmp_path), *option]) == 2
     words = f"{option[0]} is for six; none has no use for it"
     assert words in capsys.readouterr().err
 
