@@ -1,4 +1,4 @@
-"""``python -m analyses [name ...] [--quick] [--redraw] [--list] [--gallery] [--seed N]``."""
+"""``python -m analyses [name ...] [--quick] [--redraw] [--list] [--gallery] [--workers N] …``."""
 
 import sys
 

@@ -10,9 +10,11 @@ import io
 import pkgutil
 import platform
 import re
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,10 +27,12 @@ import torch
 from PIL import Image
 
 import sigprop
+from analyses._sweep import Place, executor_of, placed, sweeps
 from sigprop.cli.interrupts import INTERRUPTED, uninterrupted
 from sigprop.cli.output import check_places
 from sigprop.records import (
     Row,
+    counted,
     read_csv,
     read_json,
     write_bytes,
@@ -36,10 +40,13 @@ from sigprop.records import (
     write_json,
     write_text,
 )
+from sigprop.sweep import CaseError
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
 QUICK_FIGURES = ROOT / "figures-quick"
+RUNS = ROOT / "runs"
+"""Finished cases of analyses that are under way, a folder each."""
 STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 150,
@@ -55,6 +62,8 @@ STYLE = {
     "legend.frameon": False,
 }
 
+WRITTEN = "its files are written"
+"""What a Ctrl-C says that came while the files of an analysis were written."""
 ANSWER = re.compile(r"^Answer: (.*?)^(?:Source|Run time):", re.DOTALL | re.MULTILINE)
 GALLERY = """# Figures
 
@@ -68,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what the command line asks for.
 
     Returns:
-        0: every claim holds; 1: one does not; 2: bad usage; 130: ended by Ctrl-C.
+        0: every claim holds; 1: one does not, or a case raised; 2: bad usage; 130: ended by Ctrl-C.
     """
     args = _parser().parse_args(argv)
     available = names()
     if useless := _useless(args):
-        print(f"{useless}: leave it out", file=sys.stderr)
+        print(useless, file=sys.stderr)
         return 2
     if args.list:
         for name in available:
@@ -84,11 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             near = difflib.get_close_matches(name, available, n=3, cutoff=0.3) or available
             print(f"unknown analysis {name!r}; did you mean {', '.join(near)}?", file=sys.stderr)
             return 2
-    for name in (args.names or available) if args.mnist else ():
-        if not hasattr(load(name).FULL, "mnist"):
-            takers = [other for other in available if hasattr(load(other).FULL, "mnist")]
-            print(f"--mnist is for {', '.join(takers)}; {name} has no use for it", file=sys.stderr)
-            return 2
+    if useless := _without_use(args, available):
+        print(useless, file=sys.stderr)
+        return 2
     out = args.out or (QUICK_FIGURES if args.quick else FIGURES)
     if args.gallery:
         print(f"written: {write_text(gallery(out), out / 'README.md')}")
@@ -97,40 +104,80 @@ def main(argv: Sequence[str] | None = None) -> int:
     done: list[str] = []
     try:
         check_places([out / f"{name}.png" for name in args.names or available], force=True)
-        for name in args.names or available:
-            print(f"{name}: {question(load(name))}", flush=True)
-            if args.redraw:
-                redraw(name, out)
+        with executor_of(args.executor) as executor:
+            for name in args.names or available:
+                print(f"{name}: {question(load(name))}", flush=True)
+                if args.redraw:
+                    redraw(name, out)
+                    done.append(name)
+                    print(f"  redrawn: {out / name}.png", flush=True)
+                    continue
+                record = run(
+                    name, out, quick=args.quick, seed=args.seed or 0, mnist=args.mnist,
+                    place=_place(name, args, executor),
+                )  # fmt: skip
                 done.append(name)
-                print(f"  redrawn: {out / name}.png", flush=True)
-                continue
-            record = run(name, out, quick=args.quick, seed=args.seed or 0, mnist=args.mnist)
-            done.append(name)
-            print(f"  {record['verdict']}, {record['seconds']:.1f} s: {out / name}.png", flush=True)
-            if record["verdict"] != "holds":
-                failed.append(name)
+                told = f"{record['verdict']}, {record['seconds']:.1f} s{_resumed(record)}"
+                print(f"  {told}: {out / name}.png", flush=True)
+                if record["verdict"] != "holds":
+                    failed.append(name)
     except OSError as error:
         print(f"  {error}", file=sys.stderr)
         return 2
+    except CaseError as error:
+        print(f"  {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
-        done += [name] if str(error) else []  # it came while files were written
+        done += [name] if str(error) == WRITTEN else []
+        kept = f"; {error}" if str(error) not in ("", WRITTEN) else ""
         written = ", ".join(done) or "none"
-        print(f"interrupted; finished and written to {out}: {written}", file=sys.stderr)
+        print(f"interrupted; finished and written to {out}: {written}{kept}", file=sys.stderr)
         return INTERRUPTED
     if failed:
         print(f"claims that do not hold: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
+def _place(name: str, args: argparse.Namespace, executor: Any) -> Place:
+    """Where the cases of an analysis run; at its quick size by itself here, and nothing is kept."""
+    if args.quick:
+        return Place(0 if args.workers is None and executor is None else args.workers, executor)
+    return Place(args.workers, executor, RUNS / name, args.fresh)
+
+
+def _resumed(record: Row) -> str:
+    number = record.get("resumed", 0)
+    return f" after {counted(number, 'case')} of a run that was ended" if number else ""
+
+
 def _useless(args: argparse.Namespace) -> str:
     """What is given and would do nothing."""
     given = {"names": args.names, "--quick": args.quick, "--redraw": args.redraw,
-             "--out": args.out, "--seed": args.seed is not None, "--mnist": args.mnist}  # fmt: skip
-    without = {"--list": set(given), "--redraw": {"--seed", "--mnist"}}
+             "--out": args.out, "--seed": args.seed is not None, "--mnist": args.mnist,
+             "--workers": args.workers is not None, "--executor": args.executor,
+             "--fresh": args.fresh}  # fmt: skip
+    computing = {"--seed", "--mnist", "--workers", "--executor", "--fresh"}
+    without = {"--list": set(given), "--redraw": computing, "--quick": {"--fresh"}}
     for option, others in without.items():
         idle = [name for name in given if given[name] and name in others]
         if getattr(args, option.removeprefix("--")) and idle:
-            return f"with {option}, {', '.join(idle)} does nothing"
+            return f"with {option}, {', '.join(idle)} does nothing: leave it out"
+    return ""
+
+
+def _without_use(args: argparse.Namespace, available: Sequence[str]) -> str:
+    """An option that one of the analyses has no use for, and those that have."""
+    takes: dict[str, Callable[[ModuleType], bool]] = {
+        "mnist": lambda module: hasattr(module.FULL, "mnist"),
+        "workers": sweeps, "executor": sweeps, "fresh": sweeps,
+    }  # fmt: skip
+    for option, has in takes.items():
+        if getattr(args, option) in (None, "", False):
+            continue
+        for name in args.names or available:
+            if not has(load(name)):
+                takers = ", ".join(other for other in available if has(load(other)))
+                return f"--{option} is for {takers}; {name} has no use for it"
     return ""
 
 
@@ -180,7 +227,8 @@ def gallery(out: Path = FIGURES) -> str:
         parts += [f"![{question(module)}]({picture.name})\n" for picture in pictures(name, out)]
         parts.append(
             f"`python -m analyses {name}` took {_duration(record['seconds'])} "
-            f"({record['device']}). [Code](../analyses/{name}.py), [numbers]({name}.csv), "
+            f"({record['device']}){_resumed(record)}. "
+            f"[Code](../analyses/{name}.py), [numbers]({name}.csv), "
             f"[parameters and versions]({name}.json).\n"
         )
     return "\n".join(parts)
@@ -193,19 +241,23 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
 
 
-def run(name: str, out: Path, *, quick: bool = False, seed: int = 0, mnist: str = "") -> Row:
+def run(
+    name: str, out: Path, *, quick: bool = False, seed: int = 0, mnist: str = "",
+    place: Place | None = None,
+) -> Row:  # fmt: skip
     """Compute, check and draw; write ``out/name.{csv,png,json}`` and return what the JSON holds.
 
-    What is drawn is what the CSV holds.
+    What is drawn is what the CSV holds. ``place`` says where cases run; None: in this process.
     """
-    module = load(name)
+    module, place = load(name), place or Place()
     params = dataclasses.replace(module.QUICK if quick else module.FULL, seed=seed)
     if mnist:
         params = dataclasses.replace(params, mnist=mnist)
     start = time.perf_counter()
-    rows = module.compute(params)
+    with placed(place):
+        rows = module.compute(params)
     seconds = time.perf_counter() - start
-    with uninterrupted():  # the three files are of one run
+    with uninterrupted(WRITTEN):  # the three files are of one run
         write_csv(rows, out / f"{name}.csv")
         record = {
             "analysis": name,
@@ -214,10 +266,15 @@ def run(name: str, out: Path, *, quick: bool = False, seed: int = 0, mnist: str 
             "quick": quick,
             "parameters": dataclasses.asdict(params),
             "seconds": round(seconds, 1),
-            **_machine(),
+            **({"resumed": place.resumed} if sweeps(module) else {}),
+            **_machine(str(place) if sweeps(module) else f"{torch.get_num_threads()} threads"),
         }
         write_json(record, out / f"{name}.json")
         redraw(name, out)
+        if place.folder is not None:
+            shutil.rmtree(place.folder, ignore_errors=True)
+            with suppress(OSError):  # another analysis is under way
+                place.folder.parent.rmdir()
     return record
 
 
@@ -267,12 +324,10 @@ def _save(module: ModuleType, rows: list[Row], path: Path) -> None:
             write_bytes(small.getvalue(), place)
 
 
-def _machine() -> Row:
+def _machine(cores: str) -> Row:
     cuda = torch.cuda.is_available()
     return {
-        "device": torch.cuda.get_device_name()
-        if cuda
-        else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if cuda else f"cpu, {cores}",
         "python": platform.python_version(),
         "versions": {
             "sigprop": sigprop.__version__,
@@ -295,6 +350,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gallery", action="store_true", help="write README.md of the figures")
     parser.add_argument("--seed", type=int, help="of everything random; if not given: 0")
     parser.add_argument("--out", type=Path, help="folder of the results (default: figures/)")
+    about = "cases at a time, 0: in this process (default: all cores)"
+    parser.add_argument("--workers", type=_workers, metavar="N", help=about)
+    about = "run the cases on a Dask cluster"
+    parser.add_argument("--executor", default="", metavar="dask://HOST:PORT", help=about)
+    about = "do not go on with a run that was ended: compute all cases"
+    parser.add_argument("--fresh", action="store_true", help=about)
     about = "learn MNIST from the folder of its IDX files, where an analysis can"
     parser.add_argument("--mnist", default="", metavar="DIR", help=about)
     return parser
+
+
+def _workers(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("give 0 or more")
+    return number

@@ -17,7 +17,7 @@ Run time: 11 minutes on one core.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from scipy import optimize, stats
 from torch import nn
 
+from analyses._sweep import sweep
 from sigprop import g_star, kaiming_leaky_init, plots, validate
 from sigprop.data import load_inputs
 from sigprop.records import Row
@@ -97,14 +98,7 @@ def random_setting(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def compute(params: Params) -> list[Row]:
-    alpha, right = 0.2, float(g_star(0.2))
-    x = load_inputs("digits", params.inputs, seed=params.seed)
-    start = 10**6 * params.seed
-    rows: list[Row] = []
-    for number in range(params.settings):
-        setting = random_setting(np.random.default_rng([params.seed, number]))
-        result = validate(**setting, seed=start + number)
-        rows.append({"kind": "null", "p": result.p_value, **_words(setting, result)})
+    rows = sweep(right, [{"seed": params.seed, "number": i} for i in range(params.settings)])
     depth, width, nets = params.shape
     families = [np.ones(depth)] * 4
     smallest = optimize.brentq(lambda p: smallest_law(p, families) - LEVEL, 1e-9, LEVEL)
@@ -121,18 +115,15 @@ def compute(params: Params) -> list[Row]:
         }
         for error, shift in zip(errors.tolist(), shifts.tolist(), strict=True)
     ]
-    for number, (error, repeats) in enumerate(params.power, start=1):
-        wrong = right * (1 + error)
-
-        def init(module: nn.Module, generator: torch.Generator, gain: float = wrong) -> Any:
-            return kaiming_leaky_init(module, alpha, gain=gain, generator=generator)
-
-        p = [
-            validate(
-                alpha, depth, width, seeds=nets, x=x, init=init, seed=start + 10**5 * number + r
-            ).p_value
-            for r in range(repeats)
-        ]
+    cases = [
+        {"error": error, "shape": params.shape, "inputs": params.inputs, "seed": params.seed}
+        | {"nets_seed": 10**6 * params.seed + 10**5 * number + repeat}
+        for number, (error, repeats) in enumerate(params.power, start=1)
+        for repeat in range(repeats)
+    ]
+    found = sweep(off, cases)
+    for error, repeats in params.power:
+        p = [row["value"] for row, case in zip(found, cases, strict=True) if case["error"] == error]
         hits = sum(value < LEVEL for value in p)
         interval = stats.binomtest(hits, repeats).proportion_ci(0.95, "exact")
         rows.append(
@@ -150,11 +141,25 @@ def compute(params: Params) -> list[Row]:
                 "nets": nets,
             }
         )
-    for name, result in mistakes(params.seed):
-        p = max(result.p_value, 1e-300)
-        culprits = " ".join(map(str, result.verdict.culprits))
-        rows.append({"kind": "mistake", "name": name, "p": p, "culprits": culprits})
-    return rows
+    return rows + sweep(mistake, [{"name": name, "seed": params.seed} for name in MISTAKES])
+
+
+def right(seed: int, number: int) -> Row:
+    """Right nets in a random setting."""
+    setting = random_setting(np.random.default_rng([seed, number]))
+    result = validate(**setting, seed=10**6 * seed + number)
+    return {"kind": "null", "p": result.p_value, **_words(setting, result)}
+
+
+def off(error: float, shape: tuple[int, int, int], inputs: int, seed: int, nets_seed: int) -> float:
+    """The p-value of nets whose gain is off by a share."""
+    (depth, width, nets), alpha = shape, 0.2
+    x, gain = load_inputs("digits", inputs, seed=seed), float(g_star(alpha)) * (1 + error)
+
+    def init(module: nn.Module, generator: torch.Generator) -> Any:
+        return kaiming_leaky_init(module, alpha, gain=gain, generator=generator)
+
+    return validate(alpha, depth, width, seeds=nets, x=x, init=init, seed=nets_seed).p_value
 
 
 def _words(setting: dict[str, Any], result: Validation) -> Row:
@@ -172,55 +177,30 @@ def _words(setting: dict[str, Any], result: Validation) -> Row:
     }
 
 
-def mistakes(seed: int) -> Iterator[tuple[str, Validation]]:
-    """Initializations with a known mistake, each tested as if it were right."""
+def mistake(name: str, seed: int) -> Row:
+    """An initialization with a known mistake, tested as if it were right."""
+    result = validate(**MISTAKES[name], seed=seed)
+    return {
+        "kind": "mistake", "name": name, "p": max(result.p_value, 1e-300),
+        "culprits": " ".join(map(str, result.verdict.culprits)),
+    }  # fmt: skip
 
-    def swapped(model: Any, generator: torch.Generator) -> None:
-        for layer in model.layers:
-            std = float(g_star(0.2)) / math.sqrt(layer.out_features)
-            nn.init.normal_(layer.weight, 0, std, generator=generator)
-            nn.init.zeros_(layer.bias)
 
-    def one_layer(model: Any, generator: torch.Generator) -> None:
-        kaiming_leaky_init(model, 0.2, generator=generator)
-        with torch.no_grad():
-            model.layers[WRONG_LAYER - 1].weight *= 1.1
+def _as_slope(alpha: float) -> Callable[[nn.Module, torch.Generator], Any]:
+    return lambda model, generator: kaiming_leaky_init(model, alpha, generator=generator)
 
-    def as_slope(alpha: float) -> Callable[[nn.Module, torch.Generator], Any]:
-        return lambda model, generator: kaiming_leaky_init(model, alpha, generator=generator)
 
-    slopes = np.linspace(-0.5, 1.0, 256)
-    mean = float(slopes.mean())
-    unequal = [100, 400] * 5
-    yield (
-        "fan_in and fan_out swapped",
-        validate(0.2, width=unequal, seeds=4, init=swapped, seed=seed),
-    )
-    yield (
-        "√2 used with α = 0.25",
-        validate(0.25, 50, 256, seeds=4, init=as_slope(0.0), seed=seed),
-    )
-    yield (
-        "α = 0.25 missing from the claim",
-        validate(0.25, 50, 256, seeds=4, gain=2**0.5, init=as_slope(0.25), seed=seed),
-    )
-    yield (
-        "PReLU: mean slope, not mean square",
-        validate(slopes, 50, 256, seeds=4, init=as_slope(mean), seed=seed),
-    )
-    for name, fill in (("uniform weights", _uniform), ("orthogonal weights", _orthogonal)):
-        yield (
-            name,
-            validate(0.2, 20, 256, seeds=4, init=fill, distribution="normal", seed=seed),
-        )
-    yield (
-        "two layers of 20 share their weights",
-        validate(0.2, 20, 256, seeds=4, init=_shared, distribution="normal", seed=seed),
-    )
-    yield (
-        "one layer of 50 off by 10 %",
-        validate(0.2, 50, 256, seeds=16, init=one_layer, seed=seed),
-    )
+def _swapped(model: Any, generator: torch.Generator) -> None:
+    for layer in model.layers:
+        std = float(g_star(0.2)) / math.sqrt(layer.out_features)
+        nn.init.normal_(layer.weight, 0, std, generator=generator)
+        nn.init.zeros_(layer.bias)
+
+
+def _one_layer(model: Any, generator: torch.Generator) -> None:
+    kaiming_leaky_init(model, 0.2, generator=generator)
+    with torch.no_grad():
+        model.layers[WRONG_LAYER - 1].weight *= 1.1
 
 
 def _uniform(model: Any, generator: torch.Generator) -> None:
@@ -235,6 +215,41 @@ def _shared(model: Any, generator: torch.Generator) -> None:
     kaiming_leaky_init(model, 0.2, generator=generator)
     with torch.no_grad():
         model.layers[12].weight.copy_(model.layers[4].weight)
+
+
+SLOPES = np.linspace(-0.5, 1.0, 256)
+MISTAKES: dict[str, dict[str, Any]] = {
+    "fan_in and fan_out swapped": {
+        "alpha": 0.2, "width": [100, 400] * 5, "seeds": 4, "init": _swapped,
+    },
+    "√2 used with α = 0.25": {
+        "alpha": 0.25, "depth": 50, "width": 256, "seeds": 4, "init": _as_slope(0.0),
+    },
+    "α = 0.25 missing from the claim": {
+        "alpha": 0.25, "depth": 50, "width": 256, "seeds": 4, "gain": 2**0.5,
+        "init": _as_slope(0.25),
+    },
+    "PReLU: mean slope, not mean square": {
+        "alpha": SLOPES, "depth": 50, "width": 256, "seeds": 4,
+        "init": _as_slope(float(SLOPES.mean())),
+    },
+    "uniform weights": {
+        "alpha": 0.2, "depth": 20, "width": 256, "seeds": 4, "init": _uniform,
+        "distribution": "normal",
+    },
+    "orthogonal weights": {
+        "alpha": 0.2, "depth": 20, "width": 256, "seeds": 4, "init": _orthogonal,
+        "distribution": "normal",
+    },
+    "two layers of 20 share their weights": {
+        "alpha": 0.2, "depth": 20, "width": 256, "seeds": 4, "init": _shared,
+        "distribution": "normal",
+    },
+    "one layer of 50 off by 10 %": {
+        "alpha": 0.2, "depth": 50, "width": 256, "seeds": 16, "init": _one_layer,
+    },
+}  # fmt: skip
+"""Arguments of ``validate``; the last one is to be named."""
 
 
 def check(rows: list[Row]) -> None:

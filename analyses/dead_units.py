@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from analyses._paired import compare
+from analyses._sweep import sweep
 from analyses._train import Stack, accuracy, load_data, train
 from sigprop import DeepMLP, kaiming_leaky_init, plots
 from sigprop.activations import activation
@@ -91,11 +92,12 @@ def compute(params: Params) -> list[Row]:
     rows = []
     for name, phi in (("relu", nn.ReLU()), ("leaky_relu", nn.LeakyReLU(0.1))):
         rows += [{"kind": "example", "activation": name} | row for row in example(phi, params)]
-    for name in ACTIVATIONS:
-        rows += [{"kind": "net", "activation": name} | row for row in _trained(params, name)]
+    for found in sweep(_trained, [{"name": name, "params": params} for name in ACTIVATIONS]):
+        rows += found
     rows += claims(rows)
-    for index, width in enumerate(params.born_widths):
-        rows += _born(params, width, 1000 * params.seed + 100 * index)
+    seeds = {w: 1000 * params.seed + 100 * index for index, w in enumerate(params.born_widths)}
+    for found in sweep(_born, [{"width": w, "born": params.born, "seed": seeds[w]} for w in seeds]):
+        rows += found
     return rows
 
 
@@ -117,7 +119,7 @@ def example(phi: Callable[[Tensor], Tensor], params: Params) -> list[Row]:
     return rows
 
 
-def _trained(params: Params, name: str) -> list[Row]:
+def _trained(name: str, params: Params) -> list[Row]:
     """Share of dead units before and after training: every rate, bias and seed, all at once."""
     phi = activation(name, **ACTIVATIONS[name])
     grid = [
@@ -144,11 +146,11 @@ def _trained(params: Params, name: str) -> list[Row]:
     )
     asked = data.x_asked.expand(len(grid), *data.x_asked.shape)
     right = accuracy(stack, asked, data.y_asked.expand(len(grid), -1))
-    head = ("seed", "learning_rate", "bias")
+    head = ("kind", "activation", "seed", "learning_rate", "bias")
     finite = stack.finite().tolist()
     after = dead_share(stack, data.x).tolist()
     return [
-        dict(zip(head, cell, strict=True))
+        dict(zip(head, ("net", name, *cell), strict=True))
         | {
             "dead_at_start": before,
             "dead": share if kept else None,
@@ -233,9 +235,9 @@ def claims(rows: list[Row]) -> list[Row]:
     return compare(pairs)
 
 
-def _born(params: Params, width: int, seed: int) -> list[Row]:
+def _born(width: int, born: tuple[int, int], seed: int) -> list[Row]:
     """Deep narrow ReLU nets without biases, one input each: who is dead after how many layers."""
-    depth, number = params.born
+    depth, number = born
     weights = []
     for index in range(number):
         net = DeepMLP(width, width, depth, "relu", bias=False)

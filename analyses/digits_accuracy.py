@@ -30,6 +30,8 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,6 +40,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from analyses._paired import compare
+from analyses._sweep import sweep
 from analyses._train import Data, Stack, accuracy, drawn_from, load_data, train
 from sigprop import initialize, kaiming_leaky_init, plots
 from sigprop.init import SignalWarning
@@ -96,19 +99,22 @@ QUICK = Params(
 
 
 def compute(params: Params) -> list[Row]:
+    cases = [
+        {"depth": depth, "normalized": normalized, "name": name, "inits": inits, "params": params}
+        for depth, normalized, name in product(params.depths, (False, True), params.activations)
+        for inits in (INITS, (FASTER,))
+        if inits == INITS or (normalized and depth > 2 and name in SLOPES)
+    ]
+    rows = [row for found in sweep(_learn, cases) for row in found]
+    return rows + claims(rows)
+
+
+@lru_cache(1)
+def _data(params: Params) -> tuple[list[int], list[Data]]:
+    """Seeds, and each one's images."""
     learn = params.mnist_learn if params.mnist else params.learn
     seeds = [params.seed * params.seeds + index for index in range(params.seeds)]
-    data = [load_data(seed, learn, per_pixel=False, folder=params.mnist) for seed in seeds]
-    rows = []
-    for depth in params.depths:
-        for normalized in (False, True):
-            for name in params.activations:
-                head = {"depth": depth, "batch_norm": normalized, "activation": name}
-                job = (params, data, seeds, name, depth, normalized)
-                rows += [head | row for row in _learn(*job)]
-                if normalized and depth > 2 and name in SLOPES:
-                    rows += [head | row for row in _learn(*job, (FASTER,))]
-    return rows + claims(rows)
+    return seeds, [load_data(s, learn, per_pixel=False, folder=params.mnist) for s in seeds]
 
 
 def build(name: str, depth: int, normalized: bool, pixels: int, hidden: int = 50) -> nn.Sequential:
@@ -148,11 +154,10 @@ def _nets(
     nets = []
     for init in inits:
         for seed, part in zip(seeds, data, strict=True):
-            with drawn_from(seed):
-                net = build(name, depth, normalized, part.x.shape[1], params.hidden)
             source, x = torch.Generator().manual_seed(seed), part.x[: params.batch].cpu()
-            with warnings.catch_warnings():  # 100 layers are more than some gains can hold
-                warnings.simplefilter("ignore", SignalWarning)
+            with drawn_from(seed), warnings.catch_warnings():  # dropout, also of the example
+                warnings.simplefilter("ignore", SignalWarning)  # 100 layers are too many for some
+                net = build(name, depth, normalized, part.x.shape[1], params.hidden)
                 if init != INITS[0] and name in OTHERS:
                     initialize(net, example=x, q0=1.0, generator=source)
                 elif init != INITS[0]:
@@ -162,10 +167,10 @@ def _nets(
 
 
 def _learn(
-    params: Params, data: list[Data], seeds: list[int], name: str, depth: int, normalized: bool,
-    inits: Sequence[str] = INITS,
+    name: str, depth: int, normalized: bool, inits: Sequence[str], params: Params
 ) -> list[Row]:  # fmt: skip
     """Train all seeds and initializations at once: the accuracies and the loss curves."""
+    seeds, data = _data(params)
     nets = _nets(params, seeds, name, depth, normalized, inits, data)
     size = (params.steps, params.batch)
     order = [np.random.default_rng([s, 7]).integers(len(data[0].y), size=size) for s in seeds]
@@ -182,14 +187,15 @@ def _learn(
     asked = torch.stack([part.x_asked for part in data] * len(inits))
     right = accuracy(nets, asked, torch.stack([part.y_asked for part in data] * len(inits)))
     shaped = losses.reshape(params.points, -1, len(inits), len(seeds)).mean(axis=1)
+    head = {"depth": depth, "batch_norm": normalized, "activation": name}
     rows: list[Row] = []
     for i, init in enumerate(inits):
         rows += [
-            {"kind": "net", "init": init, "seed": seed, "accuracy": share}
+            head | {"kind": "net", "init": init, "seed": seed, "accuracy": share}
             for seed, share in zip(seeds, right.reshape(len(inits), -1)[i].tolist(), strict=True)
         ]
         for point, values in enumerate(shaped[:, i]):
-            row = {
+            row = head | {
                 "kind": "curve",
                 "init": init,
                 "step": (point + 0.5) * params.steps / params.points,

@@ -31,8 +31,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -53,6 +54,7 @@ from analyses._architectures import (
     with_natural_images,
 )
 from analyses._peer import from_neural_tangents
+from analyses._sweep import sweep
 from sigprop import plots, predict
 from sigprop.prediction import Prediction
 from sigprop.prediction.entry import propagated
@@ -68,7 +70,6 @@ TARGETS: dict[str, tuple[float, float | None]] = {
 """Relative errors over all nodes: median and 90th percentile."""
 QUANTITIES = ("forward", "backward", "weight")
 ALL = "all nodes"
-Pooled: TypeAlias = dict[str, list[float]]
 Size: TypeAlias = "Callable[[Spread], float]"
 LINEAR = ("weight", "sum", "product")
 """Kinds of nodes that forward errors are counted at: what a normalization returns is 1 anyway."""
@@ -93,43 +94,43 @@ QUICK = Params(seeds=4, predictions=2, names=("convnext_t", "t5_encoder"), photo
 
 
 def compute(params: Params) -> list[Row]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        pooled: Pooled = {name: [] for name in QUANTITIES}
-        rows = [_held(*case, params, pooled) for case in _cases(params)]
-        peer = _peer_rows(params.seed) if params.packages else []
-        return [*rows, _all(rows, pooled), *peer]
-    finally:
-        torch.set_num_threads(threads)
+    cases = [(name, "") for name in params.names] + list(params.photographs)
+    cases += [(name, "") for name in (_installed() if params.packages else ())]
+    found = sweep(held, [{"name": name, "full": full, "params": params} for name, full in cases])
+    rows = [case["row"] for case in found]
+    peer = _peer_rows(params.seed) if params.packages else []
+    return [*rows, _all(rows, [case["errors"] for case in found]), *peer]
 
 
-def _cases(params: Params) -> Iterator[tuple[Architecture, str]]:
-    """Architectures, and what is told apart: "", positions or samples."""
-    for name in params.names:
-        yield BY_NAME[name], ""
-    for name, full in params.photographs:
-        yield with_natural_images(BY_NAME[name]), full
-    if params.packages:
-        for architecture in installed_architectures():
-            yield architecture, ""
+@lru_cache(1)
+def _installed() -> dict[str, Architecture]:
+    return {architecture.name: architecture for architecture in installed_architectures()}
 
 
-def _all(rows: Sequence[Row], pooled: Pooled) -> Row:
+def _all(rows: Sequence[Row], errors: Sequence[Mapping[str, list[float]]]) -> Row:
     """The same figures over the nodes of all architectures together."""
+    pooled = {name: [e for part in errors for e in part[name]] for name in QUANTITIES}
     nodes = sum(row["nodes"] for row in rows)
     predicted = sum(row["nodes"] * row["predicted"] for row in rows) / nodes
-    errors = {f"{name} {i}": e for name in QUANTITIES for i, e in enumerate(pooled[name])}
     made: Row = {"name": ALL, "family": ALL, "nodes": nodes, "predicted": predicted}
     for name in QUANTITIES:
-        made |= _errors(name, {k: e for k, e in errors.items() if k.startswith(name)})
+        made |= _errors(name, {f"{name} {i}": e for i, e in enumerate(pooled[name])})
     for name in ("zeros", "zeros_found"):
         made[name] = sum(row[name] for row in rows)
     return made | {"met": _met(made)}
 
 
-def _held(architecture: Architecture, full: str, params: Params, pooled: Pooled) -> Row:
-    """One architecture: errors of its nodes and parameters."""
+def held(name: str, full: str, params: Params) -> dict[str, Any]:
+    """One architecture: its row, and the errors of its nodes and parameters.
+
+    Args:
+        name: of the architecture.
+        full: what is told apart, "positions" or "samples" of photographs; "": nothing, of noise.
+        params: of the analysis.
+    """
+    architecture = BY_NAME.get(name) or _installed()[name]
+    if full:
+        architecture = with_natural_images(architecture)
     seeds = range(params.seed, params.seed + params.seeds)
     found = truth(architecture, seeds)
     predictions, seconds, recording = [], [], []
@@ -145,12 +146,11 @@ def _held(architecture: Architecture, full: str, params: Params, pooled: Pooled)
     forward, zeros = _forward(predictions, found, size)
     backward, more = _backward(predictions, found, size)
     weights, most = _weights(predictions, found, size)
-    for name, errors in zip(QUANTITIES, (forward, backward, weights), strict=True):
-        pooled[name] += errors.values()
+    errors = [list(part.values()) for part in (forward, backward, weights)]
     zeros = [*zeros, *more, *most]
     inside = [] if architecture.norms else list(_inside(predictions[0], found))
     nodes = [node for node in predictions[0] if _known(found, node.name)]
-    return {
+    row = {
         "name": architecture.name, "family": architecture.family, "inputs": architecture.kind,
         "told_apart": full, "nodes": len(nodes),
         "predicted": sum(not node.note for node in nodes) / max(len(nodes), 1),
@@ -164,6 +164,7 @@ def _held(architecture: Architecture, full: str, params: Params, pooled: Pooled)
         "refused": "; ".join(sorted({*predictions[0].measured.values()}))[:200],
         "seeds": params.seeds,
     }  # fmt: skip
+    return {"row": row, "errors": dict(zip(QUANTITIES, errors, strict=True))}
 
 
 # The peer: neural-tangents, in the limit of infinite width

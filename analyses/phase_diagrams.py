@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,6 +24,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analyses._sweep import sweep
 from sigprop import plots, validate
 from sigprop.activations import Activation, activation
 from sigprop.records import Row
@@ -58,22 +58,33 @@ def record(name: str) -> Activation:
 
 
 def compute(params: Params) -> list[Row]:
-    rows = []
+    rows, cases = [], []
     inner = np.linspace(*GAINS, params.points[0] + 2)[1:-1]
     across = np.linspace(*BIASES, params.points[1] + 1)[1:] - BIASES[1] / 10
+    gains, biases = (grid.ravel().tolist() for grid in np.meshgrid(inner, across, indexing="ij"))
     for index, name in enumerate(NAMES):
         act = record(name)
         rows += plane(act, np.linspace(*GAINS, params.cells), np.linspace(*BIASES, params.cells))
-        edge = edge_of_chaos(act, bias_std=BIASES[1] * np.linspace(0, 1, params.cells) ** 2)
-        rows += [
-            {"name": name, "kind": "edge"} | {k: row[k] for k in ("gain", "bias_std", "stable")}
-            for row in edge.records()
-            if not math.isnan(row["gain"])
+        rows += edge(act, params.cells)
+        point = MeanField(act, gains, biases).fixed_point()
+        cases += [
+            {"name": name, "gain": gain, "bias_std": bias, "q_star": q_star, "chi": chi}
+            | {"params": params, "seed": 1000 * (len(NAMES) * params.seed + index) + number}
+            for number, (gain, bias, q_star, chi) in enumerate(
+                zip(gains, biases, point.q_star.tolist(), point.chi.tolist(), strict=True)
+            )
         ]
-        for number, (gain, bias) in enumerate(product(inner.tolist(), across.tolist())):
-            seed = 1000 * (len(NAMES) * params.seed + index) + number
-            rows.append(net(act, gain, bias, params, seed))
-    return rows
+    return rows + sweep(net, cases)
+
+
+def edge(act: Activation, points: int) -> list[Row]:
+    """The edge of chaos, χ = 1."""
+    line = edge_of_chaos(act, bias_std=BIASES[1] * np.linspace(0, 1, points) ** 2)
+    return [
+        {"name": act.name, "kind": "edge"} | {k: row[k] for k in ("gain", "bias_std", "stable")}
+        for row in line.records()
+        if not math.isnan(row["gain"])
+    ]
 
 
 def plane(act: Activation, gains: np.ndarray, biases: np.ndarray) -> list[Row]:
@@ -88,26 +99,27 @@ def plane(act: Activation, gains: np.ndarray, biases: np.ndarray) -> list[Row]:
     ]
 
 
-def net(act: Activation, gain: float, bias_std: float, params: Params, seed: int) -> Row:
+def net(
+    name: str, gain: float, bias_std: float, q_star: float, chi: float, params: Params, seed: int
+) -> Row:
     """The growth of the squared gradient a layer in real nets at one point, beside χ."""
-    point = MeanField(act, gain, bias_std).fixed_point()
-    bounded = math.isfinite(point.q_star)
-    q0 = (point.q_star - bias_std**2) / gain**2 if bounded else LARGE
+    bounded = math.isfinite(q_star)
+    q0 = (q_star - bias_std**2) / gain**2 if bounded else LARGE
     x = np.random.default_rng(seed).standard_normal((1, params.width))
     x *= math.sqrt(q0 / np.mean(x**2))
     result = validate(
-        activation=act, gain=gain, bias_std=bias_std, depth=params.depth, width=params.width,
-        seeds=params.nets, x=x, seed=seed,
+        activation=record(name), gain=gain, bias_std=bias_std, depth=params.depth,
+        width=params.width, seeds=params.nets, x=x, seed=seed,
     )  # fmt: skip
     log_grad = result.grad.measured
     growth = (log_grad[1] - log_grad[-1]) / (params.depth - 1)
     return {
-        "name": act.name,
+        "name": name,
         "kind": "net",
         "gain": gain,
         "bias_std": bias_std,
-        "q_star": point.q_star if bounded else None,
-        "log10_chi": math.log10(point.chi),
+        "q_star": q_star if bounded else None,
+        "log10_chi": math.log10(chi),
         "log10_growth": growth / math.log(10),
         "side": params.side / math.log(10),
         "p_value": result.p_value,
@@ -142,12 +154,7 @@ def draw(rows: list[Row]) -> Figure:
     ticks = (0.2, 0.5, 1, 2, 5)
     bar.set_ticks([math.log10(tick) for tick in ticks], labels=[f"{tick:g}" for tick in ticks])
     bar.set_label("growth of the squared gradient a layer: plane χ, dots measured")
-    lines = {"edge of chaos, χ = 1": "-", "unstable: q leaves q*": (0, (3, 2))}
-    figure.legend(
-        handles=[Line2D([], [], color=plots.INK, lw=2, ls=v, label=k) for k, v in lines.items()],
-        loc="outside lower center",
-        ncols=2,
-    )
+    figure.legend(handles=edge_lines(), loc="outside lower center", ncols=2)
     nets = [row for row in rows if row["kind"] == "net"]
     growth, chi = plots.column(nets, "log10_growth"), plots.column(nets, "log10_chi")
     wrong, away = chi * growth < 0, np.abs(10 ** (growth - chi) - 1)
@@ -165,19 +172,13 @@ def draw(rows: list[Row]) -> Figure:
 
 def _panel(rows: list[Row], ax: Axes) -> QuadMesh:
     """The plane of χ, the edge of chaos, and measured nets in the colours of the plane."""
-    cells, edge, nets = ([r for r in rows if r["kind"] == kind] for kind in ("cell", "edge", "net"))
+    cells, line, nets = ([r for r in rows if r["kind"] == kind] for kind in ("cell", "edge", "net"))
     gains, biases = (sorted({row[key] for row in cells}) for key in ("gain", "bias_std"))
     shape = len(gains), len(biases)
     chi, bounded = (plots.column(cells, k).reshape(shape).T for k in ("log10_chi", "bounded"))
     style = {"cmap": COLORS, "vmin": RANGE[0], "vmax": RANGE[1]}
     image = ax.pcolormesh(gains, biases, chi, shading="gouraud", **style)
-    stable = plots.column(edge, "stable").astype(bool)
-    gain, bias = plots.column(edge, "gain"), plots.column(edge, "bias_std")
-    if np.ptp(gain) < 1e-9:  # two straight pieces: the same gain at any bias
-        ax.axvline(gain[0], color=plots.INK, lw=2)
-    joined = ~stable | ~np.append(stable[:1], stable[:-1])
-    ax.plot(np.where(joined, gain, np.nan), bias, color=plots.INK, lw=2, ls=(0, (3, 2)))
-    ax.plot(np.where(stable, gain, np.nan), bias, color=plots.INK, lw=2)
+    draw_edge(ax, line)
     growth = plots.column(nets, "log10_growth")
     rings = ["white" if abs(value) > 0.4 else plots.INK for value in growth]
     at = (plots.column(nets, "gain"), plots.column(nets, "bias_std"))
@@ -190,3 +191,20 @@ def _panel(rows: list[Row], ax: Axes) -> QuadMesh:
     ax.grid(False)
     ax.set(xlim=GAINS, ylim=BIASES)
     return image
+
+
+def draw_edge(ax: Axes, rows: list[Row]) -> None:
+    """The edge of chaos; dashed where no net stays."""
+    stable = plots.column(rows, "stable").astype(bool)
+    gain, bias = plots.column(rows, "gain"), plots.column(rows, "bias_std")
+    if np.ptp(gain) < 1e-9:  # two straight pieces: the same gain at any bias
+        ax.axvline(gain[0], color=plots.INK, lw=2)
+    joined = ~stable | ~np.append(stable[:1], stable[:-1])
+    ax.plot(np.where(joined, gain, np.nan), bias, color=plots.INK, lw=2, ls=(0, (3, 2)))
+    ax.plot(np.where(stable, gain, np.nan), bias, color=plots.INK, lw=2)
+
+
+def edge_lines() -> list[Line2D]:
+    """The two kinds of its line, for a legend."""
+    lines = {"edge of chaos, χ = 1": "-", "unstable: q leaves q*": (0, (3, 2))}
+    return [Line2D([], [], color=plots.INK, lw=2, ls=v, label=k) for k, v in lines.items()]

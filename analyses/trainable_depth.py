@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
 
+from analyses._sweep import sweep
 from analyses._train import Stack, accuracy, load_data, train
 from sigprop import DeepMLP, g_star, kaiming_leaky_init, plots
 from sigprop.records import Row
@@ -76,14 +77,20 @@ QUICK = Params(
 
 def compute(params: Params) -> list[Row]:
     fine = np.linspace(params.factors[0], params.factors[-1], 301)
+    seeds = range(params.seed, params.seed + params.seeds)
+    cases = product(NAMES, params.depths, seeds)
+    found = sweep(
+        _accuracies, [{"name": n, "depth": d, "seed": s, "params": params} for n, d, s in cases]
+    )
+    shape = (len(NAMES), len(params.depths), len(seeds), len(params.factors))
+    best = np.reshape([case["value"] for case in found], shape)
     rows = []
-    for name in NAMES:
+    for name, over_depths in zip(NAMES, best, strict=True):
         head = {"kind": "law", "activation": name}
         laws = zip(fine.tolist(), _scales(name, fine, params), strict=True)
         rows += [head | {"factor": factor, "scale": scale} for factor, scale in laws]
         scales = _scales(name, np.array(params.factors), params)
-        for depth in params.depths:
-            best = np.array([_accuracies(params, name, depth, seed) for seed in _seeds(params)])
+        for depth, over_seeds in zip(params.depths, over_depths, strict=True):
             rows += [
                 {
                     "kind": "cell",
@@ -98,13 +105,9 @@ def compute(params: Params) -> list[Row]:
                     "accuracy_min": float(shares.min()),
                     "accuracy_max": float(shares.max()),
                 }
-                for factor, scale, shares in zip(params.factors, scales, best.T, strict=True)
+                for factor, scale, shares in zip(params.factors, scales, over_seeds.T, strict=True)
             ]
     return rows
-
-
-def _seeds(params: Params) -> range:
-    return range(params.seed, params.seed + params.seeds)
 
 
 def _critical(name: str, params: Params) -> float:
@@ -120,7 +123,7 @@ def _scales(name: str, factors: np.ndarray, params: Params) -> list[float]:
         return (1 / np.abs(2 * np.log(factors))).tolist()
 
 
-def _accuracies(params: Params, name: str, depth: int, seed: int) -> np.ndarray:
+def _accuracies(name: str, depth: int, seed: int, params: Params) -> np.ndarray:
     """Accuracy at every gain, at the better learning rate; all these nets are trained at once."""
     data = load_data(seed)
     nets, tanh = [], name == "tanh"

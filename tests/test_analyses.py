@@ -110,6 +110,7 @@ def assert_spoiled_rows_fail(name, rows):
         "decades": lambda error: error + 9,
         "level": lambda _: "unhealthy",
         "q": lambda q: q**2,
+        "backward": lambda growth: growth + 1,
     }
     for row in rows:
         for key, spoil in spoiled.items():
