@@ -6,8 +6,6 @@ whether what is finished is kept. The numbers are the same wherever they run.
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,10 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sigprop.cli.clusters import dask_executor
 from sigprop.sweep import CaseError, load, run
-
-ANSWERS_WITHIN = 10
-"""Seconds in which a scheduler has to answer."""
+from sigprop.sweep.engines import cores
 
 
 @dataclass
@@ -44,8 +41,8 @@ class Place:
     def __str__(self) -> str:
         if self.executor is not None:
             return "Dask"
-        cores = (os.cpu_count() or 1) if self.workers is None else max(self.workers, 1)
-        return f"{cores} processes" if cores > 1 else "1 process"
+        number = cores() if self.workers is None else max(self.workers, 1)
+        return f"{number} processes" if number > 1 else "1 process"
 
 
 _PLACE: ContextVar[Place] = ContextVar("place")
@@ -110,17 +107,7 @@ def executor_of(address: str) -> Iterator[Any]:
     if kind != "dask" or not host.rpartition(":")[0]:
         raise ConnectionError(f"--executor must be dask://HOST:PORT; got {address}")
     try:
-        distributed = importlib.import_module("distributed")
-    except ModuleNotFoundError:
-        raise ConnectionError(
-            "--executor dask://… needs Dask: pip install 'dask[distributed]'"
-        ) from None
-    try:
-        client = distributed.Client(f"tcp://{host}", timeout=ANSWERS_WITHIN)
-    except (OSError, ValueError) as error:
-        raise ConnectionError(
-            f"no scheduler answers at {host} ({error}). Start one with `dask scheduler`, and its "
-            f"workers in this folder: `PYTHONPATH=. dask worker {host} --nthreads 1`"
-        ) from None
-    with client:
-        yield client.get_executor(pure=False)
+        with dask_executor(f"tcp://{host}") as executor:
+            yield executor
+    except ModuleNotFoundError as error:
+        raise ConnectionError(str(error)) from None

@@ -1,6 +1,7 @@
 """Analyses whose cases run through a sweep: anywhere, with the same numbers, and resumed."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import re
@@ -148,7 +149,7 @@ def test_a_number_of_workers_below_zero_is_refused(run, capsys):
     assert "--workers: give 0 or more" in capsys.readouterr().err
 
 
-def unreachable(address, timeout):
+def unreachable(address, **options):
     raise OSError("timed out")
 
 
@@ -157,8 +158,12 @@ def unreachable(address, timeout):
     [
         ("mpi://here:1", None, "--executor must be dask://HOST:PORT; got mpi://here:1"),
         ("dask://here", None, "--executor must be dask://HOST:PORT; got dask://here"),
-        ("dask://here:1", None, "pip install 'dask[distributed]'"),
-        ("dask://here:1", SimpleNamespace(Client=unreachable), "no scheduler answers at here:1"),
+        ("dask://here:1", None, "Dask is not installed: pip install"),
+        (
+            "dask://here:1",
+            SimpleNamespace(Client=unreachable),
+            "no Dask scheduler answers at tcp://here:1",
+        ),
     ],
 )
 def test_an_executor_that_is_not_to_be_had_is_named(
@@ -170,16 +175,13 @@ def test_an_executor_that_is_not_to_be_had_is_named(
 
 
 def test_cases_run_on_the_executor_of_the_client(run, tmp_path, monkeypatch):
-    class Client(concurrent.futures.ThreadPoolExecutor):
-        def __init__(self, address, timeout):
-            assert address == "tcp://here:1"
-            super().__init__(1)
+    @contextlib.contextmanager
+    def dask_executor(address):
+        assert address == "tcp://here:1"
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            yield pool
 
-        def get_executor(self, pure):
-            assert pure is False
-            return self
-
-    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=Client))
+    monkeypatch.setattr(_sweep, "dask_executor", dask_executor)
     assert run("--executor", "dask://here:1") == 0
     assert sorted(CALLS) == [0, 1, 2, 3, 4, 5]
     assert record(tmp_path)["device"] == "cpu, Dask"

@@ -399,7 +399,9 @@ def test_a_dead_scheduler_is_told_plainly(here, capsys, monkeypatch):
 def test_dask_that_is_not_installed_is_told_plainly(here, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     said = refused(capsys, "sweep sweep_jobs:train --lr 1 --dask tcp://127.0.0.1:9")
-    assert said.endswith("--dask needs Dask: pip install 'sigprop[dask]' (or 'dask[distributed]').")
+    assert said.endswith(
+        "Dask is not installed: pip install 'sigprop[dask]' (or 'dask[distributed]')."
+    )
 
 
 def test_a_dask_cluster_runs_a_file_of_the_present_folder(here, capsys, monkeypatch):

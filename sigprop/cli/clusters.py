@@ -19,7 +19,7 @@ ARRIVE = 60.0
 
 
 @contextmanager
-def dask_executor(address: str | None, function: Callable[..., Any]) -> Iterator[Any]:
+def dask_executor(address: str | None, function: Callable[..., Any] | None = None) -> Iterator[Any]:
     """The executor of a Dask scheduler, which is let go of at the end; None: processes.
 
     A function of a single file in the present folder is sent to the workers with its file; one of a
@@ -27,7 +27,7 @@ def dask_executor(address: str | None, function: Callable[..., Any]) -> Iterator
 
     Args:
         address: ``tcp://HOST:PORT``, or the file that the scheduler writes.
-        function: that the workers will call.
+        function: that the workers will call; None: one that they have.
 
     Raises:
         ModuleNotFoundError: Dask is not installed.
@@ -41,7 +41,7 @@ def dask_executor(address: str | None, function: Callable[..., Any]) -> Iterator
         distributed = importlib.import_module("distributed")
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            "--dask needs Dask: pip install 'sigprop[dask]' (or 'dask[distributed]')."
+            "Dask is not installed: pip install 'sigprop[dask]' (or 'dask[distributed]')."
         ) from None
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it says is said here
     given: dict[str, Any] = {"address": address}
@@ -58,7 +58,7 @@ def dask_executor(address: str | None, function: Callable[..., Any]) -> Iterator
         ) from None
     try:
         if not client.nthreads():
-            print("sigprop sweep: the scheduler has no workers yet; waiting", file=sys.stderr)
+            print("the scheduler has no workers yet; waiting", file=sys.stderr)
             try:
                 client.wait_for_workers(1, timeout=ARRIVE)
             except TimeoutError:
@@ -66,7 +66,7 @@ def dask_executor(address: str | None, function: Callable[..., Any]) -> Iterator
                     f"no worker has come to {address} within {ARRIVE:g} s; start some with "
                     f"'dask worker {address}'."
                 ) from None
-        if file := _single_file(function):
+        if function is not None and (file := _single_file(function)):
             client.upload_file(file)
         yield client.get_executor(pure=False)
     finally:

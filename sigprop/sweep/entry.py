@@ -76,7 +76,8 @@ def run(
         batch: cases that are sent together; None: as many as take a quarter of a second.
         shard: ``"3/16"``: the third of 16 parts that run without knowing of each other, in the same
             folder; :func:`sigprop.sweep.load` joins them.
-        on_error: ``"record"``, or ``"raise"`` to stop at the first case that raises.
+        on_error: ``"record"``, or ``"raise"`` to stop at the first case that raises, also where it
+            raised before.
         retry: run cases again that raised before.
         fresh: put finished lines aside (``out/old``) and run everything again.
         progress: whether to show how far it is: a bar on a terminal, else a line a minute; or a
@@ -121,7 +122,8 @@ def run(
             store.ask(keys)
         own = [i for i in range(len(keys)) if part.has(i)]
         result = Sweep(about, [keys[i] for i in own], None if out is None else Path(out))
-        done = set() if store is None else set(store.finished(failed=not retry))
+        again = retry or on_error == "raise"  # what raised would be passed over
+        done = set() if store is None else set(store.finished(failed=not again))
         wanted = [i for i in _first(own, keys) if keys[i] not in done]
         total, mine = len(wanted), len(own)
         say = _teller(progress, f"sweep {name_of(function)}", mine - total, mine)

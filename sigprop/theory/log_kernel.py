@@ -139,11 +139,13 @@ class LogSeries:
         return np.asarray(z * ahead - behind + table[0])
 
     def _make(self, panels: Array) -> None:
-        x = -REACH + PANEL * (panels[:, None] + (_nodes(ORDER) + 1) / 2)
-        series = _to_coefficients(ORDER) @ self._log(x.ravel()).reshape(x.shape).T
-        self._series[0][:, panels] = series
-        self._series[1][:-1, panels] = np.polynomial.chebyshev.chebder(series) * 2 / PANEL
-        self._made[panels] = True
+        """Each by itself: its last digits do not depend on which others were asked for."""
+        for panel in panels:
+            x = -REACH + PANEL * (panel + (_nodes(ORDER) + 1) / 2)
+            series = _to_coefficients(ORDER) @ self._log(x)
+            self._series[0][:, panel] = series
+            self._series[1][:-1, panel] = np.polynomial.chebyshev.chebder(series) * 2 / PANEL
+            self._made[panel] = True
 
     def _log(self, x: Array) -> Array:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):

@@ -102,6 +102,8 @@ def test_an_error_ends_all_where_that_is_asked_for(tmp_path):
         cases = sweep.grid(x=range(4))
         here(functions.fails_on_odd, cases, out=tmp_path / "s", on_error="raise", batch=1)
     assert values(sweep.load(tmp_path / "s")) == [0]
+    with pytest.raises(sweep.CaseError, match="1 is odd"):  # again: it is not passed over
+        here(functions.fails_on_odd, cases[:2], out=tmp_path / "s", on_error="raise")
     with pytest.raises(ValueError, match="on_error"):
         here(functions.same, [{"value": 1}], on_error="ignore")
 

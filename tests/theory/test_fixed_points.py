@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from sigprop.activations import activation
 from sigprop.theory.critical import (
     critical_gain,
     edge_of_chaos,
@@ -12,6 +13,7 @@ from sigprop.theory.critical import (
     solve_critical,
 )
 from sigprop.theory.fixed_points import NoSolution
+from sigprop.theory.log_kernel import LogKernel
 from sigprop.theory.mean_field import MeanField
 from sigprop.theory.roots import bracketed_roots
 
@@ -184,3 +186,17 @@ def test_q_never_swings():
 def test_only_stable_points_are_stable(gain, stability):
     point = MeanField("relu", gain).fixed_point()
     assert point.stability == stability and point.stable is (stability == "stable")
+
+
+@pytest.mark.parametrize("name", ["tanh", "mish", "gelu"])
+def test_the_last_digit_does_not_depend_on_what_was_asked_before(name):
+    """In a sweep, what a worker was asked before is chance."""
+    x = np.linspace(-3.3, 2.9, 9)
+    together, apart = LogKernel(activation(name)), LogKernel(activation(name))
+    for value in x[::-1]:
+        apart.ratio(value[None]), apart.d(value[None])
+    apart.log_r(x[::2], np.full(5, 0.3))
+    np.testing.assert_array_equal(together.ratio(x), apart.ratio(x))
+    np.testing.assert_array_equal(together.d(x), apart.d(x))
+    deficit = np.linspace(0.01, 1.9, 9)
+    np.testing.assert_array_equal(together.log_r(x, deficit), apart.log_r(x, deficit))
