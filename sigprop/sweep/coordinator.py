@@ -29,6 +29,8 @@ AIMED = 0.25
 """Seconds that a batch should take: what a kill can cost beyond what is running."""
 LARGEST = 100
 """Cases of a batch at most."""
+NAMED = 8
+"""Cases that are named, of those that were under way when an executor broke."""
 LOOK = 5.0
 """Seconds after which workers are counted again: those of a cluster come and go."""
 
@@ -40,6 +42,7 @@ Numbered = tuple[int, Mapping[str, Any], bytes]
 class _UnderWay:
     lane: Lane
     cases: list[Numbered]
+    suspect: bool
 
 
 @dataclass
@@ -131,15 +134,15 @@ class Coordinator:
         """Send batches while a lane has room."""
         for lane in self.engine.lanes:
             while lane.under_way < lane.capacity:
-                shared = not lane.alone
-                if self._again and shared and self._under_way:
+                if any(sent.suspect for sent in self._under_way.values()):
+                    return
+                suspect = bool(self._again) and not lane.alone
+                if suspect and self._under_way:
                     return  # what may have ended a worker runs alone
                 cases = self._next()
                 if not cases:
                     return
-                self._send(lane, cases)
-                if self._again and shared:
-                    return
+                self._send(lane, cases, suspect)
 
     def _count(self) -> None:
         now = time.monotonic()
@@ -172,7 +175,7 @@ class Coordinator:
         share = -(-(self.total - self._done) // (2 * room))
         return max(1, min(int(AIMED / each), share, LARGEST))
 
-    def _send(self, lane: Lane, cases: list[Numbered]) -> None:
+    def _send(self, lane: Lane, cases: list[Numbered], suspect: bool) -> None:
         given = {} if lane.device is None else {self.device_argument: lane.device}
         batch = Batch(
             self._sent, [{**case, **given} for _, case, _ in cases], [key for *_, key in cases],
@@ -187,7 +190,7 @@ class Coordinator:
         except BaseException:
             lane.under_way -= 1
             raise
-        self._under_way[future] = _UnderWay(lane, cases)
+        self._under_way[future] = _UnderWay(lane, cases, suspect)
 
     def _taken(
         self, future: Future[Any], sent: _UnderWay, broken: list[_UnderWay]
@@ -270,8 +273,9 @@ def _has_failed(outcomes: list[tuple[int, bytes, Outcome]]) -> bool:
 
 
 def _broken(executor: Executor, suspects: list[list[Numbered]]) -> str:
-    cases = [case for batch in suspects for _, case, _ in batch]
-    named = ", ".join(map(str, cases[:3])) + (", ..." if len(cases) > 3 else "")
+    numbered = sorted((number, str(case)) for batch in suspects for number, case, _ in batch)
+    cases = [case for _, case in numbered]
+    named = ", ".join(cases[:NAMED]) + (", ..." if len(cases) > NAMED else "")
     return (
         f"a worker of {type(executor).__name__} died, and all that was under way with it; one of "
         f"these cases may be why: {named}. Run again with a new executor, or give a function that "

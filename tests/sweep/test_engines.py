@@ -5,8 +5,15 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -95,6 +102,43 @@ def test_an_executor_that_is_given_or_made():
     result = quietly(functions.deadly, CASES, executor=make)
     assert values(result) == [x for x in range(12) if x != 5]
     assert [error["x"] for error in result.errors()] == [5] and len(made) >= 4
+
+
+class Fragile(Executor):
+    """Loses a worker with the first case that it is given, and all that is under way with it."""
+
+    def __init__(self, log, broken):
+        self.log, self.broken, self.under_way = log, broken, 0
+
+    def submit(self, function, batch):
+        future = Future()
+        self.under_way += 1
+        self.log.append((batch.cases[0]["value"], self.under_way))
+        late = 0.05 if self.under_way > 1 else 0.01
+
+        def end():
+            self.under_way -= 1
+            if self.broken:
+                future.set_exception(BrokenExecutor())
+            else:
+                future.set_result(function(batch))
+
+        threading.Timer(late, end).start()
+        return future
+
+
+def test_what_was_under_way_in_a_broken_executor_runs_again_one_by_one(monkeypatch):
+    monkeypatch.setattr("sigprop.sweep.coordinator.LOOK", 0.005)
+    monkeypatch.setattr("sigprop.sweep.engines.cores", lambda: 2)
+    log = []
+    result = quietly(
+        functions.same, sweep.grid(value=range(9)), batch=1,
+        executor=lambda: Fragile(log, broken=not log),
+    )  # fmt: skip
+    assert values(result) == list(range(9))
+    assert sorted(log[:4]) == [(value, value + 1) for value in range(4)]
+    assert {value for value, _ in log[4:8]} == set(range(4))
+    assert [together for _, together in log[4:9]] == [1] * 5  # and what comes next waits for them
 
 
 def test_loky(path):

@@ -204,6 +204,14 @@ def test_shards_write_beside_each_other_and_are_read_together(tmp_path):
     assert sorted(x for x, _ in calls(tmp_path)) == list(range(7))
 
 
+def test_shards_may_begin_at_the_same_moment(tmp_path):
+    about = {"function": "f", "of": "0" * 8}
+    stores = [store.Store(tmp_path, store.Shard(n, 3), about) for n in (1, 2, 3)]
+    for each in stores:
+        each.ask([])
+        each.close()
+
+
 @pytest.mark.parametrize(
     ("shard", "error"),
     [("0/3", ValueError), ("4/3", ValueError), ("3", TypeError), ((1, 2, 3), TypeError),
@@ -333,8 +341,9 @@ def test_every_case_has_its_number_of_torch_threads():
     ],
 )
 def test_arguments_that_do_not_fit_are_told_before_anything_runs(function, case, words):
-    with pytest.raises(TypeError, match=words):
-        here(function, [case])
+    for cases in ([case], [{"x": 1} if function is functions.square else case, case]):
+        with pytest.raises(TypeError, match=words):
+            here(function, cases)
 
 
 def test_devices_are_dealt_out_one_case_at_a_time(tmp_path):
@@ -413,6 +422,8 @@ def test_results_as_they_are_and_the_error_itself():
     with pytest.raises(ZeroDivisionError):
         results(lambda x: 1 / x, [{"x": 1}, {"x": 0}], workers=0)
     got = {}
+    with ThreadPoolExecutor(2) as pool, pytest.raises(ValueError, match="3 is odd"):
+        results(functions.fails_on_odd, [{"x": 3}, {"x": 1}], executor=pool)
     with ThreadPoolExecutor(2) as pool, pytest.raises(ValueError, match="1 is odd"):
         results(
             functions.fails_on_odd, [{"x": x} for x in (2, 1, 4, 6, 8)], executor=pool,
