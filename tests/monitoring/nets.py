@@ -55,6 +55,8 @@ def dying_net():
     with torch.no_grad():
         model[0].weight.fill_(1.0)
         model[0].bias.copy_(torch.tensor([-9.0, -9.0, 0.0, -2.0]))
+        model[2].weight.fill_(0.5)  # drawn ones are now and then so small that gradients vanish
+        model[2].bias.fill_(0.1)
     return model
 
 
