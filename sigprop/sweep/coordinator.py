@@ -19,14 +19,17 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sigprop.sweep.engines import Engine, Lane, portable, shut
+from sigprop.sweep.engines import Engine, Lane, Serial, portable, shut
 from sigprop.sweep.keys import source_key
+from sigprop.sweep.settings import differing
 from sigprop.sweep.worker import Batch, CannotLoad, Failure, Outcome, host_name, run_batch
 
 DEATHS = 3
 """A case that has ended so many workers by itself is not tried again."""
 AIMED = 0.25
 """Seconds that a batch should take: what a kill can cost beyond what is running."""
+LIMIT = 1.0
+"""Seconds after which a batch comes back before its end: the next cases may be slower by far."""
 LARGEST = 100
 """Cases of a batch at most."""
 LOOK = 5.0
@@ -55,6 +58,7 @@ class Coordinator:
         batch: cases sent together; None: as many as take a quarter of a second.
         as_text: whether results come as JSON text.
         device_argument: name under which a case is given its device.
+        settings: of torch and numpy that are not the default ones.
     """
 
     function: Callable[..., Any]
@@ -65,6 +69,8 @@ class Coordinator:
     batch: int | None = None
     as_text: bool = True
     device_argument: str = "device"
+    settings: Mapping[str, Any] = field(default_factory=differing)
+    _back: deque[Numbered] = field(default_factory=deque)
     _again: deque[Numbered] = field(default_factory=deque)
     _deaths: dict[bytes, int] = field(default_factory=dict)
     _under_way: dict[Future[Any], _UnderWay] = field(default_factory=dict)
@@ -73,12 +79,16 @@ class Coordinator:
 
     def __post_init__(self) -> None:
         self._left = iter(self.cases)
-        self._more = True
+        self._more, self._stopped = True, False
         self._counted = time.monotonic()
         self._sent: Any = self.function
         self._source: str | None = None
         if not self.engine.in_process:
-            self._sent, named = portable(self.function)
+            try:
+                self._sent, named = portable(self.function)
+            except BaseException:
+                self.engine.end(at_once=True)
+                raise
             self._source = source_key(self.function) if named else None
         self._sender = (host_name(), os.getpid())
 
@@ -111,8 +121,9 @@ class Coordinator:
 
     def stop(self) -> None:
         """Begin no other case; those under way come to their end."""
-        self._more = False
+        self._more, self._stopped = False, True
         self._again.clear()
+        self._back.clear()
 
     def _all(
         self, ended: Iterable[Future[Any]], broken: list[_UnderWay], *, ending: bool = False
@@ -155,6 +166,8 @@ class Coordinator:
             return [self._again.popleft()]
         size = self.batch or self._size()
         found: list[Numbered] = []
+        while self._back and len(found) < size:
+            found.append(self._back.popleft())
         while self._more and len(found) < size:
             case = next(self._left, None)
             if case is None:
@@ -176,7 +189,8 @@ class Coordinator:
         given = {} if lane.device is None else {self.device_argument: lane.device}
         batch = Batch(
             self._sent, [{**case, **given} for _, case, _ in cases], [key for *_, key in cases],
-            self.threads, self._source, self.as_text, self._sender,
+            self.threads, self._source, self.as_text, self._sender, self.settings,
+            shared=not isinstance(lane.executor, Serial), limit=None if self.batch else LIMIT,
         )  # fmt: skip
         lane.under_way += 1
         try:
@@ -215,10 +229,11 @@ class Coordinator:
         except Exception as error:
             by_engine = type(error).__name__ == "KilledWorker"  # Dask has tried four times
             return self._ended(sent.cases, f"{type(error).__name__}: {error}", final=by_engine)
-        if len(outcomes) == len(sent.cases):
-            self._seconds += sum(outcome.seconds for outcome in outcomes)
-            self._done += len(outcomes)
-        pairs = zip(sent.cases, outcomes, strict=True)
+        self._seconds += sum(outcome.seconds for outcome in outcomes)
+        self._done += len(outcomes)
+        if not self._stopped:
+            self._back.extend(sent.cases[len(outcomes) :])
+        pairs = zip(sent.cases, outcomes, strict=False)
         return [(number, key, outcome) for (number, _, key), outcome in pairs]
 
     def _repaired(self, broken: list[_UnderWay]) -> Iterator[list[tuple[int, bytes, Outcome]]]:

@@ -279,7 +279,7 @@ def _filled(shape: tuple[int, ...], found: Mapping[tuple[int, ...], Any]) -> Any
     whole = len(found) == np.prod(shape, dtype=int)
     if whole and all(isinstance(value, bool) for value in values):
         array = np.empty(shape, bool)
-    elif whole and all(type(value) is int for value in values):
+    elif whole and all(type(value) is int and abs(value) < 2**63 for value in values):
         array = np.empty(shape, np.int64)
     elif all(isinstance(value, int | float) for value in values):
         array = np.full(shape, np.nan)

@@ -1,0 +1,173 @@
+"""What one case does is not seen by the next one, nor by the sweep."""
+
+import asyncio
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sigprop import sweep
+from sigprop.sweep import coordinator, engines
+from sigprop.sweep.settings import differing
+from sigprop.sweep.worker import Batch, host_name, run_batch
+from tests.sweep import functions
+
+CONFIG = sweep.grid(x=range(4), config=[{"lr": 0.5}])
+
+
+def quietly(function, cases, **rest):
+    return sweep.run(function, cases, progress=False, **rest)
+
+
+@pytest.mark.parametrize(
+    "how", [{"workers": 0}, {"workers": 1, "batch": 4}, {"executor": ThreadPoolExecutor(2)}]
+)
+def test_a_case_that_changes_its_arguments_changes_no_other(how):
+    found = quietly(functions.takes_out, CONFIG, **how)
+    assert [row["value"] for row in found.records()] == [0.5] * 4
+    assert found.records()[3]["config"] == {"lr": 0.5}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_settings_that_a_case_changes_are_put_back(workers):
+    before = differing()
+    found = quietly(functions.unsettles, sweep.grid(x=range(3)), workers=workers, batch=3)
+    rows = [{k: v for k, v in row.items() if k != "x"} for row in found.records()]
+    assert rows[0]["folder"] == Path.cwd().name and math.isnan(rows[0]["variable"])
+    assert list(map(repr, rows)) == [repr(rows[0])] * 3
+    assert differing() == before and "SIGPROP_X" not in os.environ
+
+
+def test_settings_of_the_one_that_begins_hold_in_other_processes_and_are_part_of_the_key():
+    usual = quietly(functions.default_dtype, sweep.grid(x=[1]), workers=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        here = quietly(functions.default_dtype, sweep.grid(x=[1]), workers=0)
+        there = quietly(functions.default_dtype, sweep.grid(x=[1]), workers=1)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert here.records() == there.records() == [{"x": 1, "value": "torch.float64"}]
+    assert here.keys == there.keys != usual.keys
+
+
+def test_global_random_numbers_are_of_the_case_in_a_thread_too():
+    usual = quietly(functions.lucky_torch, sweep.grid(x=range(3)), workers=0).records()
+    found = []
+    one = threading.Thread(
+        target=lambda: found.extend(
+            quietly(functions.lucky_torch, sweep.grid(x=range(3)), workers=0).records()
+        )
+    )
+    one.start()
+    one.join()
+    assert found == usual
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise TypeError("no text")
+
+
+ERRORS = {
+    "Unprintable: (its text cannot be had)": Unprintable(),
+    "CancelledError: gone": asyncio.CancelledError("gone"),
+    "ValueError: half \\udc80": ValueError("half \udc80"),
+}
+
+
+def raises(x, words):
+    if x == 1:
+        raise ERRORS[words]
+    return x
+
+
+@pytest.mark.parametrize("words", ERRORS)
+def test_whatever_a_case_raises_is_written_down(words, tmp_path):
+    cases = sweep.grid(x=range(3), words=words)
+    found = quietly(raises, cases, workers=0, out=tmp_path / "s")
+    assert [row["x"] for row in found.records()] == [0, 2]
+    assert found.errors()[0]["error"] == words
+
+
+def test_of_an_endless_message_both_ends_are_kept():
+    def shouts(x):
+        raise ValueError("a" * 10**7 + "z")
+
+    (error,) = quietly(shouts, sweep.grid(x=[1]), workers=0).errors()
+    assert len(error["error"]) < 3000 and error["error"].endswith("z")
+    assert len(error["traceback"]) < 30_000
+
+
+def test_text_that_no_file_can_hold_is_spelled_out(tmp_path):
+    found = quietly(functions.same, [{"value": "name\udc80\u2028\n"}], workers=0, out=tmp_path)
+    assert found.records() == [{"value": "name\\udc80\u2028\n"}]
+
+
+def test_a_batch_comes_back_before_its_end_when_it_takes_too_long(monkeypatch, tmp_path):
+    cases = [{"x": x, "place": str(tmp_path), "seconds": 0.02} for x in range(6)]
+    sender = (host_name(), os.getpid())
+    batch = Batch(functions.marked, cases, [bytes(16)] * 6, 1, None, True, sender, limit=0.03)
+    assert len(run_batch(batch)) == 2
+    (tmp_path / "calls").unlink()
+    monkeypatch.setattr(coordinator, "LIMIT", 0.01)
+    monkeypatch.setattr(coordinator, "AIMED", 10.0)
+    assert len(quietly(functions.marked, cases, workers=0)) == 6
+    assert [x for x, _ in functions.calls(tmp_path)] == list(range(6))
+
+
+def test_a_thread_that_a_case_leaves_behind_does_not_keep_the_sweep(monkeypatch):
+    monkeypatch.setattr(engines, "PATIENCE", 1.0)
+    begun = time.monotonic()
+    found = quietly(functions.kept_by_a_thread, sweep.grid(x=range(2)), workers=1)
+    assert len(found) == 2 and time.monotonic() - begun < 60
+
+
+def test_a_case_that_does_not_heed_a_polite_end_is_ended_after_ctrl_c(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, threading, time\n"
+        "from pathlib import Path\n"
+        "from sigprop import sweep\n"
+        "from tests.sweep.functions import stubborn\n"
+        "def interrupt():\n"
+        "    while not Path('began').exists():\n"
+        "        time.sleep(0.05)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "if __name__ == '__main__':\n"
+        "    threading.Thread(target=interrupt, daemon=True).start()\n"
+        "    sweep.run(stubborn, sweep.grid(x=[1, 2], place='.'), workers=1, out='s')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, timeout=60, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+    )  # fmt: skip
+    assert "run the same again to go on" in ended.stderr
+
+
+def test_a_job_that_nobody_waits_for_does_not_end_the_polling():
+    class Job:
+        def __init__(self, function, *arguments):
+            self.result, self.begun = (lambda: function(*arguments)), time.monotonic()
+
+        def done(self):
+            return time.monotonic() > self.begun + 0.1
+
+    with sweep.Polled(Job, workers=2, every=0.01) as executor:
+        assert executor.submit(pow, 2, 3).cancel()
+        time.sleep(0.3)
+        assert executor.submit(pow, 2, 5).result(timeout=10) == 32
+
+
+def test_integers_of_any_size_have_a_place_on_the_axes():
+    pytest.importorskip("xarray")
+    found = quietly(lambda x: 2**70 * x, sweep.grid(x=[0, 1]), workers=0).to_xarray()
+    assert np.array_equal(found.value, [0.0, 2.0**70])
