@@ -173,6 +173,8 @@ def spelled(name: str, value: Any) -> str:
         TypeError: something else.
     """
     if isinstance(value, np.generic):
+        if isinstance(value, np.datetime64 | np.timedelta64 | np.void | np.longdouble):
+            raise _no_key(name, value, "Python has no such number; give text or a float")
         return spelled(name, value.item())
     if isinstance(value, Enum):
         return f"{name_of(type(value))}.{value.name}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import inspect
 import os
 import pickle
 import random
@@ -15,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from sigprop.records import cut, json_text
 from sigprop.sweep.settings import applied
@@ -108,6 +112,8 @@ def run_batch(batch: Batch) -> list[Outcome]:
     function = batch.function
     if isinstance(function, bytes):
         function = _loaded(function, batch.source)
+    if "torch" not in sys.modules and _loads_torch(function):
+        importlib.import_module("torch")  # now, so that no case has to run twice
     shared = here and batch.shared
     seeded = _left_alone if shared else _lent if here else _given
     found: list[Outcome] = []
@@ -124,6 +130,13 @@ def run_batch(batch: Batch) -> list[Outcome]:
                 break  # else torch came too late for its seed and threads: once again
         found.append(outcome)
     return found
+
+
+def _loads_torch(function: Callable[..., Any]) -> bool:
+    """Whether a function names torch, or sigprop, which loads it."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    names = () if code is None else code.co_names
+    return any(name.partition(".")[0] in ("torch", "sigprop") for name in names)
 
 
 def started() -> int:
@@ -195,11 +208,16 @@ def _called(
 
 
 def _own(case: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A case with arguments of its own: a function may change a list that other cases share."""
+    """A case with arguments of its own: a function may change a list that other cases share.
+
+    A number of numpy becomes Python's: both have one key.
+    """
     try:
-        return copy.deepcopy(case)
+        found = copy.deepcopy(dict(case))
     except Exception:  # what cannot be copied
-        return case
+        found = dict(case)
+    return {name: value.item() if isinstance(value, np.generic) else value
+            for name, value in found.items()}  # fmt: skip
 
 
 def _failure(error: BaseException, *, keep: bool, here: bool) -> Failure:

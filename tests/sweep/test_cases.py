@@ -292,3 +292,9 @@ def test_what_makes_cases_may_hand_out_one_dict_again_and_again():
             yield case
 
     assert as_cases(made()) == [{"x": 0}, {"x": 1}, {"x": 2}]
+
+
+@pytest.mark.parametrize("value", [np.longdouble(1), np.datetime64(1, "ns")])
+def test_numbers_of_numpy_that_python_has_not_have_no_key(value):
+    with pytest.raises(TypeError, match="no key can be made of x"):
+        keys.case_key(b"", {"x": value})

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -57,6 +58,14 @@ def test_settings_of_the_one_that_begins_hold_in_other_processes_and_are_part_of
         torch.set_default_dtype(torch.float32)
     assert here.records() == there.records() == [{"x": 1, "value": "torch.float64"}]
     assert here.keys == there.keys != usual.keys
+
+
+def test_a_number_of_numpy_is_given_as_the_number_of_python_that_has_its_key():
+    def kind(x):
+        return type(x).__name__
+
+    found = quietly(kind, [{"x": np.float32(0.5)}, {"x": np.int64(3)}], workers=0)
+    assert [row["value"] for row in found.records()] == ["float", "int"]
 
 
 def test_global_random_numbers_are_of_the_case_in_a_thread_too():
@@ -151,6 +160,46 @@ def test_a_case_that_does_not_heed_a_polite_end_is_ended_after_ctrl_c(tmp_path):
         env=os.environ | {"PYTHONPATH": str(Path.cwd())},
     )  # fmt: skip
     assert "run the same again to go on" in ended.stderr
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from sigprop import sweep
+from tests.sweep.functions import ends_its_module
+if __name__ == "__main__":
+    cases = sweep.grid(x=range(6), place=__file__)
+    sweep.run(ends_its_module, cases, workers=1, out="s", batch=1)
+"""
+
+
+def test_where_no_other_process_starts_no_case_is_blamed(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    ended = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, timeout=120, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+    )  # fmt: skip
+    assert "the worker processes do not start" in ended.stderr
+    found = sweep.load(tmp_path / "s")
+    assert not found.errors() and [row["x"] for row in found.records()] == [0, 1]
+
+
+def test_a_case_that_loads_torch_runs_once(tmp_path):
+    cases = sweep.grid(x=range(2), place=str(tmp_path))
+    assert len(quietly(functions.marked_with_torch, cases, workers=1, batch=2)) == 2
+    assert [x for x, _ in functions.calls(tmp_path)] == [0, 1]
+
+
+def test_what_cannot_be_sent_leaves_no_process_behind():
+    before = set(multiprocessing.active_children())
+    lock = threading.Lock()
+
+    def holds(x, held=lock):
+        return x
+
+    with pytest.raises(TypeError, match=r"cannot be sent|no other process") as caught:
+        quietly(holds, sweep.grid(x=range(3)), workers=1)
+    assert caught.value and set(multiprocessing.active_children()) <= before
 
 
 def test_a_job_that_nobody_waits_for_does_not_end_the_polling():
