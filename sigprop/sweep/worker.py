@@ -303,7 +303,11 @@ def _loaded(pickled: bytes, source: str | None) -> Callable[..., Any]:
     if source is not None:
         from sigprop.sweep.keys import source_key
 
-        if source_key(function) != source:
+        try:
+            there = source_key(function)
+        except (TypeError, ValueError) as error:
+            raise CannotLoad(f"on {host_name()}, {error}") from None
+        if there != source:
             raise CannotLoad(
                 f"the source of {function.__qualname__} on {host_name()} differs from where the "
                 "sweep was begun; install the same code there."
