@@ -240,7 +240,9 @@ def _no_key(name: str, value: Any, why: str) -> TypeError:
 
 
 def _array(value: Any) -> str:
-    return f"{type(value).__name__} {value.dtype} {tuple(value.shape)} {_hash(_raw(value)).hex()}"
+    told = f"{type(value).__name__} {value.dtype} {tuple(value.shape)} {_hash(_raw(value)).hex()}"
+    grad = getattr(value, "requires_grad", False) and type(value).__name__ == "Tensor"
+    return f"{told} requires_grad" if grad else told
 
 
 def _raw(value: Any) -> bytes:

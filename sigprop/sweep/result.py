@@ -80,9 +80,13 @@ class Sweep(Result):
         return found
 
     def errors(self) -> list[Row]:
-        """Flat rows of the cases that raised: their arguments, ``error``, ``traceback``."""
+        """Flat rows of the cases that raised: their arguments, ``error``, ``traceback``.
+
+        Arguments of these two names are ``argument_error`` and ``argument_traceback``.
+        """
+        own = {name: f"argument_{name}" for name in ("error", "traceback")}
         return [
-            row["case"]
+            {own.get(name, name): value for name, value in row["case"].items()}
             | {
                 "error": f"{row['error']['type']}: {row['error']['message']}",
                 "traceback": row["error"]["traceback"],

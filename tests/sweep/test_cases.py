@@ -298,3 +298,8 @@ def test_what_makes_cases_may_hand_out_one_dict_again_and_again():
 def test_numbers_of_numpy_that_python_has_not_have_no_key(value):
     with pytest.raises(TypeError, match="no key can be made of x"):
         keys.case_key(b"", {"x": value})
+
+
+def test_a_tensor_that_wants_a_gradient_has_a_key_of_its_own():
+    bare, wanting = torch.ones(2), torch.ones(2, requires_grad=True)
+    assert keys.case_key(b"", {"x": bare}) != keys.case_key(b"", {"x": wanting})

@@ -4,6 +4,7 @@ import asyncio
 import math
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -16,9 +17,9 @@ import pytest
 import torch
 
 from sigprop import sweep
-from sigprop.sweep import coordinator, engines
+from sigprop.sweep import coordinator, engines, keys
 from sigprop.sweep.settings import differing
-from sigprop.sweep.worker import Batch, host_name, run_batch
+from sigprop.sweep.worker import Batch, CannotLoad, host_name, run_batch
 from tests.sweep import functions
 
 CONFIG = sweep.grid(x=range(4), config=[{"lr": 0.5}])
@@ -220,3 +221,22 @@ def test_integers_of_any_size_have_a_place_on_the_axes():
     pytest.importorskip("xarray")
     found = quietly(lambda x: 2**70 * x, sweep.grid(x=[0, 1]), workers=0).to_xarray()
     assert np.array_equal(found.value, [0.0, 2.0**70])
+
+
+def test_an_argument_that_is_called_error_is_told_beside_the_error():
+    def refuses(error):
+        raise ValueError("no")
+
+    (row,) = quietly(refuses, [{"error": 3}], workers=0).errors()
+    assert row["argument_error"] == 3 and row["error"] == "ValueError: no"
+
+
+def test_a_changed_file_where_the_cases_run_ends_the_sweep_and_blames_no_case(monkeypatch):
+    def changed(function):
+        raise ValueError("the file was changed")
+
+    monkeypatch.setattr(keys, "source_key", changed)
+    function = pickle.dumps(functions.same)
+    batch = Batch(function, [{"value": 1}], [bytes(16)], 1, "a" * 32, True, (host_name(), 0))
+    with pytest.raises(CannotLoad, match="the file was changed"):
+        run_batch(batch)
