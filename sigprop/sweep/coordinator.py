@@ -13,10 +13,12 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     Future,
+    ProcessPoolExecutor,
     wait,
 )
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from sigprop.sweep.engines import Engine, Lane, Serial, portable, shut
@@ -221,12 +223,14 @@ class Coordinator:
             raise RuntimeError(
                 f"{self.function.__qualname__} is not to be had where the cases run: {error}"
             ) from None
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise TypeError(
-                f"the cases of {self.function.__qualname__} cannot be sent to another process: "
-                f"{error}. Give names and numbers, and make the rest inside the function."
-            ) from error
         except Exception as error:
+            named = isinstance(error, pickle.PicklingError | AttributeError | TypeError)
+            pickles = isinstance(sent.lane.executor, ProcessPoolExecutor)  # as Python does
+            if named or (pickles and not _sendable(sent.cases)):
+                raise TypeError(
+                    f"the cases of {self.function.__qualname__} cannot be sent to another process: "
+                    f"{error}. Give names and numbers, and make the rest inside the function."
+                ) from error
             by_engine = type(error).__name__ == "KilledWorker"  # Dask has tried four times
             return self._ended(sent.cases, f"{type(error).__name__}: {error}", final=by_engine)
         self._seconds += sum(outcome.seconds for outcome in outcomes)
@@ -282,6 +286,15 @@ class Coordinator:
 
 def _has_failed(outcomes: list[tuple[int, bytes, Outcome]]) -> bool:
     return any(outcome.failure is not None for *_, outcome in outcomes)
+
+
+def _sendable(cases: list[Numbered]) -> bool:
+    """Whether the arguments can go to another process: those that cannot raise what they like."""
+    try:
+        ForkingPickler.dumps([case for _, case, _ in cases])
+    except Exception:
+        return False
+    return True
 
 
 def _broken(executor: Executor, suspects: list[list[Numbered]]) -> str:

@@ -163,6 +163,12 @@ def test_a_case_that_does_not_heed_a_polite_end_is_ended_after_ctrl_c(tmp_path):
     assert "run the same again to go on" in ended.stderr
 
 
+def test_arguments_that_cannot_be_sent_are_named_and_blamed_on_no_worker():
+    cases = [{"value": 2 * torch.ones(2, requires_grad=True)}]
+    with pytest.raises(TypeError, match=r"same cannot be sent to another process: .*non-leaf"):
+        quietly(functions.same, cases, workers=1)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
