@@ -436,3 +436,13 @@ def test_a_function_is_sent_with_its_file_only_where_it_is_one(here, monkeypatch
     assert clusters._single_file(json.dumps) is None
     assert clusters._single_file(math.sqrt) is None
     assert clusters._single_file(shlex.join) is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_function_prints_is_no_part_of_the_result(here, capfd, workers):
+    name = f"chatty{workers}.py"  # imported once
+    (here / name).write_text("def f(x):\n    print('loss', x, flush=True)\n    return x\n")
+    assert run(f"sweep {name}:f --x 1 2 --workers {workers} --json") == 0
+    told = capfd.readouterr()
+    assert [row["value"] for row in json.loads(told.out)["rows"]] == [1, 2]
+    assert "loss 1" in told.err

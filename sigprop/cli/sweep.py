@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
             check_places([options.out / "sweep.csv"], force=True)
         print(_announced(axes, len(cases), options), file=sys.stderr)
         try:
-            with dask_executor(options.dask, function) as executor:
+            with _printed_apart(), dask_executor(options.dask, function) as executor:
                 result = sweep.run(
                     function, cases, out=options.out, executor=executor, workers=options.workers,
                     devices=options.devices, threads=options.threads, shard=options.shard,
@@ -168,6 +170,19 @@ def run(options: argparse.Namespace) -> int:
             print(f"sigprop sweep: {error}", file=sys.stderr)
             return BROKEN
     return _end(result, options)
+
+
+@contextmanager
+def _printed_apart() -> Iterator[None]:
+    """What a function prints goes to standard error: standard output is for the results."""
+    with redirect_stdout(sys.stderr):
+        kept = os.dup(1)
+        os.dup2(2, 1)  # for the processes that are started
+        try:
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _check_options(options: argparse.Namespace) -> None:

@@ -132,7 +132,10 @@ def as_cases(cases: Any) -> Sequence[Mapping[str, Any]]:
             "cases must be sweep.grid(...), sweep.zip(...) or a list of dicts, one for each call; "
             f"got {shown(cases)}."
         )
-    found = cases if isinstance(cases, Sequence) else list(cases)
+    if isinstance(cases, Sequence):
+        found = cases
+    else:  # what makes them may hand out one dict again and again
+        found = [dict(case) if isinstance(case, Mapping) else case for case in cases]
     for number, case in enumerate(found):
         if not isinstance(case, Mapping) or not all(isinstance(key, str) for key in case):
             raise TypeError(

@@ -13,20 +13,25 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     Future,
+    ProcessPoolExecutor,
     wait,
 )
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from sigprop.sweep.engines import Engine, Lane, portable, shut
+from sigprop.sweep.engines import Engine, Lane, Serial, portable, shut
 from sigprop.sweep.keys import source_key
+from sigprop.sweep.settings import differing
 from sigprop.sweep.worker import Batch, CannotLoad, Failure, Outcome, host_name, run_batch
 
 DEATHS = 3
 """A case that has ended so many workers by itself is not tried again."""
 AIMED = 0.25
 """Seconds that a batch should take: what a kill can cost beyond what is running."""
+LIMIT = 1.0
+"""Seconds after which a batch comes back before its end: the next cases may be slower by far."""
 LARGEST = 100
 """Cases of a batch at most."""
 NAMED = 8
@@ -58,6 +63,7 @@ class Coordinator:
         batch: cases sent together; None: as many as take a quarter of a second.
         as_text: whether results come as JSON text.
         device_argument: name under which a case is given its device.
+        settings: of torch and numpy that are not the default ones.
     """
 
     function: Callable[..., Any]
@@ -68,6 +74,8 @@ class Coordinator:
     batch: int | None = None
     as_text: bool = True
     device_argument: str = "device"
+    settings: Mapping[str, Any] = field(default_factory=differing)
+    _back: deque[Numbered] = field(default_factory=deque)
     _again: deque[Numbered] = field(default_factory=deque)
     _deaths: dict[bytes, int] = field(default_factory=dict)
     _under_way: dict[Future[Any], _UnderWay] = field(default_factory=dict)
@@ -76,12 +84,16 @@ class Coordinator:
 
     def __post_init__(self) -> None:
         self._left = iter(self.cases)
-        self._more = True
+        self._more, self._stopped = True, False
         self._counted = time.monotonic()
         self._sent: Any = self.function
         self._source: str | None = None
         if not self.engine.in_process:
-            self._sent, named = portable(self.function)
+            try:
+                self._sent, named = portable(self.function)
+            except BaseException:
+                self.engine.end(at_once=True)
+                raise
             self._source = source_key(self.function) if named else None
         self._sender = (host_name(), os.getpid())
 
@@ -114,8 +126,9 @@ class Coordinator:
 
     def stop(self) -> None:
         """Begin no other case; those under way come to their end."""
-        self._more = False
+        self._more, self._stopped = False, True
         self._again.clear()
+        self._back.clear()
 
     def _all(
         self, ended: Iterable[Future[Any]], broken: list[_UnderWay], *, ending: bool = False
@@ -158,6 +171,8 @@ class Coordinator:
             return [self._again.popleft()]
         size = self.batch or self._size()
         found: list[Numbered] = []
+        while self._back and len(found) < size:
+            found.append(self._back.popleft())
         while self._more and len(found) < size:
             case = next(self._left, None)
             if case is None:
@@ -179,7 +194,8 @@ class Coordinator:
         given = {} if lane.device is None else {self.device_argument: lane.device}
         batch = Batch(
             self._sent, [{**case, **given} for _, case, _ in cases], [key for *_, key in cases],
-            self.threads, self._source, self.as_text, self._sender,
+            self.threads, self._source, self.as_text, self._sender, self.settings,
+            shared=not isinstance(lane.executor, Serial), limit=None if self.batch else LIMIT,
         )  # fmt: skip
         lane.under_way += 1
         try:
@@ -210,18 +226,21 @@ class Coordinator:
             raise RuntimeError(
                 f"{self.function.__qualname__} is not to be had where the cases run: {error}"
             ) from None
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise TypeError(
-                f"the cases of {self.function.__qualname__} cannot be sent to another process: "
-                f"{error}. Give names and numbers, and make the rest inside the function."
-            ) from error
         except Exception as error:
+            named = isinstance(error, pickle.PicklingError | AttributeError | TypeError)
+            pickles = isinstance(sent.lane.executor, ProcessPoolExecutor)  # as Python does
+            if named or (pickles and not _sendable(sent.cases)):
+                raise TypeError(
+                    f"the cases of {self.function.__qualname__} cannot be sent to another process: "
+                    f"{error}. Give names and numbers, and make the rest inside the function."
+                ) from error
             by_engine = type(error).__name__ == "KilledWorker"  # Dask has tried four times
             return self._ended(sent.cases, f"{type(error).__name__}: {error}", final=by_engine)
-        if len(outcomes) == len(sent.cases):
-            self._seconds += sum(outcome.seconds for outcome in outcomes)
-            self._done += len(outcomes)
-        pairs = zip(sent.cases, outcomes, strict=True)
+        self._seconds += sum(outcome.seconds for outcome in outcomes)
+        self._done += len(outcomes)
+        if not self._stopped:
+            self._back.extend(sent.cases[len(outcomes) :])
+        pairs = zip(sent.cases, outcomes, strict=False)
         return [(number, key, outcome) for (number, _, key), outcome in pairs]
 
     def _repaired(self, broken: list[_UnderWay]) -> Iterator[list[tuple[int, bytes, Outcome]]]:
@@ -270,6 +289,15 @@ class Coordinator:
 
 def _has_failed(outcomes: list[tuple[int, bytes, Outcome]]) -> bool:
     return any(outcome.failure is not None for *_, outcome in outcomes)
+
+
+def _sendable(cases: list[Numbered]) -> bool:
+    """Whether the arguments can go to another process: those that cannot raise what they like."""
+    try:
+        ForkingPickler.dumps([case for _, case, _ in cases])
+    except Exception:
+        return False
+    return True
 
 
 def _broken(executor: Executor, suspects: list[list[Numbered]]) -> str:

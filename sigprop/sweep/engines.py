@@ -16,6 +16,7 @@ from concurrent.futures import (
     BrokenExecutor,
     Executor,
     Future,
+    InvalidStateError,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
 )
@@ -28,6 +29,11 @@ from sigprop.sweep.worker import started
 
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Settings that libraries read when they are loaded."""
+
+PATIENCE, AT_ONCE = 10.0, 2.0
+"""Seconds that processes have to end by themselves: at the end of a sweep, and after Ctrl-C."""
+
+_STARTING = threading.Lock()
 
 GUARD = """\
 the worker processes do not start. In a script, what starts them stands behind a guard, because \
@@ -80,7 +86,10 @@ class Engine:
     def end(self, *, at_once: bool) -> None:
         """Shut down what was started here; ``at_once`` ends processes in the middle of a case."""
         for executor in self.owned:
-            executor.end(at_once=at_once)
+            executor.leave(at_once=at_once)
+        until = time.monotonic() + (AT_ONCE if at_once else PATIENCE)
+        for executor in self.owned:
+            executor.end(until)
 
 
 class Serial(Executor):
@@ -165,9 +174,13 @@ class Polled(Executor):
                 try:
                     if not job.done():
                         continue
-                    future.set_result(job.result())
-                except Exception as error:
-                    future.set_exception(error)
+                    result = job.result()
+                except BaseException as error:
+                    with suppress(InvalidStateError):  # nobody waits for it any more
+                        future.set_exception(error)
+                else:
+                    with suppress(InvalidStateError):
+                        future.set_result(result)
                 with self._lock:
                     self._jobs.pop(future, None)
             time.sleep(self._every)
@@ -178,6 +191,7 @@ class OneProcess:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
+        self._failed = 0
         self.pool = self.renew()
 
     def renew(self) -> Executor:
@@ -201,7 +215,14 @@ class OneProcess:
             raise RuntimeError(GUARD) from None
 
     def died(self) -> str:
-        """What ended the process that was there, in words."""
+        """What ended the process that was there, in words.
+
+        Raises:
+            RuntimeError: it is the second one in a row that did not start: the case is not why.
+        """
+        self._failed = 0 if self._first.exception() is None else self._failed + 1
+        if self._failed > 1:
+            raise RuntimeError(GUARD)
         code = None
         for child in self._children:
             child.join(1)
@@ -212,12 +233,23 @@ class OneProcess:
         name = known.get(-code, f"signal {-code}")
         return f"it was ended by {name}" + (" (no memory left?)" if name == "SIGKILL" else "")
 
-    def end(self, *, at_once: bool) -> None:
-        """Shut it down."""
+    def leave(self, *, at_once: bool) -> None:
+        """Ask it to end."""
         if at_once:
             for child in self._children:
                 child.terminate()
-        self.pool.shutdown(wait=not at_once, cancel_futures=True)
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def end(self, until: float) -> None:
+        """End it by force if it is still there then.
+
+        A thread that a case has left behind keeps it, or a signal that a case does not heed.
+        """
+        for child in self._children:
+            child.join(max(0.0, until - time.monotonic()))
+            if child.is_alive():
+                child.kill()
+                child.join(1)
 
 
 def engine(
@@ -357,8 +389,7 @@ def _processes(number: int, dealt: Sequence[str | None], threads: int) -> Engine
         for one in made:
             one.wait()
     except BaseException:
-        for one in made:
-            one.end(at_once=True)
+        Engine([], owned=list(made)).end(at_once=True)
         raise
     lanes = [
         Lane(one.pool, 1, device, alone=True, renew=one.renew, died=one.died)
@@ -373,8 +404,12 @@ class _Made:
 
     lanes: list[Lane]
 
-    def end(self, *, at_once: bool) -> None:
-        shut(self.lanes[0].executor, wait=not at_once)
+    def leave(self, *, at_once: bool) -> None:
+        for executor in {id(lane.executor): lane.executor for lane in self.lanes}.values():
+            shut(executor, wait=not at_once)
+
+    def end(self, until: float) -> None:
+        pass
 
 
 def _no_executor(given: Any) -> str:
@@ -393,13 +428,14 @@ def _ready() -> None:
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
     """Processes that are started inside have so many threads from the beginning."""
-    before = {name: os.environ.get(name) for name in THREAD_SETTINGS}
-    os.environ.update({name: str(threads) for name in THREAD_SETTINGS})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    with _STARTING:  # sweeps in several threads
+        before = {name: os.environ.get(name) for name in THREAD_SETTINGS}
+        os.environ.update({name: str(threads) for name in THREAD_SETTINGS})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value

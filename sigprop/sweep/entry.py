@@ -19,6 +19,7 @@ from sigprop.sweep.coordinator import Coordinator
 from sigprop.sweep.engines import engine
 from sigprop.sweep.keys import base_key, brief, case_key, name_of
 from sigprop.sweep.result import Sweep
+from sigprop.sweep.settings import differing
 from sigprop.sweep.store import Store, line, shard_of
 from sigprop.sweep.worker import Failure
 
@@ -111,7 +112,8 @@ def run(
     part = shard_of(shard)
     kind = _kind(devices)
     check_arguments(function, found, given=() if devices is None else ("device",))
-    base = base_key(function, threads=threads, device=kind)
+    settings = differing()
+    base = base_key(function, threads=threads, device=kind, settings=settings)
     about = _about(function, found, base, threads, kind)
     keys = [case_key(base, case) for case in found]
     store = None if out is None else Store(Path(out), part, about)
@@ -132,7 +134,7 @@ def run(
                 runner = engine(executor, workers, devices, threads, total)
                 coordinator = Coordinator(
                     function, ((i, found[i], keys[i]) for i in wanted), total, runner,
-                    threads=threads, batch=batch,
+                    threads=threads, batch=batch, settings=settings,
                 )  # fmt: skip
                 _collect(coordinator, result, found, store, mine - total, told, on_error)
     finally:
@@ -267,13 +269,21 @@ def _collect(
     except CaseError:
         raise
     except (RuntimeError, ConnectionError, OSError) as error:
-        raise type(error)(f"{str(error).rstrip('.')}. {_kept(result)}.") from error
+        words = f"{str(error).rstrip('.')}. {_kept(result)}."
+        try:
+            named: Exception = type(error)(words)
+        except Exception:  # its kind takes more than words
+            named = RuntimeError(words)
+        raise named from error
     finally:
         coordinator.engine.end(at_once=not clean)
 
 
 def _kept(result: Sweep) -> str:
-    cases = f"{len(result):,} of {counted(len(result.keys), 'case')}"
+    try:
+        cases = f"{len(result):,} of {counted(len(result.keys), 'case')}"
+    except OSError:
+        return f"{result.folder} cannot be read any more"
     if result.folder is None:
         return f"{cases} were finished and are lost; give out=FOLDER to keep them"
     return f"{cases} are finished and kept in {result.folder}; run the same again to go on"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from hashlib import blake2b
 from importlib import metadata
-from pathlib import PurePath
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,8 @@ import numpy as np
 from sigprop.checks import shown
 
 KEY_BYTES = 16
+BEGAN = time.time()
+"""About when modules began to be imported."""
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -32,7 +37,13 @@ def name_of(function: Callable[..., Any]) -> str:
     return f"{_module(function)}:{function.__qualname__}"
 
 
-def base_key(function: Callable[..., Any], *, threads: int, device: str | None) -> bytes:
+def base_key(
+    function: Callable[..., Any],
+    *,
+    threads: int,
+    device: str | None,
+    settings: Mapping[str, Any] | None = None,
+) -> bytes:
     """What the keys of all cases of a sweep begin with.
 
     It holds the function's own source, what it has captured, the version of its package and of
@@ -43,13 +54,16 @@ def base_key(function: Callable[..., Any], *, threads: int, device: str | None) 
         function: what is called.
         threads: torch threads of a case.
         device: kind of device that is dealt out, as ``"cuda"``; None: none.
+        settings: of torch and numpy that are not the default ones.
 
     Raises:
         TypeError: a callable that has no source and no name, or has captured what no key can be
             made of.
     """
     package = _module(function).partition(".")[0]
-    told = [source_key(function), _version(package), _version("sigprop"), threads, device]
+    told: list[Any] = [source_key(function), _version(package), _version("sigprop")]
+    told += [threads, device]
+    told += [settings] if settings else []
     return _hash(spelled("the sweep", told).encode())
 
 
@@ -76,7 +90,6 @@ def case_key(base: bytes, case: Mapping[str, Any]) -> bytes:
     return _hash(base + ",".join(told).encode())
 
 
-@functools.cache
 def source_key(function: Callable[..., Any]) -> str:
     """Changes with the source of a function and with what it has captured.
 
@@ -93,18 +106,59 @@ def source_key(function: Callable[..., Any]) -> str:
             "function."
         )
     inner = inspect.unwrap(function)
-    try:
-        told = [inspect.getsource(inner)]
-    except (OSError, TypeError):  # built in, or typed at a prompt
-        told = []
+    told = list(_source(inner))
     if isinstance(inner, FunctionType):
         if not told or inner.__name__ == "<lambda>":  # a line may hold several
-            told += [inner.__code__.co_code.hex(), repr(inner.__code__.co_consts)]
+            told.append(_spelled_code(inner.__code__))
         captured = dict(inspect.getclosurevars(inner).nonlocals)
         if inner is function:
             told.append(spelled("a captured value", captured))
         told.append(spelled("a default", _defaults(inner)))
     return _hash("\n".join([name_of(function), *told]).encode()).hex()
+
+
+@functools.lru_cache(256)
+def _source(function: Callable[..., Any]) -> list[str]:
+    """The source of a function, read once, before somebody changes it; [] if it has none.
+
+    Raises:
+        ValueError: its file was changed since it was imported: what runs is not what stands there.
+    """
+    try:
+        found = inspect.getsource(function)
+        file = inspect.getsourcefile(function)
+        changed = file is not None and os.path.isfile(file) and os.path.getmtime(file) > BEGAN
+    except (OSError, TypeError):  # built in, or typed at a prompt
+        return []
+    if changed and file is not None and isinstance(function, FunctionType):
+        with suppress(SyntaxError):
+            there = compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)
+            wanted = _spelled_code(function.__code__)
+            if all(_spelled_code(code) != wanted for code in _codes(there)):
+                raise ValueError(
+                    f"{file} was changed after {function.__qualname__} was imported from it, so "
+                    "that its results would go by the wrong source; start Python anew."
+                )
+    return [found]
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """A piece of code, and all within it."""
+    yield code
+    for value in code.co_consts:
+        if isinstance(value, CodeType):
+            yield from _codes(value)
+
+
+def _spelled_code(value: Any) -> str:
+    """What a function does, as text that is the same in every process."""
+    if isinstance(value, CodeType):
+        parts = (value.co_code.hex(), value.co_names, value.co_varnames, value.co_consts)
+        return f"code({','.join(map(_spelled_code, parts))})"
+    if isinstance(value, tuple | frozenset):
+        found = [_spelled_code(entry) for entry in value]
+        return f"[{','.join(sorted(found) if isinstance(value, frozenset) else found)}]"
+    return repr(value)
 
 
 def spelled(name: str, value: Any) -> str:
@@ -119,6 +173,8 @@ def spelled(name: str, value: Any) -> str:
         TypeError: something else.
     """
     if isinstance(value, np.generic):
+        if isinstance(value, np.datetime64 | np.timedelta64 | np.void | np.longdouble):
+            raise _no_key(name, value, "Python has no such number; give text or a float")
         return spelled(name, value.item())
     if isinstance(value, Enum):
         return f"{name_of(type(value))}.{value.name}"
@@ -184,7 +240,9 @@ def _no_key(name: str, value: Any, why: str) -> TypeError:
 
 
 def _array(value: Any) -> str:
-    return f"{type(value).__name__} {value.dtype} {tuple(value.shape)} {_hash(_raw(value)).hex()}"
+    told = f"{type(value).__name__} {value.dtype} {tuple(value.shape)} {_hash(_raw(value)).hex()}"
+    grad = getattr(value, "requires_grad", False) and type(value).__name__ == "Tensor"
+    return f"{told} requires_grad" if grad else told
 
 
 def _raw(value: Any) -> bytes:

@@ -80,9 +80,13 @@ class Sweep(Result):
         return found
 
     def errors(self) -> list[Row]:
-        """Flat rows of the cases that raised: their arguments, ``error``, ``traceback``."""
+        """Flat rows of the cases that raised: their arguments, ``error``, ``traceback``.
+
+        Arguments of these two names are ``argument_error`` and ``argument_traceback``.
+        """
+        own = {name: f"argument_{name}" for name in ("error", "traceback")}
         return [
-            row["case"]
+            {own.get(name, name): value for name, value in row["case"].items()}
             | {
                 "error": f"{row['error']['type']}: {row['error']['message']}",
                 "traceback": row["error"]["traceback"],
@@ -279,7 +283,7 @@ def _filled(shape: tuple[int, ...], found: Mapping[tuple[int, ...], Any]) -> Any
     whole = len(found) == np.prod(shape, dtype=int)
     if whole and all(isinstance(value, bool) for value in values):
         array = np.empty(shape, bool)
-    elif whole and all(type(value) is int for value in values):
+    elif whole and all(type(value) is int and abs(value) < 2**63 for value in values):
         array = np.empty(shape, np.int64)
     elif all(isinstance(value, int | float) for value in values):
         array = np.full(shape, np.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -107,6 +108,9 @@ class Store:
                 "another folder, or delete this one."
             )
         there = [path for path in _files(self.folder) if path.stat().st_size]
+        for path in there:
+            if path.name != shard.file and _is_locked(path):
+                raise BlockingIOError(f"another process is adding to {path}; wait for it.")
         if not there:
             return
         aside = self.folder / "old" / time.strftime("%Y-%m-%dT%H-%M-%S")
@@ -147,9 +151,11 @@ class Store:
         """Add lines, all or none.
 
         Raises:
-            OSError: the disk is full, or gone.
+            OSError: the disk is full, or gone; the folder was deleted.
         """
         content = b"".join(lines)
+        if not os.fstat(self._file.fileno()).st_nlink:  # what is added goes nowhere
+            raise FileNotFoundError(f"{self.folder} was deleted while the sweep was running.")
         append_whole(self._file, content, self._size)
         self._size += len(content)
 
@@ -158,6 +164,16 @@ class Store:
         with suppress(OSError):
             os.fsync(self._file.fileno())
         self._file.close()
+
+
+def _spelled_out(error: UnicodeError) -> tuple[str, int]:
+    """Halves of a character, which no file can hold, spelled out as text in JSON."""
+    assert isinstance(error, UnicodeEncodeError)
+    halves = error.object[error.start : error.end]
+    return "".join(f"\\\\u{ord(half):04x}" for half in halves), error.end
+
+
+codecs.register_error("sigprop.spelled_out", _spelled_out)
 
 
 def line(key: bytes, of: str, case: Any, outcome: Any) -> bytes:
@@ -171,17 +187,23 @@ def line(key: bytes, of: str, case: Any, outcome: Any) -> bytes:
     return (
         f'{{"key": "{key.hex()}", "of": "{of}", "case": {json_text(case)}, {told}, '
         f'"seconds": {outcome.seconds:.6g}}}\n'
-    ).encode()
+    ).encode("utf-8", "sigprop.spelled_out")
 
 
 def rows(folder: Path, of: str) -> dict[bytes, Row]:
-    """Key → line of every case of today's source; the last line of a case counts."""
-    found = {}
+    """Key → line of every case of today's source.
+
+    The last line of a case counts, but none that raised hides a result: they may be in the files
+    of different shards, whose order is not that of time.
+    """
+    found: dict[bytes, Row] = {}
     for path in _files(folder):
         for key, its, text in _lines(path):
             if its == of:
                 with suppress(ValueError):  # cut in the middle by a disk
-                    found[key] = json.loads(text)
+                    line = json.loads(text)
+                    if "error" not in line or "result" not in found.get(key, {}):
+                        found[key] = line
     return found
 
 
@@ -214,11 +236,12 @@ def asked(folder: Path) -> list[bytes]:
 
 def is_written(folder: Path) -> bool:
     """Whether a process adds lines there now."""
-    for path in _files(folder):
-        with path.open("rb") as file:
-            if not _lock(file, look=True):
-                return True
-    return False
+    return any(map(_is_locked, _files(folder)))
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        return not _lock(file, look=True)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -236,7 +259,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, str, bytes]]:
 
 def _check_kind(folder: Path, function: str) -> None:
     there = [path.name for path in folder.iterdir()]
-    if ABOUT in there:
+    if (folder / ABOUT).exists():  # after the list: another part may just have begun
         other = about(folder)["function"]
         if other != function:
             raise ValueError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
+import inspect
 import os
 import pickle
 import random
@@ -11,11 +14,17 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from sigprop.records import json_text
+import numpy as np
+
+from sigprop.records import cut, json_text
+from sigprop.sweep.settings import applied
+
+LONGEST_MESSAGE, LONGEST_TRACEBACK = 2_000, 20_000
+"""Characters of an exception that are kept."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,9 @@ class Batch:
         source: what the key of the function's source must be; None: whatever it is.
         as_text: whether results are sent back as JSON; else as they are.
         sender: (host, process) that sends it.
+        settings: of torch and numpy that are not the default ones, as where it was begun.
+        shared: whether other cases run in the same process at the same time, in other threads.
+        limit: seconds after which no other case of it is begun; None: all are run.
     """
 
     function: Callable[..., Any] | bytes
@@ -39,6 +51,9 @@ class Batch:
     source: str | None
     as_text: bool
     sender: tuple[str, int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shared: bool = False
+    limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,9 @@ class BadResult(TypeError):
 def run_batch(batch: Batch) -> list[Outcome]:
     """Call the function for each case of a batch; what a case raises does not reach the others.
 
+    Returns:
+        What became of the first cases: of all of them, if that took not longer than the limit.
+
     Raises:
         CannotLoad: no function to call.
     """
@@ -94,21 +112,31 @@ def run_batch(batch: Batch) -> list[Outcome]:
     function = batch.function
     if isinstance(function, bytes):
         function = _loaded(function, batch.source)
-    if here:
-        seeded = _lent if threading.current_thread() is threading.main_thread() else _left_alone
-    else:
-        seeded = _given
-    found = []
+    if "torch" not in sys.modules and _loads_torch(function):
+        importlib.import_module("torch")  # now, so that no case has to run twice
+    shared = here and batch.shared
+    seeded = _left_alone if shared else _lent if here else _given
+    found: list[Outcome] = []
+    begun = time.monotonic()
     for case, key in zip(batch.cases, batch.keys, strict=True):
+        if found and batch.limit is not None and time.monotonic() > begun + batch.limit:
+            break
         seed = int.from_bytes(key[:4], "big")
-        had_torch = "torch" in sys.modules
-        with seeded(seed), _threads(batch.threads):
-            outcome = _called(function, case, as_text=batch.as_text, here=here)
-        if not had_torch and "torch" in sys.modules:  # it came too late for its seed and threads
-            with seeded(seed), _threads(batch.threads):
-                outcome = _called(function, case, as_text=batch.as_text, here=here)
+        for _ in range(2):
+            had_torch = "torch" in sys.modules
+            with seeded(seed), _threads(batch.threads), applied(batch.settings, alone=not shared):
+                outcome = _called(function, _own(case), as_text=batch.as_text, here=here)
+            if had_torch or "torch" not in sys.modules:
+                break  # else torch came too late for its seed and threads: once again
         found.append(outcome)
     return found
+
+
+def _loads_torch(function: Callable[..., Any]) -> bool:
+    """Whether a function names torch, or sigprop, which loads it."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    names = () if code is None else code.co_names
+    return any(name.partition(".")[0] in ("torch", "sigprop") for name in names)
 
 
 def started() -> int:
@@ -172,9 +200,24 @@ def _called(
         if as_text:
             result = json_text(as_result(result))
         failure = None
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also what asyncio and others raise
         result, failure = None, _failure(error, keep=not as_text, here=here)
     return Outcome(result, failure, time.perf_counter() - start)
+
+
+def _own(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A case with arguments of its own: a function may change a list that other cases share.
+
+    A number of numpy becomes Python's: both have one key.
+    """
+    try:
+        found = copy.deepcopy(dict(case))
+    except Exception:  # what cannot be copied
+        found = dict(case)
+    return {name: value.item() if isinstance(value, np.generic) else value
+            for name, value in found.items()}  # fmt: skip
 
 
 def _failure(error: BaseException, *, keep: bool, here: bool) -> Failure:
@@ -188,7 +231,13 @@ def _failure(error: BaseException, *, keep: bool, here: bool) -> Failure:
             pickle.loads(pickle.dumps(kept))
         except Exception:
             kept = None
-    return Failure(type(error).__name__, str(error), told, kept)
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its text cannot be had)"
+    return Failure(
+        type(error).__name__, cut(message, LONGEST_MESSAGE), cut(told, LONGEST_TRACEBACK), kept
+    )
 
 
 @contextmanager
@@ -254,7 +303,11 @@ def _loaded(pickled: bytes, source: str | None) -> Callable[..., Any]:
     if source is not None:
         from sigprop.sweep.keys import source_key
 
-        if source_key(function) != source:
+        try:
+            there = source_key(function)
+        except (TypeError, ValueError) as error:
+            raise CannotLoad(f"on {host_name()}, {error}") from None
+        if there != source:
             raise CannotLoad(
                 f"the source of {function.__qualname__} on {host_name()} differs from where the "
                 "sweep was begun; install the same code there."

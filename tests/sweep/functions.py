@@ -116,3 +116,83 @@ class Stateful:
 
     def method(self, x):
         return x
+
+
+def takes_out(x, config):
+    """Changes what it is given."""
+    return config.pop("lr")
+
+
+def unsettles(x):
+    """What it finds, and then it changes all of it."""
+    import warnings
+
+    import numpy as np
+    import torch
+
+    found = {
+        "dtype": str(torch.get_default_dtype()), "grad": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "device": str(torch.get_default_device()), "over": np.geterr()["over"],
+        "folder": Path.cwd().name, "variable": os.environ.get("SIGPROP_X"),
+        "strict": any(kind == "error" and said is None for kind, said, *_ in warnings.filters),
+    }  # fmt: skip
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.use_deterministic_algorithms(True)
+    torch.set_default_device("meta")
+    np.seterr(over="raise")
+    os.chdir("/")
+    os.environ["SIGPROP_X"] = "1"
+    warnings.simplefilter("error")
+    return found
+
+
+def kept_by_a_thread(x):
+    """Leaves a thread behind that does not end."""
+    import threading
+
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    return x
+
+
+def stubborn(x, place):
+    """Does not heed a polite end."""
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    (Path(place) / "began").touch()
+    while True:
+        time.sleep(0.1)
+
+
+def default_dtype(x):
+    import torch
+
+    return str(torch.zeros(1).dtype)
+
+
+def needs(x, place):
+    """Raises as long as a file is not there."""
+    if not Path(place).exists():
+        raise FileNotFoundError(place)
+    return x
+
+
+def marked_with_torch(x, place):
+    """Loads torch when it is called, and leaves a line for each call."""
+    import torch
+
+    return marked(x, place) + torch.zeros(1).item()
+
+
+def prints(x):
+    print("loss", x)
+    return x
+
+
+def ends_its_module(x, place):
+    """Ends its process for x = 2, and no other one can be started any more."""
+    if x == 2:
+        with Path(place).open("a") as file:
+            file.write("\nraise SystemExit(3)\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x

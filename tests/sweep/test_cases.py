@@ -4,7 +4,10 @@ import dataclasses
 import enum
 import functools
 import json
+import math
+import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +169,7 @@ def variant(tmp_path, monkeypatch, text, name="changing"):
     """A function of a module that is written anew."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / f"{name}.py").write_text(text)
-    for cached in (sys.modules, keys.source_key):
+    for cached in (sys.modules, keys._source):
         cached.pop(name, None) if cached is sys.modules else cached.cache_clear()
     import importlib
     import linecache
@@ -234,3 +237,70 @@ def test_arguments_are_told_in_short_beside_their_result():
         np.ones((16, 64), np.float32)
     )
     assert keys.brief(functions.same) == "tests.sweep.functions:same"
+
+
+def typed(text):
+    """A function without a file, as at a prompt."""
+    home = {"__name__": "prompt", "math": math}
+    exec(text, home)
+    return home["f"]
+
+
+def test_without_a_source_a_key_changes_with_what_is_called_and_with_what_is_inside():
+    assert base(typed("def f(x): return math.sin(x)")) == base(
+        typed("def f(x): return math.sin(x)")
+    )
+    texts = (
+        "def f(x): return math.sin(x)", "def f(x): return math.cos(x)",
+        "def f(x): return (lambda y: y + 1)(x)", "def f(x): return (lambda y: y + 2)(x)",
+        "def f(x): return x in {'a', 'b'}", "def f(x): return x in {'a', 'c'}",
+    )  # fmt: skip
+    assert len({base(typed(text)) for text in texts}) == len(texts)
+    inner = keys._spelled_code(typed(texts[2]).__code__)
+    assert " at 0x" not in inner  # else no other process makes the same key
+
+
+def test_a_key_changes_with_a_captured_value_that_changes_later():
+    scale = 1
+
+    def f(x):
+        return scale * x
+
+    first = base(f)
+    scale = 2
+    assert base(f) != first
+
+
+def test_a_file_that_was_changed_after_its_import_is_refused(tmp_path, monkeypatch):
+    f = variant(tmp_path, monkeypatch, "def f(x):\n    return x\n")
+    file = tmp_path / "changing.py"
+    later = time.time() + 5
+    file.write_text("# a line more\ndef f(x):\n    return x\n")
+    os.utime(file, (later, later))
+    base(f)
+    keys._source.cache_clear()
+    file.write_text("def f(x):\n    return x + 1\n")
+    os.utime(file, (later, later))
+    with pytest.raises(ValueError, match=r"changing\.py was changed after f was imported"):
+        base(f)
+
+
+def test_what_makes_cases_may_hand_out_one_dict_again_and_again():
+    def made():
+        case = {}
+        for x in range(3):
+            case["x"] = x
+            yield case
+
+    assert as_cases(made()) == [{"x": 0}, {"x": 1}, {"x": 2}]
+
+
+@pytest.mark.parametrize("value", [np.longdouble(1), np.datetime64(1, "ns")])
+def test_numbers_of_numpy_that_python_has_not_have_no_key(value):
+    with pytest.raises(TypeError, match="no key can be made of x"):
+        keys.case_key(b"", {"x": value})
+
+
+def test_a_tensor_that_wants_a_gradient_has_a_key_of_its_own():
+    bare, wanting = torch.ones(2), torch.ones(2, requires_grad=True)
+    assert keys.case_key(b"", {"x": bare}) != keys.case_key(b"", {"x": wanting})
