@@ -184,7 +184,7 @@ def test_validate_ends_with_the_kinds_of_net_that_are_finished(
         return result
 
     monkeypatch.setattr("sigprop.validation.grid.validate", validate)
-    monkeypatch.setattr("sigprop.validation.grid.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("sigprop.validation.grid.cores", lambda: 2)
     titles = []
     monkeypatch.setattr(
         "sigprop.cli.validate.write_figure",

@@ -234,8 +234,10 @@ class Coordinator:
                     f"the cases of {self.function.__qualname__} cannot be sent to another process: "
                     f"{error}. Give names and numbers, and make the rest inside the function."
                 ) from error
-            by_engine = type(error).__name__ == "KilledWorker"  # Dask has tried four times
-            return self._ended(sent.cases, f"{type(error).__name__}: {error}", final=by_engine)
+            # Dask has tried four times; what waited at the same workers is blamed with it.
+            by_engine = type(error).__name__ == "KilledWorker"
+            words, alone = f"{type(error).__name__}: {error}", sent.suspect or sent.lane.alone
+            return self._ended(sent.cases, words, alone=alone, final=by_engine)
         self._seconds += sum(outcome.seconds for outcome in outcomes)
         self._done += len(outcomes)
         if not self._stopped:
@@ -251,6 +253,7 @@ class Coordinator:
                 lanes.append(sent.lane)
         for lane in lanes:
             suspects = [sent.cases for sent in broken if sent.lane is lane]
+            alone = lane.alone or any(sent.suspect for sent in broken)
             if not lane.alone:  # the whole executor is broken, with all that was under way
                 for future in [f for f, sent in self._under_way.items() if sent.lane is lane]:
                     wait([future])
@@ -266,14 +269,14 @@ class Coordinator:
             shut(lane.executor, wait=False)
             lane.executor = lane.renew()
             cases = [case for batch in suspects for case in batch]
-            if found := self._ended(cases, words, final=False):
+            if found := self._ended(cases, words, alone=alone, final=False):
                 yield found
 
     def _ended(
-        self, cases: list[Numbered], words: str, *, final: bool
+        self, cases: list[Numbered], words: str, *, alone: bool, final: bool
     ) -> list[tuple[int, bytes, Outcome]]:
         """Cases whose worker died: to run again one by one; one that was alone is counted."""
-        if len(cases) > 1:
+        if len(cases) > 1 or not alone:
             self._again.extend(cases)
             return []
         ((number, _, key),) = cases

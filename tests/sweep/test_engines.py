@@ -104,11 +104,15 @@ def test_an_executor_that_is_given_or_made():
     assert [error["x"] for error in result.errors()] == [5] and len(made) >= 4
 
 
+class KilledWorker(Exception):
+    """As Dask names it."""
+
+
 class Fragile(Executor):
     """Loses a worker with the first case that it is given, and all that is under way with it."""
 
-    def __init__(self, log, broken):
-        self.log, self.broken, self.under_way = log, broken, 0
+    def __init__(self, log, broken, error=BrokenExecutor):
+        self.log, self.broken, self.error, self.under_way = log, broken, error, 0
 
     def submit(self, function, batch):
         future = Future()
@@ -118,8 +122,9 @@ class Fragile(Executor):
 
         def end():
             self.under_way -= 1
-            if self.broken:
-                future.set_exception(BrokenExecutor())
+            if self.broken > 0:
+                self.broken -= 1
+                future.set_exception(self.error())
             else:
                 future.set_result(function(batch))
 
@@ -133,12 +138,27 @@ def test_what_was_under_way_in_a_broken_executor_runs_again_one_by_one(monkeypat
     log = []
     result = quietly(
         functions.same, sweep.grid(value=range(9)), batch=1,
-        executor=lambda: Fragile(log, broken=not log),
+        executor=lambda: Fragile(log, broken=0 if log else 4),
     )  # fmt: skip
     assert values(result) == list(range(9))
     assert sorted(log[:4]) == [(value, value + 1) for value in range(4)]
     assert {value for value, _ in log[4:8]} == set(range(4))
     assert [together for _, together in log[4:9]] == [1] * 5  # and what comes next waits for them
+
+
+def test_what_waited_at_a_worker_that_died_is_not_to_blame(monkeypatch):
+    """Dask blames all tasks of a worker; alone, they are seen to be innocent."""
+    monkeypatch.setattr("sigprop.sweep.engines.cores", lambda: 2)
+    log = []
+    result = quietly(
+        functions.same, sweep.grid(value=range(9)), batch=1,
+        executor=Fragile(log, broken=4, error=KilledWorker),
+    )  # fmt: skip
+    assert values(result) == list(range(9)) and not result.errors()
+    (error,) = quietly(
+        functions.same, [{"value": 1}], executor=Fragile([], broken=2, error=KilledWorker)
+    ).errors()  # once beside others, once alone
+    assert error["error"].startswith("WorkerDied: the worker died that ran this case alone: Killed")
 
 
 def test_loky(path):

@@ -318,7 +318,7 @@ def test_every_case_has_its_number_of_torch_threads():
         for threads in (1, 2):
             (row,) = here(functions.lucky_torch, [{"x": 1}], threads=threads).records()
             assert row["threads"] == threads
-            with ThreadPoolExecutor(2) as pool:
+            with ThreadPoolExecutor(1) as pool:
                 found = sweep.run(
                     functions.lucky_torch, sweep.grid(x=range(4)), executor=pool,
                     threads=threads, progress=False,
