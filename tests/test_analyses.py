@@ -18,8 +18,9 @@ from sigprop.records import read_csv, write_csv
 matplotlib.use("Agg")
 NAMES = _run.names()
 SLOW = (
-    "bench_core", "bench_sweep", "bench_theory", "calibration", "digits_accuracy", "finite_width", "init_peers",
-    "init_targets", "phase_diagrams", "real_models", "region_bounds", "trainable_depth",
+    "bench_core", "bench_sweep", "bench_theory", "calibration", "digits_accuracy", "finite_width",
+    "init_peers", "init_targets", "phase_diagrams", "real_models", "region_bounds",
+    "trainable_depth",
 )  # fmt: skip
 """Seven seconds and more even at their quick size: computed by ``pytest -m slow`` only."""
 
