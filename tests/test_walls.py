@@ -40,8 +40,8 @@ TORCH_WITH_A_MODEL = ("regions", "kinks")
 """Through ``piecewise``, when they are given a torch model: held in a live interpreter below."""
 NOT_YET: set[str] = set()  # a room leaves this set when it is built
 HEAVY = ("torch", "scipy", "matplotlib")
-DOORS = {("data", "torch")}
-"""(module, what it may import): opened by a file of torch alone."""
+DOORS = {("data", "torch"), ("sweep.worker", "torch")}
+"""(module, what it may import): opened by a file of torch, by a swept function that names torch."""
 
 
 # One small import graph, read from the source
