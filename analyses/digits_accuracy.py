@@ -18,8 +18,8 @@ slopes decide (30 % against 37 to 58 %), and Swish does not learn; at 100 no net
 at this rate. With batch normalization default weights are better, by 4 to 10 points at 10 layers
 and 41 to 64 at 30: the weights' scale drops out of the output but not of the learning rate, which
 counts in units of their square, a factor 6/(1+α²). Given that rate, the theory's weights are as
-good at 10 layers, with leaky ReLU and with ReLU; at 30 leaky ReLU's are behind (43 % against 55 %).
-In shallow nets activations differ by little.
+good at 10 layers, with leaky ReLU and with ReLU; at 30 leaky ReLU's 43 % against 55 % is within
+chance. In shallow nets activations differ by little.
 Source: he2015, maas2013, xu2015, ramachandran2017, misra2020, yang2019.
 Run time: half an hour on two cores.
 """
