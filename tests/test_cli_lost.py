@@ -1,5 +1,6 @@
 """Nothing finished is lost: places, results that are there, full disks, Ctrl-C."""
 
+import contextlib
 import importlib
 import io
 import json
@@ -374,6 +375,23 @@ def test_a_line_every_so_often_without_a_terminal(capsys, monkeypatch):
     assert lines[0] == "sigprop regions: 0 hyperplanes, 0 s"
     assert lines[-1] == "sigprop regions: 1,200 of 4,000 hyperplanes, 0 s, 0 s left"
     assert not any(thread.name.startswith("sigprop") for thread in threading.enumerate())
+
+
+def test_what_was_done_before_counts_for_no_speed(monkeypatch):
+    clock = progress._Clock("sweep f", "cases", 60.0, before=1000)
+    clock.began -= 100
+    clock.seen(1200, 2200, "3 failed")
+    assert clock.line() == ("sigprop sweep f: 1,200 of 2,200 cases, 3 failed, 100 s, 500 s left")
+    begun = []
+
+    def bar(**options):
+        begun.append(options)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("tqdm.tqdm", bar)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress.progress_bar("sweep f", "cases", before=1000):
+        assert begun[0]["initial"] == 1000
 
 
 class Terminal(io.StringIO):

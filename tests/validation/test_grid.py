@@ -1,5 +1,7 @@
 """Many validations: the same numbers however they run, one verdict for all."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -40,3 +42,16 @@ def test_all_cells_hold_at_their_level_where_the_grid_holds_at_its_own(cells):
         assert (sidak([p] + [0.5] * (cells - 1)) >= 0.01) == holds
     with pytest.raises(ValueError, match="level must be > 0 and < 1; got 1"):
         cell_level(1, cells)
+
+
+def test_an_executor_counts_the_nets_of_each_case():
+    case = {"alpha": 0.2, "depth": 2, "width": 16, "seeds": 2, "batch": 2, "device": "cpu"}
+    seen = []
+    with ThreadPoolExecutor(1) as pool:
+        found = validate_many(
+            [case, case | {"seeds": 3}], executor=pool, progress=lambda *now: seen.append(now)
+        )
+    assert seen == [(2, 5), (5, 5)]
+    assert [result.p_value for result in found] == [
+        result.p_value for result in validate_many([case, case | {"seeds": 3}])
+    ]
