@@ -132,20 +132,16 @@ class Store:
             write_bytes(text, place)
 
     def finished(self, *, failed: bool = True) -> Iterator[bytes]:
-        """Keys of the cases that have a line; the last line of a case counts.
+        """Keys of the cases that have a line, some of them several times.
 
         Args:
             failed: whether those count that raised.
         """
-        if failed:
-            for path in _files(self.folder):
-                for key, of, _ in _lines(path):
-                    if of == self.about["of"]:
-                        yield key
-        else:
-            for key, line in rows(self.folder, self.about["of"]).items():
-                if "error" not in line:
-                    yield key
+        return (
+            key
+            for key, line in _read(self.folder, self.about["of"])
+            if failed or "error" not in line
+        )
 
     def add(self, lines: Iterable[bytes]) -> None:
         """Add lines, all or none.
@@ -197,13 +193,9 @@ def rows(folder: Path, of: str) -> dict[bytes, Row]:
     of different shards, whose order is not that of time.
     """
     found: dict[bytes, Row] = {}
-    for path in _files(folder):
-        for key, its, text in _lines(path):
-            if its == of:
-                with suppress(ValueError):  # cut in the middle by a disk
-                    line = json.loads(text)
-                    if "error" not in line or "result" not in found.get(key, {}):
-                        found[key] = line
+    for key, line in _read(folder, of):
+        if "error" not in line or "result" not in found.get(key, {}):
+            found[key] = line
     return found
 
 
@@ -246,6 +238,15 @@ def _is_locked(path: Path) -> bool:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if LINES.fullmatch(path.name))
+
+
+def _read(folder: Path, of: str) -> Iterator[tuple[bytes, Row]]:
+    """Key and content of every whole line of today's source."""
+    for path in _files(folder):
+        for key, its, text in _lines(path):
+            if its == of:
+                with suppress(ValueError):  # spoiled in the middle, by a disk
+                    yield key, json.loads(text)
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, str, bytes]]:

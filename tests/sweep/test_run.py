@@ -184,9 +184,11 @@ def test_a_line_that_a_disk_has_spoiled_is_computed_again(tmp_path):
     cases = sweep.grid(x=range(3), place=place)
     whole = values(here(marked, cases, out=out))
     lines = (out / "cases.jsonl").read_bytes().splitlines(keepends=True)
-    for spoiled in (bytes(len(lines[1]) - 1) + b"\n", lines[1][:-9] + b"}\n"):
+    zeros, cut = bytes(len(lines[1]) - 1) + b"\n", lines[1][:70] + b"}\n"
+    for number, spoiled in enumerate((zeros, cut), start=1):
         (out / "cases.jsonl").write_bytes(lines[0] + spoiled + lines[2])
         assert values(here(marked, cases, out=out)) == whole
+        assert [x for x, _ in calls(tmp_path)[2 + number :]] == [1]
 
 
 def test_shards_write_beside_each_other_and_are_read_together(tmp_path):
