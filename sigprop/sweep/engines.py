@@ -57,6 +57,7 @@ class Lane:
         renew: makes another executor after a worker has died; None: there is no way.
         count: how many batches now, where workers come and go; None: as many as ever.
         died: what became of the worker that died last, in words.
+        under_way: batches there now.
     """
 
     executor: Executor
@@ -271,17 +272,17 @@ def engine(
         RuntimeError: processes do not start.
     """
     dealt = [None] if devices is None else [str(device) for device in devices]
-    if executor is None and workers == 0:
+    if workers == 0:
+        if executor is not None:
+            raise ValueError("workers=0 runs the cases in this process; leave executor= out.")
         return Engine([Lane(Serial(), device=device) for device in dealt], in_process=True)
+    if devices is not None and workers not in (None, len(dealt)):
+        raise ValueError(
+            f"one case runs at a time on each device: {len(dealt)} devices take "
+            f"workers={len(dealt)}; got {workers}."
+        )
     if executor is None:
-        wanted = cores() if workers is None else workers
-        if devices is not None:
-            if workers is not None and workers != len(dealt):
-                raise ValueError(
-                    f"one case runs at a time on each device: {len(dealt)} devices take "
-                    f"workers={len(dealt)}; got {workers}."
-                )
-            wanted = len(dealt)
+        wanted = len(dealt) if devices is not None else workers or cores()
         return _processes(max(1, min(wanted, cases)), dealt, threads)
     make = None
     if not isinstance(executor, Executor):
@@ -296,7 +297,7 @@ def engine(
         lanes = [Lane(executor, device=device, renew=make) for device in dealt]
     else:
         ahead = 1 if in_process else 2
-        at_once = capacity(executor) if workers is None else max(workers, 1)
+        at_once = capacity(executor) if workers is None else workers
         lane = Lane(executor, capacity=ahead * at_once, renew=make)
         if workers is None and not in_process:
             lane.count = lambda: ahead * capacity(lane.executor)

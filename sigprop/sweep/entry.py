@@ -56,8 +56,9 @@ def run(
 
     With ``out``, a finished case is a line in that folder, and running again computes what is
     missing only. The key of a line is a hash of the function's own source, the version of its
-    package, ``threads`` and the arguments: when one of them changes, the case is run again. What
-    the function *calls* is not looked at: after a change there, give ``fresh=True``.
+    package, ``threads``, settings of torch and numpy that are not the usual ones (as the default
+    dtype) and the arguments: when one of them changes, the case is run again. What the function
+    *calls* is not looked at: after a change there, give ``fresh=True``.
 
     A case that raises is recorded with its traceback, and the rest goes on. A case that ends its
     worker (no memory, a crash) is tried again alone, and recorded after three deaths.

@@ -72,12 +72,7 @@ class Sweep(Result):
         A result that has the name of an argument and another value is named ``result_NAME``. What
         is no number (NaN) is NaN. A case that returned several rows has as many here.
         """
-        found = []
-        for row in self.lines():
-            results = row.get("result", [])
-            for result in results if isinstance(results, list) else [results]:
-                found.append(_joined(row["case"], result))
-        return found
+        return _flat(self.lines())
 
     def errors(self) -> list[Row]:
         """Flat rows of the cases that raised: their arguments, ``error``, ``traceback``.
@@ -169,7 +164,7 @@ class Sweep(Result):
 
     def _shown(self) -> Shown:
         lines = self.lines()
-        errors = [row["error"] for row in lines if "error" in row]
+        failed = sum("error" in row for row in lines)
         asked = len(self.keys)
         known = set(self.keys)
         finished = sum(_key(row) in known for row in lines)
@@ -177,18 +172,14 @@ class Sweep(Result):
         extra = f", and {counted(before, 'case')} asked for before" if before else ""
         above = [
             f"sweep of {self.about['function']}: {finished:,} of {counted(asked, 'case')} finished"
-            + (f", {len(errors):,} of them raised" if errors else "")
+            + (f", {failed:,} of them raised" if failed else "")
             + extra
             + (f"; in {self.folder}" if self.folder else "")
         ]
-        kinds = Counter(f"{error['type']}: {error['message']}".split("\n")[0] for error in errors)
-        below = [f"{number:,} x {words}" for words, number in kinds.most_common(MOST_ERRORS)]
-        if len(kinds) > MOST_ERRORS:
-            below.append(f"and {len(kinds) - MOST_ERRORS:,} more kinds of error, see errors()")
+        below = error_words(kinds_of_error(lines), "errors()")
         if lines:
-            middle = statistics.median(row["seconds"] for row in lines)
-            below.append(f"{middle:.3g} s a case (median)")
-        rows = self.records()
+            below.append(median_words(statistics.median(row["seconds"] for row in lines)))
+        rows = _flat(lines)
         shared, columns = _columns(rows)
         if shared:
             told = {name: cell(value, "") for name, value in shared.items()}
@@ -204,10 +195,10 @@ class Sweep(Result):
 
         A ``seed`` beside them is averaged over.
         """
-        rows = self.records()
-        axes, _ = self._axes(self.lines())
+        lines = self.lines()
+        rows, (axes, _) = _flat(lines), self._axes(lines)
         drawn = [name for name in axes if name != "seed"]
-        given = {name for line in self.lines() for name in line["case"]}
+        given = {name for line in lines for name in line["case"]}
         values = [name for name in dict.fromkeys(k for row in rows for k in row)
                   if name not in given and _all_numbers(row.get(name) for row in rows)]  # fmt: skip
         wanted = "value" if "value" in values else values[0] if len(values) == 1 else None
@@ -243,6 +234,45 @@ def load(folder: str | Path) -> Sweep:
     """
     folder = Path(folder)
     return Sweep(store.about(folder), store.asked(folder), folder, more=True)
+
+
+def kinds_of_error(lines: Iterable[Row]) -> Counter[str]:
+    """``Type: first line of the message`` of every case that raised, with how many it did."""
+    errors = (row["error"] for row in lines if "error" in row)
+    return Counter(f"{error['type']}: {error['message']}".split("\n")[0] for error in errors)
+
+
+def error_words(kinds: Mapping[str, int], whole: str) -> list[str]:
+    """A line for each of the most frequent kinds of error, and one for the others.
+
+    Args:
+        kinds: of :func:`kinds_of_error`.
+        whole: what has them all, for the reader.
+
+    Example:
+        >>> error_words({"ValueError: 1 is odd": 2}, "errors()")
+        ['2 x ValueError: 1 is odd']
+    """
+    words = [f"{number:,} x {kind}" for kind, number in Counter(kinds).most_common(MOST_ERRORS)]
+    left = len(kinds) - MOST_ERRORS
+    if left > 0:
+        words.append(f"and {counted(left, 'more kind')} of error, see {whole}")
+    return words
+
+
+def median_words(seconds: float) -> str:
+    """What a case takes, in words."""
+    return f"{seconds:.3g} s a case (median)"
+
+
+def _flat(lines: Iterable[Row]) -> list[Row]:
+    """The rows of all results, with the arguments of their cases."""
+    found = []
+    for row in lines:
+        results = row.get("result", [])
+        for result in results if isinstance(results, list) else [results]:
+            found.append(_joined(row["case"], result))
+    return found
 
 
 def _all_numbers(values: Iterable[Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from sigprop.records import Row, counted
 from sigprop.results import Result, Shown
 from sigprop.sweep import store
-from sigprop.sweep.result import MOST_ERRORS
+from sigprop.sweep.result import error_words, kinds_of_error, median_words
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,7 @@ class Status(Result):
             f"{self.finished:,} of {counted(self.asked, 'case')} finished"
             + (f", {self.failed:,} of them raised" if self.failed else ""),
         ]
-        most = Counter(self.errors).most_common()
-        lines += [f"  {number:,} x {words}" for words, number in most[:MOST_ERRORS]]
-        if len(most) > MOST_ERRORS:
-            lines.append(f"  and {counted(len(most) - MOST_ERRORS, 'more kind')} of error")
+        lines += [f"  {words}" for words in error_words(self.errors, "errors")]
         if self.older:
             are = "is" if self.older == 1 else "are"
             lines.append(
@@ -87,7 +83,7 @@ class Status(Result):
                 f"threads and {'counts' if self.older == 1 else 'count'} no more"
             )
         if self.seconds is not None:
-            lines.append(f"{self.seconds:.3g} s a case (median)")
+            lines.append(median_words(self.seconds))
         if self.seconds_left:
             lines.append(f"about {_time(self.seconds_left)} of one worker are left")
         lines.append(self._going_on())
@@ -129,14 +125,9 @@ def status(folder: str | Path) -> Status:
     about = store.about(folder)
     writing = store.is_written(folder)  # first: what ends in between is seen as finished
     asked = set(store.asked(folder))
-    errors: Counter[str] = Counter()
-    seconds = []
-    for key, line in store.rows(folder, about["of"]).items():
-        if key in asked:
-            seconds.append(line["seconds"])
-            if "error" in line:
-                words = f"{line['error']['type']}: {line['error']['message']}"
-                errors[words.split("\n")[0]] += 1
+    there = store.rows(folder, about["of"])
+    lines = [there[key] for key in asked if key in there]
+    seconds = [line["seconds"] for line in lines]
     left = len(asked) - len(seconds)
     axes = about.get("axes")
     return Status(
@@ -148,7 +139,7 @@ def status(folder: str | Path) -> Status:
         devices=about["devices"],
         asked=len(asked),
         finished=len(seconds),
-        errors=dict(errors),
+        errors=dict(kinds_of_error(lines)),
         older=_older(folder, about["of"]),
         writing=writing,
         seconds=statistics.median(seconds) if seconds else None,

@@ -352,11 +352,15 @@ def test_the_coordinator_is_ended_in_the_middle(tmp_path, how):
 
 
 def test_ctrl_c_waits_for_no_case(tmp_path):
-    process = begun(tmp_path, SCRIPT.replace("seconds=0.05", "seconds=500.0"))
-    waited(lambda: calls(tmp_path))
+    """One worker is in a long case and is ended, the other one is idle and says nothing."""
+    cases = "sweep.grid(x=range(60), place=sys.argv[1], seconds=0.05)"
+    long = "sweep.zip(x=[0, 1], place=sys.argv[1], seconds=[0.0, 500.0])"
+    patient = "import sigprop.sweep.engines\nsigprop.sweep.engines.PATIENCE = 1e6\n"
+    process = begun(tmp_path, patient + SCRIPT.replace(cases, long))
+    waited(lambda: len(calls(tmp_path)) == 2 and lines(tmp_path) == 1)
     os.killpg(process.pid, signal.SIGINT)
     text, _ = process.communicate(timeout=30)
-    assert "0 of 60 cases are finished and kept" in text
+    assert "1 of 2 cases are finished and kept" in text and "SpawnProcess" not in text
     waited(lambda: not any(alive(worker) for _, worker in calls(tmp_path)), 10)
 
 

@@ -1,5 +1,6 @@
 """What a sweep computes, keeps and computes again; in this process, where nothing needs another."""
 
+import concurrent.futures
 import json
 import math
 import os
@@ -106,6 +107,22 @@ def test_an_error_ends_all_where_that_is_asked_for(tmp_path):
         here(functions.fails_on_odd, cases[:2], out=tmp_path / "s", on_error="raise")
     with pytest.raises(ValueError, match="on_error"):
         here(functions.same, [{"value": 1}], on_error="ignore")
+
+
+def test_what_ends_beside_a_failure_is_kept(tmp_path, monkeypatch):
+    """Three cases end at the same moment, and the second one ends all."""
+
+    def all_ended(futures, timeout, return_when):
+        return concurrent.futures.wait(futures)
+
+    monkeypatch.setattr("sigprop.sweep.coordinator.wait", all_ended)
+    cases = [{"x": x} for x in (2, 1, 4)]
+    for number in range(4):
+        out = tmp_path / str(number)
+        with ThreadPoolExecutor(3) as pool, pytest.raises(sweep.CaseError, match="1 is odd"):
+            sweep.run(functions.fails_on_odd, cases, out=out, executor=pool, batch=1,
+                      on_error="raise", progress=False)  # fmt: skip
+        assert values(sweep.load(out)) == [2, 4]
 
 
 def test_running_again_computes_what_is_missing(tmp_path):
@@ -373,6 +390,11 @@ def test_devices_that_do_not_fit(tmp_path):
         functions.on, sweep.grid(x=range(4), place=str(tmp_path)), devices=["cpu:0", "cpu:1"]
     )
     assert {row["device"] for row in two.records()} == {"cpu:0", "cpu:1"}
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(ValueError, match="2 devices take workers=2; got 3"):
+            sweep.run(functions.on, cases, devices=["cpu:0", "cpu:1"], workers=3, executor=pool)
+        with pytest.raises(ValueError, match="workers=0 runs the cases in this process"):
+            here(functions.same, [{"value": 1}], executor=pool)
     with pytest.raises(ValueError, match="2 devices take workers=2; got 3"):
         sweep.run(functions.on, cases, devices=["cpu:0", "cpu:1"], workers=3, progress=False)
 
@@ -432,5 +454,14 @@ def test_results_as_they_are_and_the_error_itself():
             finished=got.__setitem__,
         )  # fmt: skip
     assert got[0] == 2
+    begun = []
+
+    def fails(x):
+        begun.append(x)
+        return functions.fails_on_odd(x)
+
+    with pytest.raises(ValueError, match="1 is odd"):
+        results(fails, [{"x": x} for x in (2, 1, 4, 6)], workers=0)
+    assert begun == [2, 1]
     assert results(functions.same, []) == []
     assert threading.active_count() < 20
