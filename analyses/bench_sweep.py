@@ -174,7 +174,7 @@ def dask_of(workers: int) -> Iterator[tuple[Executor, Callable[..., Any]]]:
 
     with (
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None,
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0",
             host="tcp://127.0.0.1:0", silence_logs="ERROR",
         ) as cluster,
         Client(cluster) as client,

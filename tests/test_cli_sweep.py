@@ -410,7 +410,7 @@ def test_a_dask_cluster_runs_a_file_of_the_present_folder(here, capsys, monkeypa
     spy = lambda client, file: (sent.append(file), send(client, file))  # noqa: E731
     monkeypatch.setattr(distributed.Client, "upload_file", spy)
     with distributed.LocalCluster(
-        n_workers=0, processes=False, dashboard_address=None, threads_per_worker=1
+        n_workers=0, processes=False, dashboard_address=":0", threads_per_worker=1
     ) as cluster:
         address = cluster.scheduler_address
         with monkeypatch.context() as patched:

@@ -234,7 +234,8 @@ def cluster(tmp_path):
     name = [sys.executable, "-m", "distributed.cli."]
     scheduler = subprocess.Popen(
         [*name[:2], "distributed.cli.dask_scheduler", "--host", "tcp://127.0.0.1:0",
-         "--no-dashboard", "--scheduler-file", str(place)], env=settings, **quiet,
+         "--no-dashboard", "--dashboard-address", ":0", "--scheduler-file", str(place)],
+        env=settings, **quiet,
     )  # fmt: skip
     workers = [
         subprocess.Popen(
