@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from sigprop import plots
 from sigprop.records import Row
+
+
+def in_turns(
+    calls: Sequence[Callable[[], Any]], repeats: int, device: torch.device | None = None
+) -> list[float]:
+    """Median seconds of each of several calls, made in turns after a warm-up of each.
+
+    Args:
+        calls: what is timed.
+        repeats: turns that count.
+        device: waited for after each call; None: the processor.
+    """
+    seconds: list[list[float]] = [[] for _ in calls]
+    for turn in range(-1, repeats):
+        for call, times in zip(calls, seconds, strict=True):
+            start = time.perf_counter()
+            call()
+            if device is not None and device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if turn >= 0:
+                times.append(time.perf_counter() - start)
+    return [median(times) for times in seconds]
 
 
 def side_by_side(ax: Axes, rows: Sequence[Row], names: Sequence[str], bare: str) -> None:

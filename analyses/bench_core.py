@@ -25,7 +25,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from analyses._paid import side_by_side
+from analyses._paid import in_turns, side_by_side
 from sigprop import (
     DeepMLP,
     g_star,
@@ -99,22 +98,6 @@ def compute(params: Params) -> list[Row]:
     ]
 
 
-def in_turns(
-    ours: Callable[[], Any], peer: Callable[[], Any], repeats: int, device: torch.device
-) -> tuple[float, float]:
-    """Median seconds of two calls made alternately, after a warm-up of each."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(-1, repeats):
-        for call, times in zip((ours, peer), seconds, strict=True):
-            start = time.perf_counter()
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if turn >= 0:
-                times.append(time.perf_counter() - start)
-    return median(seconds[0]), median(seconds[1])
-
-
 def _row(
     name: str, ours: float, peer: float, unit: str, value: float, limit: str, target: float | None
 ) -> Row:
@@ -145,12 +128,11 @@ def _process(code: str, *args: str) -> str:
 
 
 def _import_cost(params: Params) -> list[Row]:
-    cpu = torch.device("cpu")
     loaded = {"loaded": " ".join(json.loads(_process(IMPORT)))}
     rows = []
     for name, code, target in (("Python", "pass", 60.0), ("import numpy", "import numpy", None)):
         ours, peer = in_turns(
-            lambda: _process(IMPORT), lambda code=code: _process(code), 2 * params.repeats - 1, cpu
+            [lambda: _process(IMPORT), lambda code=code: _process(code)], 2 * params.repeats - 1
         )
         more = 1000 * (ours - peer)
         name = f"import sigprop; g_star(0.2) / {name}"
@@ -161,10 +143,7 @@ def _import_cost(params: Params) -> list[Row]:
 def _slopes(params: Params) -> Row:
     alpha = np.random.default_rng(params.seed).uniform(-1, 1, params.slopes)
     ours, peer = in_turns(
-        lambda: g_star(alpha),
-        lambda: np.sqrt(2 / (1 + alpha**2)),
-        5 * params.repeats,
-        torch.device("cpu"),
+        [lambda: g_star(alpha), lambda: np.sqrt(2 / (1 + alpha**2))], 5 * params.repeats
     )
     name = f"g_star, {params.slopes:,} slopes / numpy formula"
     return _row(name, ours, peer, "× time", ours / peer, "at most", None)
@@ -180,7 +159,7 @@ def _init(params: Params, device: torch.device) -> Row:
             nn.init.kaiming_normal_(layer.weight, a=ALPHA, generator=generator)
 
     ours, peer = in_turns(
-        lambda: kaiming_leaky_init(net, ALPHA, generator=generator), bare, params.repeats, device
+        [lambda: kaiming_leaky_init(net, ALPHA, generator=generator), bare], params.repeats, device
     )
     name = f"kaiming_leaky_init / torch loop, {depth} × {width}"
     return _row(name, ours, peer, "× time", ours / peer, "at most", 1.10)
@@ -199,7 +178,7 @@ def _measure(params: Params, device: torch.device) -> list[Row]:
     kaiming_leaky_init(net, ALPHA, generator=torch.Generator(device).manual_seed(params.seed))
     x = torch.randn(batch, width, generator=torch.Generator().manual_seed(params.seed)).to(device)
     passes = (lambda: measure(net, x, backward=True), lambda: bare_pass(net, x))
-    ours, peer = in_turns(*passes, 3 * params.repeats, device)
+    ours, peer = in_turns(passes, 3 * params.repeats, device)
     shape = f"{depth} × {width}, batch {batch}"
     rows = [
         _row(f"measure / bare pass, {shape}", ours, peer, "× time", ours / peer, "at most", 1.15)
@@ -250,8 +229,7 @@ def _law(params: Params, device: torch.device) -> Row:
         measure(net, x)
 
     ours, peer = in_turns(
-        lambda: sample_trajectories([width] * depth, gain, ALPHA, nets=nets, rng=rng),
-        real,
+        [lambda: sample_trajectories([width] * depth, gain, ALPHA, nets=nets, rng=rng), real],
         params.repeats,
         device,
     )
@@ -274,7 +252,7 @@ def _validate(shape: tuple[int, int, int], params: Params, device: torch.device)
             run()
 
     profile: Any = None
-    _, seconds = in_turns(profiled, run, min(params.repeats, 3), device)  # profiling itself costs
+    _, seconds = in_turns([profiled, run], min(params.repeats, 3), device)  # profiling itself costs
     clock = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     names = {f"aten::{name}" for name in HEAVY}
     heavy = sum(getattr(e, clock) for e in profile.key_averages() if e.key in names) / 1e6

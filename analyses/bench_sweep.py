@@ -27,17 +27,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+from analyses._paid import in_turns
 from sigprop import plots, sweep, validate
 from sigprop.records import Row
 
@@ -122,18 +122,6 @@ def compute(params: Params) -> list[Row]:
         | {"seconds": begun, "q": own, "alone": alone}
     )
     return [*rows, memory(params)]
-
-
-def in_turns(calls: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median seconds of calls made in turns, after a warm-up of each."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for turn in range(-1, repeats):
-        for call, times in zip(calls, seconds, strict=True):
-            start = time.perf_counter()
-            call()
-            if turn >= 0:
-                times.append(time.perf_counter() - start)
-    return [median(times) for times in seconds]
 
 
 def swept(function: Any, cases: sweep.Cases, executor: Executor, batch: int | None = None) -> None:

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike
 from sigprop.checks import real_array, real_number
 from sigprop.results import Result
 from sigprop.theory.fixed_points import HUGEST, NoSolution
-from sigprop.theory.log_kernel import KNOTS, REACH, TINY, LogKernel, kernel_of
+from sigprop.theory.log_kernel import LogKernel, kernel_of
+from sigprop.theory.log_series import KNOTS, REACH, TINY
 from sigprop.theory.roots import Array, bracketed_roots
 
 if TYPE_CHECKING:

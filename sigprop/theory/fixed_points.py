@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sigprop.results import Result
-from sigprop.theory.log_kernel import KNOTS, REACH, LogKernel
+from sigprop.theory.log_kernel import LogKernel
+from sigprop.theory.log_series import KNOTS, REACH
 from sigprop.theory.roots import Array, bracketed_roots
 
 if TYPE_CHECKING:

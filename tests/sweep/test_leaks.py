@@ -21,12 +21,9 @@ from sigprop.sweep import coordinator, engines, keys
 from sigprop.sweep.settings import differing
 from sigprop.sweep.worker import Batch, CannotLoad, host_name, run_batch
 from tests.sweep import functions
+from tests.sweep.running import quietly
 
 CONFIG = sweep.grid(x=range(4), config=[{"lr": 0.5}])
-
-
-def quietly(function, cases, **rest):
-    return sweep.run(function, cases, progress=False, **rest)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from sigprop import sweep
 from tests.sweep import functions
-from tests.sweep.test_run import here
+from tests.sweep.running import here
 
 
 def measured(gain, seed, kind="a"):
