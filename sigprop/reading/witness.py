@@ -12,6 +12,9 @@ from sigprop.graph import Moments
 from sigprop.reading.calling import cloned
 from sigprop.reading.steps import Step
 
+PART = 2**18
+"""Entries that are copied at a time: they stay in the cache, and a large tensor is not doubled."""
+
 
 class Witness:
     """Looks on while a model is recorded; this one does nothing."""
@@ -56,9 +59,15 @@ def moments(tensor: Tensor) -> Moments:
     count = values.numel()
     if not count:
         return Moments(0.0, 0.0)
-    if values.device.type == "cpu":  # a copy costs less there than a norm in another type
-        values = values.double().flatten()
-        return Moments(float(values.sum()) / count, float(values.dot(values)) / count)
+    if values.device.type == "cpu":  # copies of parts cost less there than a norm in another type
+        total = square = 0.0
+        flat = values.reshape(-1)
+        parts: Sequence[Tensor] = torch.split(flat, PART) if count > PART else [flat]
+        for part in parts:
+            exact = part.double()
+            total += float(exact.sum())
+            square += float(exact.dot(exact))
+        return Moments(total / count, square / count)
     norm = torch.linalg.vector_norm(values, dtype=torch.float64).square() / count
     return Moments(float(values.sum(dtype=torch.float64)) / count, float(norm))
 
