@@ -30,7 +30,7 @@ def made(name: str, seed: int | None = None) -> Any:
         >>> made("collections:OrderedDict")
         OrderedDict()
     """
-    with on_the_path(Path.cwd(), *_folder(name)):
+    with on_the_path(*folders(name)):
         factory = named(name, "factory")
         if not isinstance(factory, type) and hasattr(factory, "named_parameters"):
             return factory  # a model that is there already
@@ -136,10 +136,10 @@ def _blamed(name: str, error: BaseException) -> ValueError:
     return ValueError(f"{name} raises {type(error).__name__}: {error}{place}")
 
 
-def _folder(name: str) -> list[Path]:
-    """The folder of ``file.py:function``."""
+def folders(name: str) -> list[Path]:
+    """Folders from which ``package.module:function`` or ``file.py:function`` is imported."""
     home = name.rpartition(":")[0]
-    return [Path(home).resolve().parent] if home.endswith(".py") else []
+    return [Path.cwd(), *([Path(home).resolve().parent] if home.endswith(".py") else [])]
 
 
 @contextmanager

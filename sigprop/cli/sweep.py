@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from sigprop.cli.axes import spelled, split
 from sigprop.cli.clusters import dask_executor
-from sigprop.cli.factory import on_the_path
+from sigprop.cli.factory import folders, on_the_path
 from sigprop.cli.interrupts import uninterrupted
 from sigprop.cli.output import check_places, show
 from sigprop.cli.parsing import add_command
-from sigprop.cli.targets import axes_of, folders, function_of
+from sigprop.cli.targets import axes_of, function_of
 from sigprop.records import counted, json_text, write_csv
 
 if TYPE_CHECKING:

@@ -12,12 +12,6 @@ from sigprop.cli.axes import read
 from sigprop.cli.factory import named
 
 
-def folders(target: str) -> list[Path]:
-    """Folders from which a target is imported."""
-    home = target.rpartition(":")[0]
-    return [Path.cwd(), *([Path(home).resolve().parent] if home.endswith(".py") else [])]
-
-
 def function_of(target: str) -> Callable[..., Any]:
     """What a target names; its folder is on the path.
 
