@@ -254,6 +254,18 @@ def test_gains_are_warned_of_where_check_is_not_content(depth, warned):
     assert sigprop.check(model, x).healthy is not warned
 
 
+def test_weights_of_zero_are_warned_of():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    sigprop.kaiming_leaky_init(model, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(1.0)
+    with monitor(model) as mon:
+        model(seeded(16, 8)).sum().backward()
+    (found,) = [f for f in mon.findings() if f.name == "0" and f.problem == "gain off g*"]
+    assert found.level == "warning"
+
+
 def test_gradients_that_grow_on_their_way_back_explode():
     model = sigprop.DeepMLP(8, 8, 30, alpha=0.2)
     sigprop.kaiming_leaky_init(model, gain=1.9, generator=torch.Generator().manual_seed(0))
