@@ -182,10 +182,8 @@ def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Ite
 def _plain(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """Those that are not scripted, whose tables refuse to be put back."""
     modules = list(modules)
-    plain = {
-        kind for kind in set(map(type, modules)) if not issubclass(kind, torch.jit.ScriptModule)
-    }
-    return [module for module in modules if type(module) in plain]
+    scripted = {k for k in set(map(type, modules)) if issubclass(k, torch.jit.ScriptModule)}
+    return [m for m in modules if type(m) not in scripted] if scripted else modules
 
 
 def _overlaps(buffer: Tensor) -> bool:
@@ -200,11 +198,10 @@ def _overlaps(buffer: Tensor) -> bool:
 @contextmanager
 def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Undo what running or following a model may leave: attributes set in forward, constants."""
-    held: list[dict[str, Any]] = [
-        table
-        for module in _plain(modules)
-        for table in (module.__dict__, module._buffers, module._parameters)
-    ]
+    held: list[dict[str, Any]] = []
+    for module in _plain(modules):
+        own = module.__dict__
+        held += own, own["_buffers"], own["_parameters"]
     kept = [table.copy() for table in held]
     try:
         yield

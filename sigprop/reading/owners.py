@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sigprop.reading.memory import Owner, StorageOwners, storage_id
 from sigprop.reading.operations import find
 from sigprop.reading.steps import Step, call, data_of, taken_by
-from sigprop.reading.tensors import version
+from sigprop.reading.tensors import NUMBERS, version
 from sigprop.reading.witness import Witness, is_plain, moments
 from sigprop.reading.writing import left_by
 
@@ -89,11 +89,10 @@ class TensorOwners:
         self.steps.append(step)
         if made is None:
             return
-        if new and made.grad_fn is not None:
-            self.made.append((step, made.grad_fn))
+        if new and (function := made.grad_fn) is not None:
+            self.made.append((step, function))
         step.shape = tuple(made.shape)
-        step.complex = made.is_complex()
-        step.signal = step.complex or made.is_floating_point()
+        step.signal, step.complex = NUMBERS[made.dtype]
         if self.measure or self.witness is not None:
             self._look(step, made)
 
@@ -254,7 +253,7 @@ class TensorOwners:
         function = tensor.grad_fn
         if function is not None and isinstance(owner, Step) and owner.what != "join":
             self.functions.setdefault(function, owner)
-            base = tensor._base if tensor._is_view() else None
+            base = tensor._base
             if base is not None and base.grad_fn is not None and id(base) not in self.values:
                 self.functions.setdefault(base.grad_fn, owner)
         self.values[id(tensor)] = KnownTensor(

@@ -93,7 +93,8 @@ class Recorder(TensorOwners, TorchFunctionMode):
         self.clock += 1
         read: dict[int, Owner] = {}
         for tensor in found[1:] if known.overwrites else found:
-            read[id(tensor)] = self.read(tensor)
+            untouched = not self.written and id(tensor) in self.own
+            read[id(tensor)] = tensor if untouched else self.read(tensor)
         if known.overwrites:
             read.setdefault(id(found[0]), self._maker(found[0]))
         data = tuple([o for o in read.values() if isinstance(o, Step) and not o.constant])

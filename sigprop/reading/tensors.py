@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sigprop.reading.memory import Owner
@@ -35,9 +37,11 @@ def outputs_of(out: Any) -> list[tuple[Tensor, int | None]]:
 
 def replaced(value: Any, read: Mapping[int, Owner]) -> Any:
     """Nested arguments with the owner of each tensor in its place."""
+    if type(value) in HOLD_NONE:
+        return value
     if id(value) in read:
         return read[id(value)]
-    if type(value) in HOLD_NONE or not isinstance(value, NESTED):
+    if not isinstance(value, NESTED):
         return value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(replaced(v, read) for v in value))
@@ -50,10 +54,13 @@ def replaced(value: Any, read: Mapping[int, Owner]) -> Any:
     return value
 
 
+_VERSION = operator.attrgetter("_version")
+
+
 def versions(tensors: list[Tensor]) -> list[int | None]:
     """How often each tensor was written; None: made in inference mode, not counted."""
     try:
-        return [tensor._version for tensor in tensors]
+        return [*map(_VERSION, tensors)]
     except RuntimeError:
         return [None if tensor.is_inference() else version(tensor) for tensor in tensors]
 
@@ -64,6 +71,17 @@ def version(tensor: Tensor) -> int:
         return tensor._version
     except RuntimeError:
         return 0
+
+
+class Numbers(dict[torch.dtype, tuple[bool, bool]]):
+    """Of each type of numbers: whether a signal is of it, whether they are complex."""
+
+    def __missing__(self, dtype: torch.dtype) -> tuple[bool, bool]:
+        found = self[dtype] = (dtype.is_floating_point or dtype.is_complex, dtype.is_complex)
+        return found
+
+
+NUMBERS = Numbers()
 
 
 def is_float(found: list[Tensor]) -> bool:

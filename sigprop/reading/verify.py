@@ -77,8 +77,10 @@ class _Check:
         self, step: Step, function: Any, arguments: tuple[set[Step], set[int]] | None = None
     ) -> None:
         """Whether what autograd knows right behind a step is among its arguments."""
-        through = partial(self._is_taken_by, step)
         direct = {*map(id, step.args)}
+        if self._is_direct(function, direct):
+            return
+        through = partial(self._is_taken_by, step)
         for met in _nearest(function, self.nodes, self.functions, through):
             if id(met) in direct or self._takes(step, met):
                 continue
@@ -93,6 +95,14 @@ class _Check:
                 f"the recorded graph is not complete: by autograd {_words(step)} takes {missing}, "
                 f"which is not among its arguments. {_ADVICE}"
             )
+
+    def _is_direct(self, function: Any, direct: set[int]) -> bool:
+        """Whether all that autograd knows right behind a node is an argument, itself."""
+        for node in self.nodes[function][1]:
+            step = self.functions.get(node)
+            if id(self.nodes[node][0] if step is None else step) not in direct:
+                return False
+        return True
 
     def _takes(self, step: Step, met: Step | Tensor) -> bool:
         """Whether a step takes something itself, or through one that autograd does not know."""
@@ -177,8 +187,8 @@ class Nodes(dict[Any, tuple[Tensor | None, list[Any]]]):
     """Of each of autograd's nodes the leaf that it leads to, or the nodes right behind it."""
 
     def __missing__(self, node: Any) -> tuple[Tensor | None, list[Any]]:
-        leaf = getattr(node, "variable", None)
-        behind = [] if leaf is not None else [n for n, _ in node.next_functions if n is not None]
+        behind = [n for n, _ in node.next_functions if n is not None]
+        leaf = None if behind else getattr(node, "variable", None)
         self[node] = leaf, behind
         return leaf, behind
 
