@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from functools import wraps
+from types import FunctionType
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +18,17 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Progress: TypeAlias = Callable[[int, int | None], object]
 """What an argument ``progress`` is: called with what is done and the total (None: not known)."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TORCH_NAMES = {
+    "a": "alpha",
+    "negative_slope": "alpha",
+    "param": "alpha",
+    "nonlinearity": "activation",
+}
+"""Names that ``torch.nn`` has for arguments, and ours."""
 
 NO_SLOPE = (
     " The slope of ReLU is 0, that of nn.LeakyReLU(a) is a; activations by name go into gain(…), "
@@ -162,6 +176,54 @@ def one_of(
     meant = (also or {}).get(str(value).lower())
     hint = f" Did you mean {meant!r}?" if meant else did_you_mean(str(value), words)
     raise ValueError(f"unknown {name} {shown(value)}; allowed: {', '.join(words)}.{hint}")
+
+
+def torch_names(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function take the names that torch has for its arguments, and say what others may mean.
+
+    Raises:
+        TypeError: from the function: one argument under two names, or a name that it has not; the
+            message names the nearest.
+
+    Example:
+        >>> @torch_names
+        ... def double(alpha):
+        ...     return 2 * alpha
+        >>> double(0.1) == double(negative_slope=0.1) == double(a=0.1)
+        True
+        >>> double(alfa=1)
+        Traceback (most recent call last):
+        TypeError: double has no argument 'alfa'. Did you mean 'alpha'?
+    """
+    parameters = inspect.signature(function).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    name = function.__name__
+
+    def own(key: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        found = key if key in parameters else TORCH_NAMES.get(key, key)
+        if found == key or found not in parameters:
+            if key in parameters or takes_all:
+                return key
+            hint = did_you_mean(key, parameters) or f" It takes {', '.join(parameters)}."
+            if found == "activation":
+                hint = " It is of leaky ReLU; gain(…), initialize(…), validate(…) take activation=."
+            raise TypeError(f"{name} has no argument {key!r}.{hint}")
+        same = [k for k in kwargs if k != key and TORCH_NAMES.get(k, k) == found]
+        if same or list(parameters).index(found) < len(args):
+            raise TypeError(
+                f"{name} was given {found} twice: {key}= is torch's name of it. Leave one out."
+            )
+        return found
+
+    def named(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not kwargs.keys() <= parameters.keys():
+            read = {own(key, args, kwargs): value for key, value in kwargs.items()}
+            return function(*args, **read)  # type: ignore[arg-type]
+        return function(*args, **kwargs)
+
+    # In the globals of the function itself: doctest skips what has others.
+    there = FunctionType(named.__code__, function.__globals__, name, None, named.__closure__)
+    return wraps(function)(there)
 
 
 def _as_array(name: str, value: Any) -> NDArray[Any]:

@@ -1,10 +1,15 @@
 """Argument checks: what passes, and what each refusal says."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from sigprop import g_star, gain, initialize, kaiming_leaky_init, validate
 from sigprop.checks import count, counts, one_of, real_array, real_number
+from sigprop.init import plan
 
 
 def test_what_passes_comes_back_as_float64():
@@ -109,3 +114,51 @@ def test_counts_are_whole_numbers_of_at_least_one():
     ):
         with pytest.raises(error, match=message):
             counts("width", value)
+
+
+def _net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 64), nn.LeakyReLU(0.2), nn.Linear(64, 64))
+
+
+@pytest.mark.parametrize("torch_name", ["a", "negative_slope", "param"])
+def test_the_slope_under_the_names_of_torch(torch_name):
+    slope = {torch_name: 0.5}
+    assert g_star(**slope) == g_star(0.5)
+    assert gain("leaky_relu", **slope) == gain("leaky_relu", 0.5)
+    assert plan(_net(), **slope).layers[1].gain == pytest.approx(math.sqrt(2 / 1.25), rel=1e-12)
+    ours, theirs = _net(), _net()
+    kaiming_leaky_init(ours, 0.5, generator=torch.Generator().manual_seed(1))
+    kaiming_leaky_init(theirs, **slope, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(ours[2].weight, theirs[2].weight)
+
+
+def test_the_activation_under_the_name_of_torch():
+    assert gain(nonlinearity="tanh") == gain("tanh")
+    found = validate(nonlinearity="tanh", depth=2, width=16, seeds=4)
+    assert found.activation == validate(activation="tanh", depth=2, width=16, seeds=4).activation
+    nets = _net(), _net()
+    for net, name in zip(nets, ("nonlinearity", "activation"), strict=True):
+        initialize(net, **{name: "tanh"}, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(nets[0][2].weight, nets[1][2].weight)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: g_star(0.2, a=0.2), r"g_star was given alpha twice: a= is torch's name of it"),
+        (lambda: validate(a=0.2, negative_slope=0.2, depth=1), "validate was given alpha twice"),
+        (lambda: gain("leaky_relu", alpha=0.2, param=0.2), "gain was given alpha twice"),
+        (lambda: initialize(_net(), gian=1), "no argument 'gian'. Did you mean 'gain'"),
+        (lambda: validate(0.2, widht=3), "no argument 'widht'. Did you mean 'width'"),
+        (lambda: g_star(0.2, qqq=3), "no argument 'qqq'. It takes alpha, width, channel_axis"),
+        (
+            lambda: kaiming_leaky_init(_net(), nonlinearity="relu"),
+            r"no argument 'nonlinearity'. It is of leaky ReLU; gain\(…\), initialize",
+        ),
+        (lambda: gain("relu", slope=1), "'relu' has no parameter 'slope'"),
+    ],
+)
+def test_an_argument_that_is_not_there(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.activations.record import Activation, Parameter
-from sigprop.checks import one_of, real_array
+from sigprop.checks import TORCH_NAMES, one_of, real_array
 
 Builder = Callable[..., Activation]
 
@@ -28,7 +28,6 @@ ACTIVATIONS: Mapping[str, Builder] = MappingProxyType(_ROWS)
 
 _HUGE = 1e150
 _ALSO = {"linear": "identity"}  # what torch.nn.init.calculate_gain calls it
-_TORCH_PARAMETERS = {"negative_slope": "alpha"}
 _OURS = {
     "sigma_w": "gain",
     "sigma_w2": "gain (its square root)",
@@ -97,7 +96,7 @@ def activation(name: str, **parameters: Any) -> Activation:
     allowed = inspect.signature(_ROWS[name]).parameters
     given = {}
     for key, value in parameters.items():
-        own = key if key in allowed else _TORCH_PARAMETERS.get(key, key)
+        own = key if key in allowed else TORCH_NAMES.get(key, key)
         if own != key and own in parameters:
             raise TypeError(f"{key} and {own} are one parameter of {name!r}; give one of them.")
         fixed = LEAKY_FAMILY.get(name) if own == "alpha" else None

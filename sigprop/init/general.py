@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sigprop.checks import torch_names
 from sigprop.init.aim import Aim
 from sigprop.init.drawing import Report, draw, jobs_for
 from sigprop.init.plan import InitPlan
@@ -17,6 +18,7 @@ from sigprop.init.request import Request, aim_request, criterion_request, slopes
 Target = TypeVar("Target", bound="nn.Module | Tensor")
 
 
+@torch_names
 def initialize(
     model: Target,
     activation: Any = None,
@@ -209,6 +211,7 @@ def _request(
     )
 
 
+@torch_names
 def plan(
     module_or_tensor: nn.Module | Tensor,
     alpha: Any = None,

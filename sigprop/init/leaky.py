@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sigprop.checks import torch_names
 from sigprop.init.drawing import draw
 from sigprop.init.request import slopes_request
 
 Target = TypeVar("Target", bound="nn.Module | Tensor")
 
 
+@torch_names
 def kaiming_leaky_init(
     module_or_tensor: Target,
     alpha: Any = None,

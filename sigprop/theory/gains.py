@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.checks import count, one_of, real_number
+from sigprop.checks import count, one_of, real_number, torch_names
 from sigprop.theory.critical import critical_gain
 from sigprop.theory.fixed_points import HUGEST, NoSolution
 from sigprop.theory.log_kernel import kernel_of
@@ -21,6 +21,7 @@ BACKWARD = {"backward": "critical"}
 """What others call a kind: a gain that keeps gradients is the critical one."""
 
 
+@torch_names
 def gain(
     activation: Any,
     alpha: ArrayLike | None = None,

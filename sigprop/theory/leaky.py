@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sigprop.checks import FloatArray, count, real_array, real_number
+from sigprop.checks import FloatArray, count, real_array, real_number, torch_names
 from sigprop.theory.slopes import (
     STEEPEST,
     bends,
@@ -197,6 +197,7 @@ def variance_map(
     return (product(gain, gain, moment, q) + bias**2)[()]
 
 
+@torch_names
 def g_star(
     alpha: ArrayLike, *, width: ArrayLike | None = None, channel_axis: int | None = None
 ) -> FloatArray:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from sigprop.checks import FloatArray, Progress, count, real_array, real_number
+from sigprop.checks import FloatArray, Progress, count, real_array, real_number, torch_names
 from sigprop.nn.dtypes import DType
 from sigprop.theory.batch import backward_log_variance, forward_log_variance
 from sigprop.theory.finite_width import finite_width_law
@@ -35,6 +35,7 @@ SEEDS = 16
 """Nets of one kind, if nothing else is asked for."""
 
 
+@torch_names
 def validate(
     alpha: ArrayLike | None = None,
     depth: int | None = None,
