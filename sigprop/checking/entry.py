@@ -115,4 +115,5 @@ def _layer(verdict: LayerVerdict, known: Evidence, block: str) -> LayerCheck:
         p_direction=verdict.p_direction,
         p_backward=verdict.p_backward,
         note=verdict.note,
+        parameters=", ".join(sorted(parameters)),
     )

@@ -45,6 +45,7 @@ class LayerCheck(Result):
         p_direction: of "its weights do not know their input"; None likewise.
         p_backward: of "its weights do not know their gradient"; None likewise.
         note: why a p-value is missing, or what else is to be said of the law.
+        parameters: that its weight is computed from, by name, joined by ", ".
     """
 
     name: str
@@ -63,6 +64,7 @@ class LayerCheck(Result):
     p_direction: float | None = None
     p_backward: float | None = None
     note: str = ""
+    parameters: str = ""
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,8 @@ def job_of(weight: ModelWeight, choice: GainChoice, request: Request, biases: Bi
 
     def decided(shape: tuple[int, ...]) -> tuple[LayerPlan, Law]:
         fan = fans_of_uses(weight, shape, request)
-        return _law(weight.name, weight.kind, shape, fan, weight.module, choice, request)
+        layer, law = _law(weight.name, weight.kind, shape, fan, weight.module, choice, request)
+        return replace(layer, parameters=", ".join(sorted(weight.parameters))), law
 
     def trial(tensor: Tensor) -> None:
         fill(tensor, decided(tuple(tensor.shape))[1], torch.Generator().manual_seed(0))

@@ -50,6 +50,8 @@ class LayerPlan(Result):
         q: second moment that leaves the layer, where it is predicted.
         removed: mean of an entry of its input that its bias takes away: b = −mean · Σ_j W_ij.
         bias_std: of its bias, where the layers differ; None: that of the plan.
+        parameters: that the weight is computed from, by name, joined by ", ". The rows of
+            ``measure``, ``predict`` and ``check`` have the same column.
     """
 
     name: str
@@ -65,6 +67,7 @@ class LayerPlan(Result):
     q: float | None = None
     removed: float = 0.0
     bias_std: float | None = None
+    parameters: str = ""
 
     @property
     def centred(self) -> bool:

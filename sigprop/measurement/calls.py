@@ -22,6 +22,7 @@ from sigprop.reading.layers import has_slopes, module_slopes, random_slope
 from sigprop.reading.linear_maps import linear_map
 from sigprop.reading.operations import ROWS, Operation
 from sigprop.reading.steps import Step, mapped, taken_by
+from sigprop.reading.verify import Nodes
 
 POWERS = frozenset(ROWS[name] for name in ("pow", "square", "sqrt", "rsqrt", "reciprocal"))
 """Steps of norms and formulas, not seen as activations: what they are applied to is no signal."""
@@ -130,6 +131,21 @@ def read_weight(
     if not isinstance(tensor, Tensor) or not tensor.dim() or not tensor.numel():
         return None
     return WeightCall(row.name, tensor, weight.fans[0], step)
+
+
+def parameters_behind(weight: Tensor, names: Mapping[int, str]) -> tuple[str, ...]:
+    """The names of the parameters that a weight is computed from, as far as autograd knows them.
+
+    Args:
+        weight: in use.
+        names: of parameters, by their identities.
+    """
+    base = weight._base if weight._is_view() else None
+    name = names.get(id(weight), names.get(id(base)))
+    if name is not None:
+        return (name,)
+    found = {names.get(id(leaf)) for leaf in Nodes().leaves([weight.grad_fn])}
+    return tuple(sorted(filter(None, found)))
 
 
 def passes(row: Operation, func: Any, signals: int, first: bool) -> bool:

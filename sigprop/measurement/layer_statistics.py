@@ -86,6 +86,7 @@ class LayerStatistics:
     entries: int = 0
     weight_entries: int = 0
     fan_in: float = 0.0
+    parameters: tuple[str, ...] = ()
     units: int = 0
     forward: Tensor | None = None
     fired: Tensor | None = None

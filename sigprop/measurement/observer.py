@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from sigprop.measurement.calls import (
     WeightCall,
     first_tensor,
     is_activation,
+    parameters_behind,
     passes,
     read_activation,
     read_module,
@@ -90,7 +92,7 @@ class Observer(TorchFunctionMode):
 
     def __init__(self, root: nn.Module, seen: Observation, watch: Watch) -> None:
         super().__init__()
-        self.seen, self.watch = seen, watch
+        self._root, self.seen, self.watch = root, seen, watch
         self.stack: list[tuple[str, nn.Module]] = [("", root)]
         self.calls: Counter[str] = Counter()
         self.returned: Counter[str] = Counter()
@@ -252,11 +254,18 @@ class Observer(TorchFunctionMode):
             layer = self.seen.layer(name, kind)
             if self.watch.training:
                 layer.see_weight(weight.tensor, weight.fan_in)
+            else:
+                layer.parameters = parameters_behind(weight.tensor, self._parameters)
             if _is_signal(out):
                 layer.see_signal(out, axes)
                 self._await_gradient(layer, out, made=True)
                 self.made[out] = (layer, _version(out))
         return out
+
+    @cached_property
+    def _parameters(self) -> dict[int, str]:
+        """The names of parameters by their identities."""
+        return {id(parameter): name for name, parameter in self._root.named_parameters()}
 
     def output(self, name: str, module: nn.Module, out: Any) -> None:
         """Look at what a module returned."""

@@ -66,6 +66,8 @@ class LayerSignal(Result):
             ``"underflow"`` where the root mean square is below the smallest normal number of the
             dtype, ``"zero"`` where every entry is zero, else ``""``; the gradient's own flag
             follows as ``"grad overflow"`` and so on.
+        parameters: that its weight is computed from, by name, joined by ", "; "" where it is no
+            weight, or one whose making autograd does not know.
     """
 
     name: str
@@ -83,6 +85,7 @@ class LayerSignal(Result):
     grad_second_moment: float | None
     grad_nonfinite: int | None
     flag: str
+    parameters: str = ""
 
 
 @dataclass(frozen=True)
@@ -377,6 +380,7 @@ def _layer_signal(layer: LayerStatistics, fields: list[float], seen: Observation
         grad_second_moment=grad,
         grad_nonfinite=int(values["grad_nonfinite"]) if entries else None,
         flag=", ".join(filter(None, flags)),
+        parameters=", ".join(layer.parameters),
     )
 
 

@@ -100,6 +100,7 @@ def _node(
         squares[0] if squares else None,
         math.sqrt(max(state.scatter.variance, 0.0)),
         found.unpredicted.get(node.name, ""),
+        ", ".join(sorted(weight)),
     )
 
 

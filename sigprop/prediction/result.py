@@ -34,6 +34,7 @@ class NodePrediction(Result):
             some 20 %, and up to a third too small for a mean over many samples where the
             activation is not scale-invariant. 0 behind a normalization.
         note: why it is measured and not predicted; "" if it is predicted.
+        parameters: that its weight is computed from, by name, joined by ", "; "" if it has none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class NodePrediction(Result):
     weight_gradient: float | None
     scatter: float
     note: str = ""
+    parameters: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sigprop.reading.memory import Owner, StorageOwners, storage_id
 from sigprop.reading.operations import find
 from sigprop.reading.steps import Step, call, data_of, taken_by
-from sigprop.reading.tensors import NUMBERS, version
+from sigprop.reading.tensors import SIGNAL_TYPES, version
 from sigprop.reading.witness import Witness, is_plain, moments
 from sigprop.reading.writing import left_by
 
@@ -92,7 +92,7 @@ class TensorOwners:
         if new and (function := made.grad_fn) is not None:
             self.made.append((step, function))
         step.shape = tuple(made.shape)
-        step.signal, step.complex = NUMBERS[made.dtype]
+        step.signal, step.complex = SIGNAL_TYPES[made.dtype]
         if self.measure or self.witness is not None:
             self._look(step, made)
 

@@ -73,7 +73,7 @@ def version(tensor: Tensor) -> int:
         return 0
 
 
-class Numbers(dict[torch.dtype, tuple[bool, bool]]):
+class SignalTypes(dict[torch.dtype, tuple[bool, bool]]):
     """Of each type of numbers: whether a signal is of it, whether they are complex."""
 
     def __missing__(self, dtype: torch.dtype) -> tuple[bool, bool]:
@@ -81,7 +81,7 @@ class Numbers(dict[torch.dtype, tuple[bool, bool]]):
         return found
 
 
-NUMBERS = Numbers()
+SIGNAL_TYPES = SignalTypes()
 
 
 def is_float(found: list[Tensor]) -> bool:

@@ -89,3 +89,51 @@ def test_functions_of_parameters_alone_are_no_weights():
         nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)),
     )
     assert [s.name for s in measure(model, seeded(3, 6))] == ["0", "1"]
+
+
+class Packed(nn.Module):
+    """Weights that are used under other names than those of their parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(16, 16))
+        self.tied, self.own = nn.Linear(16, 16, bias=False), nn.Linear(16, 16)
+        self.w = nn.Parameter(seeded(16, 16, seed=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.normed(self.attention(x, x, x)[0])
+        x = F.relu(self.own(self.tied(x).relu())) @ (self.w * 2)
+        return F.linear(x, self.tied.weight)
+
+
+def test_tables_join_by_the_parameters_of_their_weights():
+    torch.manual_seed(0)
+    net, x = Packed(), seeded(4, 5, 16, seed=2)
+    wanted = {
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+        "normed.parametrizations.weight.original0, normed.parametrizations.weight.original1",
+        "tied.weight",
+        "own.weight",
+        "w",
+    }
+    planned = sigprop.init.plan(net, example=x)
+    assert {row["parameters"] for row in planned.records()} == wanted
+    names = {}
+    for result in (
+        measure(net, x, backward=True),
+        sigprop.check(net, x),
+        sigprop.predict(net, x),
+    ):
+        rows = [row for row in result.records() if row["parameters"]]
+        assert {row["parameters"] for row in rows} == wanted
+        names[type(result).__name__] = {(row["name"], row["parameters"]) for row in rows}
+    assert names["Signals"] == names["CheckReport"] == names["Prediction"]
+
+
+def test_without_autograd_a_computed_weight_has_no_parameters():
+    torch.manual_seed(0)
+    rows = {row["name"]: row["parameters"] for row in measure(Packed(), seeded(4, 5, 16)).records()}
+    assert rows["normed"] == rows["matmul"] == ""
+    assert rows["own"] == "own.weight" and rows["linear"] == "tied.weight"
