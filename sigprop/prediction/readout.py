@@ -74,7 +74,8 @@ def _known(node: Node) -> list[NodePrediction]:
     operation = node.layer or node.operation
     return [
         NodePrediction(
-            node.name, operation, node.shape, q, mean, math.nan, math.nan, None, None, 0.0
+            node.name, operation, node.shape, q, mean, math.nan, math.nan, None, None, 0.0,
+            kind=node.kind,
         )
     ]  # fmt: skip
 
@@ -101,6 +102,7 @@ def _node(
         math.sqrt(max(state.scatter.variance, 0.0)),
         found.unpredicted.get(node.name, ""),
         ", ".join(sorted(weight)),
+        node.kind,
     )
 
 

@@ -35,6 +35,7 @@ class NodePrediction(Result):
             activation is not scale-invariant. 0 behind a normalization.
         note: why it is measured and not predicted; "" if it is predicted.
         parameters: that its weight is computed from, by name, joined by ", "; "" if it has none.
+        kind: its part in the flow, see :data:`sigprop.graph.vocabulary.KINDS`.
     """
 
     name: str
@@ -49,11 +50,14 @@ class NodePrediction(Result):
     scatter: float
     note: str = ""
     parameters: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """The nodes of a model in the order of the data. Prints as a table.
+    """The nodes of a model in the order of the data.
+
+    Prints as a table, without the reshapes and copies that hand on what stands above them.
 
     Attributes:
         nodes: one :class:`NodePrediction` each.
@@ -105,7 +109,12 @@ class Prediction(Result):
             "places": ".3f", "gradient": ".4g", "weight gradient": ".4g",
         }  # fmt: skip
         rows: list[Row] = []
+        known: set[tuple[object, ...]] = set()
         for node in self.nodes:
+            values = tuple("" if v is None else f"{v:.9g}" for v in _moments(node))
+            if node.kind == "passage" and not node.note and values in known:
+                continue
+            known.add(values)
             rows.append({
                 "name": node.name, "operation": node.operation, "q": node.q, "mean": node.mean,
                 "samples": _near(node.sample_correlation), "places": _near(node.place_correlation),
@@ -114,7 +123,13 @@ class Prediction(Result):
         for key in ("samples", "places", "gradient", "weight gradient"):
             if all(row[key] is None or math.isnan(row[key]) for row in rows):
                 del columns[key]
-        lines = [f"measured, not predicted: {name}: {why}" for name, why in self.measured.items()]
+        folded = len(self.nodes) - len(rows)
+        lines = (
+            [f"{folded} nodes hand on what stands above (reshape, slice, copy); records() has all"]
+            if folded
+            else []
+        )
+        lines += [f"measured, not predicted: {name}: {why}" for name, why in self.measured.items()]
         lines += [
             f"gradient measured, not predicted: {name}: {why}"
             for name, why in self.not_back.items()
@@ -126,6 +141,10 @@ class Prediction(Result):
         from sigprop.plots import prediction
 
         return prediction(self)
+
+
+def _moments(node: NodePrediction) -> tuple[float | None, ...]:
+    return node.q, node.mean, node.gradient
 
 
 def _near(correlation: float) -> float:
