@@ -72,6 +72,8 @@ class Recorder(TensorOwners, TorchFunctionMode):
         if transformed() is not None:  # inside vmap, grad, jvp: tensors are wrapped
             self._lose(found)
             return func(*args, **kwargs)
+        if known.usual and found and not kwargs:
+            return self._called(func, args, kwargs, known, found, False)
         if known.leaves:
             self._lose(found, exposed=True)
         elif known.number:
@@ -124,7 +126,12 @@ class Recorder(TensorOwners, TorchFunctionMode):
             written = found[:1]
         if written and known.statistics:
             written = [t for t in written if isinstance(read[id(t)], Step)]
-        fresh = [(t, i) for t, i in outputs_of(out) if id(t) not in read]
+        fresh: list[tuple[Tensor, int | None]] = []
+        if isinstance(out, Tensor):
+            if id(out) not in read:
+                fresh.append((out, None))
+        else:
+            fresh += [(t, i) for t, i in outputs_of(out) if id(t) not in read]
         if fresh or written:
             step = self._step(func, args, kwargs, read, known, data)
             if known.row is None:

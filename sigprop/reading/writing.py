@@ -44,6 +44,7 @@ class Traits:
         number: whether what it returns is a number of Python.
         straight: whether its step is the call as it stands.
         passage: whether it hands entries on.
+        usual: whether it is in the table, is one step and does none of this: nothing else to ask.
         body: what is seen step by step in place of it; None: it is one step.
     """
 
@@ -60,6 +61,7 @@ class Traits:
     number: bool
     straight: bool
     passage: bool
+    usual: bool
     body: Any
 
 
@@ -78,26 +80,30 @@ def traits(func: Any) -> Traits:
 
 
 def _traits(func: Any) -> Traits:
-    row, name = find(func), str(getattr(func, "__name__", ""))
+    row, name, body = find(func), str(getattr(func, "__name__", "")), _BODIES.get(func)
     if name.startswith("__"):
         writes = name.startswith("__i") and name not in _NO_WRITES
     else:
         writes = name.endswith("_")
+    writes = writes or name in ("__setitem__", "__set__")
+    leaves, number = name in ("numpy", "__array__"), name in _NUMBERS
+    constant = row is not None and row.kind == "constant"
     return Traits(
         row,
         name,
-        writes or name in ("__setitem__", "__set__"),
+        writes,
         name in _OVERWRITES,
         takes_signal(func) is not None,
         row is not None and "running_mean" in row.arguments,
-        row is not None and row.kind == "constant",
+        constant,
         row is not None and row.name in WHOLE,
         func == torch.Tensor.data.__set__,  # type: ignore[attr-defined]
-        name in ("numpy", "__array__"),
-        name in _NUMBERS,
+        leaves,
+        number,
         row is not None and row.name not in WHOLE and name not in REFLECTED,
         row is not None and row.kind == "passage",
-        _BODIES.get(func),
+        row is not None and body is None and not (writes or leaves or number or constant),
+        body,
     )
 
 
