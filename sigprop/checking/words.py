@@ -46,6 +46,13 @@ REVIVE = "Use leaky ReLU or PReLU (a slope above 0 brings them back)"
 """Where units are dead; what else helps depends on whether the net trains already."""
 FRESH = "Give it weights: sigprop.initialize(model, x) draws every weight layer from the graph."
 """Where weights were never drawn."""
+GATES = (
+    "Use fewer recurrent layers behind each other, connections around them, or layer norm; with "
+    "their default weights the states are mostly their biases at the start."
+)
+"""Where recurrent layers make samples alike."""
+RESET = "Draw it anew: its own reset_parameters() does; sigprop.initialize leaves it alone."
+"""Where the weights of a recurrent layer were never drawn."""
 BRANCHES = (
     "Scale the ends of the branches: sigprop.initialize(model, x) sets them so that the stream "
     'grows by e over all blocks; residual= takes another factor, "fixup" or "skipinit".'

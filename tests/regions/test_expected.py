@@ -184,10 +184,12 @@ def test_a_long_segment_close_to_the_origin_keeps_its_distance(turn):
     """The distance is taken from the end that is near: at the far one rounding is larger than it.
 
     Without biases D is the distance itself, and each layer has (m/π)(atan(t/D))."""
-    near, far = np.array([0.6e-3, 0.8e-3]), np.array([-0.8e9, 0.6e9]) + [0.6e-3, 0.8e-3]
+    near = np.array([0.6e-3, 0.8e-3])
+    far = near + np.array([-0.8e9, 0.6e9])
     found = expected_on_line(2, [16], *(near, far)[::turn], alpha=0.1)
     assert found.breakpoints == pytest.approx(16 * math.atan(1e9 / 1e-3) / math.pi, rel=1e-13)
-    beyond = expected_on_line(2, [16], *(near + [1e-3 * 0.8, -0.6e-3], far)[::turn], alpha=0.1)
+    behind = near + np.array([0.8e-3, -0.6e-3])
+    beyond = expected_on_line(2, [16], *(behind, far)[::turn], alpha=0.1)
     wanted = 16 * (math.atan(1e12) + math.atan(1)) / math.pi
     assert beyond.breakpoints == pytest.approx(wanted, rel=1e-6)
 

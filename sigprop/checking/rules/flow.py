@@ -90,7 +90,11 @@ def gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
 
 
 def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
-    """Samples that the last layers do not tell apart."""
+    """Samples that the last layers do not tell apart.
+
+    Recurrent layers of default weights start with states that are mostly their biases, the more so
+    the more of them stand behind each other. They learn all the same, so that is a warning.
+    """
     ends = _last_layers(evidence)
     apart = [evidence.signals[name].decorrelation for name in ends if name in evidence.signals]
     known = [value for value in apart if value is not None]
@@ -107,13 +111,16 @@ def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         advice = "Check the model on samples that differ, such as a batch of your data."
         yield Finding("input", words.COLLAPSE, detail, advice, "note")
     elif known and (left := median(known)) < limits.decorrelation_warned * meant:
-        level: Level = "unhealthy" if left < limits.decorrelation * meant else "warning"
+        gated = bool(evidence.graph.of_kind("recurrent"))
+        sick = left < limits.decorrelation * meant and not gated
+        level: Level = "unhealthy" if sick else "warning"
         detail = (
             f"1 − c (c: their cosine) is {left:.2g} between samples (median of the last "
             f"{len(known)} layers): the net gives all inputs the same output; at its input it was "
             f"{at_first:.2g}"
         )
-        yield Finding(ends[-1], words.COLLAPSE, detail, words.CRITICAL, level)
+        advice = words.GATES if gated else words.CRITICAL
+        yield Finding(ends[-1], words.COLLAPSE, detail, advice, level)
 
 
 def off_prediction(evidence: Evidence, limits: Limits) -> Iterator[Finding]:

@@ -25,10 +25,16 @@ VALUES = 8
 
 @dataclass(frozen=True, eq=False)
 class _Used:
-    """The weight of a node at its first use."""
+    """The weight of a node at its first use; of a recurrent layer one of its matrices."""
 
     node: Node
     value: Tensor
+    name: str
+
+    @property
+    def advice(self) -> str:
+        """How to draw it anew."""
+        return words.RESET if self.node.kind == "recurrent" else words.FRESH
 
 
 def not_finite(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
@@ -56,7 +62,7 @@ def not_drawn(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     for used in _weights(evidence):
         fault = _fault(used.value)
         if fault:
-            yield Finding(used.node.name, words.NOT_INITIALIZED, fault, words.FRESH, "unhealthy")
+            yield Finding(used.name, words.NOT_INITIALIZED, fault, used.advice, "unhealthy")
 
 
 def zero(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
@@ -66,7 +72,10 @@ def zero(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         name = used.node.name
         if bool(torch.count_nonzero(used.value)) or name in ends:
             continue
-        if not evidence.leads_to(name, "weight"):
+        if used.node.kind == "recurrent":
+            detail = "its weights are all 0: the gates do not see what it multiplies"
+            yield Finding(used.name, words.NOT_INITIALIZED, detail, used.advice, "unhealthy")
+        elif not evidence.leads_to(name, "weight"):
             detail = "its weights are 0: nothing before it gets a gradient at the first step"
             advice = "Nothing needs to be done if that is meant; the head learns first."
             yield Finding(name, words.ZERO_HEAD, detail, advice, "note")
@@ -92,14 +101,14 @@ def copies(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     for level in levels:
         found = [same for group in groups.values() if (same := _same(group, level == "unhealthy"))]
         if found:
-            detail = f"the same numbers stand in {_shown([u.node.name for u in found[0][1:]])}"
+            detail = f"the same numbers stand in {_shown([u.name for u in found[0][1:]])}"
             detail += f"; so it is with {len(found) - 1} more weights" if len(found) > 1 else ""
             detail += (
                 "; they take the same input, so they stay equal in training"
                 if level == "unhealthy"
                 else "; copy.deepcopy does that"
             )
-            yield Finding(found[0][0].node.name, words.COPIES, detail, words.FRESH, level)
+            yield Finding(found[0][0].name, words.COPIES, detail, found[0][0].advice, level)
 
 
 def no_gradient(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
@@ -162,10 +171,15 @@ def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
             "runs outside of Python."
         )
         yield Finding(unseen[0], words.NOT_JUDGED, detail, advice, "warning")
+    told: set[tuple[str, ...]] = set()
     for node in evidence.graph.of_kind("recurrent"):
+        if node.parameters in told:
+            continue  # the same one, called again
+        told.add(node.parameters)
         detail = (
             f"the {len(node.parameters)} parameters within this {node.layer or node.operation} are "
-            "no layers here: only what leaves it is looked at"
+            "no layers here: whether they were drawn is looked at, and what leaves it, not their "
+            "size"
         )
         advice = "Look at its gates by hand; sigprop.initialize leaves them alone, too."
         yield Finding(node.name, words.NOT_JUDGED, detail, advice, "note")
@@ -220,7 +234,15 @@ def _weights(evidence: Evidence) -> Iterator[_Used]:
         value = used.value
         value = torch.view_as_real(value) if value.is_complex() else value
         if value.dim() > 1 and value.numel() >= FEW and not value.is_meta:
-            yield _Used(node, value)
+            yield _Used(node, value, node.name)
+    for node in evidence.graph.of_kind("recurrent"):
+        for name in node.parameters:
+            parameter = evidence.parameters.get(name)
+            if parameter is None or name in met or not parameter.requires_grad:
+                continue
+            met.add(name)
+            if parameter.dim() > 1 and parameter.numel() >= FEW and not parameter.is_meta:
+                yield _Used(node, parameter.detach(), name)
 
 
 def _fault(value: Tensor) -> str:
