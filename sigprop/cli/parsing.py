@@ -52,4 +52,4 @@ def _words(default: object) -> str:
         return " ".join(map(_words, default))
     if isinstance(default, Path):
         return str(default)
-    return (f"{default:g}" if isinstance(default, float) else str(default)).replace("%", "%%")
+    return f"{default:g}" if isinstance(default, float) else str(default)
