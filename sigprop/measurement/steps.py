@@ -28,8 +28,10 @@ from sigprop.checks import FloatArray
 from sigprop.nn.mlp import DeepMLP
 from sigprop.results import Result
 
-CHUNK = 8
-"""Layers of equal shape that are reduced together when all of them are in memory anyway."""
+TOGETHER = 2**18
+"""Numbers of layers of equal shape that are reduced in one call when all are in memory anyway."""
+SQUARABLE = {torch.float32: 40, torch.float64: 400}
+"""Powers of two by which a size may differ from one for its square to keep all digits."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def steps_of_net(
             strict=True,
         )
     ]
-    return _collect(reversed(steps), chunk=CHUNK)
+    largest = max(z.numel() for z in leaving)
+    return _collect(reversed(steps), chunk=max(1, TOGETHER // largest))
 
 
 def steps_layer_by_layer(
@@ -247,12 +250,22 @@ class _Signal:
     @classmethod
     def of(cls, tensors: list[Tensor]) -> _Signal:
         values = torch.stack(tensors)
-        values = values.float() if values.dtype.itemsize < 4 else values
-        peak = values.abs().amax(-1, keepdim=True)
-        values.div_(torch.where(peak > 0, peak, 1))
-        size = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+        values = values.to(summed_in(values.dtype))
+        size, peak = torch.linalg.vector_norm(values, dim=-1, keepdim=True), None
+        if not _squarable(size):
+            peak = values.abs().amax(-1, keepdim=True)
+            values.div_(torch.where(peak > 0, peak, 1))
+            size = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
         unit = values.div_(torch.where(size > 0, size, 1))
-        return cls(unit, (peak.double() * size.double()).squeeze(-1))
+        sizes = size.double() if peak is None else peak.double() * size.double()
+        return cls(unit, sizes.squeeze(-1))
+
+
+def _squarable(sizes: Tensor) -> bool:
+    """Whether all of these are so far from the ends of their format that squares keep all digits."""
+    least, most = sizes.aminmax()
+    bits = SQUARABLE[sizes.dtype]
+    return 2.0**-bits < float(least) and float(most) < 2.0**bits
 
 
 @dataclass(frozen=True)
@@ -297,34 +310,42 @@ def _estimate(ratio: Tensor, unit: Tensor, degrees: int) -> Tensor:
     return torch.stack((mean, k2, k3, torch.full_like(mean, degrees)), dim=-1)
 
 
+def summed_in(dtype: torch.dtype) -> torch.dtype:
+    """The format in which the squares of ``NetSteps.mirrors`` are summed."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
 def _mirrors(pairs: Sequence[tuple[WeightStep, WeightStep]]) -> Tensor:
     """Activation steps, each with the weight step above and below it, shape (steps, 2, 3, n)."""
-    images = [_at_minus_z(below, above.grad_h) for above, below in pairs]
+    phi, grad = _at_minus_z(pairs)
     forward = _mirror(
         [below.z for _, below in pairs],
         [above.h for above, _ in pairs],
-        [phi for phi, _ in images],
+        phi,
         [below.log2_z - above.log2_z for above, below in pairs],
     )
-    lives = torch.stack([below.z for _, below in pairs]) != 0
     backward = _mirror(
         [above.grad_h for above, _ in pairs],
         [below.grad_z for _, below in pairs],
-        [grad for _, grad in images],
+        grad,
         [above.log2_grad - below.log2_grad for above, below in pairs],
-        lives,
+        [below.z for _, below in pairs],
     )
-    return torch.stack((forward, backward), dim=1)
+    return torch.stack((forward, backward), dim=1).double()
 
 
-def _at_minus_z(step: WeightStep, grad_phi: Tensor) -> tuple[Tensor, Tensor]:
-    """φ(−z), and the gradient with respect to −z, as the module computes them."""
-    assert step.activation is not None
+def _at_minus_z(
+    pairs: Sequence[tuple[WeightStep, WeightStep]],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """φ(−z), and the gradient with respect to −z, as the modules compute them."""
+    phi, images = [], []
     with torch.enable_grad():
-        image = (-step.z).requires_grad_()
-        phi = step.activation(image)
-        (grad,) = torch.autograd.grad(phi, image, grad_phi)
-    return phi.detach(), grad
+        for _, below in pairs:
+            assert below.activation is not None
+            images.append((-below.z).requires_grad_())
+            phi.append(below.activation(images[-1]))
+    grad = torch.autograd.grad(phi, images, [above.grad_h for above, _ in pairs])
+    return [values.detach() for values in phi], list(grad)
 
 
 def _mirror(
@@ -332,29 +353,40 @@ def _mirror(
     after: Sequence[Tensor],
     image: Sequence[Tensor],
     powers: Sequence[int],
-    lives: Tensor | None = None,
+    z: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Rows of ``NetSteps.mirrors`` for one direction, shape (steps, 3, n).
+    """Rows of ``NetSteps.mirrors`` for one direction, shape (steps, 3, n); ``z`` where 0 is left out.
 
-    Everything is multiplied by powers of two, which is exact: slopes one rounding apart stay apart.
+    Differences of neighbours are exact, and so are powers of two: slopes one rounding apart stay
+    apart, in single precision too.
     """
     start, end, there = (torch.stack(list(values)) for values in (before, after, image))
-    shift = torch.tensor(powers, device=start.device)[:, None, None]
-    if start.dtype is torch.float64:  # squares of narrower formats fit as they are
-        exponent = torch.frexp(start.abs().amax(-1, keepdim=True))[1].clamp(-1000, 1000)
-        scale = torch.exp2(-exponent.double())
-        start, there, shift = start * scale, there * scale, shift - exponent
-    start, end, there = start.double(), end.double(), there.double()
-    if bool(shift.any()):
-        end = end * torch.exp2(shift.clamp(-1074, 1023).double())
-    difference = (end - there).mul_(end + there)
-    both = end.square_().add_(there.square_())
-    square = start.square_()
-    if lives is not None:
-        both, square = both.mul_(lives), square.mul_(lives)
-    total = square.mean(-1, keepdim=True)
-    share = torch.where(total > 0, 1 / total, 0.0).mT
+    dtype = summed_in(start.dtype)
+    start, end, there = start.to(dtype), end.to(dtype), there.to(dtype)
+    size = torch.linalg.vector_norm(start, dim=-1, keepdim=True)
+    if any(powers) or not _squarable(size):
+        start, end, there = _in_range(start, end, there, powers)
+    total = end + there
+    difference = (end - there).mul_(total)
+    both = end.mul_(end).addcmul_(there, there)
+    square = start.mul_(start)
+    if z and not min(float(values.abs().amin()) for values in z):
+        alive = torch.stack(list(z)) != 0
+        both, square = both.mul_(alive), square.mul_(alive)
+    mean = square.mean(-1, keepdim=True)
+    share = torch.where(mean > 0, 1 / mean, 0.0).mT
     return torch.cat((share @ difference / 2, share @ both / 2, share @ square), dim=1)
+
+
+def _in_range(
+    start: Tensor, end: Tensor, there: Tensor, powers: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is to be squared, multiplied by powers of two that bring each row near one."""
+    most = 2 * SQUARABLE[start.dtype]
+    exponent = torch.frexp(start.abs().amax(-1, keepdim=True))[1].clamp(-most, most)
+    shift = torch.tensor(powers, device=start.device)[:, None, None] - exponent
+    scale, other = (torch.exp2(k.clamp(-most, most).to(start)) for k in (-exponent, shift))
+    return start * scale, end * other, there * scale
 
 
 def _log_mean_square(signal: _Signal) -> Tensor:

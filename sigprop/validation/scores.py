@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
-from sigprop.measurement.steps import NetSteps
+from sigprop.measurement.steps import NetSteps, summed_in
 from sigprop.validation.function_law import RESOLVED
 from sigprop.validation.judge import cumulant_score, sign_flip_score
 from sigprop.validation.nets import NetPlan
@@ -111,31 +112,39 @@ class ScoreSums:
 
     def _add_differences(self, net: NetSteps) -> None:
         """Leaky family: what z and −z give is equally likely either way, rounding included."""
-        for layer, steps in enumerate(net.mirrors):
-            forward = np.zeros(0)
-            for direction, (difference, mean, before) in enumerate(steps):
-                change = self._not_rounding(mean, before) + difference
-                moving = np.count_nonzero(change)
-                if direction == 0:
-                    forward = change
-                elif (norm := (forward**2).sum()) > 0:
-                    # Both share the signs of the units: only the rest is news.
-                    change = change - forward * ((forward * change).sum() / norm)
-                square = change**2
-                self.differences[direction, layer] += (
-                    change.sum(), square.sum(), (square**2).sum(), moving,
-                )  # fmt: skip
+        layer = 0
+        for _, group in groupby(net.mirrors, key=np.shape):
+            difference, mean, before = np.moveaxis(np.stack(list(group)), 2, 0)
+            change = difference + self._not_rounding(mean, before)
+            # Both directions share the signs of the units: of backward only the rest is news.
+            forward, backward = change[:, 0], change[:, 1]
+            norm = (forward**2).sum(axis=-1)
+            overlap = (forward * backward).sum(axis=-1) / np.where(norm > 0, norm, 1.0)
+            moving = np.count_nonzero(change, axis=-1)
+            backward -= overlap[:, None] * forward
+            square = change**2
+            parts = (change.sum(axis=-1), square.sum(axis=-1), (square**2).sum(axis=-1), moving)
+            self.differences[:, layer : layer + len(change)] += np.stack(parts, axis=-1).swapaxes(
+                0, 1
+            )
+            layer += len(change)
 
     def _not_rounding(self, mean: FloatArray, before: FloatArray) -> FloatArray:
-        """What the mean over ±z differs by from the claim; zero if rounding explains it.
+        """What the mean over ±z differs by from the claim; zero where rounding explains it.
 
         A dtype changes the slope and the product by half an eps each, so α² by 2 eps at most.
+
+        Args:
+            mean: over ±z, of each unit, shape (…, n).
+            before: what the claim makes of it.
         """
         square = self.slope_square * before
         excess = mean - (before + square) / 2
-        dtype = torch.finfo(self.plan.dtype).eps * square.sum()
-        here = 16 * float(np.finfo(np.float64).eps) * mean.sum()
-        return excess if abs(excess.sum()) > dtype + here else np.zeros_like(excess)
+        dtype = self.plan.dtype
+        claimed = torch.finfo(dtype).eps * square.sum(axis=-1)
+        here = 16 * torch.finfo(summed_in(dtype)).eps * mean.sum(axis=-1)
+        real = np.abs(excess.sum(axis=-1)) > claimed + here
+        return np.where(real[..., None], excess, 0.0)
 
     def scores(self) -> dict[str, FloatArray]:
         """Family → normal score of each layer, shape (L + 1,), NaN where nothing is tested."""
