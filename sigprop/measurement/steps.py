@@ -28,7 +28,7 @@ from sigprop.checks import FloatArray
 from sigprop.nn.mlp import DeepMLP
 from sigprop.results import Result
 
-TOGETHER = 2**18
+TOGETHER = 2**17
 """Numbers of layers of equal shape that are reduced in one call when all are in memory anyway."""
 SQUARABLE = {torch.float32: 40, torch.float64: 400}
 """Powers of two by which a size may differ from one for its square to keep all digits."""
@@ -54,6 +54,8 @@ class NetSteps(Result):
             their sum, and the square before the step (z forward, gradient of φ backward). Sums
             over the batch, each input's divided by its mean square before the step; where z is 0
             it is its own image, and left out. Empty if they were not asked for.
+        log2_scales: the power of two by which z, and the gradient that left the layer downwards,
+            were multiplied where they stood, shape (2, L).
     """
 
     log_q: FloatArray
@@ -62,6 +64,7 @@ class NetSteps(Result):
     cosines: FloatArray
     backward: FloatArray
     mirrors: list[FloatArray]
+    log2_scales: FloatArray
 
 
 @dataclass(frozen=True)
@@ -242,23 +245,35 @@ def _groups(steps: Iterable[WeightStep], chunk: int) -> Iterator[list[WeightStep
 
 @dataclass(frozen=True)
 class _Signal:
-    """Rows of length one and their sizes in float64: nothing here can leave a range."""
+    """Rows whose squares are in range, their lengths, and their own sizes: all safe to work with.
 
-    unit: Tensor
+    Attributes:
+        rows: shape (layers, B, n); divided by their peaks where their squares leave the format.
+        length: of the rows, in float64, shape (layers, B).
+        size: of the rows as they were.
+    """
+
+    rows: Tensor
+    length: Tensor
     size: Tensor
 
     @classmethod
     def of(cls, tensors: list[Tensor]) -> _Signal:
-        values = torch.stack(tensors)
-        values = values.to(summed_in(values.dtype))
-        size, peak = torch.linalg.vector_norm(values, dim=-1, keepdim=True), None
-        if not _squarable(size):
-            peak = values.abs().amax(-1, keepdim=True)
-            values.div_(torch.where(peak > 0, peak, 1))
-            size = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-        unit = values.div_(torch.where(size > 0, size, 1))
-        sizes = size.double() if peak is None else peak.double() * size.double()
-        return cls(unit, sizes.squeeze(-1))
+        rows = torch.stack(tensors)
+        rows = rows.to(summed_in(rows.dtype))
+        length = torch.linalg.vector_norm(rows, dim=-1)
+        if _squarable(length):
+            length = length.double()
+            return cls(rows, length, length)
+        peak = rows.abs().amax(-1)
+        rows.div_(torch.where(peak > 0, peak, 1)[..., None])
+        length = torch.linalg.vector_norm(rows, dim=-1).double()
+        return cls(rows, length, peak.double() * length)
+
+    def cosines(self) -> Tensor:
+        """Of all pairs of rows, shape (layers, B, B); 0 where a row is dead."""
+        share = torch.where(self.length > 0, 1 / self.length, 0.0)
+        return (self.rows @ self.rows.mT).double().mul_(share[:, :, None] * share[:, None])
 
 
 def _squarable(sizes: Tensor) -> bool:
@@ -285,24 +300,23 @@ class _Sized:
 
 def _weight_steps(steps: _Sized) -> Tensor:
     """Rows of the backward estimate, the log mean squares of z, its gradient and h, the cosines."""
-    batch, fan_in = steps.h.unit.shape[1:]
+    batch, fan_in = steps.h.rows.shape[1:]
     fresh = fan_in - batch
     if fresh > 0:
-        seen = steps.grad_h.unit @ torch.linalg.qr(steps.h.unit.mT).Q
-        unseen = 1 - seen.double().square().sum(-1)
-        ratio = (steps.grad_h.size / steps.grad_z.size).square() * unseen * (fan_in / fresh)
-        backward = _estimate(ratio, steps.grad_z.unit, fresh)
+        seen = (steps.grad_h.rows @ torch.linalg.qr(steps.h.rows.mT).Q).double().square().sum(-1)
+        unseen = steps.grad_h.length.square() - seen
+        size = steps.grad_h.size / steps.grad_h.length / steps.grad_z.size
+        size = torch.where(steps.grad_h.length > 0, size, 0.0)
+        backward = _estimate(size.square() * unseen * (fan_in / fresh), steps.grad_z, fresh)
     else:
-        backward = torch.full((len(steps.h.unit), 4), torch.nan).to(steps.h.size)
+        backward = torch.full((len(steps.h.rows), 4), torch.nan).to(steps.h.size)
     logs = (_log_mean_square(steps.z), _log_mean_square(steps.grad_z), _log_mean_square(steps.h))
-    cosines = (steps.h.unit @ steps.h.unit.mT).double()
-    return torch.cat((backward, *logs, cosines.flatten(1)), dim=-1)
+    return torch.cat((backward, *logs, steps.h.cosines().flatten(1)), dim=-1)
 
 
-def _estimate(ratio: Tensor, unit: Tensor, degrees: int) -> Tensor:
+def _estimate(ratio: Tensor, below: _Signal, degrees: int) -> Tensor:
     """Columns (ratio, k2, k3, degrees) over the rows that are not dead, shape (layers, 4)."""
-    correlation = (unit @ unit.mT).double()
-    alive = torch.diagonal(correlation, dim1=-2, dim2=-1) != 0
+    correlation, alive = below.cosines(), below.length > 0
     batch = alive.sum(-1)
     mean = torch.where(alive, ratio, 0.0).sum(-1) / batch
     k2 = correlation.square().sum((-2, -1)) / batch**2
@@ -390,7 +404,7 @@ def _in_range(
 
 
 def _log_mean_square(signal: _Signal) -> Tensor:
-    return 2 * signal.size.log() - math.log(signal.unit.shape[-1])
+    return 2 * signal.size.log() - math.log(signal.rows.shape[-1])
 
 
 def _at_home(
@@ -414,4 +428,5 @@ def _at_home(
         cosines=rows[:, 4 + 3 * batch :].reshape(depth, batch, batch),
         backward=rows[:, :4],
         mirrors=[unit.reshape(2, 3, -1) for unit in reversed(squares)],
+        log2_scales=np.array(scales[::-1], dtype=np.float64).T,
     )

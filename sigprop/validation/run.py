@@ -118,8 +118,8 @@ def validate(
 
     Raises:
         ValueError: a size below 1, gain ≤ 0, slopes or inputs that do not fit, more inputs than the
-            widest layer has units, a level outside (0, 1), a law of weights that is not known, or a
-            signal that no scale fits into ``dtype``.
+            widest layer has units, too few units for any score, a level outside (0, 1), a law of
+            weights that is not known, or a signal that no scale fits into ``dtype``.
         TypeError: not numbers.
         FloatingPointError: a net overflowed that should not have.
 
@@ -140,7 +140,8 @@ def validate(
     _check_batch(inputs, sizes)
     stream = needs_streaming(plan, sizes) if layerwise is None else layerwise
     entering, cotangent_scale = _scaled(plan, inputs, stream)
-    sums, weights_seen = ScoreSums(plan), WeightSums(sizes) if plan.distribution else None
+    sums = ScoreSums(plan, inputs.shape[1])
+    weights_seen = WeightSums(sizes) if plan.distribution else None
     look = None if weights_seen is None else weights_seen.add
     runner = (layerwise_runner if stream else whole_runner)(plan, sizes, look)
     seeds = count("seeds", seeds)
@@ -222,6 +223,12 @@ def _result(
     if weights_seen is not None:
         scores |= weights_seen.scores()
         asked |= {name: (layers, scores[name], entries) for name in WEIGHT_FAMILIES}
+    if all(np.isnan(score).all() for score in scores.values()):
+        raise ValueError(
+            f"too few units to test anything: {sums.nets} nets of widths {list(plan.widths)}, "
+            f"{len(inputs)} inputs. Use more seeds, wider layers or one input (batch=1); "
+            + "; ".join(sums.untested())
+        )
     verdict = judge(asked, level=level)
     q, grad = _curves(plan, sums, sizes, inputs)
     gain_forward, gain_backward = sums.gains()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sigprop.checks import FloatArray
 from sigprop.measurement.steps import NetSteps, summed_in
 from sigprop.validation.function_law import RESOLVED
-from sigprop.validation.judge import cumulant_score, sign_flip_score
+from sigprop.validation.judge import cumulant_score, sign_flip_score, stand_in
 from sigprop.validation.nets import NetPlan
 
 FAMILIES = (
@@ -24,7 +24,11 @@ FAMILIES = (
 )
 
 FEWEST = 16
-"""Units with random signs whose sum is near enough to normal to be tested."""
+"""Units with random signs, or of any function, whose sum is near enough to its law to be tested."""
+DEGREES = 12
+"""Degrees of freedom from which a χ² stands for a sum of other terms than its own."""
+SPACINGS = 6
+"""Powers of two above the smallest number of a dtype, below which a signal is mostly rounding."""
 
 VISIBLE = 1e-12
 """Share of a second moment that comes from the weights, below which no gain is seen."""
@@ -66,8 +70,9 @@ class EnteringLaw:
 class ScoreSums:
     """Sums over nets of what the scores need; one net's statistics are held at a time."""
 
-    def __init__(self, plan: NetPlan) -> None:
+    def __init__(self, plan: NetPlan, in_features: int) -> None:
         self.plan = plan
+        self.sizes = (in_features, *plan.widths)
         depth = len(plan.widths)
         self.nets = 0
         self.log_q = np.zeros(depth + 1)
@@ -78,6 +83,7 @@ class ScoreSums:
         # family Σ, Σ of squares, Σ of fourth powers and number of the differences that are not 0;
         # of others nets, Σ, Σ of both cumulants and of the covariance with the forward weights.
         self.ratios = np.zeros((2, depth, 5))
+        self.looked = np.zeros((2, depth))
         self.differences = np.zeros((2, depth - 1, 4))
         self.squares = np.zeros((depth - 1, 5))
         self.slope_square = np.nan if plan.slopes is None else plan.slopes**2
@@ -98,17 +104,36 @@ class ScoreSums:
         self.log_q += rise.mean(axis=1)
         self.log_grad += back.mean(axis=1)
         entering = EnteringLaw.of(net, self.plan)
-        for sums, estimate in zip(
-            self.ratios, (self._forward(net, entering), self._backward(net)), strict=True
+        seen = self._seen(net, entering)
+        estimates = (self._forward(net, entering), self._backward(net))
+        for sums, looked, estimate, large in zip(
+            self.ratios, self.looked, estimates, seen, strict=True
         ):
             ratio, k2, k3, degrees, gain_square = estimate
-            tested = np.isfinite(ratio)
+            tested = np.isfinite(ratio) & large
+            looked += np.isfinite(ratio)
             parts = (np.ones_like(ratio), ratio, 2 * k2 / degrees, 8 * k3 / degrees**2, gain_square)
             sums += np.where(tested[:, None], np.stack(parts, axis=1), 0.0)
         if self.plan.slopes is None:
             self._add_squares(net, entering)
         else:
             self._add_differences(net)
+
+    def _seen(self, net: NetSteps, entering: EnteringLaw) -> tuple[NDArray[np.bool_], ...]:
+        """Layers whose z, and whose gradient, are to be larger than the spacing of the dtype.
+
+        By what enters them alone: what comes out has no say in whether it is tested.
+        """
+        finest = math.log2(torch.finfo(self.plan.dtype).smallest_normal)
+        finest += math.log2(torch.finfo(self.plan.dtype).eps) + SPACINGS
+        widths = np.array((self.sizes[0], *self.plan.widths), dtype=np.float64)
+        steps = 2 * math.log(self.plan.gain) + np.log(widths[1:] / widths[:-1])
+        gradient = net.log_grad[1:] + steps[:, None]
+        found = []
+        for size, power in zip((entering.log_q, gradient), net.log2_scales, strict=True):
+            stored = size / (2 * math.log(2)) + power[:, None]
+            found.append(np.where(np.isfinite(size), stored, math.inf).min(axis=1) >= finest)
+        return tuple(found)
 
     def _add_differences(self, net: NetSteps) -> None:
         """Leaky family: what z and −z give is equally likely either way, rounding included."""
@@ -151,7 +176,8 @@ class ScoreSums:
         nothing = [math.nan]
         scores = []
         for nets, ratio, k2, k3, _ in np.moveaxis(self.ratios, -1, 1):
-            tested = np.where(nets > 0, 1.0, np.nan)
+            degrees, exact = stand_in(nets, k2, k3)
+            tested = np.where((nets > 0) & (exact | (degrees >= DEGREES)), 1.0, np.nan)
             score = cumulant_score(ratio, nets, k2 * tested, k3 * tested)
             scores.append(np.concatenate((nothing, score)))
         for score in self._activation_scores(scores[0][1:-1]):
@@ -161,26 +187,38 @@ class ScoreSums:
     def untested(self) -> tuple[str, ...]:
         """What is left out although it could be tested of other nets, and why."""
         found = []
-        for name, score in list(self.scores().items())[2:]:
-            layers, missing = len(score) - 2, int(np.isnan(score[1:-1]).sum())
-            if not missing:
+        for index, (name, score) in enumerate(self.scores().items()):
+            inside = score[1:] if index < 2 else score[1:-1]
+            missing = np.isnan(inside)
+            if index < 2:  # of fewer units than inputs the gradient says nothing anyway
+                missing &= self.looked[index] > 0
+            if not missing.any():
                 continue
-            if self.plan.slopes is not None:
+            if index < 2:
+                dtype = str(self.plan.dtype).removeprefix("torch.")
+                why = (
+                    f"fewer than {DEGREES} degrees of freedom, so that no law is known for several "
+                    f"inputs, or signals below 2^{SPACINGS} times the smallest {dtype}"
+                )
+            elif self.plan.slopes is not None:
                 why = f"fewer than {FEWEST} units give another size at −z than at z"
             elif name == "forward activations":
                 why = (
-                    "φ is so close to linear that mean φ² repeats mean z², or second moments are "
-                    f"above {RESOLVED:g} and its features too narrow"
+                    f"fewer than {FEWEST} units, or φ is so close to linear that mean φ² repeats "
+                    f"mean z², or second moments are above {RESOLVED:g} and its features too narrow"
                 )
             else:
                 why = "no exact law of the gradient is known outside the leaky family"
-            found.append(f"{name}: not tested at {missing} of {layers} layers; {why}")
+            layers = len(inside)
+            found.append(f"{name}: not tested at {missing.sum()} of {layers} layers; {why}")
         return tuple(found)
 
     def _activation_scores(self, weights: FloatArray) -> list[FloatArray]:
         if self.plan.slopes is None:
             nets, total, k2, k3, shared = self.squares.T
-            tested = np.where(nets > 0, 1.0, np.nan)
+            units = nets * np.array(self.plan.widths[:-1])
+            enough = (units >= FEWEST) & (stand_in(nets, k2, k3)[0] >= FEWEST)
+            tested = np.where(enough, 1.0, np.nan)
             score = cumulant_score(total, nets, k2 * tested, k3 * tested)
             # Mean φ² moves with mean z², which the forward weights test: this is the rest of it.
             with np.errstate(invalid="ignore", divide="ignore"):
