@@ -277,7 +277,7 @@ class _Signal:
 
 
 def _squarable(sizes: Tensor) -> bool:
-    """Whether all of these are so far from the ends of their format that squares keep all digits."""
+    """Whether all are so far from the ends of their format that squares keep all digits."""
     least, most = sizes.aminmax()
     bits = SQUARABLE[sizes.dtype]
     return 2.0**-bits < float(least) and float(most) < 2.0**bits
@@ -369,7 +369,7 @@ def _mirror(
     powers: Sequence[int],
     z: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Rows of ``NetSteps.mirrors`` for one direction, shape (steps, 3, n); ``z`` where 0 is left out.
+    """Rows of ``NetSteps.mirrors`` for one direction, shape (steps, 3, n); without z = 0.
 
     Differences of neighbours are exact, and so are powers of two: slopes one rounding apart stay
     apart, in single precision too.

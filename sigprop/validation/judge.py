@@ -28,6 +28,8 @@ UNDERFLOW = 1e-290
 """Tails below which the saddle point is taken."""
 MANY = 1e4
 """Degrees of freedom beyond which it is taken everywhere."""
+ENOUGH = 12
+"""Degrees of freedom from which a χ² stands for another sum of squares, at p-values above 1e-4."""
 EQUAL = 1e-6
 """Share of its mean by which a χ² may begin off zero and still be called exact."""
 
@@ -103,8 +105,8 @@ def chi_square_score(value: ArrayLike, degrees: ArrayLike) -> FloatArray:
         t = value / degrees - 1
         log = np.where(t > -0.5, np.log1p(t), np.log(value / degrees))
         u, root = t * np.sqrt(half), np.copysign(np.sqrt(degrees * (t - log)), t)
-        rest = special.gammaln(half) - ((half - 0.5) * np.log(half) - half + math.log(2 * np.pi) / 2)
-        rest = np.where(degrees > MANY, 1 / (6 * degrees), rest)
+        stirling = (half - 0.5) * np.log(half) - half + math.log(2 * np.pi) / 2
+        rest = np.where(degrees > MANY, 1 / (6 * degrees), special.gammaln(half) - stirling)
         far = root + (np.log(u / root) + rest) / root
         far = np.where(np.abs(u) < 1e-3, u + np.sqrt(2 / degrees) / 3, far)
     saddle = (np.minimum(lower, upper) < UNDERFLOW) | (degrees > MANY)

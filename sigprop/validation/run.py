@@ -75,8 +75,8 @@ def validate(
       backward score is what is left beyond the forward one; it is exact for one input and good to
       O(1/width) for several. Of other activations mean φ² over units is tested, forward: what is
       left of it beyond mean z², which the forward weights test.
-    * with ``distribution="normal"``, *row norms*, *fourth moment*, *row directions* and *shared
-      weights*: see ``validation/weight_law.py``.
+    * with ``distribution="normal"``, *row norms*, *fourth moment*, *row directions*, *shared
+      weights* and *order*: see ``validation/weight_law.py``.
 
     Without ``distribution`` nothing is asked of the weights but their variance. Uniform, orthogonal
     or sparse weights of the right variance pass; of other laws than the normal one the curves are
@@ -104,7 +104,7 @@ def validate(
             alpha and gain.
         distribution: the claimed law of the weights, in the word of ``kaiming_leaky_init``:
             ``"normal"`` tests that they are independent normal numbers, and names the kind of
-            those that are not. None: only their variance is claimed.
+            those that are not, or says that it is unknown. None: only their variance is claimed.
         dtype: of weights and signals, also by name: ``"bfloat16"``.
         device: None: CUDA if there is one, else CPU.
         seed: of everything random here; the weights of net i are a function of (seed, i) alone.
@@ -225,9 +225,9 @@ def _result(
         asked |= {name: (layers, scores[name], entries) for name in WEIGHT_FAMILIES}
     if all(np.isnan(score).all() for score in scores.values()):
         raise ValueError(
-            f"too few units to test anything: {sums.nets} nets of widths {list(plan.widths)}, "
-            f"{len(inputs)} inputs. Use more seeds, wider layers or one input (batch=1); "
-            + "; ".join(sums.untested())
+            f"too few units to test anything: seeds={sums.nets}, {len(plan.widths)} layers of at "
+            f"most {max(plan.widths)} units, {len(inputs)} inputs. Use more seeds, wider layers or "
+            "one input (batch=1); " + "; ".join(sums.untested())
         )
     verdict = judge(asked, level=level)
     q, grad = _curves(plan, sums, sizes, inputs)

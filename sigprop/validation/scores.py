@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sigprop.checks import FloatArray
 from sigprop.measurement.steps import NetSteps, summed_in
 from sigprop.validation.function_law import RESOLVED
-from sigprop.validation.judge import cumulant_score, sign_flip_score, stand_in
+from sigprop.validation.judge import ENOUGH, cumulant_score, sign_flip_score, stand_in
 from sigprop.validation.nets import NetPlan
 
 FAMILIES = (
@@ -25,8 +25,6 @@ FAMILIES = (
 
 FEWEST = 16
 """Units with random signs, or of any function, whose sum is near enough to its law to be tested."""
-DEGREES = 12
-"""Degrees of freedom from which a χ² stands for a sum of other terms than its own."""
 SPACINGS = 6
 """Powers of two above the smallest number of a dtype, below which a signal is mostly rounding."""
 
@@ -177,7 +175,7 @@ class ScoreSums:
         scores = []
         for nets, ratio, k2, k3, _ in np.moveaxis(self.ratios, -1, 1):
             degrees, exact = stand_in(nets, k2, k3)
-            tested = np.where((nets > 0) & (exact | (degrees >= DEGREES)), 1.0, np.nan)
+            tested = np.where((nets > 0) & (exact | (degrees >= ENOUGH)), 1.0, np.nan)
             score = cumulant_score(ratio, nets, k2 * tested, k3 * tested)
             scores.append(np.concatenate((nothing, score)))
         for score in self._activation_scores(scores[0][1:-1]):
@@ -197,7 +195,7 @@ class ScoreSums:
             if index < 2:
                 dtype = str(self.plan.dtype).removeprefix("torch.")
                 why = (
-                    f"fewer than {DEGREES} degrees of freedom, so that no law is known for several "
+                    f"fewer than {ENOUGH} degrees of freedom, so that no law is known for several "
                     f"inputs, or signals below 2^{SPACINGS} times the smallest {dtype}"
                 )
             elif self.plan.slopes is not None:
