@@ -106,7 +106,7 @@ def chi_square_score(value: ArrayLike, degrees: ArrayLike) -> FloatArray:
         log = np.where(t > -0.5, np.log1p(t), np.log(value / degrees))
         u, root = t * np.sqrt(half), np.copysign(np.sqrt(degrees * (t - log)), t)
         stirling = (half - 0.5) * np.log(half) - half + math.log(2 * np.pi) / 2
-        rest = np.where(degrees > MANY, 1 / (6 * degrees), special.gammaln(half) - stirling)
+        rest = np.where(degrees > MANY, 0.0, special.gammaln(half) - stirling)  # δ is of far tails
         far = root + (np.log(u / root) + rest) / root
         far = np.where(np.abs(u) < 1e-3, u + np.sqrt(2 / degrees) / 3, far)
     saddle = (np.minimum(lower, upper) < UNDERFLOW) | (degrees > MANY)

@@ -105,7 +105,7 @@ def _law_of_sizes(weight: Tensor, fine: bool) -> str:
     fourth = float(squares.square().mean() / squares.mean() ** 2)
     most = largest(weight) / math.sqrt(float(squares.mean()))
     for moment, (name, bound) in SHAPES.items():
-        if abs(moment - fourth) < math.sqrt(100 / weight.numel()) and most < 1.02 * bound:
+        if abs(moment - fourth) < math.sqrt(100 / weight.numel()) and abs(most / bound - 1) < 0.02:
             return f"{name} entries"
     distinct = len(torch.unique(weight)) if fine else weight.numel()  # a short format is a grid
     if distinct < weight.numel() / 8:

@@ -102,6 +102,13 @@ def test_scores_rise_with_the_value_across_the_joins(degrees):
     assert (np.diff(score) > 0).all()
 
 
+@pytest.mark.parametrize("degrees", [10001.0, 1e5])
+def test_the_saddle_point_of_many_degrees_is_right_in_the_middle_too(degrees):
+    value = degrees + math.sqrt(2 * degrees) * np.linspace(-5, 5, 2001)
+    exact = special.ndtri(special.gammainc(degrees / 2, value / 2))
+    np.testing.assert_allclose(chi_square_score(value, degrees), exact, atol=2e-6)
+
+
 @pytest.mark.parametrize("z", [-30, -4, 0.3, 5, 35])
 @pytest.mark.parametrize("degrees", [1e10, 1e12])
 def test_the_score_of_many_degrees_is_that_of_cornish_and_fisher(z, degrees):

@@ -299,6 +299,29 @@ def test_weights_that_only_resemble_others_are_not_called_the_same():
     assert sums.kinds == {2: "correlated with layer 1"}
 
 
+@pytest.mark.parametrize(("moment", "most"), [(1.8, 1.342), (2.366, 1.54)])
+def test_a_fourth_moment_alone_gives_no_name(moment, most):
+    """Three values ±a and near 0, of the fourth moment of a uniform or a truncated normal law."""
+    source = torch.Generator().manual_seed(0)
+    shape = (128, 128)
+    outside = torch.where(torch.rand(shape, generator=source) < 1 / moment, 1.0, 0.0)
+    weight = normal(shape, source).sign() * outside + 0.01 * normal(shape, source) * (1 - outside)
+    assert weight.abs().max() / weight.square().mean().sqrt() == pytest.approx(most, rel=0.03)
+    assert kind_of(weight) == "entries with light tails"
+
+
+def test_the_order_of_a_few_entries_is_no_score():
+    def order(nets):
+        sums, source = WeightSums((3, 3)), torch.Generator().manual_seed(0)
+        for _ in range(nets):
+            sums.add(1, normal((3, 3), source))
+            sums.end_net()
+        return sums.scores()["order"][1]
+
+    assert np.isnan(order(1))
+    assert abs(order(60)) < 6
+
+
 def test_kinds_that_structure_knows_come_first():
     assert kind_of(torch.ones(4, 6)) == "constant"
     assert kind_of(torch.cat((w := torch.randn(8, 6), -w))) == "mirrored"
