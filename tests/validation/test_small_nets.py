@@ -71,6 +71,15 @@ def test_signals_that_a_format_cannot_hold_are_left_out_and_said_so(direction):
     assert np.isfinite(wide.scores[f"{direction} weights"][1])
 
 
+def test_slopes_one_rounding_from_one_hold_in_many_narrow_nets():
+    """Single precision sums what is tested: its own rounding must not pass for another slope."""
+    shape = {"depth": 12, "width": 2, "seeds": 50, "batch": 40, "in_features": 80, **CPU}
+    families = validate(1 - 6e-8, **shape).verdict.families
+    p = [min(f.drift_p, f.layer_p) for f in families if "activations" in f.name]
+    assert len(p) == 2
+    assert min(p) > 1e-4
+
+
 def test_the_size_of_a_rescaled_signal_is_where_it_stands():
     """Layer by layer the net is multiplied into the range of its format, so nothing is lost."""
     shape = {"depth": 60, "width": 4, "seeds": 8, "batch": 1, "gain": 0.3, **CPU}
