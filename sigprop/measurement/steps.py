@@ -28,8 +28,10 @@ from sigprop.checks import FloatArray
 from sigprop.nn.mlp import DeepMLP
 from sigprop.results import Result
 
-CHUNK = 8
-"""Layers of equal shape that are reduced together when all of them are in memory anyway."""
+TOGETHER = 2**17
+"""Numbers of layers of equal shape that are reduced in one call when all are in memory anyway."""
+SQUARABLE = {torch.float32: 40, torch.float64: 400}
+"""Powers of two by which a size may differ from one for its square to keep all digits."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class NetSteps(Result):
             their sum, and the square before the step (z forward, gradient of φ backward). Sums
             over the batch, each input's divided by its mean square before the step; where z is 0
             it is its own image, and left out. Empty if they were not asked for.
+        log2_scales: the power of two by which z, and the gradient that left the layer downwards,
+            were multiplied where they stood, shape (2, L).
     """
 
     log_q: FloatArray
@@ -60,6 +64,7 @@ class NetSteps(Result):
     cosines: FloatArray
     backward: FloatArray
     mirrors: list[FloatArray]
+    log2_scales: FloatArray
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,8 @@ def steps_of_net(
             strict=True,
         )
     ]
-    return _collect(reversed(steps), chunk=CHUNK)
+    largest = max(z.numel() for z in leaving)
+    return _collect(reversed(steps), chunk=max(1, TOGETHER // largest))
 
 
 def steps_layer_by_layer(
@@ -239,20 +245,42 @@ def _groups(steps: Iterable[WeightStep], chunk: int) -> Iterator[list[WeightStep
 
 @dataclass(frozen=True)
 class _Signal:
-    """Rows of length one and their sizes in float64: nothing here can leave a range."""
+    """Rows whose squares are in range, their lengths, and their own sizes: all safe to work with.
 
-    unit: Tensor
+    Attributes:
+        rows: shape (layers, B, n); divided by their peaks where their squares leave the format.
+        length: of the rows, in float64, shape (layers, B).
+        size: of the rows as they were.
+    """
+
+    rows: Tensor
+    length: Tensor
     size: Tensor
 
     @classmethod
     def of(cls, tensors: list[Tensor]) -> _Signal:
-        values = torch.stack(tensors)
-        values = values.float() if values.dtype.itemsize < 4 else values
-        peak = values.abs().amax(-1, keepdim=True)
-        values.div_(torch.where(peak > 0, peak, 1))
-        size = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-        unit = values.div_(torch.where(size > 0, size, 1))
-        return cls(unit, (peak.double() * size.double()).squeeze(-1))
+        rows = torch.stack(tensors)
+        rows = rows.to(summed_in(rows.dtype))
+        length = torch.linalg.vector_norm(rows, dim=-1)
+        if _squarable(length):
+            length = length.double()
+            return cls(rows, length, length)
+        peak = rows.abs().amax(-1)
+        rows.div_(torch.where(peak > 0, peak, 1)[..., None])
+        length = torch.linalg.vector_norm(rows, dim=-1).double()
+        return cls(rows, length, peak.double() * length)
+
+    def cosines(self) -> Tensor:
+        """Of all pairs of rows, shape (layers, B, B); 0 where a row is dead."""
+        share = torch.where(self.length > 0, 1 / self.length, 0.0)
+        return (self.rows @ self.rows.mT).double().mul_(share[:, :, None] * share[:, None])
+
+
+def _squarable(sizes: Tensor) -> bool:
+    """Whether all are so far from the ends of their format that squares keep all digits."""
+    least, most = sizes.aminmax()
+    bits = SQUARABLE[sizes.dtype]
+    return 2.0**-bits < float(least) and float(most) < 2.0**bits
 
 
 @dataclass(frozen=True)
@@ -272,24 +300,23 @@ class _Sized:
 
 def _weight_steps(steps: _Sized) -> Tensor:
     """Rows of the backward estimate, the log mean squares of z, its gradient and h, the cosines."""
-    batch, fan_in = steps.h.unit.shape[1:]
+    batch, fan_in = steps.h.rows.shape[1:]
     fresh = fan_in - batch
     if fresh > 0:
-        seen = steps.grad_h.unit @ torch.linalg.qr(steps.h.unit.mT).Q
-        unseen = 1 - seen.double().square().sum(-1)
-        ratio = (steps.grad_h.size / steps.grad_z.size).square() * unseen * (fan_in / fresh)
-        backward = _estimate(ratio, steps.grad_z.unit, fresh)
+        seen = (steps.grad_h.rows @ torch.linalg.qr(steps.h.rows.mT).Q).double().square().sum(-1)
+        unseen = steps.grad_h.length.square() - seen
+        size = steps.grad_h.size / steps.grad_h.length / steps.grad_z.size
+        size = torch.where(steps.grad_h.length > 0, size, 0.0)
+        backward = _estimate(size.square() * unseen * (fan_in / fresh), steps.grad_z, fresh)
     else:
-        backward = torch.full((len(steps.h.unit), 4), torch.nan).to(steps.h.size)
+        backward = torch.full((len(steps.h.rows), 4), torch.nan).to(steps.h.size)
     logs = (_log_mean_square(steps.z), _log_mean_square(steps.grad_z), _log_mean_square(steps.h))
-    cosines = (steps.h.unit @ steps.h.unit.mT).double()
-    return torch.cat((backward, *logs, cosines.flatten(1)), dim=-1)
+    return torch.cat((backward, *logs, steps.h.cosines().flatten(1)), dim=-1)
 
 
-def _estimate(ratio: Tensor, unit: Tensor, degrees: int) -> Tensor:
+def _estimate(ratio: Tensor, below: _Signal, degrees: int) -> Tensor:
     """Columns (ratio, k2, k3, degrees) over the rows that are not dead, shape (layers, 4)."""
-    correlation = (unit @ unit.mT).double()
-    alive = torch.diagonal(correlation, dim1=-2, dim2=-1) != 0
+    correlation, alive = below.cosines(), below.length > 0
     batch = alive.sum(-1)
     mean = torch.where(alive, ratio, 0.0).sum(-1) / batch
     k2 = correlation.square().sum((-2, -1)) / batch**2
@@ -297,34 +324,42 @@ def _estimate(ratio: Tensor, unit: Tensor, degrees: int) -> Tensor:
     return torch.stack((mean, k2, k3, torch.full_like(mean, degrees)), dim=-1)
 
 
+def summed_in(dtype: torch.dtype) -> torch.dtype:
+    """The format in which the squares of ``NetSteps.mirrors`` are summed."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
 def _mirrors(pairs: Sequence[tuple[WeightStep, WeightStep]]) -> Tensor:
     """Activation steps, each with the weight step above and below it, shape (steps, 2, 3, n)."""
-    images = [_at_minus_z(below, above.grad_h) for above, below in pairs]
+    phi, grad = _at_minus_z(pairs)
     forward = _mirror(
         [below.z for _, below in pairs],
         [above.h for above, _ in pairs],
-        [phi for phi, _ in images],
+        phi,
         [below.log2_z - above.log2_z for above, below in pairs],
     )
-    lives = torch.stack([below.z for _, below in pairs]) != 0
     backward = _mirror(
         [above.grad_h for above, _ in pairs],
         [below.grad_z for _, below in pairs],
-        [grad for _, grad in images],
+        grad,
         [above.log2_grad - below.log2_grad for above, below in pairs],
-        lives,
+        [below.z for _, below in pairs],
     )
-    return torch.stack((forward, backward), dim=1)
+    return torch.stack((forward, backward), dim=1).double()
 
 
-def _at_minus_z(step: WeightStep, grad_phi: Tensor) -> tuple[Tensor, Tensor]:
-    """φ(−z), and the gradient with respect to −z, as the module computes them."""
-    assert step.activation is not None
+def _at_minus_z(
+    pairs: Sequence[tuple[WeightStep, WeightStep]],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """φ(−z), and the gradient with respect to −z, as the modules compute them."""
+    phi, images = [], []
     with torch.enable_grad():
-        image = (-step.z).requires_grad_()
-        phi = step.activation(image)
-        (grad,) = torch.autograd.grad(phi, image, grad_phi)
-    return phi.detach(), grad
+        for _, below in pairs:
+            assert below.activation is not None
+            images.append((-below.z).requires_grad_())
+            phi.append(below.activation(images[-1]))
+    grad = torch.autograd.grad(phi, images, [above.grad_h for above, _ in pairs])
+    return [values.detach() for values in phi], list(grad)
 
 
 def _mirror(
@@ -332,33 +367,44 @@ def _mirror(
     after: Sequence[Tensor],
     image: Sequence[Tensor],
     powers: Sequence[int],
-    lives: Tensor | None = None,
+    z: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Rows of ``NetSteps.mirrors`` for one direction, shape (steps, 3, n).
+    """Rows of ``NetSteps.mirrors`` for one direction, shape (steps, 3, n); without z = 0.
 
-    Everything is multiplied by powers of two, which is exact: slopes one rounding apart stay apart.
+    Differences of neighbours are exact, and so are powers of two: slopes one rounding apart stay
+    apart, in single precision too.
     """
     start, end, there = (torch.stack(list(values)) for values in (before, after, image))
-    shift = torch.tensor(powers, device=start.device)[:, None, None]
-    if start.dtype is torch.float64:  # squares of narrower formats fit as they are
-        exponent = torch.frexp(start.abs().amax(-1, keepdim=True))[1].clamp(-1000, 1000)
-        scale = torch.exp2(-exponent.double())
-        start, there, shift = start * scale, there * scale, shift - exponent
-    start, end, there = start.double(), end.double(), there.double()
-    if bool(shift.any()):
-        end = end * torch.exp2(shift.clamp(-1074, 1023).double())
-    difference = (end - there).mul_(end + there)
-    both = end.square_().add_(there.square_())
-    square = start.square_()
-    if lives is not None:
-        both, square = both.mul_(lives), square.mul_(lives)
-    total = square.mean(-1, keepdim=True)
-    share = torch.where(total > 0, 1 / total, 0.0).mT
+    dtype = summed_in(start.dtype)
+    start, end, there = start.to(dtype), end.to(dtype), there.to(dtype)
+    size = torch.linalg.vector_norm(start, dim=-1, keepdim=True)
+    if any(powers) or not _squarable(size):
+        start, end, there = _in_range(start, end, there, powers)
+    total = end + there
+    difference = (end - there).mul_(total)
+    both = end.mul_(end).addcmul_(there, there)
+    square = start.mul_(start)
+    if z and not min(float(values.abs().amin()) for values in z):
+        alive = torch.stack(list(z)) != 0
+        both, square = both.mul_(alive), square.mul_(alive)
+    mean = square.mean(-1, keepdim=True)
+    share = torch.where(mean > 0, 1 / mean, 0.0).mT
     return torch.cat((share @ difference / 2, share @ both / 2, share @ square), dim=1)
 
 
+def _in_range(
+    start: Tensor, end: Tensor, there: Tensor, powers: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is to be squared, multiplied by powers of two that bring each row near one."""
+    most = 2 * SQUARABLE[start.dtype]
+    exponent = torch.frexp(start.abs().amax(-1, keepdim=True))[1].clamp(-most, most)
+    shift = torch.tensor(powers, device=start.device)[:, None, None] - exponent
+    scale, other = (torch.exp2(k.clamp(-most, most).to(start)) for k in (-exponent, shift))
+    return start * scale, end * other, there * scale
+
+
 def _log_mean_square(signal: _Signal) -> Tensor:
-    return 2 * signal.size.log() - math.log(signal.unit.shape[-1])
+    return 2 * signal.size.log() - math.log(signal.rows.shape[-1])
 
 
 def _at_home(
@@ -382,4 +428,5 @@ def _at_home(
         cosines=rows[:, 4 + 3 * batch :].reshape(depth, batch, batch),
         backward=rows[:, :4],
         mirrors=[unit.reshape(2, 3, -1) for unit in reversed(squares)],
+        log2_scales=np.array(scales[::-1], dtype=np.float64).T,
     )

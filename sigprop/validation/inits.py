@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sigprop.checks import one_of, shown
-from sigprop.init import kaiming_leaky_init
+from sigprop.init.drawing import jobs_for
+from sigprop.init.jobs import Job
+from sigprop.init.request import slopes_request
 
 Init: TypeAlias = Callable[[nn.Module, torch.Generator], Any]
 GivenInit: TypeAlias = Init | Callable[..., Any] | str
@@ -44,11 +46,7 @@ def read_init(init: GivenInit | None, gain: float, bias_std: float) -> Init:
         (1.41, False)
     """
     if init is None:
-
-        def ours(module: nn.Module, generator: torch.Generator) -> Any:
-            return kaiming_leaky_init(module, gain=gain, bias_std=bias_std, generator=generator)
-
-        return ours
+        return _ours(gain, bias_std)
     if isinstance(init, str):
         name = init.rpartition(".")[2].removesuffix("_").lower()
         return functools.partial(
@@ -59,6 +57,21 @@ def read_init(init: GivenInit | None, gain: float, bias_std: float) -> Init:
         one_of("init", draw.__name__.removesuffix("_"), LAWS)
         return functools.partial(_drawn, init, bias_std)
     _check_takes_two(init)
+    return init
+
+
+def _ours(gain: float, bias_std: float) -> Init:
+    """``kaiming_leaky_init``; what it decides of a module depends on no draw, and is kept."""
+    request = slopes_request(None, gain, "fan_in", "normal", bias_std)
+    decided: dict[nn.Module, list[Job]] = {}
+
+    def init(module: nn.Module, generator: torch.Generator) -> None:
+        if module not in decided:
+            decided[module], _ = jobs_for(module, request)
+        with torch.no_grad():
+            for job in decided[module]:
+                job.write(bias_std, generator)
+
     return init
 
 

@@ -216,11 +216,13 @@ def whole_runner(plan: NetPlan, sizes: Sequence[int], look: Look | None = None) 
 
     def run(x: Tensor, cotangent: Tensor, generator: torch.Generator) -> NetSteps:
         plan.init(model, generator)
-        _check_set(model)
         if look is not None:
             for index in range(len(model.layers)):
                 look(index + 1, model.get_parameter(f"layers.{index}.weight"))
-        return steps_of_net(model, x, cotangent, mirrored=plan.slopes is not None)
+        steps = steps_of_net(model, x, cotangent, mirrored=plan.slopes is not None)
+        if np.isnan(steps.log_q[-1]).any():  # as one NaN anywhere makes it
+            _check_set(model)
+        return steps
 
     return run
 

@@ -76,8 +76,8 @@ def validate(
       backward score is what is left beyond the forward one; it is exact for one input and good to
       O(1/width) for several. Of other activations mean φ² over units is tested, forward: what is
       left of it beyond mean z², which the forward weights test.
-    * with ``distribution="normal"``, *row norms*, *fourth moment*, *row directions* and *shared
-      weights*: see ``validation/weight_law.py``.
+    * with ``distribution="normal"``, *row norms*, *fourth moment*, *row directions*, *shared
+      weights* and *order*: see ``validation/weight_law.py``.
 
     Without ``distribution`` nothing is asked of the weights but their variance. Uniform, orthogonal
     or sparse weights of the right variance pass; of other laws than the normal one the curves are
@@ -105,7 +105,7 @@ def validate(
             alpha and gain.
         distribution: the claimed law of the weights, in the word of ``kaiming_leaky_init``:
             ``"normal"`` tests that they are independent normal numbers, and names the kind of
-            those that are not. None: only their variance is claimed.
+            those that are not, or says that it is unknown. None: only their variance is claimed.
         dtype: of weights and signals, also by name: ``"bfloat16"``.
         device: None: CUDA if there is one, else CPU.
         seed: of everything random here; the weights of net i are a function of (seed, i) alone.
@@ -119,8 +119,8 @@ def validate(
 
     Raises:
         ValueError: a size below 1, gain ≤ 0, slopes or inputs that do not fit, more inputs than the
-            widest layer has units, a level outside (0, 1), a law of weights that is not known, or a
-            signal that no scale fits into ``dtype``.
+            widest layer has units, too few units for any score, a level outside (0, 1), a law of
+            weights that is not known, or a signal that no scale fits into ``dtype``.
         TypeError: not numbers.
         FloatingPointError: a net overflowed that should not have.
 
@@ -141,7 +141,8 @@ def validate(
     _check_batch(inputs, sizes)
     stream = needs_streaming(plan, sizes) if layerwise is None else layerwise
     entering, cotangent_scale = _scaled(plan, inputs, stream)
-    sums, weights_seen = ScoreSums(plan), WeightSums(sizes) if plan.distribution else None
+    sums = ScoreSums(plan, inputs.shape[1])
+    weights_seen = WeightSums(sizes) if plan.distribution else None
     look = None if weights_seen is None else weights_seen.add
     runner = (layerwise_runner if stream else whole_runner)(plan, sizes, look)
     seeds = count("seeds", seeds)
@@ -223,6 +224,12 @@ def _result(
     if weights_seen is not None:
         scores |= weights_seen.scores()
         asked |= {name: (layers, scores[name], entries) for name in WEIGHT_FAMILIES}
+    if all(np.isnan(score).all() for score in scores.values()):
+        raise ValueError(
+            f"too few units to test anything: seeds={sums.nets}, {len(plan.widths)} layers of at "
+            f"most {max(plan.widths)} units, {len(inputs)} inputs. Use more seeds, wider layers or "
+            "one input (batch=1); " + "; ".join(sums.untested())
+        )
     verdict = judge(asked, level=level)
     q, grad = _curves(plan, sums, sizes, inputs)
     gain_forward, gain_backward = sums.gains()

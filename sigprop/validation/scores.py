@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
-from sigprop.measurement.steps import NetSteps
+from sigprop.measurement.steps import NetSteps, summed_in
 from sigprop.validation.function_law import RESOLVED
-from sigprop.validation.judge import cumulant_score, sign_flip_score
+from sigprop.validation.judge import ENOUGH, cumulant_score, sign_flip_score, stand_in
 from sigprop.validation.nets import NetPlan
 
 FAMILIES = (
@@ -23,7 +24,9 @@ FAMILIES = (
 )
 
 FEWEST = 16
-"""Units with random signs whose sum is near enough to normal to be tested."""
+"""Units with random signs, or of any function, whose sum is near enough to its law to be tested."""
+SPACINGS = 6
+"""Powers of two above the smallest number of a dtype, below which a signal is mostly rounding."""
 
 VISIBLE = 1e-12
 """Share of a second moment that comes from the weights, below which no gain is seen."""
@@ -65,8 +68,9 @@ class EnteringLaw:
 class ScoreSums:
     """Sums over nets of what the scores need; one net's statistics are held at a time."""
 
-    def __init__(self, plan: NetPlan) -> None:
+    def __init__(self, plan: NetPlan, in_features: int) -> None:
         self.plan = plan
+        self.sizes = (in_features, *plan.widths)
         depth = len(plan.widths)
         self.nets = 0
         self.log_q = np.zeros(depth + 1)
@@ -77,6 +81,7 @@ class ScoreSums:
         # family Σ, Σ of squares, Σ of fourth powers and number of the differences that are not 0;
         # of others nets, Σ, Σ of both cumulants and of the covariance with the forward weights.
         self.ratios = np.zeros((2, depth, 5))
+        self.looked = np.zeros((2, depth))
         self.differences = np.zeros((2, depth - 1, 4))
         self.squares = np.zeros((depth - 1, 5))
         self.slope_square = np.nan if plan.slopes is None else plan.slopes**2
@@ -97,11 +102,14 @@ class ScoreSums:
         self.log_q += rise.mean(axis=1)
         self.log_grad += back.mean(axis=1)
         entering = EnteringLaw.of(net, self.plan)
-        for sums, estimate in zip(
-            self.ratios, (self._forward(net, entering), self._backward(net)), strict=True
+        seen = self._seen(net, entering)
+        estimates = (self._forward(net, entering), self._backward(net))
+        for sums, looked, estimate, large in zip(
+            self.ratios, self.looked, estimates, seen, strict=True
         ):
             ratio, k2, k3, degrees, gain_square = estimate
-            tested = np.isfinite(ratio)
+            tested = np.isfinite(ratio) & large
+            looked += np.isfinite(ratio)
             parts = (np.ones_like(ratio), ratio, 2 * k2 / degrees, 8 * k3 / degrees**2, gain_square)
             sums += np.where(tested[:, None], np.stack(parts, axis=1), 0.0)
         if self.plan.slopes is None:
@@ -109,40 +117,65 @@ class ScoreSums:
         else:
             self._add_differences(net)
 
+    def _seen(self, net: NetSteps, entering: EnteringLaw) -> tuple[NDArray[np.bool_], ...]:
+        """Layers whose z, and whose gradient, are to be larger than the spacing of the dtype.
+
+        By what enters them alone: what comes out has no say in whether it is tested.
+        """
+        finest = math.log2(torch.finfo(self.plan.dtype).smallest_normal)
+        finest += math.log2(torch.finfo(self.plan.dtype).eps) + SPACINGS
+        widths = np.array((self.sizes[0], *self.plan.widths), dtype=np.float64)
+        steps = 2 * math.log(self.plan.gain) + np.log(widths[1:] / widths[:-1])
+        gradient = net.log_grad[1:] + steps[:, None]
+        found = []
+        for size, power in zip((entering.log_q, gradient), net.log2_scales, strict=True):
+            stored = size / (2 * math.log(2)) + power[:, None]
+            found.append(np.where(np.isfinite(size), stored, math.inf).min(axis=1) >= finest)
+        return tuple(found)
+
     def _add_differences(self, net: NetSteps) -> None:
         """Leaky family: what z and −z give is equally likely either way, rounding included."""
-        for layer, steps in enumerate(net.mirrors):
-            forward = np.zeros(0)
-            for direction, (difference, mean, before) in enumerate(steps):
-                change = self._not_rounding(mean, before) + difference
-                moving = np.count_nonzero(change)
-                if direction == 0:
-                    forward = change
-                elif (norm := (forward**2).sum()) > 0:
-                    # Both share the signs of the units: only the rest is news.
-                    change = change - forward * ((forward * change).sum() / norm)
-                square = change**2
-                self.differences[direction, layer] += (
-                    change.sum(), square.sum(), (square**2).sum(), moving,
-                )  # fmt: skip
+        layer = 0
+        for _, group in groupby(net.mirrors, key=np.shape):
+            difference, mean, before = np.moveaxis(np.stack(list(group)), 2, 0)
+            change = difference + self._not_rounding(mean, before)
+            # Both directions share the signs of the units: of backward only the rest is news.
+            forward, backward = change[:, 0], change[:, 1]
+            norm = (forward**2).sum(axis=-1)
+            overlap = (forward * backward).sum(axis=-1) / np.where(norm > 0, norm, 1.0)
+            moving = np.count_nonzero(change, axis=-1)
+            backward -= overlap[:, None] * forward
+            square = change**2
+            parts = (change.sum(axis=-1), square.sum(axis=-1), (square**2).sum(axis=-1), moving)
+            self.differences[:, layer : layer + len(change)] += np.stack(parts, axis=-1).swapaxes(
+                0, 1
+            )
+            layer += len(change)
 
     def _not_rounding(self, mean: FloatArray, before: FloatArray) -> FloatArray:
-        """What the mean over ±z differs by from the claim; zero if rounding explains it.
+        """What the mean over ±z differs by from the claim; zero where rounding explains it.
 
         A dtype changes the slope and the product by half an eps each, so α² by 2 eps at most.
+
+        Args:
+            mean: over ±z, of each unit, shape (…, n).
+            before: what the claim makes of it.
         """
         square = self.slope_square * before
         excess = mean - (before + square) / 2
-        dtype = torch.finfo(self.plan.dtype).eps * square.sum()
-        here = 16 * float(np.finfo(np.float64).eps) * mean.sum()
-        return excess if abs(excess.sum()) > dtype + here else np.zeros_like(excess)
+        dtype = self.plan.dtype
+        claimed = torch.finfo(dtype).eps * square.sum(axis=-1)
+        here = 16 * torch.finfo(summed_in(dtype)).eps * mean.sum(axis=-1)
+        real = np.abs(excess.sum(axis=-1)) > claimed + here
+        return np.where(real[..., None], excess, 0.0)
 
     def scores(self) -> dict[str, FloatArray]:
         """Family → normal score of each layer, shape (L + 1,), NaN where nothing is tested."""
         nothing = [math.nan]
         scores = []
         for nets, ratio, k2, k3, _ in np.moveaxis(self.ratios, -1, 1):
-            tested = np.where(nets > 0, 1.0, np.nan)
+            degrees, exact = stand_in(nets, k2, k3)
+            tested = np.where((nets > 0) & (exact | (degrees >= ENOUGH)), 1.0, np.nan)
             score = cumulant_score(ratio, nets, k2 * tested, k3 * tested)
             scores.append(np.concatenate((nothing, score)))
         for score in self._activation_scores(scores[0][1:-1]):
@@ -152,26 +185,38 @@ class ScoreSums:
     def untested(self) -> tuple[str, ...]:
         """What is left out although it could be tested of other nets, and why."""
         found = []
-        for name, score in list(self.scores().items())[2:]:
-            layers, missing = len(score) - 2, int(np.isnan(score[1:-1]).sum())
-            if not missing:
+        for index, (name, score) in enumerate(self.scores().items()):
+            inside = score[1:] if index < 2 else score[1:-1]
+            missing = np.isnan(inside)
+            if index < 2:  # of fewer units than inputs the gradient says nothing anyway
+                missing &= self.looked[index] > 0
+            if not missing.any():
                 continue
-            if self.plan.slopes is not None:
+            if index < 2:
+                dtype = str(self.plan.dtype).removeprefix("torch.")
+                why = (
+                    f"fewer than {ENOUGH} degrees of freedom, so that no law is known for several "
+                    f"inputs, or signals below 2^{SPACINGS} times the smallest {dtype}"
+                )
+            elif self.plan.slopes is not None:
                 why = f"fewer than {FEWEST} units give another size at −z than at z"
             elif name == "forward activations":
                 why = (
-                    "φ is so close to linear that mean φ² repeats mean z², or second moments are "
-                    f"above {RESOLVED:g} and its features too narrow"
+                    f"fewer than {FEWEST} units, or φ is so close to linear that mean φ² repeats "
+                    f"mean z², or second moments are above {RESOLVED:g} and its features too narrow"
                 )
             else:
                 why = "no exact law of the gradient is known outside the leaky family"
-            found.append(f"{name}: not tested at {missing} of {layers} layers; {why}")
+            layers = len(inside)
+            found.append(f"{name}: not tested at {missing.sum()} of {layers} layers; {why}")
         return tuple(found)
 
     def _activation_scores(self, weights: FloatArray) -> list[FloatArray]:
         if self.plan.slopes is None:
             nets, total, k2, k3, shared = self.squares.T
-            tested = np.where(nets > 0, 1.0, np.nan)
+            units = nets * np.array(self.plan.widths[:-1])
+            enough = (units >= FEWEST) & (stand_in(nets, k2, k3)[0] >= FEWEST)
+            tested = np.where(enough, 1.0, np.nan)
             score = cumulant_score(total, nets, k2 * tested, k3 * tested)
             # Mean φ² moves with mean z², which the forward weights test: this is the rest of it.
             with np.errstate(invalid="ignore", divide="ignore"):

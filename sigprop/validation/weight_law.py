@@ -1,7 +1,7 @@
-"""Are the weights independent normal numbers? Four questions a layer, all of them scale-free.
+"""Are the weights independent normal numbers? Five questions a layer, all of them scale-free.
 
 The scale of a layer is what the forward and backward weights test. Here a weight W (m × n) with
-rows w_i is asked for the rest of its law; under it all four are uncorrelated with those tests and
+rows w_i is asked for the rest of its law; under it all five are uncorrelated with those tests and
 with each other, and their cumulants are exact.
 
 * *row norms*: the shares ‖w_i‖²/‖W‖² are Dirichlet(n/2); tested is the sum of their squares.
@@ -10,6 +10,8 @@ with each other, and their cumulants are exact.
   independent; tested is their sum.
 * *shared weights*: the squared cosines with earlier layers of the same shape, transposed too, and
   of the first of a shape with the same layer of earlier nets. Beta, likewise.
+* *order*: whether neighbours have the same sign is a fair coin, row by row and column by column;
+  tested is the sum of the squared surpluses of every row and of every column.
 """
 
 from __future__ import annotations
@@ -24,19 +26,22 @@ import torch
 from torch import Tensor
 
 from sigprop.checks import FloatArray
-from sigprop.measurement.structure import has_unit_rows, structure
-from sigprop.validation.judge import cumulant_score
+from sigprop.measurement.structure import structure
+from sigprop.validation.judge import ENOUGH, cumulant_score, stand_in
+from sigprop.validation.weight_kinds import UNKNOWN, kind_of
 
-WEIGHT_FAMILIES = ("row norms", "fourth moment", "row directions", "shared weights")
+WEIGHT_FAMILIES = ("row norms", "fourth moment", "row directions", "shared weights", "order")
 
 ROWS = 256
 """Rows of a weight whose directions are compared; evenly spaced."""
 SHARED = 4096
 """Entries of a weight that are compared with those of other layers."""
-BLOCK = 1024
-"""Rows and columns of a weight whose rank is looked at."""
 STRIKING = 5.0
 """Scores of one layer of one net beyond which it is looked at, to name what it is."""
+SUSPECT = 3.0
+"""Scores of the order beyond which it is looked at for a kind that leaves no doubt."""
+SAME = 0.999
+"""Squared cosine of weights that are the same numbers."""
 
 Cumulants = tuple[float, float, float]
 
@@ -109,8 +114,8 @@ class WeightSums:
 
     def add(self, layer: int, weight: Tensor) -> None:
         """Take in the weight of a layer, 1 … L, of the present net."""
-        weight = weight.detach()
-        weight = weight if weight.itemsize >= 4 else weight.float()
+        stored = weight.detach()
+        weight = stored if stored.itemsize >= 4 else stored.float()
         norms = torch.linalg.vector_norm(weight, dim=1, dtype=torch.float64)
         total = float(norms.square().sum())
         if not 0 < total < math.inf:
@@ -122,8 +127,12 @@ class WeightSums:
             self._take(layer, 1, *self._fourth_moment(layer, units)),
             self._take(layer, 2, *_row_directions(units)),
         ]
-        if any(abs(score) > STRIKING for score in scores) and layer not in self.kinds:
-            self.kinds[layer] = kind_of(weight)
+        order = self._take(layer, 4, *_order(weight))
+        striking = max(map(abs, (*scores, order))) > STRIKING
+        if layer not in self.kinds and (striking or abs(order) > SUSPECT):
+            kind = kind_of(stored)
+            if striking or kind != UNKNOWN:
+                self.kinds[layer] = kind
         self._keep(layer, weight)
 
     def end_net(self) -> None:
@@ -149,8 +158,9 @@ class WeightSums:
                     seen = float(before.sum())
                     score = self._take(layer, 3, seen, cosine_cumulants(size, len(before)))
                     if score > STRIKING:
-                        name = names[int(before.argmax())]
-                        self.kinds.setdefault(layer, f"the same numbers as {name}")
+                        most = int(before.argmax())
+                        words = "the same numbers as" if before[most] > SAME else "correlated with"
+                        self.kinds.setdefault(layer, f"{words} {names[most]}")
         self._net.clear()
 
     def scores(self) -> dict[str, FloatArray]:
@@ -158,7 +168,10 @@ class WeightSums:
         found = {}
         for family, name in enumerate(WEIGHT_FAMILIES):
             nets, total, mean, k2, k3 = self.sums[:, family].T
-            tested = np.where(nets > 0, 1.0, np.nan)
+            enough = nets > 0
+            if name == "order":
+                enough &= stand_in(mean, k2, k3)[0] >= ENOUGH
+            tested = np.where(enough, 1.0, np.nan)
             score = cumulant_score(total, mean, k2 * tested, k3 * tested)
             found[name] = np.concatenate(([math.nan], score))
         return found
@@ -212,36 +225,26 @@ def _row_directions(units: Tensor) -> tuple[float, Cumulants]:
     return seen, cosine_cumulants(columns, math.comb(rows, 2), math.comb(rows, 3))
 
 
-def kind_of(weight: Tensor) -> str:
-    """What a weight is that is not made of independent normal numbers, in words.
+def coin_cumulants(coins: int) -> Cumulants:
+    """Cumulants of the squared sum of fair signs.
 
     Example:
-        >>> kind_of(torch.nn.init.orthogonal_(torch.empty(20, 30)))
-        'orthogonal'
+        >>> coin_cumulants(2)  # 0 or 4, equally likely
+        (2.0, 4.0, 0.0)
     """
-    if known := structure(weight):
-        return known
-    zeros = 1 - int(torch.count_nonzero(weight)) / weight.numel()
-    if zeros > 0.005:
-        return f"sparse: {zeros:.0%} zeros"
-    block = weight[:BLOCK, :BLOCK]
-    least, rank = min(block.shape), int(torch.linalg.matrix_rank(block, rtol=1e-4))
-    if rank < 0.98 * least:
-        return f"rank-deficient: rank {rank} of {least}"
-    squares = weight.double().square()
-    spread = math.sqrt(100 / weight.numel())
-    fourth = float(squares.square().mean() / squares.mean() ** 2)
-    near = min(SHAPES, key=lambda known: abs(known - fourth))
-    if abs(near - fourth) < spread:
-        return f"{SHAPES[near]} entries"
-    if has_unit_rows(weight[None]):
-        return "rows of equal norm"
-    shares = squares / squares.sum(1, keepdim=True).clamp(min=1e-300)
-    within = float(shares.square().sum(1).mean()) * (weight.shape[1] + 2)
-    if abs(within - 3) < spread:
-        return "rows of unequal norm"
-    return f"entries with {'light' if fourth < 3 else 'heavy'} tails"
+    m = float(coins)
+    return m, 2 * m * (m - 1), 8 * m * (m - 1) * (m - 2)
 
 
-SHAPES = {1.0: "±a", 1.8: "uniform", 2.366: "truncated normal"}
-"""Fourth moment of a law of variance one → its name."""
+def _order(weight: Tensor) -> tuple[float, Cumulants]:
+    """Squared surpluses of neighbours of equal sign, down every column and along every row."""
+    signs = torch.where(weight < 0, -1.0, 1.0)
+    rows, columns = weight.shape
+    seen, cumulants = 0.0, np.zeros(3)
+    for axis, coins, many in ((0, rows - 1, columns), (1, columns - 1, rows)):
+        if coins > 1:
+            equal = signs.narrow(axis, 1, coins) * signs.narrow(axis, 0, coins)
+            seen += float(equal.sum(axis).double().square().sum())
+            cumulants += many * np.array(coin_cumulants(coins))
+    mean, k2, k3 = cumulants.tolist()
+    return seen, (mean, k2, k3)

@@ -111,6 +111,14 @@ def test_a_dead_input_is_left_out():
     np.testing.assert_allclose(steps.cosines[1], [[1, 0], [0, 0]])
 
 
+def test_a_gradient_of_zero_is_a_ratio_of_zero():
+    model = DeepMLP(6, [8, 9, 7], alpha=0.2)
+    torch.nn.init.zeros_(model.layers[1].weight)
+    steps = steps_of_net(model, torch.randn(2, 6), torch.randn(2, 7))
+    assert steps.backward[1, 0] == 0
+    assert (steps.log_grad[1] == -np.inf).all()
+
+
 @pytest.mark.parametrize("gain", [30.0, 0.03])
 def test_rescaled_layers_say_what_the_whole_net_says(gain):
     """In float64 the whole net fits as it is; layer by layer it is multiplied by powers of two."""

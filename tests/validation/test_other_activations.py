@@ -228,6 +228,7 @@ def test_biases_are_shared_by_all_inputs():
         cosines=np.array([[[1.0, 0.2], [0.2, 1.0]]]),
         backward=np.zeros((1, 4)),
         mirrors=[],
+        log2_scales=np.zeros((2, 1)),
     )
     plan = plan_nets(0.2, 1, 8, 1.5, 1.5, None, None, torch.float32, "cpu")
     law = EnteringLaw.of(steps, plan)

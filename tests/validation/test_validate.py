@@ -316,7 +316,7 @@ def test_the_size_of_the_inputs_changes_nothing(power, layerwise):
     x = np.random.default_rng(0).choice([-1.0, 1.0], (3, 20))
     shape = {"depth": 4, "width": 24, "seeds": 1, "layerwise": layerwise, **CPU}
     result = validate(0.2, **shape, x=np.ldexp(x, power))
-    assert result.p_value == validate(0.2, **shape, x=x).p_value
+    assert result.p_value == pytest.approx(validate(0.2, **shape, x=x).p_value, rel=1e-9)
     assert result.q.mean_field[0] == pytest.approx(2 * power * math.log(2), rel=1e-12)
 
 
@@ -372,7 +372,7 @@ def test_a_score_of_too_few_units_is_left_out_and_said_so():
     assert "forward activations: not tested at 4 of 4 layers; fewer than 16 units" in str(result)
     wider = validate(0.2, 5, 3, seeds=6, batch=2, **CPU)
     assert np.isfinite(wider.scores["forward activations"][1:-1]).all()
-    assert wider.notes == ()
+    assert not any("activations" in note for note in wider.notes)
 
 
 BAD = [

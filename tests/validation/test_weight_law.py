@@ -1,5 +1,6 @@
 """The law of the weights: exact cumulants, calibrated scores, every kind rejected and named."""
 
+import itertools
 import math
 from itertools import pairwise
 
@@ -11,11 +12,12 @@ from scipy.special import ndtr
 from torch import nn
 
 from sigprop import g_star, validate
+from sigprop.validation.weight_kinds import UNKNOWN, kind_of
 from sigprop.validation.weight_law import (
     WEIGHT_FAMILIES,
     WeightSums,
+    coin_cumulants,
     cosine_cumulants,
-    kind_of,
     share_cumulants,
 )
 from tests import stat
@@ -62,6 +64,13 @@ def test_cosines_of_a_triangle_share_a_third_cumulant():
     assert abs(exact[2]) > 0.05
 
 
+@pytest.mark.parametrize("coins", [1, 2, 3, 10])
+def test_squared_sums_of_coins_against_all_their_throws(coins):
+    throws = np.array(list(itertools.product((-1, 1), repeat=coins))).sum(axis=1) ** 2.0
+    exact = cumulants(lambda k: (throws**k).mean())
+    np.testing.assert_allclose(coin_cumulants(coins), exact, rtol=1e-12)
+
+
 SIZES = (12, 20, 20, 20, 20, 20, 30)
 
 
@@ -97,8 +106,15 @@ def low_rank(shape, source):
     return normal((shape[0], rank), source) @ normal((rank, shape[1]), source)
 
 
-MUTANT = dict(zip(WEIGHT_FAMILIES, (uniform, uniform, low_rank, related), strict=True))
-EACH = dict(zip(WEIGHT_FAMILIES, (6, 6, 6, 3), strict=True))  # scores a net
+def by_first_entry(shape, source):
+    weight = normal(shape, source)
+    return weight[weight[:, 0].argsort()]
+
+
+FAULTS = (uniform, uniform, low_rank, related, by_first_entry)
+MUTANT = dict(zip(WEIGHT_FAMILIES, FAULTS, strict=True))
+
+EACH = dict(zip(WEIGHT_FAMILIES, (6, 6, 6, 3, 6), strict=True))  # scores a net
 
 
 @pytest.mark.parametrize("family", WEIGHT_FAMILIES)
@@ -154,6 +170,23 @@ def truncated(shape, source):
     return nn.init.trunc_normal_(torch.empty(shape), 0, 1, -2, 2, generator=source)
 
 
+def antisymmetric(shape, source):
+    half = normal((shape[0] // 2, shape[1]), source)
+    return torch.stack((half, -half), 1).flatten(0, 1)
+
+
+def block_again(shape, source):
+    weight = normal(shape, source)
+    rows = torch.randperm(shape[0] // 2, generator=source)
+    return torch.cat((weight[: len(rows)], weight[rows]))
+
+
+def jumping(shape, source):
+    """Signs that follow their neighbours, a departure without a name."""
+    coins = torch.rand(shape, generator=source) < 0.7
+    return normal(shape, source).abs() * torch.where(coins, 1.0, -1.0).cumprod(1)
+
+
 def shared(turned):
     drawn = {}
 
@@ -172,6 +205,20 @@ KINDS = {
     "±a entries": plain(lambda shape, source: normal(shape, source).sign()),
     "entries with heavy tails": plain(heavy),
     "sparse: 30% zeros": plain(sparse),
+    "entries of one sign": plain(lambda shape, source: normal(shape, source).abs()),
+    "entries of mean 0.5 standard deviations": plain(
+        lambda shape, source: (w := normal(shape, source)) + 0.5 - w.mean()
+    ),
+    "rows sorted": plain(lambda shape, source: normal(shape, source).sort(dim=1).values),
+    "columns sorted": plain(lambda shape, source: normal(shape, source).sort(dim=0).values),
+    "rows in the order of column 0": plain(by_first_entry),
+    "columns in the order of row 3": plain(
+        lambda shape, source: (w := normal(shape, source))[:, w[3].argsort(descending=True)]
+    ),
+    "48 of 96 rows repeat others, up to sign": plain(antisymmetric),
+    "48 of 96 rows repeat others": plain(block_again),
+    "entries on a grid: ": plain(lambda shape, source: (normal(shape, source) / 2).ceil() - 0.5),
+    UNKNOWN: plain(jumping),
     "orthogonal": plain(orthogonal),
     "rows of equal norm": plain(unit_rows),
     "rows of unequal norm": plain(unequal_rows),
@@ -232,6 +279,54 @@ def test_a_layer_of_zeros_is_named():
     sums.end_net()
     assert sums.kinds == {1: "zero"}
     assert all(np.isnan(scores).all() for scores in sums.scores().values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(9, 300), (64, 64), (300, 9), (256, 512)])
+def test_normal_weights_have_no_name(shape, dtype):
+    """Asked without a striking score, so that no name is given for what chance explains."""
+    for seed in range(8):
+        weight = normal(shape, torch.Generator().manual_seed(seed)).to(dtype)
+        assert kind_of(weight) == UNKNOWN
+
+
+def test_a_short_format_is_no_grid_of_its_own():
+    """512² numbers of bfloat16 have a few thousand values."""
+    sums = WeightSums((512, 512))
+    sums.add(1, heavy((512, 512), torch.Generator().manual_seed(0)).bfloat16())
+    assert sums.kinds == {1: "entries with heavy tails"}
+
+
+def test_weights_that_only_resemble_others_are_not_called_the_same():
+    sums = WeightSums((40, 40, 40))
+    one, other = (normal((40, 40), torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    sums.add(1, one)
+    sums.add(2, one + other)
+    sums.end_net()
+    assert sums.kinds == {2: "correlated with layer 1"}
+
+
+@pytest.mark.parametrize(("moment", "most"), [(1.8, 1.342), (2.366, 1.54)])
+def test_a_fourth_moment_alone_gives_no_name(moment, most):
+    """Three values ±a and near 0, of the fourth moment of a uniform or a truncated normal law."""
+    source = torch.Generator().manual_seed(0)
+    shape = (128, 128)
+    outside = torch.where(torch.rand(shape, generator=source) < 1 / moment, 1.0, 0.0)
+    weight = normal(shape, source).sign() * outside + 0.01 * normal(shape, source) * (1 - outside)
+    assert weight.abs().max() / weight.square().mean().sqrt() == pytest.approx(most, rel=0.03)
+    assert kind_of(weight) == "entries with light tails"
+
+
+def test_the_order_of_two_rows_is_no_score():
+    def order(nets):
+        sums, source = WeightSums((50, 2)), torch.Generator().manual_seed(0)
+        for _ in range(nets):
+            sums.add(1, normal((2, 50), source))
+            sums.end_net()
+        return sums.scores()["order"][1]
+
+    assert np.isnan(order(1))
+    assert abs(order(60)) < 6
 
 
 def test_kinds_that_structure_knows_come_first():
