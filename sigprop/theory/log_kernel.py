@@ -77,7 +77,9 @@ def _recognized(act: Activation) -> Activation:
         return act
     if any(act.jumps):
         return _steps(act)
-    x = np.concatenate([[1.0], np.geomspace(1e-60, 1e60, 61)])
+    if act.features:
+        return act
+    x = np.concatenate([[1.0], np.exp2(np.arange(-1000.0, 200.0, 0.5))])
     with np.errstate(all="ignore"):
         right, left = act.f(x) / x, act.f(-x) / -x
     steepest = max(abs(right[0]), abs(left[0]))
@@ -91,7 +93,7 @@ def _recognized(act: Activation) -> Activation:
 def _steps(act: Activation) -> Activation:
     """A callable that is constant between its jumps gets the closed forms of steps."""
     b = np.array(act.breakpoints)
-    if b.size > MOST or not all(act.jumps):
+    if b.size > MOST or not all(act.jumps) or act.features:
         return act
     far = np.geomspace(1e-3, 1e60, 64)
     inner = [np.linspace(one, two, 18)[1:-1] for one, two in pairwise(b)]
@@ -327,6 +329,12 @@ class LogKernel:
     def _made(self, x: Array, angle: Array, far: bool) -> Array:
         act, scale = self.activation, self.scale
         self._moments_at(MOST_BREAKS)
+        if act.features:
+            raise ValueError(
+                f"{act.name!r} varies near z = {act.features[0]:.6g} on a scale that the tables do "
+                "not resolve, so that the correlation of two inputs is known at a given q only: "
+                "ask for correlation_map(c, q), covariance_map and chi(q, c)."
+            )
         q = np.exp(x)
         values = np.array(
             [[fast_deficit(act.f, act.breakpoints, scale, p, t) for t in angle] for p in q]

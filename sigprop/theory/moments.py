@@ -22,6 +22,7 @@ class GaussianMoments:
 
     def __init__(self, act: Activation) -> None:
         self.activation = act
+        self._ends = tuple(sorted({*act.breakpoints, *act.features}))
 
     def mean(self, q: Array) -> Array:
         """E φ(u)."""
@@ -139,16 +140,16 @@ class GaussianMoments:
         return value, error[()]
 
     def _integral(self, f: Function, q: Array) -> Array:
-        return _array(expectation(f, q, breakpoints=self.activation.breakpoints))
+        return _array(expectation(f, q, breakpoints=self._ends))
 
     def _pair(self, f: Function, q1: Array, q2: Array, c: Array) -> Array:
-        breaks = self.activation.breakpoints
+        breaks = self._ends
         return _array(pair_expectation(f, f, q1, q2, c, breakpoints=breaks))
 
     def _difference(self, q: Array, delta: Array) -> Array:
         act = self.activation
         df = None if act.df_error else act.df
-        return _array(deficit_expectation(act.f, q, delta, df=df, breakpoints=act.breakpoints))
+        return _array(deficit_expectation(act.f, q, delta, df=df, breakpoints=self._ends))
 
 
 class _Bounded(GaussianMoments):
@@ -157,12 +158,12 @@ class _Bounded(GaussianMoments):
     error: Array = np.zeros(())
 
     def _integral(self, f: Function, q: Array) -> Array:
-        breaks = self.activation.breakpoints
+        breaks = self._ends
         value, self.error = expectation(f, q, breakpoints=breaks, with_error=True)
         return _array(value)
 
     def _pair(self, f: Function, q1: Array, q2: Array, c: Array) -> Array:
-        breaks = self.activation.breakpoints
+        breaks = self._ends
         value, self.error = pair_expectation(f, f, q1, q2, c, breakpoints=breaks, with_error=True)
         return _array(value)
 
@@ -170,7 +171,7 @@ class _Bounded(GaussianMoments):
         act = self.activation
         df = None if act.df_error else act.df
         value, self.error = deficit_expectation(
-            act.f, q, delta, df=df, breakpoints=act.breakpoints, with_error=True
+            act.f, q, delta, df=df, breakpoints=self._ends, with_error=True
         )
         return _array(value)
 
