@@ -87,8 +87,9 @@ def _off(f: Function, mesh: Panels, x: FloatArray) -> FloatArray:
     size = np.maximum.accumulate(np.abs(values))
     size = np.append(size[_DENSE // 8 :], np.full(_DENSE // 8, size[-1]))
     size = np.maximum(size, _FAINT * size[-1])
+    there, peak = interpolant(f, mesh.edges, x)
     with np.errstate(all="ignore"):
-        return np.abs(values - interpolant(f, mesh.edges, x)) / np.maximum(size, 1e-300)
+        return np.abs(values - there) / np.maximum(np.maximum(size, peak), 1e-300)
 
 
 def _missed(f: Function, mesh: Panels, reach: float) -> FloatArray:
@@ -110,6 +111,6 @@ def _around(f: Function, mesh: Panels, place: float) -> FloatArray:
     off = np.zeros(steps.size, dtype=bool)
     for side in (-1.0, 1.0):
         x = place + side * steps
-        off |= np.abs(call(f, x) - interpolant(f, mesh.edges, x)) > _OFF * size
+        off |= np.abs(call(f, x) - interpolant(f, mesh.edges, x)[0]) > _OFF * size
     width = steps[int(np.argmin(off))] if not off.all() else steps[-1]
     return _grown(place, width)

@@ -149,16 +149,15 @@ def resolve(
     return Panels(np.sort(edges[0]), breaks, places, widths, resolved)
 
 
-def interpolant(f: Function, edges: FloatArray, x: FloatArray) -> FloatArray:
-    """At x, the polynomial that f is at the 16 Gauss points of the panel of x."""
+def interpolant(f: Function, edges: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """At x, the polynomial that f is at the 16 Gauss points of the panel of x; and the largest."""
     place = np.clip(np.searchsorted(edges, x) - 1, 0, edges.size - 2)
     used, local = np.unique(place, return_inverse=True)
-    low, width = edges[used], edges[used + 1] - edges[used]
-    fit = _to_legendre() @ call(f, (low[:, None] + width[:, None] * gauss()[0]).ravel()).reshape(
-        used.size, ORDER
-    ).T
-    z = 2 * (x - low[local]) / width[local] - 1
-    return np.asarray(legendre.legval(z, fit[:, local], tensor=False))
+    low, width = edges[used, None], (edges[used + 1] - edges[used])[:, None]
+    values = call(f, low + width * gauss()[0])
+    fit, peak = values @ _to_legendre().T, np.abs(values).max(axis=1)
+    z = 2 * (x - low[local, 0]) / width[local, 0] - 1
+    return np.asarray(legendre.legval(z, fit.T[:, local], tensor=False)), peak[local]
 
 
 def kink_at_zero(f: Function, narrowest: float) -> bool:
