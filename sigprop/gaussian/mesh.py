@@ -212,8 +212,9 @@ def _start(
         near = (wrong <= _TOLERANCE * size) & (dyadic <= np.min(own, initial=np.inf))
         wrong = _side_misfit(f, side, dyadic[1:], tops[1:], widest, name)[0]
         far = (wrong <= _TOLERANCE * size[1:]) & (dyadic[1:] >= np.max(own, initial=0))
-        seen = dyadic[1:] >= dyadic[0] / _MERGED
-        far &= seen | (dyadic[1:] >= _straight_from(f, side * dyadic, name))
+        far &= dyadic[1:] >= dyadic[0] / _MERGED
+        straight = max(straight_from(f, side * dyadic, name), np.max(own, initial=0))
+        far |= dyadic[1:] >= straight
         # dyadic falls: near 0 everything after the last misfit fits, far out all before the first
         first = int(np.argmin(far)) if not far.all() else far.size
         last = int(np.nonzero(~near)[0].max(initial=-1)) + 1
@@ -221,14 +222,17 @@ def _start(
     return np.unique(np.concatenate(ends))
 
 
-def _straight_from(f: Function, dyadic: FloatArray, name: str) -> float:
+def straight_from(f: Function, dyadic: FloatArray, name: str = "f") -> float:
     """The least |x| among these from which f is one line up to the first of them.
 
-    Probed at four points an octave, each to its own digits.
+    Probed at four points an octave. What is off, times |x|, is small beside the largest |f·x| that
+    is not further out: so small is its share of an integral over a stretch.
     """
     octaves = dyadic.size - 1
     x = dyadic[0] * np.exp2(-np.arange(4 * octaves + 1) / 4)
     values = call(f, x, name)
+    with np.errstate(all="ignore"):
+        size = np.maximum.accumulate(np.abs(values * (x / x[0]))[::-1])[::-1] / np.abs(x / x[0])
     low, high = 0, octaves  # of octaves: f is straight over the first ``low``
     while low < high:
         middle = (low + high + 1) // 2
@@ -236,7 +240,7 @@ def _straight_from(f: Function, dyadic: FloatArray, name: str) -> float:
         with np.errstate(all="ignore"):
             slope = (own[0] - own[-1]) / (part[0] - part[-1])
             off = np.abs(own[-1] + slope * (part - part[-1]) - own)
-            straight = bool(np.all(off <= _TOLERANCE * np.abs(own)))
+            straight = bool(np.all(off <= _TOLERANCE * size[: 4 * middle + 1]))
         low, high = (middle, high) if straight else (low, middle - 1)
     return float(abs(x[4 * low]))
 
