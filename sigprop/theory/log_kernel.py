@@ -139,6 +139,15 @@ class LogKernel:
             )
         return self.moments
 
+    @cached_property
+    def odd(self) -> bool:
+        """Whether φ(−u) = −φ(u): then K = 0 at c = 0, whatever the error of a table."""
+        if self.activation.kind != "function":
+            return False
+        x = np.exp2(np.arange(-100.0, 100.0, 0.37))
+        above, below = self.activation.f(x), self.activation.f(-x)
+        return bool(np.all(np.abs(above + below) <= 4e-16 * np.abs(above)))
+
     def log_r(self, x: Array, deficit: Array) -> Array:
         """Log R at x = log q and 1 − c in (0, 2]."""
         if self.closed:
