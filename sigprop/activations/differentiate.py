@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,8 @@ from sigprop.checks import FloatArray
 COMPLEX_STEP = 1e-30
 LEAST_STEP = 1e-200  # of the complex step, at 0; less would underflow where φ′ is small
 STEP = 5e-3
-FINER = 1 / 16  # a step that does not resolve φ is taken so much smaller
-BENT, ROUNDED = 1e-7, 1e-12  # high differences beyond these shares of the range and size of φ
+FINER = 1 / 8  # a step that does not resolve φ is taken so much smaller
+BENT, ROUNDED = 1e-8, 1e-12  # high differences beyond these shares of the range and size of φ
 BETWEEN = 10  # times the error at the probes: that between them
 _CENTRAL = np.array([-1.0, 9.0, -45.0, 0.0, 45.0, -9.0, 1.0]) / 60
 _FORWARD = np.array([-147.0, 360.0, -450.0, 400.0, -225.0, 72.0, -10.0]) / 60
@@ -57,7 +58,8 @@ def _complex_step(f: Callable[..., Any], breakpoints: tuple[float, ...]) -> Func
     def df(x: FloatArray) -> FloatArray:
         x = np.where(np.isin(x, breakpoints), np.nextafter(x, -np.inf), x)
         step = np.clip(COMPLEX_STEP * np.abs(x), LEAST_STEP, COMPLEX_STEP)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a part that is cast away: told by the dtype
             value = np.asarray(f(x + 1j * step))
         if value.dtype != np.complex128:
             raise TypeError("not a complex result")

@@ -45,8 +45,8 @@ def find_breakpoints(
     Panels are bisected until f is a polynomial on each; where that goes deep, polynomials fitted
     on both sides say whether f jumps, and where they meet. Kinks are placed to about 1e-15·|f|
     over the jump of f′, jumps of f to neighbouring floats, jumps of f″ to about 1e-9. Steep smooth
-    steps are not reported. What is narrower than 1/2000 of its distance from 0 is seen where a random point of the
-    scan meets it, and can be missed; around 0 every scale is seen.
+    steps are not reported. Around 0 every scale is seen. What is narrower than 1/2000 of its
+    distance from 0 can be missed: it is seen where a random point of a scan meets it.
 
     Args:
         f: takes a float64 array, returns one of the same shape; finite to three times the reach.

@@ -58,7 +58,7 @@ def features(mesh: Panels, kinks: FloatArray, reach: float) -> FloatArray:
     chosen = (apart > 4 * width) & (np.abs(place) < reach)
     order = np.argsort(width[chosen], kind="stable")
     place, width = place[chosen][order], width[chosen][order]
-    ends = []
+    ends: list[FloatArray] = []
     while place.size and len(ends) < _MOST:
         ends.append(_grown(place[0], width[0]))
         far = np.abs(place - place[0]) > np.maximum(64 * width[0], 4 * width)
@@ -70,7 +70,8 @@ def _grown(place: float, width: float) -> FloatArray:
     """Ends at a place and at distances that grow from a width to the distance from 0."""
     most = int(np.log(abs(place) / width) / np.log(_GROWTH))
     steps = width * _GROWTH ** np.arange(most)
-    return np.concatenate([[place], place - steps, place + steps])
+    ends: FloatArray = np.concatenate([[place], place - steps, place + steps])
+    return ends
 
 
 @cache
@@ -89,7 +90,8 @@ def _off(f: Function, mesh: Panels, x: FloatArray) -> FloatArray:
     size = np.maximum(size, _FAINT * size[-1])
     there, peak = interpolant(f, mesh.edges, x)
     with np.errstate(all="ignore"):
-        return np.abs(values - there) / np.maximum(np.maximum(size, peak), 1e-300)
+        off: FloatArray = np.abs(values - there) / np.maximum(np.maximum(size, peak), 1e-300)
+    return off
 
 
 def _missed(f: Function, mesh: Panels, reach: float) -> FloatArray:

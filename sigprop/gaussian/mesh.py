@@ -196,8 +196,8 @@ def _finest(f: Function, narrowest: float, name: str) -> float:
 @cache
 def _to_legendre() -> FloatArray:
     """From values at the Gauss points of a panel to Legendre coefficients."""
-    matrix: FloatArray = np.linalg.inv(legendre.legvander(2 * gauss()[0] - 1, ORDER - 1))
-    return matrix
+    basis = legendre.legvander(2 * gauss()[0] - 1, ORDER - 1)
+    return np.asarray(np.linalg.inv(basis), dtype=np.float64)
 
 
 def _start(

@@ -347,8 +347,8 @@ class LogKernel:
             where = f"{act.features[0]:.6g}" if act.features else f"{0:g}"
             raise ValueError(
                 f"{act.name!r} varies near z = {where} on a scale that the tables do not resolve "
-                "(1/2000 of z, or 1e-15), so that the correlation of two inputs is known at a given "
-                "q only: ask for correlation_map(c, q), covariance_map and chi(q, c)."
+                "(1/2000 of z, or 1e-15), so that the correlation of two inputs is known at a "
+                "given q only: ask for correlation_map(c, q), covariance_map and chi(q, c)."
             )
         q = np.exp(x)
         if SEEN * math.sqrt(q.max()) > held:

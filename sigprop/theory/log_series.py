@@ -90,7 +90,8 @@ class LogSeries:
         return abs(far - known) <= AGREES or not math.log(TINY) < min(far, known) or far == math.inf
 
     def _check(self, below: bool, above: bool) -> None:
-        if (below and not self.settled[0]) or (above and self.high == REACH and not self.settled[1]):
+        above = above and self.high == REACH  # else it is infinite there
+        if (below and not self.settled[0]) or (above and not self.settled[1]):
             raise ValueError(
                 "q leaves the range from e^-70 to e^70, beyond which this activation goes by no "
                 "power of q, so that fixed points and paths are known only within: give a gain and "

