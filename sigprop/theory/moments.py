@@ -172,7 +172,7 @@ class GaussianMoments:
                 raise ValueError(
                     f"the mean square of {self.activation.name!r} or of its slope at "
                     f"q = {least:.3g} is below {LEAST:g}, where floats have no digits; multiply "
-                    "the activation by a power of 2 (and divide the gain by it), or take a larger q."
+                    "φ by a power of 2 and divide the gain by it, or take a larger q."
                 )
         return square
 
