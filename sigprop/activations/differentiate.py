@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sigprop.activations.record import Function
 from sigprop.checks import FloatArray
@@ -104,7 +105,7 @@ def _differences(f: Function, breakpoints: tuple[float, ...], step: float) -> Fu
 
 def _stencil(
     f: Function, x: FloatArray, h: FloatArray, nearest: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, NDArray[np.bool_]]:
     """The slope by seven values, and whether φ bends too much between them."""
     h = (x + h) - x  # a step that the numbers can hold
     h = np.where(h == 0, np.spacing(np.abs(x)), h)

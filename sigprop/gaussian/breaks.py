@@ -96,7 +96,7 @@ def located(f: Function, mesh: Panels, reach: float, narrowest: float) -> Breakp
             point = (0.0, *point[1:])
         found.append(point)
     columns = np.array(found).reshape(-1, 3)
-    return Breakpoints(*columns.T, features=np.zeros(0))
+    return Breakpoints(columns[:, 0], columns[:, 1], columns[:, 2], np.zeros(0))
 
 
 def singular_points(f: Function, mesh: Panels, reach: float, narrowest: float) -> FloatArray:

@@ -182,3 +182,9 @@ def test_a_table_stands_as_far_as_its_panels_hold_an_oscillation():
     assert np.isfinite(kernel.log_r(np.array([1.0]), np.array([0.5])))
     with pytest.raises(ValueError, match="oscillates beyond"):
         kernel.log_r(np.array([12.0]), np.array([0.5]))
+
+
+def test_a_slow_decay_keeps_its_digits_under_a_wide_gaussian():
+    """E (1 + |u|)^−4 → (2/3)/√(2πq)."""
+    found = MeanField("softsign").chi(1e30) * math.sqrt(2 * math.pi * 1e30)
+    assert found == pytest.approx(2 / 3, rel=1e-11)
