@@ -80,12 +80,14 @@ def as_activation(
     label = str(name or getattr(thing, "__name__", type(thing).__name__))
     f, gradient = _runnable(thing, label, torch, module)
     _probe(f, label)
-    points, jumps = _breakpoints(f, breakpoints)
+    points, jumps, features = _breakpoints(f, breakpoints)
     if gradient is None:
-        df, error = numeric_derivative(f, thing, points, PROBES)
+        df, error = numeric_derivative(f, thing, points, np.append(PROBES, features))
     else:
         df, error = gradient, 0.0
-    return Activation(label, f, df, breakpoints=points, jumps=jumps, df_error=error)
+    return Activation(
+        label, f, df, breakpoints=points, jumps=jumps, df_error=error, features=features
+    )
 
 
 def _of_table(thing: Any, torch: Any, parameters: dict[str, Any]) -> Activation | None:
@@ -237,17 +239,17 @@ def _probe(f: Function, label: str) -> None:
 
 def _breakpoints(
     f: Function, given: ArrayLike | None
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The breakpoints, given or searched for, and the jumps of φ at them."""
-    if given is None:
-        from sigprop.gaussian import find_breakpoints
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """The breakpoints, given or searched for, the jumps of φ at them, and what is narrow."""
+    from sigprop.gaussian import find_breakpoints
 
+    if given is None:
         found = find_breakpoints(f)
-        return tuple(found.points.tolist()), tuple(found.jumps.tolist())
-    if np.size(given) == 0:
-        return (), ()
-    points = np.unique(real_array("breakpoints", given))
-    below, above = f(np.nextafter(points, -np.inf)), f(np.nextafter(points, np.inf))
-    size = np.maximum(1.0, np.maximum(np.abs(below), np.abs(above)))
-    jumps = np.where(np.abs(above - below) > 1e-12 * size, above - below, 0.0)
-    return tuple(points.tolist()), tuple(jumps.tolist())
+        points, jumps = found.points, found.jumps
+    else:
+        points = np.unique(real_array("breakpoints", given)) if np.size(given) else np.zeros(0)
+        found = find_breakpoints(f, known=points)
+        below, above = f(np.nextafter(points, -np.inf)), f(np.nextafter(points, np.inf))
+        size = np.maximum(1.0, np.maximum(np.abs(below), np.abs(above)))
+        jumps = np.where(np.abs(above - below) > 1e-12 * size, above - below, 0.0)
+    return tuple(points.tolist()), tuple(jumps.tolist()), tuple(found.features.tolist())

@@ -50,6 +50,7 @@ class Activation:
             is not the map of any pass; the law of a deep net needs ``given``.
         df_error: error of ``df`` relative to the size of φ′; 0 for an exact one.
         row: the row of the table it comes from; empty: none.
+        features: of a callable: ends of panels about what is narrow beside its distance from 0.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Activation:
     given: Callable[[float], Activation] | None = None
     df_error: float = 0.0
     row: str = ""
+    features: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.jumps) != len(self.breakpoints):

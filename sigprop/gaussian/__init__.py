@@ -23,12 +23,13 @@ from sigprop.gaussian.mesh import (
     refuse,
     resolve,
 )
-from sigprop.gaussian.pairs import AccuracyWarning, Side, pair_values
+from sigprop.gaussian.pairs import AccuracyWarning, Side, UnresolvedWarning, pair_values
 
 __all__ = [
     "AccuracyWarning",
     "Breakpoints",
     "Function",
+    "UnresolvedWarning",
     "deficit_expectation",
     "expectation",
     "find_breakpoints",
@@ -256,7 +257,7 @@ def _mesh(f: Function, breaks: FloatArray, q: FloatArray, name: str = "f") -> Pa
         warnings.warn(
             f"{name} is not resolved over ±{BODY * widest:.3g}: it oscillates or jumps too "
             "often. Give breakpoints=, a smaller q, or use a closed form.",
-            AccuracyWarning,
+            UnresolvedWarning,
             stacklevel=4,
         )
     return mesh

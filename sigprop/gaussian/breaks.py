@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from numpy.polynomial import Legendre, legendre
 
 from sigprop.checks import FloatArray, real_number
+from sigprop.gaussian.features import features, seen
 from sigprop.gaussian.mesh import Function, Panels, call, gauss, kink_at_zero, resolve
 
 _DEGREE = 7
@@ -26,27 +28,33 @@ class Breakpoints:
         points: in increasing order.
         jumps: f(b+) − f(b−); zero at a kink.
         slope_jumps: f′(b+) − f′(b−).
+        features: ends of panels about what is smooth but narrow beside its distance from 0.
     """
 
     points: FloatArray
     jumps: FloatArray
     slope_jumps: FloatArray
+    features: FloatArray
 
 
-def find_breakpoints(f: Function, *, reach: float = 100.0) -> Breakpoints:
+def find_breakpoints(
+    f: Function, *, reach: float = 100.0, known: Sequence[float] | FloatArray = ()
+) -> Breakpoints:
     """Find where f or f′ jumps (or f″, by more than 1e-4 of f), within ±reach.
 
     Panels are bisected until f is a polynomial on each; where that goes deep, polynomials fitted
     on both sides say whether f jumps, and where they meet. Kinks are placed to about 1e-15·|f|
     over the jump of f′, jumps of f to neighbouring floats, jumps of f″ to about 1e-9. Steep smooth
-    steps are not reported. Features narrower than 1e-6 of their distance from 0 can be missed.
+    steps are not reported. Around 0 every scale is seen. What is narrower than 1/2000 of its
+    distance from 0 can be missed: it is seen where a random point of a scan meets it.
 
     Args:
         f: takes a float64 array, returns one of the same shape; finite to three times the reach.
         reach: how far from 0 to look, > 0.
+        known: breakpoints that are known and not sought.
 
     Returns:
-        The breakpoints, with the jumps of f and of f′ there.
+        The others, with the jumps of f and of f′ there.
 
     Raises:
         TypeError: f does not return float64.
@@ -61,12 +69,22 @@ def find_breakpoints(f: Function, *, reach: float = 100.0) -> Breakpoints:
     """
     reach = real_number("reach", reach, above=0)
     widest = reach / 4
-    mesh = resolve(f, np.zeros(0), widest, min(1.0, widest))
-    return located(f, mesh, reach, min(1.0, widest))
+    narrowest = min(1.0, widest)
+
+    def resolved(ends: FloatArray) -> Panels:
+        return resolve(f, ends, widest, narrowest)
+
+    start = np.asarray(known, dtype=np.float64)
+    mesh, added = seen(f, resolved, start, reach)
+    found = located(f, mesh, reach, narrowest)
+    kinks = np.union1d(start, found.points)
+    if added.size and found.points.size:  # jumps side by side are a box, which needs no more
+        mesh, added = seen(f, resolved, kinks, reach)
+    return replace(found, features=np.union1d(added, features(mesh, kinks, reach)))
 
 
 def located(f: Function, mesh: Panels, reach: float, narrowest: float) -> Breakpoints:
-    """The breakpoints at the deep places of a mesh, and at 0."""
+    """The breakpoints at the deep places of a mesh, and at 0; no features."""
     found: list[tuple[float, float, float]] = []
     for place, width in sorted(_candidates(f, mesh, narrowest)):
         point = _explained(f, place, width, narrowest)
@@ -78,7 +96,7 @@ def located(f: Function, mesh: Panels, reach: float, narrowest: float) -> Breakp
             point = (0.0, *point[1:])
         found.append(point)
     columns = np.array(found).reshape(-1, 3)
-    return Breakpoints(columns[:, 0], columns[:, 1], columns[:, 2])
+    return Breakpoints(columns[:, 0], columns[:, 1], columns[:, 2], np.zeros(0))
 
 
 def singular_points(f: Function, mesh: Panels, reach: float, narrowest: float) -> FloatArray:
@@ -97,19 +115,13 @@ def _candidates(f: Function, mesh: Panels, narrowest: float) -> list[tuple[float
     kept = [(0.0, 1e-12 * narrowest)] if kink_at_zero(f, narrowest) else []
     order = np.argsort(mesh.deep_widths, kind="stable")
     places, widths = mesh.deep_places[order], mesh.deep_widths[order]
-    if kept:
-        places, widths = _apart(places, widths, 0.0, narrowest)
     while places.size and len(kept) < _MOST:
-        kept.append((float(places[0]), float(widths[0])))
-        places, widths = _apart(places, widths, kept[-1][0], narrowest)
+        if kept:
+            far = np.abs(places - kept[-1][0]) > np.maximum(4 * widths, 64 * kept[-1][1])
+            places, widths = places[far], widths[far]
+        if places.size:
+            kept.append((float(places[0]), float(widths[0])))
     return kept
-
-
-def _apart(
-    places: FloatArray, widths: FloatArray, place: float, narrowest: float
-) -> tuple[FloatArray, FloatArray]:
-    far = np.abs(places - place) > 2e-2 * np.maximum(np.abs(places), 0.1 * narrowest)
-    return places[far], widths[far]
 
 
 def _explained(

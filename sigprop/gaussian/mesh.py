@@ -20,9 +20,11 @@ BODY = 12.0  # a function that grows like a polynomial has nothing beyond
 _TOLERANCE = 1e-11  # of the interpolant; the quadrature, exact to twice its degree, is far better
 _MOST_PANELS = 60_000
 _NARROW = 1e-15
+_BLUR = 5e-16  # of x, by its rounding
 _DEEP = 1e-3
-_WIDE, _FINEST = 5e3, 1e-9  # for Gaussians wider than one, features at 0 are sought from the other
 _MERGED = 1024.0  # one panel may span this factor: beyond, its probes would not see its near end
+_FAINT = 1e-16  # of |f| where the Gaussian is: what is smaller around 0 need not be seen
+_SMALLEST = -1070.0  # log2 of the smallest scale around 0 at which f is looked at
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,9 @@ def resolve(
         name: what messages call f.
     """
     top = REACH * widest
-    if narrowest > _WIDE:
-        narrowest = _FINEST
+    narrowest = _finest(f, narrowest, name)
     breaks = breaks[np.abs(breaks) < top]
-    steps = int(np.ceil(np.log2(top / narrowest))) + 3
+    steps = int(np.ceil(np.log2(top) - np.log2(narrowest))) + 3
     dyadic: FloatArray = np.ldexp(top, -np.arange(steps + 1))
     start = _start(f, breaks, dyadic, widest, name)
     low, high = start[:-1], start[1:]
@@ -148,11 +149,55 @@ def resolve(
     return Panels(np.sort(edges[0]), breaks, places, widths, resolved)
 
 
+def interpolant(f: Function, edges: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """At x, the polynomial that f is at the 16 Gauss points of the panel of x; and the largest."""
+    place = np.clip(np.searchsorted(edges, x) - 1, 0, edges.size - 2)
+    used, local = np.unique(place, return_inverse=True)
+    low, width = edges[used, None], (edges[used + 1] - edges[used])[:, None]
+    values = call(f, low + width * gauss()[0])
+    fit, peak = values @ _to_legendre().T, np.abs(values).max(axis=1)
+    z = 2 * (x - low[local, 0]) / width[local, 0] - 1
+    return np.asarray(legendre.legval(z, fit.T[:, local], tensor=False)), peak[local]
+
+
 def kink_at_zero(f: Function, narrowest: float) -> bool:
     """Whether f is no polynomial across 0, however close (0 is an edge: bisection cannot tell)."""
     size = narrowest * np.array([1e-1, 1e-2, 1e-3])
     wrong, peak = _misfit(f, -size, size, narrowest)
     return bool((wrong > _TOLERANCE * peak).all())
+
+
+def _finest(f: Function, narrowest: float, name: str) -> float:
+    """The scale around 0 that panels start from: ``narrowest``, or less where f varies below it.
+
+    f is compared, at two points an octave down to the smallest floats, with the polynomial that it
+    seems to be on [0, narrowest/8]; where it is another, the panels start below all that varies.
+    """
+    inner = narrowest / 8
+    if inner < 2.0**_SMALLEST:
+        return narrowest
+    x = np.exp2(np.arange(_SMALLEST, np.log2(inner), 0.5))
+    nodes = gauss()[0]
+    points = np.concatenate([x, inner * nodes, 4 * narrowest * nodes])
+    values = call(f, np.concatenate([points, -points]), name)
+    for side in np.split(values, 2):
+        scan, fit, wide = np.split(side, [x.size, x.size + ORDER])
+        with np.errstate(all="ignore"):
+            least = _FAINT * np.nanmax(np.where(np.isfinite(wide), np.abs(wide), 0.0))
+            size = max(np.abs(scan).max(), np.abs(fit).max())
+            there = legendre.legval(2 * x / inner - 1, _to_legendre() @ fit)
+            near = np.abs(scan - there) <= np.maximum(_TOLERANCE * size, least)
+            moved = np.abs(scan - scan[0]) > np.maximum(_TOLERANCE * size, least)
+        if not near.all() and moved.any():
+            narrowest = min(narrowest, float(x[np.argmax(moved)]))
+    return narrowest
+
+
+@cache
+def _to_legendre() -> FloatArray:
+    """From values at the Gauss points of a panel to Legendre coefficients."""
+    basis = legendre.legvander(2 * gauss()[0] - 1, ORDER - 1)
+    return np.asarray(np.linalg.inv(basis), dtype=np.float64)
 
 
 def _start(
@@ -167,12 +212,9 @@ def _start(
         near = (wrong <= _TOLERANCE * size) & (dyadic <= np.min(own, initial=np.inf))
         wrong = _side_misfit(f, side, dyadic[1:], tops[1:], widest, name)[0]
         far = (wrong <= _TOLERANCE * size[1:]) & (dyadic[1:] >= np.max(own, initial=0))
-        wide = int(np.argmin(far)) if not far.all() else far.size
-        merged = dyadic[0] / _MERGED
-        if dyadic[wide] < merged and not _is_one(
-            f, side * dyadic[wide], side * dyadic[0], size[wide], name
-        ):
-            far &= dyadic[1:] >= merged
+        far &= dyadic[1:] >= dyadic[0] / _MERGED
+        straight = max(straight_from(f, side * dyadic, name), np.max(own, initial=0))
+        far |= dyadic[1:] >= straight
         # dyadic falls: near 0 everything after the last misfit fits, far out all before the first
         first = int(np.argmin(far)) if not far.all() else far.size
         last = int(np.nonzero(~near)[0].max(initial=-1)) + 1
@@ -180,17 +222,27 @@ def _start(
     return np.unique(np.concatenate(ends))
 
 
-def _is_one(f: Function, inner: float, outer: float, size: float, name: str) -> bool:
-    """Whether one panel does from ``inner`` to ``outer``, probed in every octave between."""
-    octaves = abs(np.log2(outer / inner)) if inner else 0.0
-    x = inner * np.exp2(np.arange(1, 4 * octaves) / 4)
-    basis = legendre.legvander(2 * gauss()[0] - 1, ORDER - 1)
-    nodes = call(f, inner + (outer - inner) * gauss()[0], name)
-    probes = call(f, x, name)
+def straight_from(f: Function, dyadic: FloatArray, name: str = "f") -> float:
+    """The least |x| among these from which f is one line up to the first of them.
+
+    Probed at four points an octave. What is off, times |x|, is small beside the largest |f·x| that
+    is not further out: so small is its share of an integral over a stretch.
+    """
+    octaves = dyadic.size - 1
+    x = dyadic[0] * np.exp2(-np.arange(4 * octaves + 1) / 4)
+    values = call(f, x, name)
     with np.errstate(all="ignore"):
-        fit = np.linalg.solve(basis, nodes)
-        there = legendre.legval(2 * (x - inner) / (outer - inner) - 1, fit)
-        return bool(np.all(np.abs(probes - there) <= _TOLERANCE * size))
+        size = np.maximum.accumulate(np.abs(values * (x / x[0]))[::-1])[::-1] / np.abs(x / x[0])
+    low, high = 0, octaves  # of octaves: f is straight over the first ``low``
+    while low < high:
+        middle = (low + high + 1) // 2
+        part, own = x[: 4 * middle + 1], values[: 4 * middle + 1]
+        with np.errstate(all="ignore"):
+            slope = (own[0] - own[-1]) / (part[0] - part[-1])
+            off = np.abs(own[-1] + slope * (part - part[-1]) - own)
+            straight = bool(np.all(off <= _TOLERANCE * size[: 4 * middle + 1]))
+        low, high = (middle, high) if straight else (low, middle - 1)
+    return float(abs(x[4 * low]))
 
 
 def _side_misfit(
@@ -202,7 +254,10 @@ def _side_misfit(
 def _misfit(
     f: Function, low: FloatArray, high: FloatArray, widest: float, name: str = "f"
 ) -> tuple[FloatArray, FloatArray]:
-    """Per panel: the largest |f − interpolant| at the probes, and the largest |f|."""
+    """Per panel: the largest |f − interpolant| at the probes, and the largest |f|.
+
+    What the rounding of x does to a steep f is no misfit.
+    """
     probes, to_probes = _check()
     nodes = gauss()[0]
     width = (high - low)[:, None]
@@ -214,6 +269,8 @@ def _misfit(
     with np.errstate(all="ignore"):
         fit = values[:, :ORDER] @ to_probes.T
         wrong = np.abs(values[:, ORDER:] - fit).max(axis=1)
+        outer = np.maximum(np.abs(low), np.abs(high))
+        wrong = np.maximum(wrong - _BLUR * np.ptp(values, axis=1) * (outer / width[:, 0]), 0.0)
     return np.where(far.all(axis=1), np.nan_to_num(wrong), wrong), np.abs(values).max(axis=1)
 
 

@@ -33,6 +33,10 @@ class AccuracyWarning(UserWarning):
     """A Gaussian integral may have fewer digits than usual; the message says what to do."""
 
 
+class UnresolvedWarning(AccuracyWarning):
+    """A function oscillates or jumps too often for the panels: the value may be any."""
+
+
 @dataclass(frozen=True)
 class Side:
     """One of the two functions with its standard deviations, mesh and value at 0."""

@@ -194,7 +194,7 @@ def _outer_edges(
     grown = int(np.ceil(max(np.log(1 / (s * radius)) / np.log(1.7), 0.0)))
     steps = s * np.concatenate([steps, steps[-1] * 1.7 ** np.arange(1, grown + 1)])
     around = np.concatenate([-steps, steps])
-    own = (h_breaks / c)[:, None] + around
+    own = (np.append(h_breaks, 0.0) / c)[:, None] + around  # at 0 a wide Gaussian sees a kink
     soft = np.sort(np.concatenate([base, own.ravel(), h_edges / c]))
     soft = soft[np.abs(soft) < radius]
     keep = np.concatenate([[True], np.diff(soft // (0.5 * s)) > 0])

@@ -288,6 +288,9 @@ def settle_c(cells: NetGrid, x: Array) -> Array:
     asked = np.union1d(away, still)
     if asked.size:
         far[asked] = pull(np.zeros(asked.size), asked)
+    if cells.kernel.odd:  # uncorrelated inputs stay uncorrelated
+        free = asked[np.isneginf(cells.log_bias[asked])]
+        far[free] = np.where(np.abs(far[free]) < 1e-8, 0.0, far[free])
     deficit[(start > LEVEL) & (far >= -LEVEL)] = 1.0
     deficit[still[np.abs(far[still]) <= LEVEL]] = np.nan
     inside = np.flatnonzero((start > LEVEL) & (far < -LEVEL))

@@ -12,6 +12,7 @@ from sigprop.checks import count, one_of, real_number, torch_names
 from sigprop.theory.critical import critical_gain
 from sigprop.theory.fixed_points import HUGEST, NoSolution
 from sigprop.theory.log_kernel import kernel_of
+from sigprop.theory.moments import LARGEST_Q, resolved
 from sigprop.theory.path import deficit_path
 from sigprop.theory.roots import bracketed_roots
 from sigprop.theory.slopes import bends
@@ -74,7 +75,7 @@ def gain(
         )
     kind = one_of("kind", kind, KINDS, also=BACKWARD)
     q, bias_std = (
-        real_number("q", q, above=0),
+        real_number("q", q, minimum=1 / LARGEST_Q, maximum=LARGEST_Q),
         real_number("bias_std", bias_std, minimum=0, maximum=HUGEST),
     )
     if alpha is not None:
@@ -89,9 +90,10 @@ def gain(
             f"no gain keeps q = {q:g} with bias_std = {bias_std:g}: the bias alone adds "
             f"{bias_std**2:g}. Take bias_std below {math.sqrt(q):g}."
         )
-    moment = float(moments.second_moment(np.asarray(q)))
+    with resolved(kernel.given.name):
+        moment = float(moments.second_moment(np.asarray(q)))
+        square = float(moments.mean(np.asarray(q))) ** 2 if kind == "unit_variance" else 0.0
     if kind == "unit_variance":
-        square = float(moments.mean(np.asarray(q))) ** 2
         moment = moment - square if moment - square > 1e-14 * moment else 0.0
     if moment <= 0:
         raise NoSolution(f"no gain keeps q = {q:g}: the activation is constant or zero there.")

@@ -33,14 +33,15 @@ from sigprop.theory.log_series import (
     to_coefficients,
 )
 from sigprop.theory.moments import GaussianMoments
-from sigprop.theory.pair_rule import fast_deficit
+from sigprop.theory.pair_rule import fast_deficit, graded_sizes, smooth_deficit
 from sigprop.theory.roots import Array
 
 X_PANEL, ANGLE_PANEL = 1.5, 1.25
 ORDERS, ORDERS_AWAY = (10, 14), (16, 18)  # in log q, in angle; with kinks away from 0
-FAR = 30.0  # beyond, a φ that is straight or flat on both sides is taken as two pieces (3e-7)
+FAR = 60.0  # beyond, a φ that is straight or flat on both sides is taken as two pieces (1e-12)
 SETTLED = 1e-6  # of the slopes in log-log: so near the last powers V and D are beyond ``far``
 MOST_BREAKS = 12  # of φ in a tile, whose cost goes as their square
+SEEN = 6.5  # standard deviations of u over which φ must be held
 ANGLE_JUMP = 1e-7  # first panel where φ jumps
 
 
@@ -77,7 +78,9 @@ def _recognized(act: Activation) -> Activation:
         return act
     if any(act.jumps):
         return _steps(act)
-    x = np.concatenate([[1.0], np.geomspace(1e-60, 1e60, 61)])
+    if act.features:
+        return act
+    x = np.concatenate([[1.0], np.exp2(np.arange(-1000.0, 200.0, 0.5))])
     with np.errstate(all="ignore"):
         right, left = act.f(x) / x, act.f(-x) / -x
     steepest = max(abs(right[0]), abs(left[0]))
@@ -91,7 +94,7 @@ def _recognized(act: Activation) -> Activation:
 def _steps(act: Activation) -> Activation:
     """A callable that is constant between its jumps gets the closed forms of steps."""
     b = np.array(act.breakpoints)
-    if b.size > MOST or not all(act.jumps):
+    if b.size > MOST or not all(act.jumps) or act.features:
         return act
     far = np.geomspace(1e-3, 1e60, 64)
     inner = [np.linspace(one, two, 18)[1:-1] for one, two in pairwise(b)]
@@ -135,6 +138,15 @@ class LogKernel:
                 "for its maps at a given q, as MeanField(...).variance_map(q)."
             )
         return self.moments
+
+    @cached_property
+    def odd(self) -> bool:
+        """Whether φ(−u) = −φ(u): then K = 0 at c = 0, whatever the error of a table."""
+        if self.activation.kind != "function":
+            return False
+        x = np.exp2(np.arange(-100.0, 100.0, 0.37))
+        above, below = self.activation.f(x), self.activation.f(-x)
+        return bool(np.all(np.abs(above + below) <= 4e-16 * np.abs(above)))
 
     def log_r(self, x: Array, deficit: Array) -> Array:
         """Log R at x = log q and 1 − c in (0, 2]."""
@@ -244,9 +256,11 @@ class LogKernel:
         return min(start, 2 * math.log(min(kinks) / 8)) if kinks else start
 
     @cached_property
-    def scale(self) -> float:
-        """The size of u on which φ varies."""
-        return 4 * math.exp(min(max(self._power_until(0.05), -50.0), 0.0) / 2)
+    def sizes(self) -> tuple[Array, float]:
+        """Where panels of φ end away from 0, from the size of u on which it varies; how far."""
+        scale = 4 * math.exp(min(self._power_until(0.05), 0.0) / 2)
+        act, reach = self.activation, 20 * math.exp(REACH / 2)
+        return graded_sizes(act.f, act.breakpoints, scale, reach)
 
     def _power_until(self, tolerance: float) -> float:
         bent = np.zeros(PANELS, dtype=bool)
@@ -273,6 +287,8 @@ class LogKernel:
             log_r[chosen] = ((coefficients @ along) * across).sum(axis=0)
         if self.jumps:  # near tiles of R·θ; R − D goes as 1/θ below the first panel
             log_r = np.where(far, log_r, self._with_jumps(log_r, near, angle))
+        else:
+            log_r = np.where(far, log_r, log_r + self.d(near))
         if far.any():  # tiles of the deficit over qD
             size = self.d(near) - np.log(np.maximum(deficit, 1.0))
             with np.errstate(divide="ignore"):
@@ -311,7 +327,7 @@ class LogKernel:
         return row.astype(np.intp), np.where(row == 0, 2 * angle / first - 1, inside)
 
     def _tile(self, key: int) -> Array:
-        """The coefficients of one tile: log R, or the deficit over qD where c < 0."""
+        """The coefficients of one tile: log R/D, or the deficit over qD where c < 0."""
         if key not in self._tiles:
             column, far, row = key // 8192, (key // 4096) % 2 == 1, key % 4096
             z = nodes(self.orders[0])
@@ -325,17 +341,35 @@ class LogKernel:
         return self._tiles[key]
 
     def _made(self, x: Array, angle: Array, far: bool) -> Array:
-        act, scale = self.activation, self.scale
+        act, (sizes, held) = self.activation, self.sizes
         self._moments_at(MOST_BREAKS)
+        if act.features or not (self.ratio.settled[0] and self.d.settled[0]):
+            where = f"{act.features[0]:.6g}" if act.features else f"{0:g}"
+            raise ValueError(
+                f"{act.name!r} varies near z = {where} on a scale that the tables do not resolve "
+                "(1/2000 of z, or 1e-15), so that the correlation of two inputs is known at a "
+                "given q only: ask for correlation_map(c, q), covariance_map and chi(q, c)."
+            )
         q = np.exp(x)
-        values = np.array(
-            [[fast_deficit(act.f, act.breakpoints, scale, p, t) for t in angle] for p in q]
-        )
+        if SEEN * math.sqrt(q.max()) > held:
+            raise ValueError(
+                f"{act.name!r} oscillates beyond |z| = {held:.3g}: the tables of the correlation "
+                f"of two inputs stand up to q = {(held / SEEN) ** 2:.3g}, and q = {q.max():.3g} is "
+                "asked for. Ask for correlation_map(c, q) and chi(q, c), or take a smaller gain."
+            )
+        if x.max() <= self.start and 0 not in act.breakpoints:
+            values = np.array([[smooth_deficit(act.df, p, t) for t in angle] for p in q])
+        else:
+            values = np.array(
+                [[fast_deficit(act.f, act.breakpoints, sizes, p, t) for t in angle] for p in q]
+            )
         if far:
             values /= np.exp(self.d(x) + x)[:, None]
         else:
             values /= q[:, None] * 2 * np.sin(angle / 2) ** 2
-            values = values * angle if self.jumps else np.log(np.maximum(values, TINY))
+            # Over D, as R goes with a power of q where φ′(0) = 0.
+            logs = np.log(np.maximum(values, TINY)) - self.d(x)[:, None]
+            values = values * angle if self.jumps else logs
         to_x, to_angle = (to_coefficients(order) for order in self.orders)
         return np.asarray(to_x @ values @ to_angle.T)
 

@@ -15,6 +15,7 @@ PANEL, ORDER = 1.0, 16
 PANELS = round(2 * REACH / PANEL)
 KNOTS = -REACH + PANEL * np.arange(PANELS + 1)
 TINY = 1e-300
+AGREES = 1e-3  # in log: a power that holds is off by far less, a logarithm by far more
 
 
 def nodes(order: int) -> Array:
@@ -71,6 +72,32 @@ class LogSeries:
         low, high = self.knots[1] - self.knots[0], self.slope_at(self.high - PANEL)
         return power_of(float(low)), power_of(float(high))
 
+    @cached_property
+    def settled(self) -> tuple[bool, bool]:
+        """Whether those powers still hold far below and far above the table, where it is finite."""
+        return tuple(
+            all(self._continued(side * x) for x in (140.0, 300.0, 600.0)) for side in (-1, 1)
+        )  # type: ignore[return-value]
+
+    def _continued(self, x: float) -> bool:
+        try:
+            far = float(self._log(np.array([x]))[0])
+        except ValueError:  # its floats end before
+            return True
+        end = -REACH if x < 0 else self.high
+        near = float(self._evaluated(np.array([end]), 0)[0])
+        known = near + self.powers[int(x > 0)] * (x - end)
+        return abs(far - known) <= AGREES or not math.log(TINY) < min(far, known) or far == math.inf
+
+    def _check(self, below: bool, above: bool) -> None:
+        above = above and self.high == REACH  # else it is infinite there
+        if (below and not self.settled[0]) or (above and not self.settled[1]):
+            raise ValueError(
+                "q leaves the range from e^-70 to e^70, beyond which this activation goes by no "
+                "power of q, so that fixed points and paths are known only within: give a gain and "
+                "a bias_std that keep q there, or ask for variance_map(q), chi(q) and so on."
+            )
+
     def slope_at(self, x: float) -> float:
         """The mean slope over one panel from x."""
         ends = self._evaluated(np.array([x, x + PANEL]), 0)
@@ -82,6 +109,7 @@ class LogSeries:
         value = self._evaluated(near, 0)
         beyond = x - near
         if beyond.any():
+            self._check(bool((beyond < 0).any()), bool((beyond > 0).any()))
             power = np.where(beyond < 0, self.powers[0], self.powers[1])
             with np.errstate(invalid="ignore"):
                 far = np.where(power == 0, 0.0, power * beyond)
@@ -92,6 +120,7 @@ class LogSeries:
     def slope(self, x: Array) -> Array:
         """D log/dx, to about 1e-12."""
         value = self._evaluated(np.clip(x, -REACH, self.high), 1)
+        self._check(bool((x < -REACH).any()), bool((x > self.high).any()))
         value = np.where(x < -REACH, self.powers[0], value)
         return np.where(x > self.high, self.powers[1], value)
 

@@ -15,10 +15,12 @@ from sigprop.results import Result
 from sigprop.theory import fixed_points
 from sigprop.theory.fixed_points import HUGEST, MARGIN, NEUTRAL, FixedPoint, NetGrid
 from sigprop.theory.log_kernel import kernel_of
+from sigprop.theory.moments import resolved, variances
 from sigprop.theory.path import Trajectory
 from sigprop.theory.propagation import first_layer, last_layer, layers
 from sigprop.theory.slopes import check_shapes
 
+SMALLEST = float(np.finfo(float).tiny)
 PHASES = ("ordered", "critical", "chaotic")
 
 
@@ -165,9 +167,15 @@ class MeanField:
         """
         q = self._q(q)
         c = self._c(c, q=q)
-        lost = self.gain**2 * self.kernel.moments.deficit(q, 1 - c)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.clip(1 - lost / self.variance_map(q), -1.0, 1.0))[()]
+        after = self.variance_map(q)
+        if np.any(after == 0):
+            raise ValueError(
+                "q of the next layer is 0 (or below the smallest float), so that it has no "
+                "correlation; give q > 0, a larger gain or a bias. trajectory() works in logs."
+            )
+        with resolved(self.activation.name):
+            lost = self.gain**2 * self.kernel.moments.deficit(q, 1 - c)
+        return np.asarray(np.clip(1 - lost / after, -1.0, 1.0))[()]
 
     @overload
     def chi(
@@ -227,8 +235,7 @@ class MeanField:
         """
         if q is None:
             return np.asarray(self.fixed_point().chi_parallel)[()]
-        with np.errstate(over="ignore"):
-            return np.asarray(self.gain**2 * self.kernel.moments.slope(self._q(q)))[()]
+        return np.asarray(self._integral("slope", self._q(q), error=False))
 
     # Fixed points
 
@@ -364,7 +371,7 @@ class MeanField:
     ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """g² times an integral of ``GaussianMoments`` plus an offset, with its error if wanted."""
         moments, square, bound = self.kernel.moments, self.gain**2, None
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"), resolved(self.activation.name):
             if error:
                 moment, bound = moments.with_error(name, *arguments)
             else:
@@ -375,13 +382,18 @@ class MeanField:
                 f"g^2 times the integral is beyond {np.finfo(float).max:.3g}, the largest float; "
                 "give a smaller gain or q. fixed_point() and trajectory() work in logs."
             )
+        if np.any((np.abs(value) < SMALLEST) & (np.asarray(moment) != 0)):
+            raise ValueError(
+                f"g^2 times the integral is below {SMALLEST:.3g}, where floats lose their digits; "
+                "give a larger gain or q. fixed_point() and trajectory() work in logs."
+            )
         if bound is None:
             return value[()]
         return value[()], np.broadcast_to(square * bound, value.shape)[()]
 
     def _q(self, q: ArrayLike | None, name: str = "q") -> FloatArray:
         if q is not None:
-            q = real_array(name, q, minimum=0)
+            q = variances(name, q)
             check_shapes(**{name: q, "gain": self.gain, "bias_std": self.bias_std})
             return q
         star = np.asarray(self.fixed_point().q_star)

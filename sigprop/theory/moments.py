@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sigprop.activations import Activation, Function
-from sigprop.gaussian import deficit_expectation, expectation, pair_expectation
+from sigprop.checks import FloatArray, real_array
+from sigprop.gaussian import (
+    UnresolvedWarning,
+    deficit_expectation,
+    expectation,
+    pair_expectation,
+)
 from sigprop.theory.roots import Array
 
+LARGEST_Q = 1e300
 CLOSEST = 1e-160  # where the one-sided slopes at 0 are read
+LEAST = 1e-302  # a mean square below is refused: its floats hold no digits
+EXACT = 1e-14  # error of a φ′ that is as good as given
+
+
+@contextmanager
+def resolved(name: str) -> Iterator[None]:
+    """Refuse what oscillates or jumps too often for a quadrature, instead of a warning.
+
+    Args:
+        name: of the activation.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnresolvedWarning)
+        try:
+            yield
+        except UnresolvedWarning as warning:
+            raise ValueError(f"activation {name!r}: {warning}") from None
+
+
+def variances(name: str, q: ArrayLike) -> FloatArray:
+    """Second moments: 0, or within the range in which squares and roots of them are floats.
+
+    Raises:
+        TypeError: not real numbers.
+        ValueError: out of range.
+    """
+    q = real_array(name, q, minimum=0, maximum=LARGEST_Q)
+    small = (q > 0) & (q < 1 / LARGEST_Q)
+    if small.any():
+        raise ValueError(
+            f"{name} must be 0 or from {1 / LARGEST_Q:g} to {LARGEST_Q:g}; got {q[small][0]:g}."
+        )
+    return q
 
 
 class GaussianMoments:
@@ -22,6 +66,7 @@ class GaussianMoments:
 
     def __init__(self, act: Activation) -> None:
         self.activation = act
+        self._ends = tuple(sorted({*act.breakpoints, *act.features}))
 
     def mean(self, q: Array) -> Array:
         """E φ(u)."""
@@ -34,7 +79,7 @@ class GaussianMoments:
         if known is not None:
             return known
         f = self.activation.f
-        return self._integral(lambda u: f(u) ** 2, q)
+        return self._seen(f, self._integral(lambda u: f(u) ** 2, q), q)
 
     def derivative_square(self, q: Array) -> Array:
         """D(q) = E φ′(u)²: χ over g² at c = 1, as backpropagation sees it."""
@@ -42,7 +87,7 @@ class GaussianMoments:
         if known is not None:
             return known
         df = self.activation.df
-        value = self._integral(lambda u: df(u) ** 2, q)
+        value = self._seen(df, self._integral(lambda u: df(u) ** 2, q), q)
         if np.all(np.asarray(q) > 0):
             return value
         sides = df(np.array([-CLOSEST, CLOSEST])) ** 2
@@ -116,6 +161,21 @@ class GaussianMoments:
                 total[at] += 2 * float(density[at]) * float(mean)
         return _array(total)
 
+    def _seen(self, f: Function, square: Array, q: Array) -> Array:
+        """E f², refused where f is not zero but its square is below the floats."""
+        small = np.asarray(square) < LEAST
+        if small.any():
+            deviation = np.sqrt(np.broadcast_to(q, small.shape)[small])
+            values = np.abs(f(deviation[:, None] * np.array([-2.0, -1.0, -0.3, 0.3, 1.0, 2.0])))
+            if (values.max(axis=1) > 0).any():
+                least = float(deviation[values.max(axis=1) > 0].min()) ** 2
+                raise ValueError(
+                    f"the mean square of {self.activation.name!r} or of its slope at "
+                    f"q = {least:.3g} is below {LEAST:g}, where floats have no digits; multiply "
+                    "φ by a power of 2 and divide the gain by it, or take a larger q."
+                )
+        return square
+
     def _closed(self, name: str, *arguments: Array) -> Array | None:
         known: Any = getattr(self.activation.kernels, name, None)
         return None if known is None else _array(known(*arguments))
@@ -139,16 +199,16 @@ class GaussianMoments:
         return value, error[()]
 
     def _integral(self, f: Function, q: Array) -> Array:
-        return _array(expectation(f, q, breakpoints=self.activation.breakpoints))
+        return _array(expectation(f, q, breakpoints=self._ends))
 
     def _pair(self, f: Function, q1: Array, q2: Array, c: Array) -> Array:
-        breaks = self.activation.breakpoints
+        breaks = self._ends
         return _array(pair_expectation(f, f, q1, q2, c, breakpoints=breaks))
 
     def _difference(self, q: Array, delta: Array) -> Array:
         act = self.activation
-        df = None if act.df_error else act.df
-        return _array(deficit_expectation(act.f, q, delta, df=df, breakpoints=act.breakpoints))
+        df = None if act.df_error > EXACT else act.df
+        return _array(deficit_expectation(act.f, q, delta, df=df, breakpoints=self._ends))
 
 
 class _Bounded(GaussianMoments):
@@ -157,20 +217,20 @@ class _Bounded(GaussianMoments):
     error: Array = np.zeros(())
 
     def _integral(self, f: Function, q: Array) -> Array:
-        breaks = self.activation.breakpoints
+        breaks = self._ends
         value, self.error = expectation(f, q, breakpoints=breaks, with_error=True)
         return _array(value)
 
     def _pair(self, f: Function, q1: Array, q2: Array, c: Array) -> Array:
-        breaks = self.activation.breakpoints
+        breaks = self._ends
         value, self.error = pair_expectation(f, f, q1, q2, c, breakpoints=breaks, with_error=True)
         return _array(value)
 
     def _difference(self, q: Array, delta: Array) -> Array:
         act = self.activation
-        df = None if act.df_error else act.df
+        df = None if act.df_error > EXACT else act.df
         value, self.error = deficit_expectation(
-            act.f, q, delta, df=df, breakpoints=act.breakpoints, with_error=True
+            act.f, q, delta, df=df, breakpoints=self._ends, with_error=True
         )
         return _array(value)
 

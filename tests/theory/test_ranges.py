@@ -1,0 +1,190 @@
+"""Every public number of the theory: finite and right, or refused by a ValueError of ours."""
+
+import itertools
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+
+from sigprop import MeanField, gain
+from sigprop.activations import activation, as_activation
+from sigprop.gaussian import find_breakpoints
+from sigprop.theory import solve_critical
+from sigprop.theory.log_kernel import LogKernel
+from sigprop.theory.pair_rule import graded_sizes
+
+SMOOTH = ("tanh", "mish", "gelu_tanh", "elu")
+GAINS = (1e-150, 1e-20, 1.0, 1e20, 1e150)
+BIASES = (0.0, 1e-160, 0.3, 1e150)
+Q = (0.0, 1e-320, 1e-300, 1.0, 1e20, 1e300)
+C = (-1.0, 0.0, 0.5, 1 - 1e-12, 1.0)
+
+
+def refused_or_finite(call):
+    """Whether a number came back; warnings are errors, and any other exception is one too."""
+    try:
+        value = call()
+    except ValueError:
+        return False
+    assert np.isfinite(np.asarray(value, dtype=float)).all(), value
+    return True
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_maps_are_finite_or_refused(name):
+    net = MeanField(name)
+    maps = (
+        net.variance_map, net.chi, net.chi_parallel, lambda q: gain(name, q=q),
+        lambda q: net.correlation_map(C, q), lambda q: net.chi(q, C),
+        lambda q: net.covariance_map(q, 1.0, C),
+    )  # fmt: skip
+    for q in Q:
+        answers = [refused_or_finite(partial(function, q)) for function in maps]
+        # At q = 0 a net may have no correlation; slopes underflow far out.
+        assert q in (0.0, 1e-320) or sum(answers) >= 5, (q, answers)
+        assert q != 1e-320 or not any(answers)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_fixed_points_are_numbers_at_any_gain_and_bias(name):
+    gains, biases = np.array([*itertools.product(GAINS, BIASES)]).T
+    point = MeanField(name, gains, biases).fixed_point()
+    for column in (point.q_star, point.chi, point.chi_parallel, point.chi_c):
+        assert not np.isnan(column).any()
+    # the fixed point is one of the variance map, in logs
+    kernel = MeanField(name).kernel
+    inside = (point.q_star > 1e-290) & (point.q_star < 1e290) & np.isfinite(point.q_star)
+    x = np.log(point.q_star[inside])
+    after = np.logaddexp(2 * np.log(gains[inside]) + kernel.ratio(x) + x,
+                         2 * np.log(np.maximum(biases[inside], 1e-300)))  # fmt: skip
+    assert np.abs(after - x).max() < 1e-9
+    for bias in BIASES:
+        found = solve_critical(name, bias_std=bias).gain
+        assert math.isnan(found) or 0 < found < math.inf
+
+
+@pytest.mark.parametrize("scale", [1e10])
+def test_a_narrow_step_is_the_wide_one_of_a_larger_gain(scale):
+    """tanh(s·z) in a net (g, b) is tanh in a net (s·g, s·b)."""
+    narrow = as_activation(lambda z: np.tanh(scale * z))
+    for g, b in ((1.0, 0.3),):
+        point = MeanField(narrow, g, b).fixed_point()
+        wide = MeanField("tanh", g * scale, b * scale).fixed_point()
+        assert point.q_star * scale**2 == pytest.approx(wide.q_star, rel=1e-12)
+        assert point.c_star == pytest.approx(wide.c_star, abs=1e-10)
+        assert point.chi == pytest.approx(wide.chi, rel=1e-12)
+        assert point.chi_c == pytest.approx(wide.chi_c, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e100, 1e300])
+def test_what_is_narrow_at_zero_is_seen_at_any_scale(scale):
+    # E exp(−2s²z²) = 1/√(1+4s²); E tanh² = 1 − (2/s)/√(2π); E φ′² = s·(4/3)/√(2π)
+    step = MeanField(lambda z: np.tanh(scale * z))
+    assert step.variance_map(1.0) == pytest.approx(
+        1 - 2 / scale / math.sqrt(2 * math.pi), abs=2 / scale / scale + 1e-14
+    )
+    assert step.correlation_map(0.5, 1.0) == pytest.approx(1 / 3, abs=1 / scale + 1e-14)
+    if scale < 1e150:
+        bump = MeanField(lambda z: np.exp(-((scale * z) ** 2)))
+        assert bump.variance_map(1.0) * 2 * scale == pytest.approx(
+            1.0, rel=1 / scale / scale + 1e-12
+        )
+        # a callable that takes no complex numbers: differences
+        plain = MeanField(lambda z: np.tanh(scale * np.asarray(z, dtype=np.float64)))
+        for net in (step, plain) if scale < 1e9 else (step,):
+            assert net.chi(1.0) * 0.75 * math.sqrt(2 * math.pi) == pytest.approx(
+                scale, rel=1 / scale / scale + 1e-9
+            )
+        # not taken for the identity
+        both = MeanField(lambda z: z + np.exp(-((scale * z) ** 2)))
+        assert both.chi(1.0) == pytest.approx(1 + scale / 2, rel=1e-6)
+    else:
+        with pytest.raises(ValueError, match="f returned inf"):
+            step.chi(1.0)
+
+
+def bump_at(place, width):
+    return lambda z: np.exp(-(((z - place) / width) ** 2))
+
+
+@pytest.mark.parametrize("width", [3e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("place", [1.0, -2.7])
+def test_what_is_narrow_away_from_zero_is_found(place, width):
+    net = MeanField(bump_at(place, width))
+    # E exp(−2(z−p)²/w²) by completing the square
+    a = 2 / width**2
+    exact = math.exp(-(place**2) * a / (1 + 2 * a)) / math.sqrt(1 + 2 * a)
+    assert net.variance_map(1.0) == pytest.approx(exact, rel=1e-12)
+    value, bound = net.chi(1.0, error=True)
+    close = 1e-6 * width**2
+    lost = net.kernel.moments.deficit(np.array(1.0), np.array(close))
+    assert value == pytest.approx(lost / close, rel=1e-4)
+    assert bound < 1e-9 * value
+
+
+def test_a_narrow_box_has_two_jumps_and_a_steep_step_a_slope():
+    found = find_breakpoints(lambda z: np.where(np.abs(z - 1) < 1e-3, 1.0, 0.0))
+    assert found.points == pytest.approx([0.999, 1.001], rel=1e-15)
+    assert found.jumps == pytest.approx([1.0, -1.0]) and found.features.size == 0
+    for steep in (1e6, 1e9):
+        net = MeanField(lambda z, steep=steep: np.tanh(steep * (z - 1)))
+        slope = 4 / 3 * steep * math.exp(-0.5) / math.sqrt(2 * math.pi)
+        assert net.chi(1.0) == pytest.approx(slope, rel=1e-7)
+        with pytest.raises(ValueError, match="tables do not resolve"):
+            net.fixed_point()
+
+
+def test_far_beyond_the_tables_only_powers_of_q_are_continued():
+    for phi in (np.arcsinh, lambda z: np.log1p(z * z)):
+        with pytest.raises(ValueError, match="no power of q"):
+            MeanField(phi, 1.0, 1e100).fixed_point()
+    with pytest.raises(ValueError, match="no power of q"):
+        MeanField(lambda z: np.tanh(1e20 * z), 1e-60).fixed_point()
+    assert MeanField(np.arctan, 1.0, 1e100).fixed_point().q_star == pytest.approx(1e200, rel=1e-9)
+
+
+def test_what_is_refused_is_named():
+    tiny = MeanField(lambda z: 1e-200 * np.tanh(z))
+    for call, message in (
+        (lambda: tiny.variance_map(1.0), "is below 1e-302"),
+        (lambda: MeanField("tanh").variance_map(1e-320), "0 or from 1e-300 to 1e"),
+        (lambda: MeanField("tanh").correlation_map(0.5, 0.0), "has no correlation"),
+        (lambda: MeanField("tanh", 1e-150).variance_map(1e-20), "lose their digits"),
+        (lambda: MeanField("tanh", 1e-150).correlation_map(0.5, 1e-150), "lose their digits"),
+        (lambda: MeanField(lambda z: np.sin(1e8 * z)).variance_map(1.0), "is not resolved"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "softplus"])
+def test_at_small_q_nothing_cancels_against_the_value_at_zero(name):
+    kernel = LogKernel(activation(name))
+    for deficit in (1e-12, 0.5, 1.7):
+        found = kernel.log_r(np.array([-60.0]), np.array([deficit]))
+        assert found == pytest.approx(kernel.d(np.array([-60.0])), abs=1e-12)
+
+
+def test_without_a_slope_at_zero_the_deficit_goes_with_the_square_of_q():
+    """1 − z²: E(u² − v²)²/2 = 2q²δ(2 − δ)."""
+    kernel = LogKernel(as_activation(lambda z: np.exp(-(z**2))))
+    x, deficit = np.full(4, -30.0), np.array([1e-12, 1e-3, 0.5, 1.7])
+    found = np.exp(kernel.log_r(x, deficit) - x)
+    assert found == pytest.approx(2 * (2 - deficit), rel=1e-9)
+
+
+def test_a_table_stands_as_far_as_its_panels_hold_an_oscillation():
+    sizes, held = graded_sizes(np.sin, (), 2.0, 1e6)
+    assert 20 < held < 200 and sizes[-1] == held
+    kernel = LogKernel(activation("tanh"))
+    vars(kernel)["sizes"] = sizes, held
+    assert np.isfinite(kernel.log_r(np.array([1.0]), np.array([0.5])))
+    with pytest.raises(ValueError, match="oscillates beyond"):
+        kernel.log_r(np.array([12.0]), np.array([0.5]))
+
+
+def test_a_slow_decay_keeps_its_digits_under_a_wide_gaussian():
+    """E (1 + |u|)^−4 → (2/3)/√(2πq)."""
+    found = MeanField("softsign").chi(1e30) * math.sqrt(2 * math.pi * 1e30)
+    assert found == pytest.approx(2 / 3, rel=1e-11)
