@@ -8,6 +8,7 @@ import pytest
 import torch
 from matplotlib.text import Text
 
+import sigprop
 from sigprop import cli, kaiming_leaky_init, plots, validate, validate_many
 from sigprop.data import load_inputs
 from sigprop.records import read_csv, read_json
@@ -207,6 +208,15 @@ def test_gain(capsys):
     assert "none" in capsys.readouterr().out
 
 
+def test_the_gains_are_those_at_the_given_level(capsys):
+    assert run("gain", "tanh", "--q", "4", "--bias-std", "0.5", "--json") == 0
+    row = json.loads(capsys.readouterr().out)
+    for kind in ("forward", "unit_variance"):
+        wanted = sigprop.gain("tanh", kind=kind, q=4.0, bias_std=0.5)
+        assert row[f"{kind}_gain"] == pytest.approx(wanted, rel=1e-12)
+        assert wanted != pytest.approx(sigprop.gain("tanh", kind=kind, bias_std=0.5), rel=0.1)
+
+
 def test_the_activation_may_stand_without_a_word_before_it(capsys):
     for theirs, ours in (
         ("gain gelu", "gain --activation gelu"),
@@ -265,6 +275,9 @@ def test_the_axes_of_a_phase_diagram(tmp_path, capsys, undrawn, monkeypatch):
     gains, biases, chi = drawn["gains"], drawn["biases"], drawn["chi"]
     assert biases[[0, -1]].tolist() == [0, 0.4]
     assert gains[-1] == pytest.approx(2 * rows[-1]["gain"])
+    assert run("phase", *arguments, "--force") == 0
+    printed = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[0] for line in printed[:11]] == [f"{0.04 * i:.2f}" for i in range(11)]
     for row, column in ((0, 99), (99, 0), (70, 30)):
         net = MeanField("tanh", gain=gains[column], bias_std=biases[row])
         assert chi[row, column] == pytest.approx(net.chi(), rel=1e-9)
