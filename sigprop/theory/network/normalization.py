@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -280,7 +281,31 @@ def _backward(ctx: RuleContext, gradient: Any) -> list[SignalState | None]:
         found, reshaped(through, norm.shape), reshaped(projected, norm.shape), norm.dims,
         centre=norm.centre, inverse=inverse,
     )  # fmt: skip
+    if told is not None and isinstance(told.what, ByNorm) and _by_channel(norm):
+        hat = reshaped(found.state, state.shape)
+        beside = partial(_beside, ctx, norm, gradient, through, hat, inverse / found.size)
+        told = Told(told.node, replace(told.what, beside=beside))
     return [replace(reshaped(made, state.shape), told=told)]
+
+
+def _beside(
+    ctx: RuleContext, norm: Norm, gradient: SignalState, through: SignalState, hat: SignalState,
+    factor: FloatArray,
+) -> SignalState | None:  # fmt: skip
+    """E (g x̂)(g′ x̂′) less E g g′ E x̂ x̂′ for the gradient g of x; None: g does not depend on x̂."""
+    by = gradient.told_at(ctx.call.name)
+    if isinstance(by, ByActivation):
+        shift = norm.shift.square if isinstance(norm.shift, Constant) else 0.0
+        both = by.with_entries(_unshifted(norm, hat), shift, orthogonal=False)
+    elif isinstance(by, Products):
+        both = by.state()
+    else:
+        return None
+    both, hat = aligned(both, hat)
+    through, both = aligned(through, both)
+    hat, both = aligned(hat, both)
+    second = (both.second - through.second * hat.second) * float(np.mean(factor))
+    return replace(both, second=second, profile=None, chosen=None, marginal=None, told=None)
 
 
 def _inverse(
