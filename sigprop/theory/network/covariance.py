@@ -435,5 +435,6 @@ def _two_maps(all_: Covariances, one: Call, two: Call) -> Together:
 
 _TOGETHER: dict[str, Callable[[Covariances, Call, Call], Together]] = {
     "activation": _two_activations, "mul": _two_products, "product": _two_products,
-    "weight": _two_uses, "attention": _two_attentions, "alike": _alike, "slice": _two_slices, "map": _two_maps,
+    "weight": _two_uses, "attention": _two_attentions, "alike": _alike, "slice": _two_slices,
+    "map": _two_maps,
 }  # fmt: skip

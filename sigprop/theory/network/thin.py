@@ -9,9 +9,10 @@ so beside w₂ Σ_t G φ′φ′ it has the second moment w₂² E y_q y_q′ Σ
 channels that a kernel reads and grows where G is alike at the places that it reaches. It is larger
 where y_q is far from its mean, which the profile says.
 
-A norm behind divides the n weights by their length: u = w/s is on a sphere, E u_t² u_u² is n/(n + 2)
-of its value for independent ones, and Σ_t u_t² is fixed, so what a tap has with itself only moves
-gradient from one y_q to another.
+What a tap has with itself (t = u) is left out of it: scales are undone by a norm, and slopes of a
+ReLU and the choice of a maximum do not depend on them. It moves gradient from one y_q to another,
+by (κ − 1)/2 of the above where the weights have kurtosis κ. A norm behind divides by s² = Σ w²,
+and E w_t² w_u²/s⁴ is smaller than that of independent ones by 1 + (κ − 1)/n.
 """
 
 from __future__ import annotations
@@ -62,14 +63,15 @@ def with_own_weights(
     y = y if kept is None else replace(y, second=_off_mean(y, plan.channel))
     fan_in = math.prod(plan.kernel) * plan.channels[0] // plan.groups
     share = plan.weight.square / (fan_in * y.q) if y.q > 0 else 0.0
-    every, apart = (_beside(_by_taps(more, plan.back(), own), y) for own in (True, False))
+    kurtosis = plan.weight.kurtosis if math.isfinite(plan.weight.kurtosis) else 3.0
     if kept is not None:
-        share /= 1 + 2 * (1 - kept)
-    sent, own = aligned(sent, every if kept is None else apart)
-    made = replace(sent, second=sent.second + share * own.second)
+        share /= 1 + (kurtosis - 1) * (1 - kept)
+    every, apart = (_beside(_by_taps(more, plan.back(), own), y) for own in (True, False))
+    sent, found = aligned(sent, apart)
+    made = replace(sent, second=sent.second + share * found.second)
     if not made.q > 0:
         return sent
-    part = share * every.q / made.q
+    part = share * (apart.q + (kurtosis - 1) / 2 * (every.q - apart.q)) / made.q
     by = 1 + part * (_squares(state, centred=kept is not None) - 1)
     return replace(made, profile=np.maximum(by, 0.0))
 
