@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.theory.network.axes import ROUNDING
 from sigprop.theory.network.calls import Call, CannotPredict, Signal
 from sigprop.theory.network.covariance import (
     LAYOUT,
@@ -151,6 +152,21 @@ class GradientCovariances(Followed):
                         todo.append(name)
             self.behind[node] = found
         return self.behind[node]
+
+    def leads_linearly(self, edge: Edge, end: str) -> bool:
+        """Whether an edge leads to a node through sums and matrices alone."""
+        while self._is_linear(edge):
+            if edge[1] == end:
+                return True
+            behind = self.used(edge[1])
+            if len(behind) != 1:
+                return False
+            (edge,) = behind
+        return False
+
+    def _is_linear(self, edge: Edge) -> bool:
+        call = self.call(edge)
+        return self._kind(edge) == "sum" and call.norm is None and call.kind != "normalization"
 
     def _kind(self, edge: Edge) -> str:
         call = self.call(edge)
@@ -416,7 +432,14 @@ def met(pairs: GradientCovariances, node: str, gradient: SignalState) -> SignalS
         return gradient
     made = plus_pair(replace(gradient, marginal=None), total)
     whole = gradient if made is None else made
-    return replace(whole, told=None) if whole.q > _LEAST * gradient.q else gradient
+    exact = all(_only_linear(pairs, one, two) for i, one in enumerate(edges) for two in edges[:i])
+    least = -ROUNDING if exact else _LEAST
+    return replace(whole, told=None) if whole.q > least * gradient.q else gradient
+
+
+def _only_linear(pairs: GradientCovariances, one: Edge, two: Edge) -> bool:
+    """Whether nothing but sums and matrices stands between two edges and where they meet."""
+    return pairs.leads_linearly(one, two[1]) or pairs.leads_linearly(two, one[1])
 
 
 _LEAST = 0.05
