@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.theory.network.simulate import assert_predicts
+from tests.theory.network.simulate import assert_predicts, predicted
 
 WIDTH = 96
 
@@ -66,6 +66,18 @@ def halves(x: Tensor, a: nn.Module) -> Tensor:
     return torch.sigmoid(one) * two + torch.sigmoid(three) * four
 
 
+def normed(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
+    for _ in range(3):
+        x = F.layer_norm(x + b(torch.relu(a(x))), x.shape[-1:])
+    return x
+
+
+def normed_before(x: Tensor, a: nn.Module, b: nn.Module) -> Tensor:
+    for _ in range(3):
+        x = x + b(torch.relu(a(F.rms_norm(x, x.shape[-1:]))))
+    return x
+
+
 NETS: dict[str, tuple[Callable[..., Tensor], Callable[[], list[nn.Module]], float]] = {
     "one function": (one_function_at_every_step, lambda: [dense(), dense()], 0.06),
     "highway": (highway, lambda: [dense(), dense(), dense(40)], 0.03),
@@ -73,6 +85,8 @@ NETS: dict[str, tuple[Callable[..., Tensor], Callable[[], list[nn.Module]], floa
     "stacked": (stacked_over_steps, lambda: [dense()], 0.05),
     "twice": (one_weight_twice, lambda: [dense(40)], 0.03),
     "halves": (halves, lambda: [dense()], 0.04),
+    "normed": (normed, lambda: [dense(), dense()], 0.06),
+    "normed before": (normed_before, lambda: [dense(), dense()], 0.06),
 }
 
 
@@ -116,3 +130,46 @@ def test_steps_of_a_sequence_through_one_weight():
 
     assert_predicts("covariance steps", Steps, (5, 5, 24), nets=200, tolerance=0.08, lift="lift",
                     mutant=1.4)  # fmt: skip
+
+
+class OneAttention(nn.Module):
+    """Two steps through one attention, with a norm after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Linear(24, 48)
+        self.q, self.k, self.v, self.out = (nn.Linear(48, 48, bias=False) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lift(x)
+        for _ in range(3):
+            made = F.scaled_dot_product_attention(0.3 * self.q(x), self.k(x), self.v(x))
+            x = F.layer_norm(x + 2 * self.out(made), x.shape[-1:])
+        return x
+
+
+def test_one_attention_at_every_step():
+    """Values that all keys share add up over the steps, and so do their gradients."""
+    assert_predicts("covariance attention", OneAttention, (4, 6, 24), nets=120, lift="lift",
+                    tolerance={"parameter q": 0.4, "parameter k": 0.4, "": 0.1},
+                    mutant=1.6)  # fmt: skip
+
+
+def test_a_gradient_that_sums_take_away_is_small_or_zero():
+    """Of the mean over neighbours less the signal, where the gradient is alike at all places."""
+
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift, self.out = nn.Conv2d(6, 32, 1), nn.Linear(32, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.lift(x)
+            x = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False) - x
+            return self.out(x.mean((2, 3)))
+
+    said = predicted(Pool, (3, 6, 4, 4), "lift")
+    assert said["parameter lift.bias"] == 0
+    assert_predicts("covariance pool, alike", Pool, (3, 6, 4, 4), nets=200, lift="lift",
+                    tolerance=0.05, skip=("parameter lift.bias", "out apart in 1"),
+                    positions="full")  # fmt: skip
