@@ -96,16 +96,13 @@ def _pairs(key: _Key, entries: Axis, windows: Axis) -> dict[Sizes, Pairs]:
 
 def _maps(key: _Key, pairs: list[tuple[int, int]], entries: Axis, windows: Axis) -> Pairs:
     shape = (entries.relations, windows.relations)
-    left, right, column, weight = [], [], [], []
+    parts: list[tuple[np.ndarray, ...]] = []
     for i, j in pairs:
         one, two = np.array(key.windows[i]), np.array(key.windows[j])
-        at = int(_relations(windows, np.array([i]), np.array([j]))[0])
+        column = _relations(windows, np.array([i]), np.array([j]))
         p, q = (each.ravel() for each in np.meshgrid(one, two, indexing="ij"))
-        left.append(p)
-        right.append(q)
-        column.append(np.full(len(p), at))
-        weight.append(np.full(len(p), 1 / len(p)))
-    p, q, at, by = (np.concatenate(each) for each in (left, right, column, weight))
+        parts.append((p, q, np.repeat(column, len(p)), np.full(len(p), 1 / len(p))))
+    p, q, at, by = (np.concatenate(each) for each in zip(*parts, strict=True))
     rows = _relations(entries, p, q)
     by_chance = sparse.csr_array((by, (rows, at)), shape)
     same = p == q
@@ -119,4 +116,4 @@ def _relations(axis: Axis, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """The relation of pairs of entries."""
     k, c = axis.classes, axis.class_of
     found = c[i] * k + c[j]
-    return found if axis.full else np.where(i == j, k * k + c[i], found)
+    return np.asarray(found if axis.full else np.where(i == j, k * k + c[i], found))

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sigprop.theory.network import Call, Signal, from_moments, from_values
+from sigprop.theory.network.covariance import Covariances
+from sigprop.theory.network.gradient_covariance import GradientCovariances
+from sigprop.theory.network.norm_sides import one_side_normalized
+from sigprop.theory.network.table import RuleContext
+from tests.theory.network.pairs import full_state
 from tests.theory.network.simulate import assert_predicts, predicted
 
 WIDTH = 96
@@ -173,3 +181,40 @@ def test_a_gradient_that_sums_take_away_is_small_or_zero():
     assert_predicts("covariance pool, alike", Pool, (3, 6, 4, 4), nets=200, lift="lift",
                     tolerance=0.05, skip=("parameter lift.bias", "out apart in 1"),
                     positions="full")  # fmt: skip
+
+
+@pytest.mark.parametrize("centre", [True, False])
+@pytest.mark.parametrize("left", [True, False])
+def test_one_side_of_a_pair_behind_a_norm(left, centre):
+    """With every entry told apart it is the matrix P/s on one side."""
+    rng = np.random.default_rng(0)
+    x, pair = rng.standard_normal((3, 5)), rng.standard_normal((15, 15))
+    state = from_values(x, (0, 1))
+    second = pair.reshape(3, 5, 3, 5).transpose(0, 2, 1, 3).reshape(9, 25)
+    call = Call("n", "normalization", "normalization", (3, 5), (Signal(0),), inputs=("x",),
+                norm=((1,), centre, 2.0))  # fmt: skip
+    made = one_side_normalized(RuleContext(call, [state]), replace(state, second=second), left=left)
+    centred = x - x.mean(1, keepdims=True) if centre else x
+    s = np.sqrt((centred**2).mean(1))
+    row = np.eye(5) - (1 / 5 if centre else 0)
+    matrix = np.einsum("ab,ij,a->aibj", np.eye(3), row, 2 / s).reshape(15, 15)
+    wanted = matrix @ pair if left else pair @ matrix.T
+    np.testing.assert_allclose(full_state(made), wanted, atol=1e-12)
+
+
+def test_an_edge_leads_linearly_where_nothing_else_is_met():
+    """Through one use after the other; not where a tensor is used twice, nor through a slope."""
+
+    def call(name, operation, *inputs):
+        return Call(name, operation, "sum", (2, 3), tuple(map(Signal, range(len(inputs)))),
+                    names=("other",), inputs=inputs)  # fmt: skip
+
+    calls = [call("a", "neg", "x"), call("b", "neg", "a"), call("c", "add", "b", "x"),
+             call("d", "neg", "c"), call("e", "add", "d", "c")]  # fmt: skip
+    nodes = {c.name: c for c in calls}
+    states = {name: from_moments((2, 3), 1.0) for name in ("x", *nodes)}
+    pairs = GradientCovariances(Covariances(nodes, states), states, {})
+    assert pairs.leads_linearly(("x", "a"), "c")
+    assert pairs.leads_linearly(("x", "c"), "c")
+    assert not pairs.leads_linearly(("x", "a"), "e")
+    assert not pairs.leads_linearly(("x", "a"), "none")
