@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sigprop.prediction import entry, run
-from sigprop.theory.network import SignalState, from_values
+from sigprop.theory.network import SignalState, from_moments, from_values
 from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.divisions import merge_axes
 from sigprop.theory.network.maxima import to_largest
@@ -195,6 +195,19 @@ def test_windows_that_share_entries_have_one_largest_entry(stride, positions):
         f"overlapping windows {stride}", build, (6, 8, 6, 5), nets=120,
         tolerance={"gradient": 0.06, "": 0.1}, skip=("out", "parameter"), positions=positions,
     )  # fmt: skip
+
+
+def test_the_largest_entries_of_independent_samples_are_at_places_of_their_own():
+    """One gradient for all samples: two of them get it at one place by chance only."""
+    matrix = windows(6, 3, 2, 2, 0)
+    state = from_moments((5, 6), 1.0)
+    made = to_largest(from_moments((5, 3), 1.0, 0.0, 1.0), state, {1: matrix})
+    assert made.second[1, 1] == pytest.approx(1 / 2)  # an entry with itself
+    assert made.second[0, 1] == pytest.approx(1 / 4, rel=1e-3)  # of another sample at its place
+    alike = from_moments((5, 6), 1.0, 0.0, 1.0)
+    alike = replace(alike, second=np.array([[0.0, 1.0], [0.0, 1.0]]))
+    made = to_largest(from_moments((5, 3), 1.0, 0.0, 1.0), alike, {1: matrix})
+    assert made.second[0, 1] == pytest.approx(1 / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize(
