@@ -164,7 +164,8 @@ def _of_own_weights(
     else:
         mapped = functools.partial(_through, ctx, state, plan)
         more = coherent(ctx, gradient, mapped)
-        q = mapped().q if more is not None else 0.0
+        bias = ctx.call.argument(2, "bias")
+        q = ctx.output.q - (bias.square if isinstance(bias, Constant) else 0.0)
         more = None if more is None or not q > 0 else replace(more, second=more.second / q)
     if more is None:
         return sent

@@ -278,8 +278,8 @@ def _moved_together(gradient: SignalState, found: Windows) -> FloatArray:
                 gradient.axes[gradient.places(dim).start])  # fmt: skip
 
     total: Any = 0.0
-    for share, pairs in combinations(found.matrices, axes):
-        one = two = gradient.second * share
+    for pairs in combinations(found.matrices, axes):
+        one = two = gradient.second
         for dim, maps in pairs.items():
             place = gradient.places(dim).start
             one, two = through(maps.shared, one, place), through(maps.by_chance, two, place)

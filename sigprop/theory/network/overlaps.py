@@ -53,18 +53,32 @@ def both_the_same(sizes: list[Sizes]) -> float:
 
 def combinations(
     matrices: Mapping[int, Matrix], axes: Callable[[int], tuple[Axis, Axis]]
-) -> Iterator[tuple[float, dict[int, Pairs]]]:
-    """All kinds of pairs of windows that share entries: a, and the maps of each dimension.
+) -> Iterator[dict[int, Pairs]]:
+    """Maps of each dimension whose products are, in sum, all pairs of windows, each by its a.
+
+    Kinds of pairs of all dimensions but the last one are taken one by one; the maps of the last are
+    sums over its kinds, by their shares.
 
     Args:
         matrices: 0/1 (windows, entries) of each dimension.
         axes: of the entries and of the windows along a dimension.
     """
-    kinds = {dim: _pairs(_Key.of(m), *axes(dim)) for dim, m in matrices.items()}
-    for chosen in itertools.product(*(each.items() for each in kinds.values())):
-        a = both_the_same([sizes for sizes, _ in chosen])
-        if a > 0:
-            yield a, dict(zip(kinds, (pairs for _, pairs in chosen), strict=True))
+    *before, (last, kinds) = (
+        (dim, _pairs(_Key.of(matrix), *axes(dim))) for dim, matrix in matrices.items()
+    )
+    for chosen in itertools.product(*(each.items() for _, each in before)):
+        sizes = [size for size, _ in chosen]
+        shares = [both_the_same([*sizes, size]) for size in kinds]
+        if any(shares):
+            by_chance, shared = (
+                sum(
+                    share * getattr(maps, name)
+                    for share, maps in zip(shares, kinds.values(), strict=True)
+                )
+                for name in ("by_chance", "shared")
+            )
+            made = {dim: maps for (dim, _), (_, maps) in zip(before, chosen, strict=True)}
+            yield made | {last: Pairs(by_chance, shared)}
 
 
 @dataclass(frozen=True)
