@@ -6,8 +6,8 @@ mean square is that of an even input times
 
     mean_p Σ_taps r(p + tap) / mean_p Σ_taps 1,
 
-r the second moments of places over their mean. They are followed here: r′ ∝ Σ_taps r(p + tap) behind
-a convolution, on the way back with the transposed taps; behind an activation r^γ, γ the growth of
+r the second moments of places over their mean. They are followed here: r′ ∝ Σ_taps r(p + tap)
+behind a convolution, on the way back with the transposed taps; behind an activation r^γ, γ the growth of
 E φ² by q; sums and concatenations by the sizes of their parts, products by products, pooling and
 interpolation by their windows. The mean square of a kernel's gradient gets mean_p s(p)·Σ_taps
 r(p + tap), s those of the gradient. Where positions are told apart there is nothing to follow.
@@ -92,8 +92,8 @@ class Borders:
 
 
 def _keep(places: dict[str, Places], name: str, found: Places | None) -> None:
-    if found is None or not found.size > 1 or not found.mean() > 0:
-        places.pop(name, None)
+    if found is None or np.ptp(found) <= 1e-9 * float(found.mean()):
+        places.pop(name, None)  # even
     else:
         places[name] = found / found.mean()
 
