@@ -34,6 +34,8 @@ Places = FloatArray
 """Second moments of places over their mean: as many dimensions as the tensor, most of size 1."""
 _STEP = 1.1
 """Factor of q between which the growth of E φ² is taken."""
+_GRID = np.geomspace(1e-8, 9.0, 600)
+"""Normal numbers above 0, close where an activation saturates."""
 
 
 class Borders:
@@ -183,18 +185,30 @@ def _activated(
     places, record = given[0], ctx.call.activation
     if places is None or record is None:
         return places, 1.0
-    return places ** _growth(record, ctx.inputs[0].q), 1.0
+    return _product(places ** _growth(record, ctx.inputs[0].q))
+
+
+def _activated_back(
+    ctx: RuleContext, part: SignalState, told: Sequence[Any]
+) -> tuple[Places | None, float]:
+    """Times E φ′² at each place."""
+    own, i, given = told
+    record = ctx.call.activation
+    if part.shape != ctx.output.shape or given[i] is None or record is None:
+        return (own if part.shape == ctx.output.shape else None), 1.0
+    slopes = given[i] ** _growth(record, ctx.inputs[i].q, slope=True)
+    return _product(own, slopes)
 
 
 @functools.lru_cache(maxsize=256)
-def _growth(record: Activation, q: float) -> float:
-    """D log E φ(√q z)² / d log q."""
-    z, weights = np.polynomial.hermite_e.hermegauss(64)
-    squares = [
-        float(weights @ np.square(record(math.sqrt(at) * z))) for at in (q / _STEP, q * _STEP)
-    ]
+def _growth(record: Activation, q: float, *, slope: bool = False) -> float:
+    """The growth of E φ(√q z)² by q, of its slope's with ``slope``: the logarithms' derivative."""
+    f = record.df if slope else record
+    z = np.concatenate([-_GRID[::-1], _GRID])
+    weights = np.exp(-(z**2) / 2) * np.gradient(z)
+    squares = [float(weights @ np.square(f(math.sqrt(at) * z))) for at in (q / _STEP, q * _STEP)]
     if not all(0 < square < math.inf for square in squares):
-        return 1.0
+        return 0.0 if slope else 1.0
     return math.log(squares[1] / squares[0]) / (2 * math.log(_STEP))
 
 
@@ -205,8 +219,29 @@ def _normed(
     places = given[0]
     if places is None or made.shape != ctx.inputs[0].shape:
         return None, 1.0
+    return places / _together(ctx, places), 1.0
+
+
+def _normed_back(
+    ctx: RuleContext, part: SignalState, told: Sequence[Any]
+) -> tuple[Places | None, float]:
+    own, i, given = told
+    if part.shape != ctx.output.shape or given[i] is None:
+        return (own if part.shape == ctx.output.shape else None), 1.0
+    return _product(own, 1 / _together(ctx, given[i]))
+
+
+def _together(ctx: RuleContext, places: Places) -> Places:
+    """The means over what is normalized together."""
     over = tuple(dim for dim in norm_of(ctx).dims if dim < places.ndim)
-    return places / places.mean(axis=over, keepdims=True), 1.0
+    return places.mean(axis=over, keepdims=True)
+
+
+def _product(*factors: Places | None) -> tuple[Places | None, float]:
+    """Places times places, and the mean."""
+    known = [each for each in factors if each is not None]
+    places = functools.reduce(np.multiply, known)
+    return places, float(places.mean())
 
 
 def _mixed(parts: Sequence[tuple[float, Places | None]], shape: Sequence[int]) -> Places | None:
@@ -260,8 +295,7 @@ def _multiplied(
     known = [p for p in given if p is not None and p.ndim == len(made.shape)]
     if ctx.call.operation not in ("mul", "product") or not known:
         return None, 1.0
-    places = functools.reduce(np.multiply, known)
-    return places, float(places.mean())
+    return _product(*known)
 
 
 def _multiplied_back(
@@ -272,8 +306,7 @@ def _multiplied_back(
     known = [p for p in (own, *others) if p is not None and p.ndim == len(part.shape)]
     if ctx.call.operation not in ("mul", "product") or not known or part.shape != ctx.output.shape:
         return None, 1.0
-    places = functools.reduce(np.multiply, known)
-    return places, float(places.mean())
+    return _product(*known)
 
 
 def _pooled(
@@ -303,8 +336,8 @@ def _resampled(places: Places | None, shape: Sequence[int], wanted: Sequence[int
 
 _RULES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     **dict.fromkeys(("passage", "dropout", "scale", "shift"), (_same, _same_back)),
-    "activation": (_activated, _same_back),
-    "normalization": (_normed, _same_back),
+    "activation": (_activated, _activated_back),
+    "normalization": (_normed, _normed_back),
     "sum": (_summed, _same_back),
     "concatenation": (_joined, _joined_back),
     "product": (_multiplied, _multiplied_back),
