@@ -162,11 +162,11 @@ def _of_own_weights(
     if isinstance(by, ByNorm):
         more = by.beside()
     else:
-        mapped = functools.partial(_through, ctx, state, plan)
-        more = coherent(ctx, gradient, mapped)
-        bias = ctx.call.argument(2, "bias")
-        q = ctx.output.q - (bias.square if isinstance(bias, Constant) else 0.0)
-        more = None if more is None or not q > 0 else replace(more, second=more.second / q)
+        more = coherent(ctx, gradient, functools.partial(_through, ctx, state, plan))
+        if more is not None:
+            bias = ctx.call.argument(2, "bias")
+            q = ctx.output.q - (bias.square if isinstance(bias, Constant) else 0.0)
+            more = replace(more, second=more.second / q) if q > 0 else None
     if more is None:
         return sent
     kept = by.weights if isinstance(by, ByNorm) else None
