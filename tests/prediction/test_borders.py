@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -107,6 +108,17 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "interpolated": lambda: Net(up, **layers(16)),
     "average pooling": lambda: Net(pooled, **layers(4)),
 }
+BY = {
+    "wide kernels": 0.045,
+    "gated": 0.16,  # told apart is the worse one: simulated, .88 of the gradient against .95
+    "batch norm": 0.025,
+    "interpolated": 0.055,
+    "residual": 0.0085,
+    "average pooling": 0.035,
+}
+"""What a net is off by at most, where it is more than 2 %."""
+
+
 def drawn(name: str) -> nn.Module:
     torch.manual_seed(0)
     net = NETS[name]()
@@ -137,7 +149,7 @@ def departures(name: str) -> list[float]:
 
 @pytest.mark.parametrize("name", NETS)
 def test_even_places_and_places_told_apart_agree(name):
-    assert max(departures(name)) < BY.get(name, 0.04)
+    assert max(departures(name)) < BY.get(name, 0.02)
 
 
 def test_without_the_borders_they_do_not(monkeypatch):
@@ -153,3 +165,12 @@ def test_where_nothing_is_padded_nothing_changes():
     net = nn.Sequential(*net, nn.Flatten(), nn.Linear(144, 5))
     found, _ = propagated(net, (4, 3, 8, 8))
     assert not found.borders.signals
+
+
+def test_the_gradient_of_a_factor_has_the_places_of_the_other():
+    found, _ = propagated(drawn("gated"), (4, 3, 8, 8))
+    borders = found.borders
+    wanted = borders.gradients["mul"] * borders.signals["relu#4"]
+    got = borders.gradients["relu#2"]
+    assert np.ptp(wanted) > 0.5
+    np.testing.assert_allclose(got, wanted / wanted.mean(), rtol=1e-9)

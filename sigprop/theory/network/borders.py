@@ -7,10 +7,11 @@ mean square is that of an even input times
     mean_p Σ_taps r(p + tap) / mean_p Σ_taps 1,
 
 r the second moments of places over their mean. They are followed here: r′ ∝ Σ_taps r(p + tap)
-behind a convolution, on the way back with the transposed taps; behind an activation r^γ, γ the growth of
-E φ² by q; sums and concatenations by the sizes of their parts, products by products, pooling and
-interpolation by their windows. The mean square of a kernel's gradient gets mean_p s(p)·Σ_taps
-r(p + tap), s those of the gradient. Where positions are told apart there is nothing to follow.
+behind a convolution, on the way back with the transposed taps; behind an activation r^γ, γ the
+growth of E φ² by q; sums and concatenations by the sizes of their parts, products by products,
+pooling and interpolation by their windows. The mean square of a kernel's gradient gets
+mean_p s(p)·Σ_taps r(p + tap), s those of the gradient. Where positions are told apart there is
+nothing to follow; what reshapes, permutes or slices makes its places even.
 """
 
 from __future__ import annotations
@@ -234,7 +235,8 @@ def _normed_back(
 def _together(ctx: RuleContext, places: Places) -> Places:
     """The means over what is normalized together."""
     over = tuple(dim for dim in norm_of(ctx).dims if dim < places.ndim)
-    return places.mean(axis=over, keepdims=True)
+    means: Places = places.mean(axis=over, keepdims=True)
+    return means
 
 
 def _product(*factors: Places | None) -> tuple[Places | None, float]:
