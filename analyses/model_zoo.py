@@ -10,18 +10,19 @@ Experiment: randomly initialized architectures as their libraries initialize the
 N(0, 1) images, tokens, points, and on photographs. Truth and prediction are of the same recorded
 nodes: the truth is the mean over fresh weights, inputs and cotangents, the prediction the mean over
 the same nets, each from its graph, the mean squares of its weights and the moments of its input.
-Answer: all 3,614 nodes of the models are predicted, half of them within 1.4 % forward and 4.0 %
-backward. The three medians meet their targets (1.4, 4.0 and 9.3 %), the 90th percentiles miss them
-(9.6 % forward, 26 % backward); 207 of 211 exact zeros are found. neural-tangents is matched to
-1e-15. What misses, and why: SqueezeNet and pre-activation nets scatter, within the predicted
-scatter; squeeze-and-excitation, overlapping max pools (GoogLeNet, PointNet) and the borders of
-ResNets: neighbouring places are more alike than the mean over places; MobileNetV3 and EfficientNet
-backward: SiLU and hardswish behind depthwise maps, where g² and φ′² correlate;
-nn.TransformerEncoder: its layers are copies of one draw; NFNet's gates: a channel mean common to
-all samples; the diffusion U-Net: weights whose gradient is coherent along themselves before average
-pools.
+Answer: all 3,614 nodes of the models are predicted, half of them within 1.0 % forward and 3.4 %
+backward. The three medians meet their targets (1.0, 3.4 and 8.9 %), the 90th percentiles miss them
+(7.7 % forward, 16 % backward); 55 of 55 exact zeros are found. Forward most of the miss is the
+truth's own: of 8 nets the standard error is 6.6 % at the 90th percentile, and errors are 0.2 %
+there beyond two standard errors (backward 8.1 %). neural-tangents is matched to 1e-15. What misses,
+and why: VGG11 and SqueezeNet (36 and 33 % forward): a max pool on a small map takes the entries of
+its windows to be as alike as any two places, and neighbours are more alike; NFNet's gates: a
+channel mean common to all samples; the diffusion U-Net: weights whose gradient is coherent along
+themselves before average pools. Probably: MobileNetV3 and EfficientNet, as places that one
+depthwise kernel reads are alike on small maps; GCN, as nodes have neighbours in common. Without a
+cause so far: other gates of squeeze-and-excitation, PointNet, DenseNet, a ViT on photographs.
 Source: the rules of ``sigprop.theory.network``; the targets are this project's own.
-Run time: 6 minutes on one core.
+Run time: 6 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -79,7 +80,7 @@ LINEAR = ("weight", "sum", "product")
 class Params:
     seed: int = 0
     seeds: int = 8
-    predictions: int = 2
+    predictions: int = 8
     names: tuple[str, ...] = tuple(a.name for a in ARCHITECTURES)
     photographs: tuple[tuple[str, str], ...] = (
         ("vgg11", "positions"), ("preact_resnet", "positions"), ("resnet18", "samples"),
@@ -107,14 +108,14 @@ def _installed() -> dict[str, Architecture]:
     return {architecture.name: architecture for architecture in installed_architectures()}
 
 
-def _all(rows: Sequence[Row], errors: Sequence[Mapping[str, list[float]]]) -> Row:
+def _all(rows: Sequence[Row], errors: Sequence[Mapping[str, list[Any]]]) -> Row:
     """The same figures over the nodes of all architectures together."""
     pooled = {name: [e for part in errors for e in part[name]] for name in QUANTITIES}
     nodes = sum(row["nodes"] for row in rows)
     predicted = sum(row["nodes"] * row["predicted"] for row in rows) / nodes
     made: Row = {"name": ALL, "family": ALL, "nodes": nodes, "predicted": predicted}
     for name in QUANTITIES:
-        made |= _errors(name, {f"{name} {i}": e for i, e in enumerate(pooled[name])})
+        made |= _errors(name, {f"{name} {i}": Error(*e) for i, e in enumerate(pooled[name])})
     for name in ("zeros", "zeros_found"):
         made[name] = sum(row[name] for row in rows)
     return made | {"met": _met(made)}
@@ -146,7 +147,7 @@ def held(name: str, full: str, params: Params) -> dict[str, Any]:
     forward, zeros = _forward(predictions, found, size)
     backward, more = _backward(predictions, found, size)
     weights, most = _weights(predictions, found, size)
-    errors = [list(part.values()) for part in (forward, backward, weights)]
+    errors = [[astuple(e) for e in part.values()] for part in (forward, backward, weights)]
     zeros = [*zeros, *more, *most]
     inside = [] if architecture.norms else list(_inside(predictions[0], found))
     nodes = [node for node in predictions[0] if _known(found, node.name)]
@@ -221,7 +222,7 @@ def _peer_rows(seed: int) -> list[Row]:
     for name, (net, gains) in _nets().items() if theirs else ():
         weights = [(n, m) for n, m in net.named_modules() if hasattr(m, "weight")]
         layers = [
-            SimpleNamespace(name=n, std=gain / math.sqrt(m.weight[0].numel()))
+            SimpleNamespace(name=n, std=gain / math.sqrt(m.weight[0].numel()), centred=False)
             for (n, m), gain in zip(weights, gains, strict=True)
         ]
         found, end = propagated(
@@ -260,7 +261,7 @@ def _log_normal_mean(spread: Spread) -> float:
 
 def _forward(
     predictions: Sequence[Prediction], found: Truth, size: Size
-) -> tuple[dict[str, float], list[bool]]:
+) -> tuple[dict[str, Error], list[bool]]:
     """Relative errors of q by node, and of each exact zero whether it is predicted."""
     errors, zeros = {}, []
     for node in predictions[0]:
@@ -271,13 +272,13 @@ def _forward(
         if true.q.mean == 0:
             zeros.append(q == 0)
         elif true.kind in LINEAR:
-            errors[node.name] = abs(q / size(true.q) - 1)
+            errors[node.name] = _error(q, true.q, size)
     return errors, zeros
 
 
 def _backward(
     predictions: Sequence[Prediction], found: Truth, size: Size
-) -> tuple[dict[str, float], list[bool]]:
+) -> tuple[dict[str, Error], list[bool]]:
     errors, zeros = {}, []
     for node in predictions[0]:
         true = _known(found, node.name)
@@ -287,32 +288,47 @@ def _backward(
         if true.gradient.mean == 0:
             zeros.append(gradient == 0)
         else:
-            errors[node.name] = abs(gradient / size(true.gradient) - 1)
+            errors[node.name] = _error(gradient, true.gradient, size)
     return errors, zeros
 
 
 def _weights(
     predictions: Sequence[Prediction], found: Truth, size: Size
-) -> tuple[dict[str, float], list[bool]]:
+) -> tuple[dict[str, Error], list[bool]]:
     errors, zeros = {}, []
     for name in predictions[0].parameters:
         true = found.parameters.get(name)
         if true is None:
             continue
         square = float(np.mean([p.parameters[name] for p in predictions if name in p.parameters]))
-        if true.mean <= _ROUNDING * _largest(found.parameters):
-            zeros.append(square <= _ROUNDING * _largest(found.parameters))
+        if name in found.zeros:
+            zeros.append(square == 0)
         else:
-            errors[name] = abs(square / size(true) - 1)
+            errors[name] = _error(square, true, size)
     return errors, zeros
 
 
-_ROUNDING = 1e-10
-"""A parameter's mean square below this share of the largest is 0 but for float32's rounding."""
+@dataclass(frozen=True)
+class Error:
+    """Of a prediction, relative to the truth.
+
+    Attributes:
+        size: of it.
+        standard: standard error of the truth, a mean over seeds.
+    """
+
+    size: float
+    standard: float
+
+    @property
+    def beyond(self) -> float:
+        """What is beyond two standard errors of the truth."""
+        return max(self.size - 2 * self.standard, 0.0)
 
 
-def _largest(parameters: Mapping[str, object]) -> float:
-    return max((p.mean for p in parameters.values() if p is not None), default=0.0)
+def _error(predicted: float, true: Spread, size: Size) -> Error:
+    spread = 0.0 if true.log_std is None else true.log_std / math.sqrt(true.seeds)
+    return Error(abs(predicted / size(true) - 1), spread)
 
 
 def _inside(prediction: Prediction, found: Truth) -> Iterator[bool]:
@@ -326,16 +342,19 @@ def _inside(prediction: Prediction, found: Truth) -> Iterator[bool]:
         yield abs(true.q.log_mean - typical) <= 3 * error + max(node.scatter, 0.02)
 
 
-def _errors(name: str, errors: Mapping[str, float]) -> Row:
-    """Median, 90th percentile and the largest, with its node."""
+def _errors(name: str, errors: Mapping[str, Error]) -> Row:
+    """Median, 90th percentile and the largest, with its node; and what the truth scatters."""
+    keys = ("median", "p90", "beyond_p90", "standard_p90", "worst", "at")
     if not errors:
-        return dict.fromkeys((f"{name}_median", f"{name}_p90", f"{name}_worst", f"{name}_at"))
-    values = np.array(list(errors.values()))
-    at = max(errors, key=lambda key: errors[key])
-    return {
-        f"{name}_median": float(np.median(values)), f"{name}_p90": float(np.quantile(values, 0.9)),
-        f"{name}_worst": errors[at], f"{name}_at": at,
-    }  # fmt: skip
+        return dict.fromkeys(f"{name}_{key}" for key in keys)
+    sizes, beyond, standard = (
+        [getattr(error, part) for error in errors.values()]
+        for part in ("size", "beyond", "standard")
+    )
+    at = max(errors, key=lambda key: errors[key].size)
+    values = (np.median(sizes), *(np.quantile(part, 0.9) for part in (sizes, beyond, standard)))
+    found = [float(value) for value in values] + [errors[at].size, at]
+    return {f"{name}_{key}": value for key, value in zip(keys, found, strict=True)}
 
 
 def _pass(architecture: Architecture) -> float:
@@ -359,7 +378,7 @@ def check(rows: list[Row]) -> None:
     assert together["predicted"] >= PREDICTED
     for name, (median, _) in TARGETS.items():
         assert together[f"{name}_median"] <= median, f"{name}: median {together}"
-    assert together["zeros_found"] >= 0.95 * together["zeros"]
+    assert together["zeros_found"] == together["zeros"]
     assert together["met"] == _met(together)
 
 

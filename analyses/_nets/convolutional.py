@@ -312,7 +312,8 @@ class DiffusionUNet(nn.Module):
         half = self.width // 2
         rates = torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
         angles = t[:, None].float() * rates
-        t = self.time(torch.cat([angles.sin(), angles.cos()], dim=-1))
+        t = torch.cat([angles.sin(), angles.cos()], dim=-1).to(x.dtype)
+        t = self.time(t)
         first = self.down1(self.stem(x), t)
         second = self.down2(self.pool(first), t)
         x = self.mid(self.attention(second), t)

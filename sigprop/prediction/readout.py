@@ -132,7 +132,7 @@ def _notes(model: nn.Module, reading: Reading) -> Iterator[str]:
         yield f"'{name}' leaves as a number: what depends on it holds for this example"
     uses = Counter(name for used in reading.weights.values() for name in used.parameters)
     again = [name for name, count in uses.items() if count > 1]
-    limit = "followed through linear maps, activations and sums, not through norms and attention"
+    limit = "followed through maps, activations, sums, norms, not through attention written by hand"
     if again:
         yield f"used more than once ({limit}): {some(again)}"
     same = copies(dict(model.named_parameters()))

@@ -29,10 +29,11 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     pointwise.py: activations, casts; dropout.py: dropout.
     joins.py: sums and products of several signals; selection.py: one of several at each entry.
     layout.py: reshape, permute, copies, slices; concatenation.py: split, stack, concatenation.
-    linear.py: dense layers; convolution.py: convolutions; taps.py: their taps as matrices.
+    linear.py: dense layers; convolution.py: convolutions; kernels.py: random ones; taps.py: their
+    taps as matrices; thin.py: kernels that read few channels; borders.py: zeros beside an image.
     pooling.py: known linear maps, averages, padding; patches.py: entries between dimensions.
-    maxima.py: the largest of a window; extremes.py: its law.
-    normalization.py: norms; norm_calls.py: what they take together;
+    maxima.py: the largest of a window; extremes.py: its law; overlaps.py: two windows that share.
+    normalization.py: norms; norm_calls.py: what they take together; norm_sides.py: one of two;
     freedom.py: the mean of 1/v; spectrum.py: eigenvalues of a kernel.
     products.py: matrix products; contraction.py: sums over pairs of shared dimensions.
     softmax.py: shares; concentration.py: their moments; rows.py: their places told apart.

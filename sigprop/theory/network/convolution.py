@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,157 +22,33 @@ import numpy as np
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.calls import Constant
-from sigprop.theory.network.divisions import one_axis, with_position_axis
+from sigprop.theory.network.divisions import with_position_axis
 from sigprop.theory.network.freedom import off_weights, taps_fan, telling, undone
+from sigprop.theory.network.kernels import groups_of, on_axes, opened, random_kernel, spatial_axes
 from sigprop.theory.network.linear import (
     INDEPENDENT,
     as_it_is,
     coherent,
     of_weights_along,
-    pair_moments,
     paired,
-    significant_mean,
     unit_scatter,
     with_bias,
     without,
 )
 from sigprop.theory.network.linear import summed as over_pairs
 from sigprop.theory.network.maps import Matrix, apply_mean, summed, through
-from sigprop.theory.network.state import Scatter, SignalState
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
-from sigprop.theory.network.taps import MOST, ConvolutionPlan, plan_of
-
-# Random kernels
-
-
-def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
-    """The mean over kernels of independent entries with the mean and mean square of these."""
-    state = _opened(state, plan)
-    place = state.places(plan.channel).start
-    axis = state.axes[place]
-    kinds, members = _groups(axis, plan.groups)
-    mean, (pair, _) = significant_mean(plan.weight), pair_moments(plan.weight, plan.rows)
-    wide = plan.channels[1] // plan.groups
-    out = Axis(tuple(n * wide for n in kinds.sizes))
-    spatial = spatial_axes(state, plan, out)
-    own = np.tensordot(members, np.moveaxis(state.second, place, 0)[axis.same], axes=1)
-    same = (plan.weight.square - pair) * _tapped(own, state, plan, spatial)
-    differ = np.zeros((kinds.classes, *same.shape))
-    moved = np.zeros((kinds.classes, *_moved_mean(state, plan, spatial).shape[1:]))
-    if mean or pair:
-        shared, apart = _group_pairs(state, plan, kinds, members)
-        shared = _tapped(shared, state, plan, spatial, together=True)
-        same, shared = same + pair * shared, mean**2 * shared
-        differ = mean**2 * _tapped(apart, state, plan, spatial, together=True)
-        within = np.array([(wide - 1) / max(n * wide - 1, 1) for n in kinds.sizes])
-        for a, share in enumerate(within):
-            differ[a, a] = share * shared[a] + (1 - share) * differ[a, a]
-        moved = mean * np.tensordot(members, _moved_mean(state, plan, spatial), axes=1)
-    second = np.moveaxis(assembled(differ, same, out), 0, place)
-    return _made(state, plan, second, np.moveaxis(moved, 0, place), out, spatial)
-
-
-def _opened(state: SignalState, plan: ConvolutionPlan) -> SignalState:
-    """One axis for each dimension that a kernel moves along."""
-    for dim in (plan.channel, *plan.spatial):
-        state = one_axis(state, dim)
-    return state
-
-
-def _groups(axis: Axis, groups: int) -> tuple[Axis, FloatArray]:
-    """Groups of channels in classes, and how many of each class of channels one group has."""
-    inside = axis.class_of.reshape(groups, -1)
-    counts = np.zeros((groups, axis.classes))
-    np.add.at(counts, (np.arange(groups)[:, None], inside), 1.0)
-    starts = np.flatnonzero(np.any(np.diff(counts, axis=0) != 0, axis=1)) + 1
-    cuts = np.array([0, *starts, groups])
-    return Axis(tuple(int(n) for n in np.diff(cuts))), counts[cuts[:-1]]
-
-
-def _group_pairs(
-    state: SignalState, plan: ConvolutionPlan, kinds: Axis, members: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Σ over pairs of channels of one group, (kinds, …), and of two groups, (kinds, kinds, …)."""
-    place = state.places(plan.channel).start
-    axis = state.axes[place]
-    moved, k = np.moveaxis(state.second, place, 0), axis.classes
-    pairs = moved[: k * k].reshape(k, k, *moved.shape[1:])
-    apart = np.einsum("ap,bq,pq...->ab...", members, members, pairs, optimize=True)
-    shared = np.einsum("aa...->a...", apart).copy()
-    if not axis.full:
-        own = moved[axis.same] - np.einsum("pp...->p...", pairs)
-        shared += np.tensordot(members, own, axes=1)
-    return shared, apart
-
-
-def spatial_axes(state: SignalState, plan: ConvolutionPlan, channels: Axis) -> list[Axis]:
-    """The axes of places out: full where those in are and the relation tensor stays small."""
-    axes = [state.axes[state.places(dim).start] for dim in plan.spatial]
-    sizes = [taps[0].shape[0] for taps in plan.taps]
-    others = math.prod(axis.relations for axis in state.axes) // math.prod(
-        axis.relations for axis in (*axes, state.axes[state.places(plan.channel).start])
-    )
-    told = any(axis.full and axis.size > 1 for axis in axes)
-    out = [
-        Axis.positions(n) if told and axis.full else Axis.exchangeable(n)
-        for axis, n in zip(axes, sizes, strict=True)
-    ]
-    numbers = others * channels.relations * math.prod(axis.relations for axis in out)
-    return out if numbers <= MOST else [Axis.exchangeable(n) for n in sizes]
-
-
-def _tapped(
-    second: FloatArray, state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis], *,
-    together: bool = False,
-) -> FloatArray:  # fmt: skip
-    """Σ_k A_k M A_kᵀ along each spatial axis, its dimensions last; or S M Sᵀ with S = Σ_k A_k."""
-    last = second.ndim - (len(state.axes) - state.places(plan.channel).start - 1)
-    for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
-        axis = state.axes[state.places(dim).start]
-        pairs = [(sum(taps[1:], start=taps[0]),) * 2] if together else [(a, a) for a in taps]
-        second = through(summed(pairs, axis, out[i]), second, last + i)
-    return second
-
-
-def _moved_mean(state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis]) -> FloatArray:
-    """Σ over taps of the means shifted, channels first."""
-    mean = np.moveaxis(state.mean, state.places(plan.channel).start, 0)
-    for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
-        place = state.places(dim).start
-        every = sum(taps[1:], start=taps[0])
-        mean = apply_mean(every, mean, place, state.axes[place], out[i])
-    return mean
-
-
-def assembled(differ: FloatArray, same: FloatArray, out: Axis) -> FloatArray:
-    """The relations of an axis, first, from those of classes: (k, k, …) and (k, …)."""
-    k = out.classes
-    flat = differ.reshape(k * k, *differ.shape[2:])
-    if not out.full:
-        return np.concatenate([flat, same])
-    flat = flat.copy()
-    flat[out.same] = same
-    return flat
-
-
-def _made(
-    state: SignalState, plan: ConvolutionPlan, second: FloatArray, mean: FloatArray, out: Axis,
-    spatial: Sequence[Axis],
-) -> SignalState:  # fmt: skip
-    """Gaussian entries on new axes of channels and places."""
-    dims = list(state.dims)
-    dims[plan.channel] = (out,)
-    for dim, axis in zip(plan.spatial, spatial, strict=True):
-        dims[dim] = (axis,)
-    return SignalState(tuple(dims), second, mean, scatter=Scatter(state.scatter.variance))
-
+from sigprop.theory.network.taps import ConvolutionPlan, plan_of
+from sigprop.theory.network.thin import is_thin, with_own_weights
+from sigprop.theory.network.told import ByNorm
 
 # Kernels as they are
 
 
 def known_kernel(state: SignalState, plan: ConvolutionPlan, *, told: bool) -> SignalState:
     """X → Σ_k W_k X A_kᵀ with the weight as it is; ``told``: each channel for itself."""
-    state = _opened(state, plan)
+    state = opened(state, plan)
     place = state.places(plan.channel).start
     if told:
         state = with_position_axis(state, place)
@@ -189,7 +66,7 @@ def known_kernel(state: SignalState, plan: ConvolutionPlan, *, told: bool) -> Si
             at = state.places(dim).start
             part = apply_mean(plan.taps[i][tap[i]], part, at, state.axes[at], spatial[i])
         mean = mean + part
-    return _made(state, plan, np.moveaxis(total, 0, place), mean, out, spatial)
+    return on_axes(state, plan, np.moveaxis(total, 0, place), mean, out, spatial)
 
 
 Tap = tuple[int, ...]
@@ -263,7 +140,7 @@ def _convolution(ctx: RuleContext) -> SignalState:
     made = with_bias(ctx, made, plan.channel, ctx.call.argument(2, "bias"))
     if not plan.weight.random:
         return made
-    read, inside = _opened(state, plan), plan.channels[0] // plan.groups
+    read, inside = opened(state, plan), plan.channels[0] // plan.groups
     made = unit_scatter(made, plan.channel)
     return telling(ctx, made, plan.channel, plan.weight, state,
                    *taps_fan(read, plan.channel, plan.taps, inside))  # fmt: skip
@@ -272,7 +149,28 @@ def _convolution(ctx: RuleContext) -> SignalState:
 def _convolution_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     plan = plan_of(ctx)[1]
     sent = _through(ctx, gradient, plan.back())
+    if is_thin(plan) and not ctx.call.actual:
+        sent = _of_own_weights(ctx, gradient, sent, plan)
     return [undone(ctx, gradient, sent, channels=plan.groups == plan.channels[0])]
+
+
+def _of_own_weights(
+    ctx: RuleContext, gradient: SignalState, sent: SignalState, plan: ConvolutionPlan
+) -> SignalState:
+    """The gradient before a kernel of few channels, where φ′ behind it is of its weights too."""
+    by, state = gradient.told_at(ctx.call.name), plan_of(ctx)[0]
+    if isinstance(by, ByNorm):
+        more = by.beside()
+    else:
+        more = coherent(ctx, gradient, functools.partial(_through, ctx, state, plan))
+        if more is not None:
+            bias = ctx.call.argument(2, "bias")
+            q = ctx.output.q - (bias.square if isinstance(bias, Constant) else 0.0)
+            more = replace(more, second=more.second / q) if q > 0 else None
+    if more is None:
+        return sent
+    kept = by.weights if isinstance(by, ByNorm) else None
+    return with_own_weights(sent, state, plan, more, kept=kept)
 
 
 def _convolution_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
@@ -292,7 +190,7 @@ def _convolution_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[
 
 def _weight_gradient(state: SignalState, gradient: SignalState, plan: ConvolutionPlan) -> float:
     """Σ over pairs of places of G·(Σ_k A_k M A_kᵀ)/taps, the mean over groups."""
-    state, gradient = _opened(state, plan), _opened(gradient, plan)
+    state, gradient = opened(state, plan), opened(gradient, plan)
     if plan.groups == 1:
         parts = [(without(state, plan.channel, total=False), 1.0)]
         back = [without(gradient, plan.channel, total=False)]
@@ -324,7 +222,7 @@ def _by_group(state: SignalState, plan: ConvolutionPlan) -> list[tuple[int, Sign
     """Runs of groups alike: how many, and the mean of one over its channels with themselves."""
     place = state.places(plan.channel).start
     axis = state.axes[place]
-    kinds, members = _groups(axis, plan.groups)
+    kinds, members = groups_of(axis, plan.groups)
     own = np.tensordot(members, np.moveaxis(state.second, place, 0)[axis.same], axes=1)
     own = own / (axis.size / plan.groups)
     dims = (*state.dims[: plan.channel], *state.dims[plan.channel + 1 :])

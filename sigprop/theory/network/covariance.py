@@ -19,6 +19,7 @@ from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.concatenation import parts_of
 from sigprop.theory.network.divisions import broadcast, reshaped
 from sigprop.theory.network.layout import cuts_of
+from sigprop.theory.network.norm_sides import one_side_normalized
 from sigprop.theory.network.numbers import number_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
@@ -296,11 +297,19 @@ def _map(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState |
     return one_side_mapped(found, maps, left=left)
 
 
+def _norm(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState | None:
+    """A normalization of one side."""
+    found = meet(call.inputs[0])
+    if found is None or found.shape != call.shape:
+        return None
+    return one_side_normalized(all_.context(call), found, left=left)
+
+
 _EXPANDED: dict[str, Any] = {
     "sum": _sum, "add": _sum, "sub": _sum, "shift": _sum, "scale": _product, "mul": _product,
     "div": _product, "product": _product, "neg": _neg, "activation": _activation,
     "dropout": _same, "clone": _same, "contiguous": _same, "positive": _same, "to": _same,
-    "type": _same, "float": _same, "type_as": _same, "map": _map,
+    "type": _same, "float": _same, "type_as": _same, "map": _map, "normalization": _norm,
 }  # fmt: skip
 
 
@@ -357,6 +366,15 @@ def _two_uses(all_: Covariances, one: Call, two: Call) -> Together:
     return True, means_taken(made, all_.state(one.name), all_.state(two.name))
 
 
+def _two_attentions(all_: Covariances, one: Call, two: Call) -> Together:
+    """The rule of attention on E x y of queries, of keys and of values."""
+    if not alike_but_inputs(one, two):
+        return _NOT
+    both = [all_.second(x, y) for x, y in zip(one.inputs, two.inputs, strict=True)]
+    made = rule_of(one).forward(all_.context(one, *both))
+    return True, means_taken(made, all_.state(one.name), all_.state(two.name))
+
+
 def _alike(all_: Covariances, one: Call, two: Call) -> Together:
     """One reshape, permutation or average of both sides."""
     found = None
@@ -370,11 +388,16 @@ def _alike(all_: Covariances, one: Call, two: Call) -> Together:
 
 
 def same_arguments(one: Call, two: Call) -> bool:
+    """Whether two calls of one signal differ in their signals only."""
+    return alike_but_inputs(one, two) and len(one.inputs) == 1
+
+
+def alike_but_inputs(one: Call, two: Call) -> bool:
     """Whether two calls differ in their signals only."""
     return (
         one.operation == two.operation and one.shape == two.shape
         and repr((one.args, one.kwargs)) == repr((two.args, two.kwargs))
-        and len(one.inputs) == len(two.inputs) == 1
+        and len(one.inputs) == len(two.inputs)
     )  # fmt: skip
 
 
@@ -412,5 +435,6 @@ def _two_maps(all_: Covariances, one: Call, two: Call) -> Together:
 
 _TOGETHER: dict[str, Callable[[Covariances, Call, Call], Together]] = {
     "activation": _two_activations, "mul": _two_products, "product": _two_products,
-    "weight": _two_uses, "alike": _alike, "slice": _two_slices, "map": _two_maps,
+    "weight": _two_uses, "attention": _two_attentions, "alike": _alike, "slice": _two_slices,
+    "map": _two_maps,
 }  # fmt: skip

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.theory.network.axes import ROUNDING
 from sigprop.theory.network.calls import Call, CannotPredict, Signal
 from sigprop.theory.network.covariance import (
     LAYOUT,
     Covariances,
     Followed,
+    alike_but_inputs,
     negligible,
     parameter_of,
     same_arguments,
@@ -31,6 +33,7 @@ from sigprop.theory.network.covariance import (
     weight_of,
 )
 from sigprop.theory.network.divisions import reshaped
+from sigprop.theory.network.norm_sides import one_side_normalized
 from sigprop.theory.network.numbers import number_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
@@ -129,8 +132,8 @@ class GradientCovariances(Followed):
         return total
 
     def _waits(self, edge: Edge) -> bool:
-        """Whether an edge cannot be followed alone: a weight, a slice, a reshape."""
-        return self._kind(edge) in ("weight", "slice", "alike", "join")
+        """Whether an edge cannot be followed alone: a weight, attention, a slice, a reshape."""
+        return self._kind(edge) in ("weight", "attention", "slice", "alike", "join")
 
     def _beside(self, edge: Edge, node: str) -> bool:
         """Whether a factor may meet another that is neither before nor behind it."""
@@ -150,14 +153,31 @@ class GradientCovariances(Followed):
             self.behind[node] = found
         return self.behind[node]
 
+    def leads_linearly(self, edge: Edge, end: str) -> bool:
+        """Whether an edge leads to a node through sums and matrices alone."""
+        while self._is_linear(edge):
+            if edge[1] == end:
+                return True
+            behind = self.used(edge[1])
+            if len(behind) != 1:
+                return False
+            (edge,) = behind
+        return False
+
+    def _is_linear(self, edge: Edge) -> bool:
+        call = self.call(edge)
+        return self._kind(edge) == "sum" and call.norm is None and call.kind != "normalization"
+
     def _kind(self, edge: Edge) -> str:
         call = self.call(edge)
-        if call.norm is not None:
-            return ""
+        if call.norm is not None or call.kind == "normalization":
+            return "sum"
         if call.activation is not None:
             return "factor"
         if call.kind == "weight":
             return "weight" if weight_of(call) and len(call.inputs) == 1 else ""
+        if call.kind == "attention":
+            return "attention"
         if call.operation in ("cat", "stack"):
             return "join"
         if call.operation in MAPS:
@@ -177,6 +197,8 @@ class GradientCovariances(Followed):
         n, m = first[1], other[1]
         if kinds == ("weight", "weight"):
             return self._by_one_weight(first, other)
+        if kinds == ("attention", "attention"):
+            return self._by_attention(first, other)
         if kinds == ("slice", "slice"):
             return self._by_slices(first, other)
         if kinds == ("join", "join") and n == m:
@@ -213,6 +235,8 @@ class GradientCovariances(Followed):
             for factor in self._factors(edge):
                 total = plus_pair(total, times_side(pair, factor, left=True))
             return total
+        if call.norm is not None or call.kind == "normalization":
+            return one_side_normalized(signals.context(call), pair, left=True)
         if call.operation in MAPS:
             return one_side_mapped(pair, MAPS[call.operation](signals.context(call)), back=True)
         number = self._number(edge)
@@ -262,6 +286,17 @@ class GradientCovariances(Followed):
         if found is None:
             return None
         return rule_of(one).backward(self.signals.context(one), found)[0]
+
+    def _by_attention(self, first: Edge, other: Edge) -> Pair:
+        """Two calls whose queries, keys and values meet: the rule on E x y of each."""
+        one, two = self.call(first), self.call(other)
+        places = [i for i, (x, y) in enumerate(zip(one.inputs, two.inputs, strict=False))
+                  if (x, y) == (first[0], other[0])]  # fmt: skip
+        found = self.of(one.name, two.name) if places and alike_but_inputs(one, two) else None
+        if found is None:
+            return None
+        both = [self.signals.second(x, y) for x, y in zip(one.inputs, two.inputs, strict=True)]
+        return rule_of(one).backward(self.signals.context(one, *both), found)[places[0]]
 
     def _by_slices(self, first: Edge, other: Edge) -> Pair:
         x, plan = slice_of(self.signals, self.call(first))
@@ -397,7 +432,14 @@ def met(pairs: GradientCovariances, node: str, gradient: SignalState) -> SignalS
         return gradient
     made = plus_pair(replace(gradient, marginal=None), total)
     whole = gradient if made is None else made
-    return replace(whole, told=None) if whole.q > _LEAST * gradient.q else gradient
+    exact = all(_only_linear(pairs, one, two) for i, one in enumerate(edges) for two in edges[:i])
+    least = -ROUNDING if exact else _LEAST
+    return replace(whole, told=None) if whole.q > least * gradient.q else gradient
+
+
+def _only_linear(pairs: GradientCovariances, one: Edge, two: Edge) -> bool:
+    """Whether nothing but sums and matrices stands between two edges and where they meet."""
+    return pairs.leads_linearly(one, two[1]) or pairs.leads_linearly(two, one[1])
 
 
 _LEAST = 0.05

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, class_sum, pair_sum, same_sum
-from sigprop.theory.network.calls import CannotPredict, Constant
+from sigprop.theory.network.calls import Call, CannotPredict, Constant
 from sigprop.theory.network.divisions import aligned, one_axis, with_position_axis
 from sigprop.theory.network.freedom import fan, off_weights, telling, undone
 from sigprop.theory.network.maps import apply, apply_mean
@@ -228,10 +229,25 @@ def coherent(
         gradient: that reaches it.
         mapped: h without its bias, when it is asked for.
     """
-    by, bias = gradient.told_at(ctx.call.name), ctx.call.argument(2, "bias")
+    by = gradient.told_at(ctx.call.name)
     if ctx.call.actual or not isinstance(by, ByActivation | Products):
         return None
-    h = mapped()
+    for kept, call, made in _KEPT:
+        if kept() is gradient and call is ctx.call:
+            return made
+    made = _coherent(ctx, gradient, by, mapped())
+    _KEPT[:] = [(ref(gradient), ctx.call, made)]
+    return made
+
+
+_KEPT: list[tuple[ref[SignalState], Call, SignalState]] = []
+"""The last one: the gradient of the signal asks for it, then those of the parameters."""
+
+
+def _coherent(
+    ctx: RuleContext, gradient: SignalState, by: ByActivation | Products, h: SignalState
+) -> SignalState:
+    bias = ctx.call.argument(2, "bias")
     if isinstance(by, Products):
         found = by.state()
     else:

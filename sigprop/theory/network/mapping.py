@@ -8,9 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from sigprop.theory.network.axes import Axis
-from sigprop.theory.network.divisions import (
-    one_axis,
-)
+from sigprop.theory.network.divisions import merge_axes, one_axis
 from sigprop.theory.network.maps import Matrix, apply, apply_mean
 from sigprop.theory.network.state import SignalState
 
@@ -31,8 +29,9 @@ def mapped(state: SignalState, dim: int, matrix: Matrix, out: Axis | None = None
 
 def chosen(state: SignalState, dim: int, index: np.ndarray) -> SignalState:
     """Entries of one dimension by their places; −1: zero."""
-    if _moves_whole_parts(state, dim, index):
-        return state
+    rolled = _rolled(state, dim, index)
+    if rolled is not None:
+        return rolled
     whole = one_axis(state, dim)
     axis = whole.axes[whole.places(dim).start]
     return mapped(state, dim, selection(index, axis.size), _classes_of(index, axis))
@@ -62,8 +61,9 @@ def _classes_of(index: np.ndarray, axis: Axis) -> Axis | None:
 
 def spread(gradient: SignalState, dim: int, index: np.ndarray, n: int) -> SignalState:
     """The gradient of entries chosen by their places."""
-    if n == gradient.shape[dim] and _moves_whole_parts(gradient, dim, index):
-        return gradient
+    rolled = _rolled(gradient, dim, index) if n == gradient.shape[dim] else None
+    if rolled is not None:
+        return rolled
     made = one_axis(gradient, dim)
     if _every_so_many(made, dim, index, n):
         return _at_one_phase(made, dim, n // len(index))
@@ -73,14 +73,22 @@ def spread(gradient: SignalState, dim: int, index: np.ndarray, n: int) -> Signal
     return mapped(made, dim, matrix, out if out is not None else _spread_axis(axis, index, n))
 
 
-def _moves_whole_parts(state: SignalState, dim: int, index: np.ndarray) -> bool:
-    """Whether a dimension of exchangeable axes is rolled by whole parts of its first one."""
+def _rolled(state: SignalState, dim: int, index: np.ndarray) -> SignalState | None:
+    """A dimension of exchangeable axes, rolled by whole parts; None if it is not.
+
+    Axes in front that the shift does not move by whole entries become one.
+    """
     n, axes = state.shape[dim], [state.axes[place] for place in state.places(dim)]
     if len(index) != n or len(axes) < 2 or any(axis.classes > 1 for axis in axes):
-        return False
-    shift = int(index[0])
-    rolled = np.array_equal(index, (np.arange(n) + shift) % n)
-    return rolled and shift % (n // axes[0].size) == 0
+        return None
+    shift, part = int(index[0]), n
+    if not np.array_equal(index, (np.arange(n) + shift) % n):
+        return None
+    for count, axis in enumerate(axes[:-1], 1):
+        part //= axis.size
+        if shift % part == 0:
+            return merge_axes(state, state.places(dim).start, count)
+    return None
 
 
 def _every_so_many(state: SignalState, dim: int, index: np.ndarray, n: int) -> bool:

@@ -33,6 +33,7 @@ from sigprop.theory.network.marginals import (
     pair_values,
     standardized,
 )
+from sigprop.theory.network.overlaps import combinations
 from sigprop.theory.network.pooling import (
     Maps,
     adaptive_windows,
@@ -256,21 +257,11 @@ def to_largest(gradient: SignalState, state: SignalState, matrices: Maps) -> Sig
     for dim in matrices:
         gradient = one_axis(gradient, dim)
     gradient, like = aligned(gradient, like)
-    second, chance, axes = gradient.second, like.second, gradient.axes
-    same = np.ones((1,) * second.ndim)
-    for dim in matrices:
-        place = gradient.places(dim).start
-        same = same * along(axes[place].is_same.astype(float), place, second.ndim)
-    one = second * same  # a window with itself
-    other = replace(gradient, second=second - one)
-    total = _spread(other, found, lambda n: 1 / n)
-    mine = _same_place(total, found)
-    hit = _spread(replace(gradient, second=one * chance), found, lambda n: 1 / np.sqrt(n))
-    total = replace(total, second=total.second + hit.second * mine)
+    total = _spread(gradient, found)
     if m > 1:
-        apart = replace(gradient, second=one * (1 - chance) / (m - 1))
-        missed = _spread(apart, found, lambda n: 1 / np.sqrt(n))
-        total = replace(total, second=total.second + missed.second * (1 - mine))
+        alike = np.maximum(like.second - 1 / m, 0.0) / (1 - 1 / m)
+        together = replace(gradient, second=gradient.second * alike)
+        total = replace(total, second=total.second + _moved_together(together, found))
     made = chosen = extremes.share_given(m, typical)
     if profile is not None:
         made = made * np.interp(grid(), extremes.quantiles(m, typical), profile)
@@ -279,23 +270,28 @@ def to_largest(gradient: SignalState, state: SignalState, matrices: Maps) -> Sig
     )
 
 
-def _same_place(state: SignalState, found: Windows) -> FloatArray:
-    same = np.ones((1,) * state.second.ndim)
-    for dim in found.matrices:
-        place = state.places(dim).start
-        same = same * along(state.axes[place].is_same.astype(float), place, state.second.ndim)
-    return same
+def _moved_together(gradient: SignalState, found: Windows) -> FloatArray:
+    """What two windows with entries in common give to one entry, less what they would by chance."""
+
+    def axes(dim: int) -> tuple[Axis, Axis]:
+        return (found.state.axes[found.state.places(dim).start],
+                gradient.axes[gradient.places(dim).start])  # fmt: skip
+
+    total: Any = 0.0
+    for pairs in combinations(found.matrices, axes):
+        one = two = gradient.second
+        for dim, maps in pairs.items():
+            place = gradient.places(dim).start
+            one, two = through(maps.shared, one, place), through(maps.by_chance, two, place)
+        total = total + one - two
+    return np.asarray(total)
 
 
-def _spread(
-    gradient: SignalState, found: Windows, by: Callable[[FloatArray], FloatArray]
-) -> SignalState:
-    """Each window's gradient at each of its entries, times a function of their number."""
+def _spread(gradient: SignalState, found: Windows) -> SignalState:
+    """Each window's gradient at one of its entries by chance."""
     for dim, matrix in found.matrices.items():
-        count = np.asarray(matrix.sum(axis=1)).ravel()
-        scaled = sparse.csr_array(
-            sparse.csr_array(sparse.diags(by(np.maximum(count, 1.0)))) @ matrix
-        )
+        count = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1.0)
+        scaled = sparse.csr_array(sparse.csr_array(sparse.diags(1 / count)) @ matrix)
         axis = found.state.axes[found.state.places(dim).start]
         gradient = mapped(gradient, dim, scaled.T.tocsr(), axis)
     return gradient

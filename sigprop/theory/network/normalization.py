@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,7 @@ def _together(hat: SignalState, places: Sequence[int]) -> FloatArray:
 # The calls
 
 
-def _fixed(ctx: RuleContext) -> bool:
+def is_fixed(ctx: RuleContext) -> bool:
     """Whether it takes the running statistics."""
     call = ctx.call
     if call.operation == "batch_norm":
@@ -203,13 +204,13 @@ def _forward(ctx: RuleContext) -> Any:
 def _hat(ctx: RuleContext) -> tuple[SignalState, Norm]:
     """x̂ in the shape of the tensor."""
     norm, state = norm_of(ctx), first_signal(ctx)
-    if _fixed(ctx):
+    if is_fixed(ctx):
         mean, size = _running(ctx, norm)
         if _is_own(ctx, norm, mean, size):
-            found = _found(ctx, norm)
+            found = found_of(ctx, norm)
             return reshaped(found.state, state.shape), norm
         return scaled(shifted(state, mean, -1.0), size, inverse=True), norm
-    found = _found(ctx, norm)
+    found = found_of(ctx, norm)
     return reshaped(found.state, state.shape), norm
 
 
@@ -252,7 +253,8 @@ def _alike(one: float, two: float) -> bool:
     return two <= OWN * one and one <= OWN * two
 
 
-def _found(ctx: RuleContext, norm: Norm) -> Normalized:
+def found_of(ctx: RuleContext, norm: Norm) -> Normalized:
+    """x̂ of a call, and what it was divided by."""
     state = first_signal(ctx)
     behind = state.told_at(ctx.call.inputs[0])
     excess = behind.excess if isinstance(behind, Freedom) and _units(norm, behind.dim) == 1 else 0.0
@@ -266,10 +268,10 @@ def _backward(ctx: RuleContext, gradient: Any) -> list[SignalState | None]:
     norm, state = norm_of(ctx), first_signal(ctx)
     through = gradient if norm.factor == 1 else gradient.times(norm.factor)
     through = through if norm.scale is None else scaled(through, norm.scale)
-    if _fixed(ctx):
+    if is_fixed(ctx):
         through = scaled(through, _running(ctx, norm)[1], inverse=True)
         return [replace(through, mean=through.mean * 0, told=None)]
-    found = _found(ctx, norm)
+    found = found_of(ctx, norm)
     if found.law is None:
         inverse, told = 1.0, None
     else:
@@ -279,7 +281,31 @@ def _backward(ctx: RuleContext, gradient: Any) -> list[SignalState | None]:
         found, reshaped(through, norm.shape), reshaped(projected, norm.shape), norm.dims,
         centre=norm.centre, inverse=inverse,
     )  # fmt: skip
+    if told is not None and isinstance(told.what, ByNorm) and _by_channel(norm):
+        hat = reshaped(found.state, state.shape)
+        beside = partial(_beside, ctx, norm, gradient, through, hat, inverse / found.size)
+        told = Told(told.node, replace(told.what, beside=beside))
     return [replace(reshaped(made, state.shape), told=told)]
+
+
+def _beside(
+    ctx: RuleContext, norm: Norm, gradient: SignalState, through: SignalState, hat: SignalState,
+    factor: FloatArray,
+) -> SignalState | None:  # fmt: skip
+    """E (g x̂)(g′ x̂′) less E g g′ E x̂ x̂′ for the gradient g of x; None: g does not depend on x̂."""
+    by = gradient.told_at(ctx.call.name)
+    if isinstance(by, ByActivation):
+        shift = norm.shift.square if isinstance(norm.shift, Constant) else 0.0
+        both = by.with_entries(_unshifted(norm, hat), shift, orthogonal=False)
+    elif isinstance(by, Products):
+        both = by.state()
+    else:
+        return None
+    both, hat = aligned(both, hat)
+    through, both = aligned(through, both)
+    hat, both = aligned(hat, both)
+    second = (both.second - through.second * hat.second) * float(np.mean(factor))
+    return replace(both, second=second, profile=None, chosen=None, marginal=None, told=None)
 
 
 def _inverse(

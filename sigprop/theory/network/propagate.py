@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.theory.network.axes import all_same
+from sigprop.theory.network.borders import Borders, Places
 from sigprop.theory.network.calls import Call, CannotPredict
 from sigprop.theory.network.concatenation import plus
 from sigprop.theory.network.covariance import Covariances
@@ -49,6 +50,7 @@ class Propagation:
         unpredicted_back: nodes that no rule reaches backward, with the reason.
         cut: whether covariances of what meets again were too many or too far to be followed.
         measured: gradients at nodes that were measured as a whole.
+        borders: where in space second moments are.
     """
 
     states: dict[str, Any] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Propagation:
     unpredicted_back: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     measured: dict[str, Any] = field(default_factory=dict)
+    borders: Borders = field(default_factory=Borders)
 
 
 def propagate(
@@ -95,7 +98,7 @@ def propagate(
             call = chosen
         found.states[call.name] = _forward(found, pairs, call, measure)
     for name, cotangent in cotangents.items():
-        _add(found.gradients, name, cotangent)
+        _add(found, name, cotangent)
     back = GradientCovariances(pairs, found.gradients, cotangents)
     for call in reversed([pairs.calls[call.name] for call in calls]):
         gradient = found.gradients.get(call.name)
@@ -124,9 +127,10 @@ def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:
 
 def _made(found: Propagation, pairs: Covariances, call: Call) -> Any:
     """What the rule of a call makes."""
-    made = rule_of(call).forward(_context(found, pairs, call))
+    ctx = _context(found, pairs, call)
+    made = rule_of(call).forward(ctx)
     _check(made, call)
-    return made
+    return found.borders.forward(ctx, made)
 
 
 def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measure | None) -> Any:
@@ -199,19 +203,24 @@ def _backward(
             sent = rule.backward(ctx, gradient)
         if rule.parameters is not None:
             crossed = crossed_parameters(back, ctx)
+            kernel = getattr(call.argument(1, "weight"), "parameter", "")
             for name, square in rule.parameters(ctx, gradient).items():
+                square *= found.borders.of_kernel(ctx) if name == kernel else 1.0
                 square += crossed.get(name, 0.0)
                 found.parameters[name] = found.parameters.get(name, 0.0) + max(square, 0.0)
     except FAILURES as error:
         found.unpredicted_back[call.name] = _reason(call, error, measure is None)
         if measure is None:
             return
-        sent = measure(call, gradient) if call.inputs else ()
-    for name, part in zip(call.inputs, sent, strict=True):
+        measured = measure(call, gradient) if call.inputs else ()
+        parts: list[tuple[Any, Places | None]] = [(part, None) for part in measured]
+    else:
+        parts = found.borders.backward(ctx, sent)
+    for name, (part, places) in zip(call.inputs, parts, strict=True):
         if isinstance(part, Whole):
             found.measured[name] = part.state
         elif part is not None:
-            _add(found.gradients, name, _told_on(call, name, gradient, part), found.states)
+            _add(found, name, _told_on(call, name, gradient, part), places)
 
 
 def _told_on(call: Call, name: str, gradient: Any, part: Any) -> Any:
@@ -241,10 +250,10 @@ def _met(name: str, one: SignalState, two: SignalState, state: Any) -> Told | No
     return Told(name, Products(products))
 
 
-def _add(
-    gradients: dict[str, Any], name: str, part: Any, states: Mapping[str, Any] | None = None
-) -> None:
+def _add(found: Propagation, name: str, part: Any, places: Places | None = None) -> None:
+    gradients = found.gradients
     before = gradients.get(name)
+    found.borders.add(name, before, part, places)
     if isinstance(part, tuple):
         before = before or (None,) * len(part)
         pairs = zip(before, part, strict=True)
@@ -256,5 +265,5 @@ def _add(
     else:
         if before.shape != part.shape:
             part = reshaped(part, before.shape)
-        told = _met(name, before, part, None if states is None else states.get(name))
+        told = _met(name, before, part, found.states.get(name))
         gradients[name] = replace(plus(before, part), told=told)

@@ -20,6 +20,10 @@ class Told:
     what: Any
 
 
+def _nothing() -> Any:
+    return None
+
+
 @dataclass(frozen=True)
 class ByNorm:
     """What a norm tells the linear map before it: factors that the weights of the map bring.
@@ -28,11 +32,14 @@ class ByNorm:
         signal: on the gradient behind the map.
         weights: on the gradient of the weights, which is orthogonal to them.
         channels: whether Σ g x over samples and places is 0 for each channel.
+        beside: for entries h over their root mean square E (g h)(g′ h′) less E g g′ E h h′, as a
+            state; None where g does not depend on h.
     """
 
     signal: float
     weights: float
     channels: bool
+    beside: Callable[[], Any] = _nothing
 
     @property
     def orthogonal(self) -> bool:

@@ -1,4 +1,4 @@
-"""Copies along a dimension, exactly: all pairs of entries, and what comes back."""
+"""Copies along a dimension and rolls, exactly: pairs of entries, and what comes back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sigprop.theory.network import Call, Signal, from_values
+from sigprop.theory.network import Call, Signal, SignalState, from_values
+from sigprop.theory.network.axes import Axis, pair_sum
+from sigprop.theory.network.mapping import chosen, spread
 from sigprop.theory.network.table import RuleContext, rule_of
 from tests.theory.network.pairs import full_state
 
@@ -52,3 +54,27 @@ def test_copies_that_are_not_all_as_many_are_measured():
                 names=("repeats", "dim"))  # fmt: skip
     with pytest.raises(ValueError, match="flattened"):
         rule_of(call).forward(RuleContext(call, [from_values(np.ones((3, 1)))]))
+
+
+@pytest.mark.parametrize(("shift", "left"), [(4, (4, 2, 2)), (2, (8, 2)), (1, (16,))])
+def test_a_roll_keeps_the_parts_that_it_moves_whole(shift, left):
+    """Of 4 windows of 2 pairs: by whole windows all stays, by whole pairs the pairs do."""
+    axes = tuple(Axis.exchangeable(n) for n in (4, 2, 2))
+    second = np.random.default_rng(1).random((2, 2, 2))
+    state = SignalState((axes,), second, np.zeros((1, 1, 1)))
+    index = (np.arange(16) + shift) % 16
+    for made in (chosen(state, 0, index), spread(state, 0, index, 16)):
+        assert tuple(axis.size for axis in made.axes) == left
+        assert made.q == pytest.approx(state.q)
+        total = [pair_sum_of(each) for each in (state, made)]
+        assert total[1] == pytest.approx(total[0])
+        if shift == 2:
+            assert made.second[1, 0] == pytest.approx(second[1, 1, 0])
+
+
+def pair_sum_of(state):
+    """Σ over all pairs of entries."""
+    second = state.second
+    for place, axis in enumerate(state.axes):
+        second = pair_sum(second, axis, place)
+    return second.item()

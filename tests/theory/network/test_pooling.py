@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from sigprop.prediction import entry, run
-from sigprop.theory.network import from_values
+from sigprop.theory.network import SignalState, from_moments, from_values
 from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.divisions import merge_axes
-from sigprop.theory.network.pooling import resized
+from sigprop.theory.network.maxima import to_largest
+from sigprop.theory.network.overlaps import both_the_same
+from sigprop.theory.network.pooling import resized, windows
 from tests.theory.network.pairs import full_state
 from tests.theory.network.simulate import Op, assert_predicts
 
@@ -174,3 +178,60 @@ def test_two_places_that_both_get_a_gradient_are_large(positions):
 
     assert_predicts("chosen", build, (4, 40, 6, 6), nets=150, mutant=1.6,
                     positions=positions, tolerance=0.03, skip=("parameter 0.weight",))  # fmt: skip
+
+
+@pytest.mark.parametrize("positions", ["exchangeable", "full"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_windows_that_share_entries_have_one_largest_entry(stride, positions):
+    """Of a gradient alike at all places the shared entry gets both parts: up to 5 times as much."""
+
+    def build():
+        return nn.Sequential(
+            nn.Conv2d(8, 32, 1, bias=False), nn.MaxPool2d(3, stride, 1), nn.Conv2d(32, 40, 1),
+            nn.AdaptiveAvgPool2d(1),
+        )  # fmt: skip
+
+    assert_predicts(
+        f"overlapping windows {stride}", build, (6, 8, 6, 5), nets=120,
+        tolerance={"gradient": 0.06, "": 0.1}, skip=("out", "parameter"), positions=positions,
+    )  # fmt: skip
+
+
+def test_the_largest_entries_of_independent_samples_are_at_places_of_their_own():
+    """One gradient for all samples: two of them get it at one place by chance only."""
+    matrix = windows(6, 3, 2, 2, 0)
+    state = from_moments((5, 6), 1.0)
+    made = to_largest(from_moments((5, 3), 1.0, 0.0, 1.0), state, {1: matrix})
+    assert made.second[1, 1] == pytest.approx(1 / 2)  # an entry with itself
+    assert made.second[0, 1] == pytest.approx(1 / 4, rel=1e-3)  # of another sample at its place
+    alike = from_moments((5, 6), 1.0, 0.0, 1.0)
+    alike = replace(alike, second=np.array([[0.0, 1.0], [0.0, 1.0]]))
+    made = to_largest(from_moments((5, 3), 1.0, 0.0, 1.0), alike, {1: matrix})
+    assert made.second[0, 1] == pytest.approx(1 / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("entries", "out"),
+    [
+        (Axis.exchangeable(7), Axis.exchangeable(4)),
+        (Axis.positions(7), Axis.positions(4)),
+        (Axis((1, 5, 1)), Axis.exchangeable(4)),
+    ],
+)
+def test_all_of_the_gradient_of_overlapping_windows_arrives(entries, out):
+    """Σ over pairs of entries is that over pairs of windows, however they are told apart."""
+    second = np.where(entries.is_same, 1.0, 0.3)
+    state = SignalState(((entries,),), second, np.zeros(entries.classes))
+    noise = np.random.default_rng(0).random(out.relations)
+    gradient = from_values(np.zeros(4), [0] if out.full else [])
+    gradient = replace(gradient, second=np.where(out.is_same, 1.0, 0.2 + 0.1 * noise))
+    made = to_largest(gradient, state, {0: windows(7, 4, 3, 2, 1)})
+    assert made.second @ made.axes[0].counts == pytest.approx(gradient.second @ out.counts)
+
+
+def test_the_share_of_windows_that_overlap():
+    """P(one entry is the largest of both) of 4 and 3 entries with 2 in common is 2/5."""
+    a = both_the_same([(4, 3, 2)])
+    assert a + (1 - a) * 2 / 12 == pytest.approx(2 / 5)
+    assert both_the_same([(5, 5, 5)]) == 1
+    assert both_the_same([(1, 1, 1)]) == 0

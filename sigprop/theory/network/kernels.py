@@ -1,0 +1,143 @@
+"""Random kernels: the mean over convolutions of independent weights, and its parts.
+
+    M′ = w₂ Σ_{c in the group} ⊗_axes Σ_k A_k M_cc A_kᵀ,
+
+A_k the matrix of tap k along an axis (``taps``): one sparse map for each axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import Axis
+from sigprop.theory.network.divisions import one_axis
+from sigprop.theory.network.linear import pair_moments, significant_mean
+from sigprop.theory.network.maps import apply_mean, summed, through
+from sigprop.theory.network.state import Scatter, SignalState
+from sigprop.theory.network.taps import MOST, ConvolutionPlan
+
+
+def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
+    """The mean over kernels of independent entries with the mean and mean square of these."""
+    state = opened(state, plan)
+    place = state.places(plan.channel).start
+    axis = state.axes[place]
+    kinds, members = groups_of(axis, plan.groups)
+    mean, (pair, _) = significant_mean(plan.weight), pair_moments(plan.weight, plan.rows)
+    wide = plan.channels[1] // plan.groups
+    out = Axis(tuple(n * wide for n in kinds.sizes))
+    spatial = spatial_axes(state, plan, out)
+    own = np.tensordot(members, np.moveaxis(state.second, place, 0)[axis.same], axes=1)
+    same = (plan.weight.square - pair) * tapped(own, state, plan, spatial)
+    differ = np.zeros((kinds.classes, *same.shape))
+    moved = np.zeros((kinds.classes, *_moved_mean(state, plan, spatial).shape[1:]))
+    if mean or pair:
+        shared, apart = _group_pairs(state, plan, kinds, members)
+        shared = tapped(shared, state, plan, spatial, together=True)
+        same, shared = same + pair * shared, mean**2 * shared
+        differ = mean**2 * tapped(apart, state, plan, spatial, together=True)
+        within = np.array([(wide - 1) / max(n * wide - 1, 1) for n in kinds.sizes])
+        for a, share in enumerate(within):
+            differ[a, a] = share * shared[a] + (1 - share) * differ[a, a]
+        moved = mean * np.tensordot(members, _moved_mean(state, plan, spatial), axes=1)
+    second = np.moveaxis(assembled(differ, same, out), 0, place)
+    return on_axes(state, plan, second, np.moveaxis(moved, 0, place), out, spatial)
+
+
+def opened(state: SignalState, plan: ConvolutionPlan) -> SignalState:
+    """One axis for each dimension that a kernel moves along."""
+    for dim in (plan.channel, *plan.spatial):
+        state = one_axis(state, dim)
+    return state
+
+
+def groups_of(axis: Axis, groups: int) -> tuple[Axis, FloatArray]:
+    """Groups of channels in classes, and how many of each class of channels one group has."""
+    inside = axis.class_of.reshape(groups, -1)
+    counts = np.zeros((groups, axis.classes))
+    np.add.at(counts, (np.arange(groups)[:, None], inside), 1.0)
+    starts = np.flatnonzero(np.any(np.diff(counts, axis=0) != 0, axis=1)) + 1
+    cuts = np.array([0, *starts, groups])
+    return Axis(tuple(int(n) for n in np.diff(cuts))), counts[cuts[:-1]]
+
+
+def _group_pairs(
+    state: SignalState, plan: ConvolutionPlan, kinds: Axis, members: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Σ over pairs of channels of one group, (kinds, …), and of two groups, (kinds, kinds, …)."""
+    place = state.places(plan.channel).start
+    axis = state.axes[place]
+    moved, k = np.moveaxis(state.second, place, 0), axis.classes
+    pairs = moved[: k * k].reshape(k, k, *moved.shape[1:])
+    apart = np.einsum("ap,bq,pq...->ab...", members, members, pairs, optimize=True)
+    shared = np.einsum("aa...->a...", apart).copy()
+    if not axis.full:
+        own = moved[axis.same] - np.einsum("pp...->p...", pairs)
+        shared += np.tensordot(members, own, axes=1)
+    return shared, apart
+
+
+def spatial_axes(state: SignalState, plan: ConvolutionPlan, channels: Axis) -> list[Axis]:
+    """The axes of places out: full where those in are and the relation tensor stays small."""
+    axes = [state.axes[state.places(dim).start] for dim in plan.spatial]
+    sizes = [taps[0].shape[0] for taps in plan.taps]
+    others = math.prod(axis.relations for axis in state.axes) // math.prod(
+        axis.relations for axis in (*axes, state.axes[state.places(plan.channel).start])
+    )
+    told = any(axis.full and axis.size > 1 for axis in axes)
+    out = [
+        Axis.positions(n) if told and axis.full else Axis.exchangeable(n)
+        for axis, n in zip(axes, sizes, strict=True)
+    ]
+    numbers = others * channels.relations * math.prod(axis.relations for axis in out)
+    return out if numbers <= MOST else [Axis.exchangeable(n) for n in sizes]
+
+
+def tapped(
+    second: FloatArray, state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis], *,
+    together: bool = False,
+) -> FloatArray:  # fmt: skip
+    """Σ_k A_k M A_kᵀ along each spatial axis, its dimensions last; or S M Sᵀ with S = Σ_k A_k."""
+    last = second.ndim - (len(state.axes) - state.places(plan.channel).start - 1)
+    for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
+        axis = state.axes[state.places(dim).start]
+        pairs = [(sum(taps[1:], start=taps[0]),) * 2] if together else [(a, a) for a in taps]
+        second = through(summed(pairs, axis, out[i]), second, last + i)
+    return second
+
+
+def _moved_mean(state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis]) -> FloatArray:
+    """Σ over taps of the means shifted, channels first."""
+    mean = np.moveaxis(state.mean, state.places(plan.channel).start, 0)
+    for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
+        place = state.places(dim).start
+        every = sum(taps[1:], start=taps[0])
+        mean = apply_mean(every, mean, place, state.axes[place], out[i])
+    return mean
+
+
+def assembled(differ: FloatArray, same: FloatArray, out: Axis) -> FloatArray:
+    """The relations of an axis, first, from those of classes: (k, k, …) and (k, …)."""
+    k = out.classes
+    flat = differ.reshape(k * k, *differ.shape[2:])
+    if not out.full:
+        return np.concatenate([flat, same])
+    flat = flat.copy()
+    flat[out.same] = same
+    return flat
+
+
+def on_axes(
+    state: SignalState, plan: ConvolutionPlan, second: FloatArray, mean: FloatArray, out: Axis,
+    spatial: Sequence[Axis],
+) -> SignalState:  # fmt: skip
+    """Gaussian entries on new axes of channels and places."""
+    dims = list(state.dims)
+    dims[plan.channel] = (out,)
+    for dim, axis in zip(plan.spatial, spatial, strict=True):
+        dims[dim] = (axis,)
+    return SignalState(tuple(dims), second, mean, scatter=Scatter(state.scatter.variance))
