@@ -9,8 +9,9 @@ import torch
 from matplotlib.text import Text
 
 import sigprop
-from sigprop import cli, kaiming_leaky_init, plots, validate, validate_many
+from sigprop import cli, plots, validate, validate_many
 from sigprop.data import load_inputs
+from sigprop.init.request import slopes_request
 from sigprop.records import read_csv, read_json
 from sigprop.theory import MeanField
 from sigprop.validation.grid import cell_level
@@ -47,10 +48,10 @@ def test_validate_with_biases_and_other_activations(tmp_path, capsys, undrawn):
 
 
 def test_validate_ends_with_1_when_the_theory_is_rejected(tmp_path, capsys, undrawn, monkeypatch):
-    def wrong(module, *, gain, **rest):
-        return kaiming_leaky_init(module, gain=1.2 * gain, **rest)
+    def wrong(alpha, gain, *rest):
+        return slopes_request(alpha, 1.2 * gain, *rest)
 
-    monkeypatch.setattr("sigprop.validation.inits.kaiming_leaky_init", wrong)
+    monkeypatch.setattr("sigprop.validation.inits.slopes_request", wrong)
     code = run("validate", *SMALL, "--alpha", 0.2, "--gain", 1, "--out", tmp_path, "--json")
     assert code == 1
     assert json.loads(capsys.readouterr().out)["holds"] is False
@@ -144,7 +145,9 @@ def test_validate_tests_the_law_of_the_weights_when_asked(tmp_path, capsys, undr
     assert "measured only: the law of the weights beyond" in capsys.readouterr().out
     assert run("validate", *SMALL, *arguments, "--distribution", "normal", "--json", "--force") == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
-    assert cell["tested"].endswith("row norms, fourth moment, row directions, shared weights")
+    assert cell["tested"].endswith(
+        "row norms, fourth moment, row directions, shared weights, order"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pt"])
@@ -234,7 +237,7 @@ def test_the_activation_may_stand_without_a_word_before_it(capsys):
         (["gain", "--activation", "tanh", "--width", "8"], "--width is for the leaky family"),
         (["gain", "--activation", "tanh", "--alpha", "1"], "has no parameter 'alpha'"),
         (["gain", "--bias-std", "-1"], "bias_std must be >= 0"),
-        (["gain", "--q", "0"], "q must be > 0"),
+        (["gain", "--q", "0"], "q must be >= 1e-300"),
         (["explain", "--gain", "0"], "gain must be > 0"),
         (["phase", "--activation", "tanh", "--bias-max", "0"], "--bias-max must be > 0"),
     ],

@@ -64,7 +64,7 @@ def combinations(
         axes: of the entries and of the windows along a dimension.
     """
     *before, (last, kinds) = (
-        (dim, _pairs(_Key.of(matrix), *axes(dim))) for dim, matrix in matrices.items()
+        (dim, _pairs(_TapsKey.of(matrix), *axes(dim))) for dim, matrix in matrices.items()
     )
     for chosen in itertools.product(*(each.items() for _, each in before)):
         sizes = [size for size, _ in chosen]
@@ -82,21 +82,21 @@ def combinations(
 
 
 @dataclass(frozen=True)
-class _Key:
+class _TapsKey:
     """Which entries each window has."""
 
     windows: tuple[tuple[int, ...], ...]
     n: int
 
     @classmethod
-    def of(cls, matrix: Matrix) -> _Key:
+    def of(cls, matrix: Matrix) -> _TapsKey:
         rows = sparse.csr_array(matrix)
         parts = np.split(rows.indices, rows.indptr[1:-1])
         return cls(tuple(tuple(sorted(map(int, part))) for part in parts), rows.shape[1])
 
 
 @functools.lru_cache(maxsize=256)
-def _pairs(key: _Key, entries: Axis, windows: Axis) -> dict[Sizes, Pairs]:
+def _pairs(key: _TapsKey, entries: Axis, windows: Axis) -> dict[Sizes, Pairs]:
     met: dict[Sizes, list[tuple[int, int]]] = {}
     sets = [frozenset(window) for window in key.windows]
     reach = [(min(window, default=0), max(window, default=-1)) for window in key.windows]
@@ -108,7 +108,7 @@ def _pairs(key: _Key, entries: Axis, windows: Axis) -> dict[Sizes, Pairs]:
     return {sizes: _maps(key, pairs, entries, windows) for sizes, pairs in met.items()}
 
 
-def _maps(key: _Key, pairs: list[tuple[int, int]], entries: Axis, windows: Axis) -> Pairs:
+def _maps(key: _TapsKey, pairs: list[tuple[int, int]], entries: Axis, windows: Axis) -> Pairs:
     shape = (entries.relations, windows.relations)
     parts: list[tuple[np.ndarray, ...]] = []
     for i, j in pairs:
