@@ -97,11 +97,24 @@ class _Check:
             )
 
     def _is_direct(self, function: Any, direct: set[int]) -> bool:
-        """Whether all that autograd knows right behind a node is an argument, itself."""
-        for node in self.nodes[function][1]:
-            step = self.functions.get(node)
-            if id(self.nodes[node][0] if step is None else step) not in direct:
-                return False
+        """Whether all that autograd knows right behind a node is an argument, itself.
+
+        Most steps are so: they are done with here.
+        """
+        stack, seen = self.nodes[function][1], {function}
+        while stack:
+            inside: list[Any] = []
+            for node in stack:
+                met: Any = self.functions.get(node)
+                if met is None:
+                    met, behind = self.nodes[node]
+                    if met is None:
+                        inside += [n for n in behind if n not in seen]
+                        seen.update(behind)
+                        continue
+                if id(met) not in direct:
+                    return False
+            stack = inside
         return True
 
     def _takes(self, step: Step, met: Step | Tensor) -> bool:
