@@ -30,7 +30,8 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     joins.py: sums and products of several signals; selection.py: one of several at each entry.
     layout.py: reshape, permute, copies, slices; concatenation.py: split, stack, concatenation.
     linear.py: dense layers; convolution.py: convolutions; kernels.py: random ones; taps.py: their
-    taps as matrices; thin.py: kernels that read few channels; borders.py: zeros beside an image.
+    taps as matrices; thin.py: kernels that read few channels; borders.py: zeros beside an image;
+    neighbours.py: places beside each other.
     pooling.py: known linear maps, averages, padding; patches.py: entries between dimensions.
     maxima.py: the largest of a window; extremes.py: its law; overlaps.py: two windows that share.
     normalization.py: norms; norm_calls.py: what they take together; norm_sides.py: one of two;

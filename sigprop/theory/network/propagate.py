@@ -21,6 +21,7 @@ from sigprop.theory.network.gradient_covariance import (
     met,
 )
 from sigprop.theory.network.joins import multiplied
+from sigprop.theory.network.neighbours import Neighbours
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
 from sigprop.theory.network.told import Orthogonal, Products, Told, still_orthogonal
@@ -51,6 +52,7 @@ class Propagation:
         cut: whether covariances of what meets again were too many or too far to be followed.
         measured: gradients at nodes that were measured as a whole.
         borders: where in space second moments are.
+        neighbours: how alike places beside each other are.
     """
 
     states: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +63,7 @@ class Propagation:
     cut: bool = False
     measured: dict[str, Any] = field(default_factory=dict)
     borders: Borders = field(default_factory=Borders)
+    neighbours: Neighbours = field(default_factory=Neighbours)
 
 
 def propagate(
@@ -128,7 +131,8 @@ def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:
 def _made(found: Propagation, pairs: Covariances, call: Call) -> Any:
     """What the rule of a call makes."""
     ctx = _context(found, pairs, call)
-    made = rule_of(call).forward(ctx)
+    read = found.borders.signals.get(call.inputs[0]) if call.inputs else None
+    made = found.neighbours.forward(ctx, rule_of(call).forward, read)
     _check(made, call)
     return found.borders.forward(ctx, made)
 

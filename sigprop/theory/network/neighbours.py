@@ -1,0 +1,151 @@
+"""Places beside each other: what a small window of a pool takes together.
+
+Places are exchangeable in a :class:`SignalState`: any two have the mean covariance of all pairs.
+Independent weights keep E x(p) x(p′)/E x² as it is, but at borders padded with zeros two places far
+apart have few taps in common, so behind some convolutions neighbours on a small map are much more
+alike than any two places. Here n = E x(p) x(p′)/E x² of neighbours is followed: it passes
+convolutions; activations and pools make of it what their rules make of a state in which all places
+are so alike; a norm over places takes from it what it takes from the mean of all pairs. A pool of
+small windows is given the state of neighbours, and what it makes is taken from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import all_same
+from sigprop.theory.network.borders import bias_of, has_places, of_all, taken_off
+from sigprop.theory.network.state import SignalState
+from sigprop.theory.network.table import RuleContext
+from sigprop.theory.network.taps import ConvolutionPlan, plan_of
+
+Rule = Callable[[RuleContext], Any]
+LEAST = 1e-3
+"""Difference of n from that of all pairs from which it is followed."""
+
+
+def in_common(plan: ConvolutionPlan, read: FloatArray | None) -> float | None:
+    """How much two neighbours behind a convolution have in common, next to what each has.
+
+    Σ_taps √(r(p) r(p + 1)) over the taps that are inside for both, over √(r′(p) r′(p + 1)), the
+    mean over neighbours along an axis; of windows of two by two places. None where the windows are
+    further apart than one place: what they read are no neighbours.
+    """
+    found = []
+    for dim, taps in zip(plan.spatial, plan.taps, strict=True):
+        out, n = taps[0].shape
+        if any(_step(tap) > 1 for tap in taps):
+            return None
+        r = np.ones(n)
+        if read is not None and read.shape[dim] > 1:
+            r = read.mean(axis=tuple(d for d in range(read.ndim) if d != dim))
+        both = np.sqrt(r[:-1] * r[1:])
+        own, shared = np.zeros(out), np.zeros(max(out - 1, 0))
+        for tap in taps:
+            own += tap @ r
+            shared += _of_pairs(tap) @ both
+        square = np.sqrt(own[:-1] * own[1:])
+        found.append(float(np.sum(shared) / np.sum(square)) if square.size and square.any() else 0)
+    a = float(np.mean(found))
+    return (2 * a + a**2) / 3
+
+
+def evenness(read: FloatArray | None) -> float:
+    """The mean of √(r(p) r(p + 1)) over neighbours."""
+    if read is None:
+        return 1.0
+    found = []
+    for dim in range(2, read.ndim):
+        if read.shape[dim] > 1:
+            moved = np.moveaxis(read, dim, 0)
+            found.append(float(np.sqrt(moved[:-1] * moved[1:]).mean()))
+    return min(found, default=1.0)
+
+
+def _step(tap: Any) -> int:
+    """How many places on the next window reads."""
+    rows, columns = tap.nonzero()
+    near = np.flatnonzero(np.diff(rows) == 1)
+    return int(np.diff(columns)[near].max(initial=0))
+
+
+def _of_pairs(tap: Any) -> Any:
+    """A tap on pairs of neighbours: inside where it is for both."""
+    return tap[:-1, :-1].multiply(tap[1:, 1:]).tocsr()
+
+
+class Neighbours:
+    """n of the nodes where it is not that of all pairs."""
+
+    def __init__(self) -> None:
+        self.alike: dict[str, float] = {}
+
+    def forward(self, ctx: RuleContext, rule: Rule, read: FloatArray | None) -> Any:
+        """What the rule of a call makes, of windows by what neighbours have in common."""
+        call = ctx.call
+        self.alike.pop(call.name, None)
+        made = rule(ctx)
+        states = [made, *ctx.inputs]
+        if call.full or len(states) < 2 or not all(map(has_places, states)):
+            return made
+        given = [self.alike.get(name) for name in call.inputs]
+        if call.operation.startswith("conv"):
+            n, common = _or_all(given[0], ctx.inputs[0]), in_common(plan_of(ctx)[1], read)
+            if common is not None and made.q > 0:
+                constant = min(bias_of(ctx) / made.q, 1.0)  # the same at all places
+                self._keep(call.name, made, n * common * (1 - constant) + constant)
+        elif all(n is None for n in given):
+            return made
+        elif call.kind in ("activation", "passage", "scale", "shift", "dropout", "pooling"):
+            close = rule(replace(ctx, inputs=[as_neighbours(ctx.inputs[0], given[0])]))
+            if call.kind == "pooling":
+                made = _with_windows(made, close)
+            if len(ctx.inputs) == 1:
+                self._keep(call.name, made, of_all(close))
+        elif call.kind == "normalization":
+            n, taken = _or_all(given[0], ctx.inputs[0]), taken_off(ctx, made)
+            self._keep(call.name, made, (n * evenness(read) - taken) / max(1 - taken, 1e-9))
+        elif call.kind in ("sum", "concatenation"):
+            sizes = [state.q for state in ctx.inputs]
+            if call.kind == "concatenation":
+                sizes = [q * s.shape[1] for q, s in zip(sizes, ctx.inputs, strict=True)]
+            parts = [_or_all(n, state) for n, state in zip(given, ctx.inputs, strict=True)]
+            self._keep(call.name, made, float(np.dot(sizes, parts)) / max(sum(sizes), 1e-300))
+        return made
+
+    def _keep(self, name: str, made: SignalState, n: float) -> None:
+        if abs(n - of_all(made)) > LEAST and abs(n) <= 1:
+            self.alike[name] = n
+
+
+def _or_all(n: float | None, state: SignalState) -> float:
+    return of_all(state) if n is None else n
+
+
+def as_neighbours(state: SignalState, n: float | None) -> SignalState:
+    """The same, any two places as alike as neighbours."""
+    if n is None:
+        return state
+    spatial = len(state.dims[2:])
+    first = len(state.axes) - spatial
+    second = state.second.copy()
+    at: tuple[Any, ...] = tuple(int(axis.same[0]) for axis in state.axes[first:])
+    own = second[(Ellipsis, *at)].copy()
+    for where in np.ndindex(*(2,) * spatial):
+        if where != at:
+            second[(Ellipsis, *where)] = n * own
+    return replace(state, second=second)
+
+
+def _with_windows(made: SignalState, close: SignalState) -> SignalState:
+    """Single entries by their windows of neighbours; two places as any two."""
+    if made.mean.size > 1 or close.second.shape != made.second.shape:
+        return made
+    shift = float(close.mean.item()) ** 2 - float(made.mean.item()) ** 2
+    second = np.where(all_same(made.axes), close.second, made.second + shift)
+    return replace(close, second=second)
