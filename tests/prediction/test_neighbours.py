@@ -10,8 +10,7 @@ from torch import nn
 from sigprop.measurement import measure_nodes
 from sigprop.prediction import predict
 from sigprop.prediction.entry import propagated
-from sigprop.theory.network.borders import of_all
-from sigprop.theory.network.neighbours import Neighbours, as_neighbours
+from sigprop.theory.network.neighbours import Neighbours, as_neighbours, of_all
 
 
 def net(depth: int, pool: nn.Module, *, norm: bool = False, width: int = 48) -> nn.Sequential:

@@ -122,31 +122,6 @@ def _spatial(ctx: RuleContext) -> range:
     return plan_of(ctx)[1].spatial
 
 
-# Pairs of places
-
-
-def has_places(state: Any) -> bool:
-    """Whether it is (samples, channels, places …), the places exchangeable."""
-    if not isinstance(state, SignalState) or len(state.dims) < 3:
-        return False
-    return all(len(dim) == 1 and dim[0].relations == 2 for dim in state.dims[2:])
-
-
-def _relations(state: SignalState) -> tuple[FloatArray, tuple[Any, ...], tuple[Any, ...]]:
-    """The second moments, and where those of one entry and of two places stand."""
-    first = len(state.axes) - len(state.dims[2:])
-    own: tuple[Any, ...] = tuple(int(axis.same[0]) for axis in state.axes)
-    apart = tuple(place if i < first else 1 - place for i, place in enumerate(own))
-    return state.second, own, apart
-
-
-def of_all(state: SignalState) -> float:
-    """E x(p) x(p′)/E x² of any two places."""
-    second, own, apart = _relations(state)
-    square = float(second[own])
-    return float(second[apart]) / square if square > 0 else 0.0
-
-
 # Convolutions
 
 
@@ -250,24 +225,7 @@ def _normed(
     places = given[0]
     if places is None or made.shape != ctx.inputs[0].shape:
         return None, 1.0
-    places = places / _together(ctx, places)
-    taken = taken_off(ctx, made)
-    if taken > 0:
-        even = np.sqrt(places)
-        places = np.maximum(places - 2 * taken * even / even.mean() + taken, 0.0)
-    return places, 1.0
-
-
-def taken_off(ctx: RuleContext, made: SignalState) -> float:
-    """The share of E x² that a norm over places takes off with the mean, by what pairs become."""
-    before, after = ctx.inputs[0], made
-    norm = norm_of(ctx)
-    if not norm.centre or not set(norm.dims) & set(range(2, len(made.dims))):
-        return 0.0
-    if not (has_places(before) and has_places(after)):
-        return 0.0
-    was, is_now = of_all(before), of_all(after)
-    return min(max((was - is_now) / (1 - is_now), 0.0), 1.0) if is_now < 1 else 0.0
+    return places / _together(ctx, places), 1.0
 
 
 def _normed_back(

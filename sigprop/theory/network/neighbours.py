@@ -5,8 +5,9 @@ Independent weights keep E x(p) x(p′)/E x² as it is, but at borders padded wi
 apart have few taps in common, so behind some convolutions neighbours on a small map are much more
 alike than any two places. Here n = E x(p) x(p′)/E x² of neighbours is followed: it passes
 convolutions; activations and pools make of it what their rules make of a state in which all places
-are so alike; a norm over places takes from it what it takes from the mean of all pairs. A pool of
-small windows is given the state of neighbours, and what it makes is taken from there.
+are so alike. A pool of small windows is given the state of neighbours, and what it makes is taken
+from there. Behind a norm it is that of all pairs again: what a mean over places takes off there is
+not known well enough.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import all_same
-from sigprop.theory.network.borders import bias_of, has_places, of_all, taken_off
+from sigprop.theory.network.borders import bias_of
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
 from sigprop.theory.network.taps import ConvolutionPlan, plan_of
@@ -53,18 +54,6 @@ def in_common(plan: ConvolutionPlan, read: FloatArray | None) -> float | None:
         found.append(float(np.sum(shared) / np.sum(square)) if square.size and square.any() else 0)
     a = float(np.mean(found))
     return (2 * a + a**2) / 3
-
-
-def evenness(read: FloatArray | None) -> float:
-    """The mean of √(r(p) r(p + 1)) over neighbours."""
-    if read is None:
-        return 1.0
-    found = []
-    for dim in range(2, read.ndim):
-        if read.shape[dim] > 1:
-            moved = np.moveaxis(read, dim, 0)
-            found.append(float(np.sqrt(moved[:-1] * moved[1:]).mean()))
-    return min(found, default=1.0)
 
 
 def _step(tap: Any) -> int:
@@ -107,9 +96,6 @@ class Neighbours:
                 made = _with_windows(made, close)
             if len(ctx.inputs) == 1:
                 self._keep(call.name, made, of_all(close))
-        elif call.kind == "normalization":
-            n, taken = _or_all(given[0], ctx.inputs[0]), taken_off(ctx, made)
-            self._keep(call.name, made, (n * evenness(read) - taken) / max(1 - taken, 1e-9))
         elif call.kind in ("sum", "concatenation"):
             sizes = [state.q for state in ctx.inputs]
             if call.kind == "concatenation":
@@ -121,6 +107,28 @@ class Neighbours:
     def _keep(self, name: str, made: SignalState, n: float) -> None:
         if abs(n - of_all(made)) > LEAST and abs(n) <= 1:
             self.alike[name] = n
+
+
+def has_places(state: Any) -> bool:
+    """Whether it is (samples, channels, places …), the places exchangeable."""
+    if not isinstance(state, SignalState) or len(state.dims) < 3:
+        return False
+    return all(len(dim) == 1 and dim[0].relations == 2 for dim in state.dims[2:])
+
+
+def _relations(state: SignalState) -> tuple[FloatArray, tuple[Any, ...], tuple[Any, ...]]:
+    """The second moments, and where those of one entry and of two places stand."""
+    first = len(state.axes) - len(state.dims[2:])
+    own: tuple[Any, ...] = tuple(int(axis.same[0]) for axis in state.axes)
+    apart = tuple(place if i < first else 1 - place for i, place in enumerate(own))
+    return state.second, own, apart
+
+
+def of_all(state: SignalState) -> float:
+    """E x(p) x(p′)/E x² of any two places."""
+    second, own, apart = _relations(state)
+    square = float(second[own])
+    return float(second[apart]) / square if square > 0 else 0.0
 
 
 def _or_all(n: float | None, state: SignalState) -> float:
