@@ -10,9 +10,10 @@ this process on one thread. Recording is the one run under the recorder with its
 ``TorchFunctionMode`` that does nothing adds to a call is measured too: seconds are the machine's,
 that is its measure. That the numbers are right is checked: what leaves the recorded net, and the
 gains set.
-Answer: large nets are read at 1.1 times their forward pass and initialized at the cost of the
-draws; a thousand layers of width 128 take 1.5 times the draws and 20 ms. Small calls cost 46 and 47
-µs more each, which misses the target of 40.
+Answer: large nets are read at 1.1 times their forward pass and initialized at 1.1 times the cost of
+the draws; a thousand layers of width 128 take 1.8 times the draws and 20 ms (1.5 to 1.8 in other
+runs). Small calls cost 42 and 46 µs more each (38 and 44 in the quietest runs), which misses the
+target of 40.
 Source: the targets are this project's own.
 Run time: 45 s on one core.
 """
