@@ -36,7 +36,7 @@ def wrong(gain=1.0, bias=1.0, module=None):
 
 @functools.cache
 def pool(kind):
-    init = {"right": wrong(), "gain": wrong(gain=1.12), "activation": wrong(module=nn.Hardtanh())}
+    init = {"right": None, "gain": wrong(gain=1.12), "activation": wrong(module=nn.Hardtanh())}
     results = []
 
     def first(nets):
