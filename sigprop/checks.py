@@ -200,20 +200,22 @@ def torch_names(function: Callable[P, R]) -> Callable[P, R]:
     name = function.__name__
 
     def own(key: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        found = key if key in parameters else TORCH_NAMES.get(key, key)
-        if found == key or found not in parameters:
-            if key in parameters or takes_all:
-                return key
-            hint = did_you_mean(key, parameters) or f" It takes {', '.join(parameters)}."
-            if found == "activation":
-                hint = " It is of leaky ReLU; gain(…), initialize(…), validate(…) take activation=."
-            raise TypeError(f"{name} has no argument {key!r}.{hint}")
-        same = [k for k in kwargs if k != key and TORCH_NAMES.get(k, k) == found]
-        if same or list(parameters).index(found) < len(args):
-            raise TypeError(
-                f"{name} was given {found} twice: {key}= is torch's name of it. Leave one out."
-            )
-        return found
+        found = TORCH_NAMES.get(key, key)
+        if key in parameters:
+            return key
+        if found in parameters:
+            same = [k for k in kwargs if k != key and TORCH_NAMES.get(k, k) == found]
+            if same or list(parameters).index(found) < len(args):
+                raise TypeError(
+                    f"{name} was given {found} twice: {key}= is torch's name of it. Leave one out."
+                )
+            return found
+        if takes_all:
+            return key
+        hint = did_you_mean(key, parameters) or f" It takes {', '.join(parameters)}."
+        if found == "activation":
+            hint = " It is of leaky ReLU; gain(…), initialize(…), validate(…) take activation=."
+        raise TypeError(f"{name} has no argument {key!r}.{hint}")
 
     def named(*args: P.args, **kwargs: P.kwargs) -> R:
         if not kwargs.keys() <= parameters.keys():

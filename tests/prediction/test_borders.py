@@ -167,6 +167,13 @@ def test_where_nothing_is_padded_nothing_changes():
     assert not found.borders.signals
 
 
+def test_only_windows_keep_places():
+    """``cumsum`` is called pooling, and is none."""
+    torch.manual_seed(0)
+    found, _ = propagated(Net(lambda x, c: c(x).relu().cumsum(3), c=conv(3, 8)), (4, 3, 8, 8))
+    assert "relu" in found.borders.signals and "cumsum" not in found.borders.signals
+
+
 def test_the_gradient_of_a_factor_has_the_places_of_the_other():
     found, _ = propagated(drawn("gated"), (4, 3, 8, 8))
     borders = found.borders

@@ -115,7 +115,14 @@ def _rule(ctx: RuleContext, made: Any, *, back: bool = False) -> Callable[..., A
         if any(axis.classes > 1 for d in _spatial(ctx) for axis in ctx.only.dims[d]):
             return None
         return _convolved_back if back else _convolved
+    if call.kind == "pooling" and not has_windows(call.operation):
+        return None
     return _RULES.get(call.kind, (None, None))[back]
+
+
+def has_windows(operation: str) -> bool:
+    """Whether what is called pooling takes windows of an image: pools and interpolation."""
+    return "pool" in operation or operation == "interpolate"
 
 
 def _spatial(ctx: RuleContext) -> range:

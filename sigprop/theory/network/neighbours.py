@@ -20,14 +20,19 @@ import numpy as np
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import all_same
-from sigprop.theory.network.borders import bias_of
+from sigprop.theory.network.borders import bias_of, has_windows
+from sigprop.theory.network.linear import as_it_is
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
-from sigprop.theory.network.taps import ConvolutionPlan, plan_of
+from sigprop.theory.network.taps import ConvolutionPlan, per_axis, plan_of
 
 Rule = Callable[[RuleContext], Any]
 LEAST = 1e-3
 """Difference of n from that of all pairs from which it is followed."""
+WIDEST = 3
+"""Places along a window up to which all that it takes are neighbours."""
+_ALONE = ("activation", "passage", "scale", "shift", "dropout")
+"""Kinds that act on each place by itself."""
 
 
 def in_common(plan: ConvolutionPlan, read: FloatArray | None) -> float | None:
@@ -84,18 +89,20 @@ class Neighbours:
             return made
         given = [self.alike.get(name) for name in call.inputs]
         if call.operation.startswith("conv"):
-            n, common = _or_all(given[0], ctx.inputs[0]), in_common(plan_of(ctx)[1], read)
+            plan = plan_of(ctx)[1]
+            n, common = _or_all(given[0], ctx.inputs[0]), in_common(plan, read)
+            if as_it_is(ctx, plan.weight):
+                common = None  # the taps of one kernel are no independent draws
             if common is not None and made.q > 0:
                 constant = min(bias_of(ctx) / made.q, 1.0)  # the same at all places
                 self._keep(call.name, made, n * common * (1 - constant) + constant)
         elif all(n is None for n in given):
             return made
-        elif call.kind in ("activation", "passage", "scale", "shift", "dropout", "pooling"):
+        elif len(ctx.inputs) == 1 and (call.kind in _ALONE or _takes_neighbours(ctx, made)):
             close = rule(replace(ctx, inputs=[as_neighbours(ctx.inputs[0], given[0])]))
             if call.kind == "pooling":
                 made = _with_windows(made, close)
-            if len(ctx.inputs) == 1:
-                self._keep(call.name, made, of_all(close))
+            self._keep(call.name, made, of_all(close))
         elif call.kind in ("sum", "concatenation"):
             sizes = [state.q for state in ctx.inputs]
             if call.kind == "concatenation":
@@ -129,6 +136,19 @@ def of_all(state: SignalState) -> float:
     second, own, apart = _relations(state)
     square = float(second[own])
     return float(second[apart]) / square if square > 0 else 0.0
+
+
+def _takes_neighbours(ctx: RuleContext, made: SignalState) -> bool:
+    """Whether a call pools windows of neighbours."""
+    if ctx.call.kind != "pooling" or not has_windows(ctx.call.operation):
+        return False
+    before, after = ctx.inputs[0].shape[2:], made.shape[2:]
+    if len(before) != len(after):
+        return False
+    sizes = [-(-n // m) for n, m in zip(before, after, strict=True)]
+    if ctx.call.operation.startswith(("avg", "max_pool", "lp")):
+        sizes += per_axis(ctx.call.argument(1, "kernel_size"), len(after))
+    return bool(max(sizes) <= WIDEST)
 
 
 def _or_all(n: float | None, state: SignalState) -> float:

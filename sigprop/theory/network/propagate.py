@@ -205,6 +205,7 @@ def _backward(
         if any(isinstance(part, SignalState) and part.q < 0 for part in sent):
             gradient = _apart(gradient)
             sent = rule.backward(ctx, gradient)
+        parts = found.borders.backward(ctx, sent)
         if rule.parameters is not None:
             crossed = crossed_parameters(back, ctx)
             kernel = getattr(call.argument(1, "weight"), "parameter", "")
@@ -217,9 +218,7 @@ def _backward(
         if measure is None:
             return
         measured = measure(call, gradient) if call.inputs else ()
-        parts: list[tuple[Any, Places | None]] = [(part, None) for part in measured]
-    else:
-        parts = found.borders.backward(ctx, sent)
+        parts = [(part, None) for part in measured]
     for name, (part, places) in zip(call.inputs, parts, strict=True):
         if isinstance(part, Whole):
             found.measured[name] = part.state
