@@ -57,6 +57,19 @@ def test_stacks_of_default_weights_are_warned_of_but_not_called_unhealthy(layers
     assert found.level == "warning" and "biases" in found.advice and report.healthy
 
 
+def test_a_net_that_collapses_for_another_reason_is_still_unhealthy():
+    """One LSTM tells the samples apart; the hundred ReLU layers behind it do not."""
+    torch.manual_seed(0)
+    deep = [part for _ in range(100) for part in (nn.Linear(64, 64), nn.ReLU())]
+    net = Stack(1)
+    for layer in deep[::2]:
+        nn.init.kaiming_normal_(layer.weight)
+    net.head = nn.Sequential(*deep, nn.Linear(64, 10))
+    report = sigprop.check(net, torch.randn(16, 20, 12))
+    (found,) = [f for f in report.findings if f.problem == "samples collapse"]
+    assert found.level == "unhealthy" and "biases" not in found.advice
+
+
 def test_a_sound_net_is_told_once_for_each_layer_that_its_size_is_not_judged():
     report = checked(lambda net: None)
     assert report.healthy

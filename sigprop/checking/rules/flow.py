@@ -93,7 +93,8 @@ def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     """Samples that the last layers do not tell apart.
 
     Recurrent layers of default weights start with states that are mostly their biases, the more so
-    the more of them stand behind each other. They learn all the same, so that is a warning.
+    the more of them stand behind each other. They learn all the same, so where they are what makes
+    the samples alike it is a warning.
     """
     ends = _last_layers(evidence)
     apart = [evidence.signals[name].decorrelation for name in ends if name in evidence.signals]
@@ -111,7 +112,9 @@ def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         advice = "Check the model on samples that differ, such as a batch of your data."
         yield Finding("input", words.COLLAPSE, detail, advice, "note")
     elif known and (left := median(known)) < limits.decorrelation_warned * meant:
-        gated = bool(evidence.graph.of_kind("recurrent"))
+        states = (evidence.signals.get(n.name) for n in evidence.graph.of_kind("recurrent"))
+        known_states = (seen.decorrelation for seen in states if seen is not None)
+        gated = any(d is not None and d < limits.decorrelation_warned * meant for d in known_states)
         sick = left < limits.decorrelation * meant and not gated
         level: Level = "unhealthy" if sick else "warning"
         detail = (
