@@ -176,7 +176,7 @@ def check(rows: list[Row]) -> None:
 
 
 def draw(rows: list[Row]) -> Figure:
-    figure, ax = plt.subplots(figsize=(10, 4.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(10, 4.6), layout="constrained")
     names = list(dict.fromkeys(row["name"] for row in rows))[::-1]
     for shift, every, color in ((0.19, 1, plots.COLORS[4]), (-0.19, 50, plots.COLORS[0])):
         found = {row["name"]: 100 * row["cost"] for row in rows if row["every"] == every}
@@ -191,7 +191,8 @@ def draw(rows: list[Row]) -> Figure:
     ax.set_yticks(range(len(names)), names)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("longer than a training step without a monitor (%)")
-    ax.legend(loc="lower right")
+    ax.margins(x=0.08)  # room for the numbers
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     seldom = [100 * row["cost"] for row in rows if row["every"] == 50]
     often = [100 * row["cost"] for row in rows if row["every"] == 1]
     figure.suptitle(
