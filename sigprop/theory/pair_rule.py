@@ -23,7 +23,6 @@ HERMITE, HERMITE_WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
 HERMITE_WEIGHTS = HERMITE_WEIGHTS / HERMITE_WEIGHTS.sum()
 TO_LEGENDRE = np.linalg.inv(np.polynomial.legendre.legvander(NODES, 9))
 GAUSSIAN = REACH * np.arange(-4, 5) / 4
-NEARBY = 30.0  # times the shift s: where one end of a panel no longer serves φ(u + s) and φ(u − s)
 AWAY = (300.0, 40.0, 20.0, 12.0, 8.0, 5.0, 3.5, 2.4, 1.7, 1.3, 1.15, 1.07)
 """Panels grow by one of these away from the scale of φ."""
 TINIEST = 1e-300
@@ -51,12 +50,11 @@ def fast_deficit(
     kinks = np.asarray(breakpoints, dtype=np.float64)
     s, s_weight = _panels(_outer_edges(kinks, a, b, graded))
     line = s[:, None]
-    inside = np.abs(graded) < NEARBY * line  # further out one end serves φ(u + s) and φ(u − s)
     edges = np.concatenate(
         [
             np.broadcast_to(GAUSSIAN * a, (len(s), len(GAUSSIAN))),
-            graded - line * inside,
-            np.where(inside, graded + line, 0.0),
+            graded - line,
+            graded + line,
         ],
         axis=1,
     )
