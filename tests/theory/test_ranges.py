@@ -12,7 +12,7 @@ from sigprop.activations import activation, as_activation
 from sigprop.gaussian import find_breakpoints
 from sigprop.theory import solve_critical
 from sigprop.theory.log_kernel import LogKernel
-from sigprop.theory.pair_rule import graded_sizes
+from sigprop.theory.pair_rule import fast_deficit, graded_sizes
 
 SMOOTH = ("tanh", "mish", "gelu_tanh", "elu")
 GAINS = (1e-150, 1e-20, 1.0, 1e20, 1e150)
@@ -188,3 +188,15 @@ def test_a_slow_decay_keeps_its_digits_under_a_wide_gaussian():
     """E (1 + |u|)^−4 → (2/3)/√(2πq)."""
     found = MeanField("softsign").chi(1e30) * math.sqrt(2 * math.pi * 1e30)
     assert found == pytest.approx(2 / 3, rel=1e-11)
+
+
+@pytest.mark.parametrize("q", [1e-2, 1.0, 1e4, 1e10, 1e16])
+def test_panels_of_a_bump_hold_its_pairs_at_every_angle(q):
+    """E φ(u) φ(v) = 1/√(1 + 4q + 4q² sin²θ) for φ = exp(−z²): V(1 − 1/√(1 + x)), exactly."""
+    bump = as_activation(lambda z: np.exp(-(z**2)))
+    sizes, _ = graded_sizes(bump.f, bump.breakpoints, 1 / 16, 1e12)
+    for angle in (1e-6, 1e-2, 0.5, 1.5, 3.0):
+        share = 4 * q**2 * math.sin(angle) ** 2 / (1 + 4 * q)
+        wanted = -math.expm1(-math.log1p(share) / 2) / math.sqrt(1 + 4 * q)
+        found = fast_deficit(bump.f, bump.breakpoints, sizes, q, angle)
+        assert found == pytest.approx(wanted, rel=2e-9, abs=0), angle
