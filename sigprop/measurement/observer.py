@@ -1,15 +1,13 @@
 """Sees a model compute: which layer, which activation, on what; functional calls like modules.
 
-A ``TorchFunctionMode`` sees every torch function, module hooks say in which module. Both are there
-only while the model is observed. Names are those of the nodes that ``reading.record`` writes.
+A ``TorchFunctionMode`` sees every torch function; the hooks of ``observed_pass`` say in which
+module. Names are those of the nodes that ``reading.record`` writes.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,7 +16,6 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sigprop.measurement import axes as unit_axes
@@ -32,7 +29,6 @@ from sigprop.measurement.calls import (
     parameters_behind,
     passes,
     read_activation,
-    read_module,
     read_weight,
     square_factor,
 )
@@ -43,8 +39,8 @@ from sigprop.measurement.layer_statistics import (
     Source,
     Token,
 )
-from sigprop.reading.calling import flatten, kind_of, named_modules
-from sigprop.reading.layers import WEIGHT_LAYERS, is_whole, layer_of
+from sigprop.reading.calling import flatten, kind_of
+from sigprop.reading.layers import WEIGHT_LAYERS, layer_of
 from sigprop.reading.memory import storage_id
 from sigprop.reading.operations import Operation
 from sigprop.reading.recorder import transformed
@@ -152,7 +148,7 @@ class Observer(TorchFunctionMode):
 
     def _is_data(self, z: Tensor) -> bool:
         """Whether a tensor is a signal that can be looked at."""
-        if not _is_signal(z):
+        if not is_signal(z):
             return False
         origin = self._origin(z)
         return origin is None or origin.tokens != _CONSTANT
@@ -165,7 +161,7 @@ class Observer(TorchFunctionMode):
         The first argument of a layer, whatever it is; else what comes from the data; where nothing
         is known to, what comes from outside and is no parameter.
         """
-        known = [(t, self._origin(t)) for t in _tensors(args, kwargs) if _is_signal(t)]
+        known = [(t, self._origin(t)) for t in _tensors(args, kwargs) if is_signal(t)]
         first = first_tensor(args, kwargs) if "bias" in row.arguments else None
         signals = {
             id(t): o for t, o in known if t is first or (o is not None and o.tokens != _CONSTANT)
@@ -256,7 +252,7 @@ class Observer(TorchFunctionMode):
                 layer.see_weight(weight.tensor, weight.fan_in)
             else:
                 layer.parameters = parameters_behind(weight.tensor, self._parameters)
-            if _is_signal(out):
+            if is_signal(out):
                 layer.see_signal(out, axes)
                 self._await_gradient(layer, out, made=True)
                 self.made[out] = (layer, _version(out))
@@ -271,7 +267,7 @@ class Observer(TorchFunctionMode):
         """Look at what a module returned."""
         self.returned[name] += 1
         label = name if self.returned[name] == 1 else f"{name}#{self.returned[name]}"
-        for position, tensor in enumerate(t for t in flatten(out) if _is_signal(t, scalars=True)):
+        for position, tensor in enumerate(t for t in flatten(out) if is_signal(t, scalars=True)):
             full = f"{label}[{position}]" if position else label
             layer = self.seen.layer(full, kind_of(module))
             layer.see_signal(tensor, self.axes_of(tensor) if tensor.dim() else ())
@@ -372,94 +368,7 @@ class Observer(TorchFunctionMode):
         self.seen.handles.append(out.register_hook(see))  # type: ignore[no-untyped-call]
 
 
-class ObservedPass:
-    """One pass that is looked at: hooks on every module, a mode in every thread that computes."""
-
-    def __init__(self, root: nn.Module, seen: Observation, watch: Watch) -> None:
-        self._root, self._seen, self._watch = root, seen, watch
-        self._threads = threading.local()
-
-    @contextmanager
-    def watching(self, inputs: Any = (), *, inside: bool) -> Iterator[Observer]:
-        """Watch everything the model computes; all hooks come off on any exit.
-
-        Args:
-            inputs: of the model.
-            inside: whether a call of the root is already under way (its own hooks come too late).
-        """
-        handles: list[RemovableHandle] = []
-        try:
-            for name, module in named_modules(self._root):
-                if (inside and module is self._root) or isinstance(module, torch.jit.ScriptModule):
-                    continue
-                before, after = self._hooks(name, module)
-                handles += [
-                    module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
-                    module.register_forward_hook(after, always_call=True),
-                ]
-            observer = Observer(self._root, self._seen, self._watch)
-            observer.enter(inputs)
-            self._threads.observer = observer
-            with observer:
-                yield observer
-        finally:
-            self._threads.observer = None
-            for handle in handles:
-                handle.remove()
-
-    def _hooks(
-        self, name: str, module: nn.Module
-    ) -> tuple[Callable[[nn.Module, Any, Any], None], Callable[[nn.Module, Any, Any], None]]:
-        is_root, whole = module is self._root, is_whole(module)
-        shown, threads = module in self._watch.outputs, self._threads
-
-        def before(called: nn.Module, args: Any, kwargs: Any) -> None:
-            observer: Observer | None = getattr(threads, "observer", None)
-            if observer is None and called is module:  # another thread's own call
-                return
-            if observer is None:  # a replica, in a thread of its own
-                observer = Observer(called, self._seen, self._watch)
-                threads.observer, threads.replica = observer, called
-                observer.__enter__()  # type: ignore[no-untyped-call]
-            if is_root:
-                observer.enter((args, kwargs))
-            observer.stack.append((name, called))
-            observer.called.add(name)
-            if whole:
-                outermost = not observer.blind and transformed() is None
-                observer.blind += 1
-                after_it = _before_whole(observer, called, (args, kwargs)) if outermost else None
-                observer.wholes.append(after_it)
-
-        def after(called: nn.Module, _args: Any, out: Any) -> None:
-            observer: Observer | None = getattr(threads, "observer", None)
-            if observer is None:
-                return
-            if whole:
-                see = observer.wholes.pop()
-                if see is not None:
-                    see(out)
-                observer.blind -= 1
-            if shown and transformed() is None:
-                observer.blind += 1
-                observer.output(name, called, out)
-                observer.blind -= 1
-            observer.stack.pop()
-            if getattr(threads, "replica", None) is called:
-                threads.observer = threads.replica = None
-                observer.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-
-        return before, after
-
-
-def _before_whole(observer: Observer, module: nn.Module, inputs: Any) -> Callable[[Any], None]:
-    z = next(flatten(inputs), None)
-    if z is None or not _is_signal(z):
-        return lambda _out: None
-    return observer.before_activation(z, read_module(module))
-
-
-def _is_signal(z: Tensor, *, scalars: bool = False) -> bool:
+def is_signal(z: Tensor, *, scalars: bool = False) -> bool:
     """Whether the entries of a tensor can be looked at: real numbers, along one axis or more."""
     numbers = z.is_floating_point() and (scalars or z.dim() > 0)
     plain = z.layout is torch.strided and not z.is_nested and not z.is_meta

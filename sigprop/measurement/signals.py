@@ -17,7 +17,8 @@ from sigprop.checks import FloatArray
 from sigprop.measurement.backward import NEEDS_ITS_OWN_GRAPH, REENTRANT, sources, thawed
 from sigprop.measurement.hooks import ONE_AT_A_TIME, every_module_called
 from sigprop.measurement.layer_statistics import FIELDS, LayerStatistics, Observation, to_host
-from sigprop.measurement.observer import ObservedPass, Observer, Watch
+from sigprop.measurement.observed_pass import ObservedPass
+from sigprop.measurement.observer import Observer, Watch
 from sigprop.reading.calling import (
     as_found,
     call,

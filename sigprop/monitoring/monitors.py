@@ -24,7 +24,8 @@ from sigprop.checking.findings import Finding, by_problem, in_words
 from sigprop.checks import FloatArray, count, real_array
 from sigprop.measurement.hooks import every_module_called
 from sigprop.measurement.layer_statistics import Observation
-from sigprop.measurement.observer import ObservedPass, Watch
+from sigprop.measurement.observed_pass import ObservedPass
+from sigprop.measurement.observer import Watch
 from sigprop.monitoring.findings import MonitorWarning, Thresholds, findings
 from sigprop.monitoring.hooks import (
     Called,
