@@ -115,6 +115,8 @@ def run_batch(batch: Batch) -> list[Outcome]:
     if "torch" not in sys.modules and _loads_torch(function):
         importlib.import_module("torch")  # now, so that no case has to run twice
     shared = here and batch.shared
+    if not here and "distributed" in sys.modules:
+        _set_dask_apart()
     seeded = _left_alone if shared else _lent if here else _given
     found: list[Outcome] = []
     begun = time.monotonic()
@@ -252,6 +254,17 @@ def _threads(number: int) -> Iterator[None]:
     finally:
         if torch is not None and before != number:
             torch.set_num_threads(before)
+
+
+def _set_dask_apart() -> None:
+    """Give the modules of Dask random numbers of their own, in place of Python's global ones.
+
+    Its threads draw when they connect again. Between the seed of a case and what that draws, they
+    would change the case's result.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.startswith("distributed.") and getattr(module, "random", None) is random:
+            module.random = random.Random()  # type: ignore[attr-defined]  # has the same methods
 
 
 @contextmanager

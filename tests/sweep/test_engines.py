@@ -259,6 +259,7 @@ def test_dask_over_tcp_and_the_death_of_its_scheduler(tmp_path):
     ):
         client.wait_for_workers(2, timeout=60)
         executor = client.get_executor(pure=False)
+        client.run(functions.draws_beside)
         alone = here(functions.lucky, CASES).records()
         assert quietly(functions.lucky, CASES, executor=executor).records() == alone
         deadly = quietly(functions.deadly, CASES, executor=executor)
