@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import inspect
 import operator
-import random
 import re
 import sys
 import threading
@@ -13,11 +12,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
+
+from sigprop.reading.random_states import random_states_kept
 
 _WRAPPERS = ("_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod")
 
@@ -127,10 +129,10 @@ def named_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue
         met.add(module)
         yield path, module
-        inside = [(name, child) for name, child in module._modules.items() if child is not None]
-        for name, child in reversed(inside):
-            shown = path if name in _WRAPPERS else f"{path}.{name}" if path else name
-            stack.append((shown, child))
+        for name, child in reversed(module._modules.items()) if module._modules else ():
+            if child is not None:
+                shown = path if name in _WRAPPERS else f"{path}.{name}" if path else name
+                stack.append((shown, child))
 
 
 def kind_of(module: nn.Module) -> str:
@@ -161,15 +163,10 @@ def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Ite
     held: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
     held += [*buffers.values(), *inputs]
     devices = sorted({tensor.device.index for tensor in held if tensor.is_cuda})
-    numbers: Any = sys.modules.get("numpy.random")
-    drawn = random.getstate(), None if numbers is None else numbers.get_state()
-    with torch.random.fork_rng(devices=devices):
+    with random_states_kept(devices):
         try:
             yield
         finally:
-            random.setstate(drawn[0])
-            if numbers is not None:
-                numbers.set_state(drawn[1])
             for table, before in tables:
                 if table or before:
                     table.clear()
@@ -206,17 +203,20 @@ def attributes_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        for now, before in zip(held, kept, strict=True):
-            if (now or before) and not _are_same(now, before):
-                now.clear()
-                now.update(before)
+        if not _are_same(held, kept):
+            for now, before in zip(held, kept, strict=True):
+                if not _are_same([now], [before]):
+                    now.clear()
+                    now.update(before)
 
 
-def _are_same(now: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether two tables hold the very same things under the same names in the same order."""
-    if len(now) != len(before) or not all(map(operator.is_, now.values(), before.values())):
+def _are_same(now: list[dict[str, Any]], before: list[dict[str, Any]]) -> bool:
+    """Whether tables hold the very same things under the same names in the same order."""
+    if [*map(len, now)] != [*map(len, before)]:
         return False
-    return list(now) == list(before)
+    names = ([*chain.from_iterable(tables)] for tables in (now, before))
+    values = (chain.from_iterable(map(dict.values, tables)) for tables in (now, before))
+    return operator.eq(*names) and all(map(operator.is_, *values))
 
 
 _STANCE = threading.Lock()

@@ -42,8 +42,9 @@ def verify(written: Written, ends: Iterable[tuple[Step, Any]], known: Known) -> 
     """
     ends = list(ends)
     checked = _Check(written, known)
-    for step, function in written.made:
-        checked.edges(step, function)
+    direct = [checked.edges(step, function) for step, function in written.made]
+    if all(direct) and checked.follows(ends):
+        return
     for step, function, known_as, past in written.read_again:
         checked.edges_again(step, function, known_as, past)
     past_owners = [owner for *_, past in written.read_again for owner in past]
@@ -65,21 +66,31 @@ _ADVICE = (
 
 
 class _Check:
-    """The steps with what each takes."""
+    """The steps with what each takes.
+
+    Attributes:
+        held: autograd's nodes behind which all is an argument of their step.
+    """
 
     def __init__(self, written: Written, known: Known) -> None:
+        self.written = written
         self.functions, self.replaced = written.functions, written.replaced
         self.known = known
         self.with_function = {step for step, _ in written.made}
+        self.held: dict[Any, Step] = {}
         self.parts, self.nodes = Parts(), Nodes()
 
     def edges(
         self, step: Step, function: Any, arguments: tuple[set[Step], set[int]] | None = None
-    ) -> None:
-        """Whether what autograd knows right behind a step is among its arguments."""
+    ) -> bool:
+        """Hold what autograd knows right behind a step against its arguments.
+
+        Returns:
+            Whether all of it is an argument itself.
+        """
+        if self._is_direct(function, step):
+            return True
         direct = {*map(id, step.args)}
-        if self._is_direct(function, direct):
-            return
         through = partial(self._is_taken_by, step)
         for met in _nearest(function, self.nodes, self.functions, through):
             if id(met) in direct or self._takes(step, met):
@@ -95,27 +106,60 @@ class _Check:
                 f"the recorded graph is not complete: by autograd {_words(step)} takes {missing}, "
                 f"which is not among its arguments. {_ADVICE}"
             )
+        return False
 
-    def _is_direct(self, function: Any, direct: set[int]) -> bool:
+    def _is_direct(self, function: Any, step: Step) -> bool:
         """Whether all that autograd knows right behind a node is an argument, itself.
 
-        Most steps are so: they are done with here.
+        Or an argument of one that autograd does not know, as an item of several tensors. Most steps
+        are so: they are done with here.
         """
-        stack, seen = self.nodes[function][1], {function}
+        nodes, known_step = self.nodes, self.functions.get
+        direct, whole, seen = {*map(id, step.args)}, False, {function}
+        stack, own = nodes[function][1], [function]
         while stack:
             inside: list[Any] = []
             for node in stack:
-                met: Any = self.functions.get(node)
+                met: Any = known_step(node)
                 if met is None:
-                    met, behind = self.nodes[node]
+                    met, behind = nodes[node]
                     if met is None:
                         inside += [n for n in behind if n not in seen]
                         seen.update(behind)
                         continue
+                elif met is step:  # what it made is a view of what autograd has it make
+                    own.append(node)
+                    inside += [n for n in nodes[node][1] if n not in seen]
+                    seen.update(nodes[node][1])
+                    continue
                 if id(met) not in direct:
-                    return False
+                    if whole:
+                        return False
+                    direct, whole = self._at_hand(step), True
+                    if id(met) not in direct:
+                        return False
             stack = inside
+        self.held.update(dict.fromkeys(own, step))
         return True
+
+    def follows(self, ends: Iterable[tuple[Step, Any]]) -> bool:
+        """Whether each leaf behind the output is behind it in the graph, by the edges alone.
+
+        It is where every node that is known to be of a step is one behind which all was held.
+        """
+        if self.written.read_again or self.replaced or self.functions != self.held:
+            return False
+        return all(f is None or self.held.get(f) is step for step, f in ends)
+
+    def _at_hand(self, step: Step) -> set[int]:
+        """Identities of what a step takes, itself or through what autograd does not know."""
+        taken, constants = self.parts[step]
+        found = {*map(id, taken), *constants}
+        for each in taken:
+            if each not in self.with_function:
+                more, others = self.parts[each]
+                found.update(map(id, more), others)
+        return found
 
     def _takes(self, step: Step, met: Step | Tensor) -> bool:
         """Whether a step takes something itself, or through one that autograd does not know."""
