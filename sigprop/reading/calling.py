@@ -160,10 +160,12 @@ def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Ite
     tables = [(m._buffers, m._buffers.copy()) for m in _plain(modules)]
     buffers = {id(b): b for m in modules for b in m._buffers.values() if b is not None}
     values = [(buffer, buffer.clone()) for buffer in buffers.values() if not _overlaps(buffer)]
-    held: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
-    held += [*buffers.values(), *inputs]
-    devices = sorted({tensor.device.index for tensor in held if tensor.is_cuda})
-    with random_states_kept(devices):
+    devices: set[int] = set()
+    if torch.cuda.is_initialized():
+        held = [p for m in modules for p in m._parameters.values() if p is not None]
+        held += [*buffers.values(), *inputs]
+        devices = {tensor.device.index for tensor in held if tensor.is_cuda}
+    with random_states_kept(sorted(devices)):
         try:
             yield
         finally:

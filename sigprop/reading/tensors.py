@@ -21,9 +21,14 @@ def tensors_of(*values: Any) -> list[Tensor]:
             continue
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, NESTED):
+        elif isinstance(value, NESTED) and not _holds_none(value):
             found += tensors_of(*entries_of(value))
     return found
+
+
+def _holds_none(value: Any) -> bool:
+    """Whether a tuple holds numbers and words alone, as sizes of a shape do."""
+    return type(value) is tuple and HOLD_NONE.issuperset(map(type, value))
 
 
 def outputs_of(out: Any) -> list[tuple[Tensor, int | None]]:
@@ -41,7 +46,7 @@ def replaced(value: Any, read: Mapping[int, Owner]) -> Any:
         return value
     if id(value) in read:
         return read[id(value)]
-    if not isinstance(value, NESTED):
+    if not isinstance(value, NESTED) or _holds_none(value):
         return value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(replaced(v, read) for v in value))
