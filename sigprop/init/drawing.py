@@ -62,6 +62,18 @@ def jobs_for(
     return decision_of(target, request, generator).jobs()
 
 
+def _drawn(target: Target, request: Request, generator: torch.Generator | None) -> InitPlan:
+    """Decide and draw; what was needed for it is let go of before the garbage is looked for."""
+    if isinstance(target, Tensor):
+        jobs, plan = jobs_for(target, request)
+        with torch.no_grad():
+            jobs[0].write(request.bias_std, generator)
+        return plan
+    decision = decision_of(target, request, generator)
+    jobs, plan = decision.jobs()
+    return decision.written(jobs, plan, generator)
+
+
 def draw(
     target: Target,
     request: Request,
@@ -83,14 +95,7 @@ def draw(
     if report is not None and not callable(report):
         raise TypeError(f"report must be a function of a plan, such as print; got {report!r}.")
     with collector_waits():
-        if isinstance(target, Tensor):
-            jobs, plan = jobs_for(target, request)
-            with torch.no_grad():
-                jobs[0].write(request.bias_std, generator)
-        else:
-            decision = decision_of(target, request, generator)
-            jobs, plan = decision.jobs()
-            plan = decision.written(jobs, plan, generator)
+        plan = _drawn(target, request, generator)
     if report is not None:
         report(plan)
     if plan.warnings:

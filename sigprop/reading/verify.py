@@ -42,8 +42,9 @@ def verify(written: Written, ends: Iterable[tuple[Step, Any]], known: Known) -> 
     """
     ends = list(ends)
     checked = _Check(written, known)
-    direct = [checked.edges(step, function) for step, function in written.made]
-    if all(direct) and checked.follows(ends):
+    for step, function in written.made:
+        checked.edges(step, function)
+    if checked.follows(ends):
         return
     for step, function, known_as, past in written.read_again:
         checked.edges_again(step, function, known_as, past)
@@ -82,14 +83,10 @@ class _Check:
 
     def edges(
         self, step: Step, function: Any, arguments: tuple[set[Step], set[int]] | None = None
-    ) -> bool:
-        """Hold what autograd knows right behind a step against its arguments.
-
-        Returns:
-            Whether all of it is an argument itself.
-        """
+    ) -> None:
+        """Whether what autograd knows right behind a step is among its arguments."""
         if self._is_direct(function, step):
-            return True
+            return
         direct = {*map(id, step.args)}
         through = partial(self._is_taken_by, step)
         for met in _nearest(function, self.nodes, self.functions, through):
@@ -106,7 +103,6 @@ class _Check:
                 f"the recorded graph is not complete: by autograd {_words(step)} takes {missing}, "
                 f"which is not among its arguments. {_ADVICE}"
             )
-        return False
 
     def _is_direct(self, function: Any, step: Step) -> bool:
         """Whether all that autograd knows right behind a node is an argument, itself.

@@ -1,5 +1,8 @@
 """The checks that nothing was missed: each lost edge that is planted goes red."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +10,11 @@ from torch import nn
 
 from sigprop.reading import memory, record
 from sigprop.reading.recorder import Recorder
+from sigprop.reading.steps import Step
+from sigprop.reading.verify import verify
+
+
+verifying = sys.modules[verify.__module__]
 
 
 class Net(nn.Module):
@@ -201,10 +209,60 @@ def test_a_write_that_is_lost_is_named_where_the_tensor_is_read(monkeypatch):
     assert unseen.operation == "unseen" and graph.by_name["b"].inputs == (unseen.name,)
 
 
+W = torch.ones(3, requires_grad=True)
+
+
+def a_product_of_an_item(step):
+    """The item is a step that autograd does not know; what it is multiplied by is lost."""
+    thirds, chunk = torch.tanh(W).chunk(3), step(W)
+    item = Step("call", args=(chunk, 0), data=(chunk,))
+    product = thirds[0] * torch.relu(W)[0]
+    return [(chunk, thirds[0].grad_fn), (step(item), product.grad_fn)], {}, []
+
+
+def an_argument_of_an_argument(step):
+    """The parameter is lost where it is taken, and taken by the step before, too."""
+    first = torch.tanh(W)
+    second = first * W
+    made = [(step(W), first.grad_fn)]
+    return [*made, (step(made[0][0]), second.grad_fn)], {}, []
+
+
+def a_step_that_is_not_held(step):
+    """What is known of a node of autograd, and was never held against it."""
+    first = torch.tanh(W)
+    second = torch.relu(first)
+    before = step()
+    made = [(step(before), second.grad_fn)]
+    return made, {first.grad_fn: before}, [(made[0][0], second.grad_fn)]
+
+
+def an_end_that_is_not_held(step):
+    """The output is no longer what the step made."""
+    own = torch.ones(3, requires_grad=True)
+    made = [(step(own), torch.tanh(own).grad_fn)]
+    return made, {}, [(made[0][0], torch.relu(W).grad_fn)]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        a_product_of_an_item,
+        an_argument_of_an_argument,
+        a_step_that_is_not_held,
+        an_end_that_is_not_held,
+    ],
+)
+def test_a_parameter_that_is_not_behind_goes_red(lost):
+    made, more, ends = lost(lambda *args: Step("call", torch.tanh, args))
+    functions = {function: step for step, function in made} | more
+    written = SimpleNamespace(made=made, functions=functions, read_again=[], replaced=set())
+    with pytest.raises(RuntimeError, match="the recorded graph is not complete: by autograd .*'W'"):
+        verify(written, ends, lambda leaf: "W" if leaf is W else None)
+
+
 def test_the_checks_are_linear_in_the_graph():
     """Each of autograd's nodes is met a few times, however long the net."""
-    from sigprop.reading import verify
-
     class Deep(nn.Module):
         def __init__(self, depth):
             super().__init__()
@@ -217,17 +275,16 @@ def test_the_checks_are_linear_in_the_graph():
 
     def met(depth):
         seen = 0
-        real = verify._nearest
 
-        def counted(*given):
-            nonlocal seen
-            for found in real(*given):
+        class Counted(verifying.Nodes):
+            def __getitem__(self, node):
+                nonlocal seen
                 seen += 1
-                yield found
+                return super().__getitem__(node)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(verify, "_nearest", counted)
+            patch.setattr(verifying, "Nodes", Counted)
             record(Deep(depth), torch.ones(1, 2))
         return seen
 
-    assert met(80) <= 2 * met(40) + 4
+    assert 40 < met(40) and met(80) <= 2 * met(40) + 4
