@@ -120,8 +120,8 @@ def job_of(weight: ModelWeight, choice: GainChoice, request: Request, biases: Bi
 
     def decided(shape: tuple[int, ...]) -> tuple[LayerPlan, Law]:
         fan = fans_of_uses(weight, shape, request)
-        layer, law = _law(weight.name, weight.kind, shape, fan, weight.module, choice, request)
-        return replace(layer, parameters=", ".join(sorted(weight.parameters))), law
+        held = ", ".join(sorted(weight.parameters))
+        return _law(weight.name, weight.kind, shape, fan, weight.module, choice, request, held)
 
     def trial(tensor: Tensor) -> None:
         fill(tensor, decided(tuple(tensor.shape))[1], torch.Generator().manual_seed(0))
@@ -204,6 +204,7 @@ def _law(
     module: nn.Module | None,
     choice: GainChoice,
     request: Request,
+    parameters: str = "",
 ) -> tuple[LayerPlan, Law]:
     mirror, reason, gain = PLAIN, choice.reason, choice.gain
     if request.mirrored:
@@ -218,7 +219,9 @@ def _law(
         reason = f"{reason}; mirrored {mirror.description}"
     std = gain / math.sqrt(fan[request.mode == "fan_out"])
     alpha = root_mean_square(choice.alpha)
-    layer = LayerPlan(name, kind, shape, alpha, gain, *fan, std, reason, choice.activation)
+    layer = LayerPlan(
+        name, kind, shape, alpha, gain, *fan, std, reason, choice.activation, parameters=parameters
+    )
     groups = 1 if module is None else int(vars(module).get("groups", 1))
     return layer, Law(request.distribution, std, groups, mirror)
 
