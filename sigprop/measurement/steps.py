@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 import torch
@@ -215,10 +215,13 @@ def _collect(steps: Iterable[WeightStep], chunk: int) -> NetSteps:
     scales: list[tuple[int, int]] = []
     above: WeightStep | None = None
     for group in _groups(steps, chunk):
-        parts.append(_weight_steps(_Sized.of(group)))
-        pairs = list(pairwise(group if above is None else [above, *group]))
-        if pairs and group[-1].activation is not None:
-            units.extend(_mirrors(pairs))
+        joined = above is not None and _shapes(above) == _shapes(group[0])
+        signals = _Signals.of([above, *group] if above is not None and joined else group)
+        parts.append(_weight_steps(signals.without_first() if joined else signals))
+        if above is not None and not joined and group[0].activation is not None:
+            units.extend(_mirrors([above, group[0]], _Signals.of([above]), _Signals.of(group[:1])))
+        if len(signals.steps) > 1 and group[-1].activation is not None:
+            units.extend(_mirrors(signals.steps, signals.without_last(), signals.without_first()))
         scales += [(step.log2_z, step.log2_grad) for step in group]
         above = group[-1]
     if above is None:
@@ -231,11 +234,7 @@ def _groups(steps: Iterable[WeightStep], chunk: int) -> Iterator[list[WeightStep
     """Runs of steps of equal shapes, no longer than ``chunk``."""
     group: list[WeightStep] = []
     for step in steps:
-        if group and (
-            len(group) == chunk
-            or step.h.shape != group[0].h.shape
-            or step.z.shape != group[0].z.shape
-        ):
+        if group and (len(group) == chunk or _shapes(step) != _shapes(group[0])):
             yield group
             group = []
         group.append(step)
@@ -243,32 +242,51 @@ def _groups(steps: Iterable[WeightStep], chunk: int) -> Iterator[list[WeightStep
         yield group
 
 
+def _shapes(step: WeightStep) -> tuple[torch.Size, torch.Size]:
+    return step.h.shape, step.z.shape
+
+
 @dataclass(frozen=True)
 class _Signal:
-    """Rows whose squares are in range, their lengths, and their own sizes: all safe to work with.
+    """The signals of some layers, and rows whose squares are in range.
 
     Attributes:
-        rows: shape (layers, B, n); divided by their peaks where their squares leave the format.
+        given: as they are, shape (layers, B, n).
+        rows: in the format in which squares are summed; divided by their peaks where their squares
+            leave it.
         length: of the rows, in float64, shape (layers, B).
         size: of the rows as they were.
+        scaled: whether the rows were divided.
     """
 
+    given: Tensor
     rows: Tensor
     length: Tensor
     size: Tensor
+    scaled: bool = False
 
     @classmethod
     def of(cls, tensors: list[Tensor]) -> _Signal:
-        rows = torch.stack(tensors)
-        rows = rows.to(summed_in(rows.dtype))
+        given = torch.stack(tensors)
+        rows = given.to(summed_in(given.dtype))
         length = torch.linalg.vector_norm(rows, dim=-1)
         if _squarable(length):
             length = length.double()
-            return cls(rows, length, length)
+            return cls(given, rows, length, length)
         peak = rows.abs().amax(-1)
-        rows.div_(torch.where(peak > 0, peak, 1)[..., None])
+        rows = rows / torch.where(peak > 0, peak, 1)[..., None]
         length = torch.linalg.vector_norm(rows, dim=-1).double()
-        return cls(rows, length, peak.double() * length)
+        return cls(given, rows, length, peak.double() * length, scaled=True)
+
+    def part(self, layers: slice) -> _Signal:
+        """Those of some of the layers, not copied."""
+        return _Signal(
+            self.given[layers],
+            self.rows[layers],
+            self.length[layers],
+            self.size[layers],
+            self.scaled,
+        )
 
     def cosines(self) -> Tensor:
         """Of all pairs of rows, shape (layers, B, B); 0 where a row is dead."""
@@ -284,21 +302,34 @@ def _squarable(sizes: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class _Sized:
+class _Signals:
     """The four signals of a group of steps, shapes (layers, B, n)."""
 
+    steps: Sequence[WeightStep]
     h: _Signal
     z: _Signal
     grad_h: _Signal
     grad_z: _Signal
 
     @classmethod
-    def of(cls, group: list[WeightStep]) -> _Sized:
+    def of(cls, group: Sequence[WeightStep]) -> _Signals:
         names = ("h", "z", "grad_h", "grad_z")
-        return cls(*(_Signal.of([getattr(step, name) for step in group]) for name in names))
+        return cls(group, *(_Signal.of([getattr(step, name) for step in group]) for name in names))
+
+    def without_first(self) -> _Signals:
+        """Those of all layers but the first."""
+        return self._part(slice(1, None))
+
+    def without_last(self) -> _Signals:
+        """Those of all layers but the last."""
+        return self._part(slice(None, -1))
+
+    def _part(self, layers: slice) -> _Signals:
+        signals = (self.h, self.z, self.grad_h, self.grad_z)
+        return _Signals(self.steps[layers], *(signal.part(layers) for signal in signals))
 
 
-def _weight_steps(steps: _Sized) -> Tensor:
+def _weight_steps(steps: _Signals) -> Tensor:
     """Rows of the backward estimate, the log mean squares of z, its gradient and h, the cosines."""
     batch, fan_in = steps.h.rows.shape[1:]
     fresh = fan_in - batch
@@ -329,66 +360,71 @@ def summed_in(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
-def _mirrors(pairs: Sequence[tuple[WeightStep, WeightStep]]) -> Tensor:
-    """Activation steps, each with the weight step above and below it, shape (steps, 2, 3, n)."""
-    phi, grad = _at_minus_z(pairs)
+def _mirrors(steps: Sequence[WeightStep], above: _Signals, below: _Signals) -> Tensor:
+    """Activation steps between neighbours of a run of steps, shape (len(steps) − 1, 2, 3, n)."""
+    phi, grad = _at_minus_z(steps[1:], below.z.given, above.grad_h.given)
+    pairs = list(pairwise(steps))
+    nonzero = None if float(below.z.given.abs().amin()) else below.z.given != 0
     forward = _mirror(
-        [below.z for _, below in pairs],
-        [above.h for above, _ in pairs],
-        phi,
-        [below.log2_z - above.log2_z for above, below in pairs],
+        below.z, above.h, phi, [below.log2_z - above.log2_z for above, below in pairs]
     )
     backward = _mirror(
-        [above.grad_h for above, _ in pairs],
-        [below.grad_z for _, below in pairs],
+        above.grad_h,
+        below.grad_z,
         grad,
         [above.log2_grad - below.log2_grad for above, below in pairs],
-        [below.z for _, below in pairs],
+        nonzero,
     )
     return torch.stack((forward, backward), dim=1).double()
 
 
 def _at_minus_z(
-    pairs: Sequence[tuple[WeightStep, WeightStep]],
-) -> tuple[list[Tensor], list[Tensor]]:
+    steps: Sequence[WeightStep], z: Tensor, grad_phi: Tensor
+) -> tuple[Tensor, Tensor]:
     """φ(−z), and the gradient with respect to −z, as the modules compute them."""
-    phi, images = [], []
+    images, phi = [], []
     with torch.enable_grad():
-        for _, below in pairs:
-            assert below.activation is not None
-            images.append((-below.z).requires_grad_())
-            phi.append(below.activation(images[-1]))
-    grad = torch.autograd.grad(phi, images, [above.grad_h for above, _ in pairs])
-    return [values.detach() for values in phi], list(grad)
+        first = 0
+        for activation, run in groupby(step.activation for step in steps):
+            assert activation is not None
+            last = first + len(list(run))  # layers of one module at once
+            images.append((-z[first:last]).requires_grad_())
+            phi.append(activation(images[-1].flatten(0, 1)).view_as(images[-1]))
+            first = last
+    grads = torch.autograd.grad(phi, images, torch.split(grad_phi, [*map(len, images)]))
+    if len(phi) == 1:
+        return phi[0].detach(), grads[0]
+    return torch.cat([values.detach() for values in phi]), torch.cat(grads)
 
 
 def _mirror(
-    before: Sequence[Tensor],
-    after: Sequence[Tensor],
-    image: Sequence[Tensor],
+    before: _Signal,
+    after: _Signal,
+    image: Tensor,
     powers: Sequence[int],
-    z: Sequence[Tensor] = (),
+    counted: Tensor | None = None,
 ) -> Tensor:
-    """Rows of ``NetSteps.mirrors`` for one direction, shape (steps, 3, n); without z = 0.
+    """Rows of ``NetSteps.mirrors`` for one direction, shape (steps, 3, n).
 
     Differences of neighbours are exact, and so are powers of two: slopes one rounding apart stay
     apart, in single precision too.
     """
-    start, end, there = (torch.stack(list(values)) for values in (before, after, image))
-    dtype = summed_in(start.dtype)
-    start, end, there = start.to(dtype), end.to(dtype), there.to(dtype)
-    size = torch.linalg.vector_norm(start, dim=-1, keepdim=True)
-    if any(powers) or not _squarable(size):
+    dtype = summed_in(image.dtype)
+    there = image.to(dtype)
+    start, end = before.given.to(dtype), after.given.to(dtype)
+    moved = before.scaled or any(powers)
+    if moved:
         start, end, there = _in_range(start, end, there, powers)
-    total = end + there
-    difference = (end - there).mul_(total)
-    both = end.mul_(end).addcmul_(there, there)
-    square = start.mul_(start)
-    if z and not min(float(values.abs().amin()) for values in z):
-        alive = torch.stack(list(z)) != 0
-        both, square = both.mul_(alive), square.mul_(alive)
-    mean = square.mean(-1, keepdim=True)
-    share = torch.where(mean > 0, 1 / mean, 0.0).mT
+    difference = (end - there).mul_(end + there)
+    both = (end * end).addcmul_(there, there)
+    square = start * start
+    if counted is not None:
+        both, square = both.mul_(counted), square.mul_(counted)
+    if moved or counted is not None:
+        mean = square.mean(-1)
+    else:
+        mean = (before.size.square() / square.shape[-1]).to(dtype)
+    share = torch.where(mean > 0, 1 / mean, 0.0)[:, None]
     return torch.cat((share @ difference / 2, share @ both / 2, share @ square), dim=1)
 
 

@@ -281,9 +281,12 @@ def layerwise_runner(plan: NetPlan, sizes: Sequence[int], look: Look | None = No
 
 
 def _activations(plan: NetPlan, sizes: Sequence[int]) -> list[nn.Module]:
-    return [
-        activation_module(plan.record, plan.slopes, n, plan.device, plan.dtype) for n in sizes[1:-1]
-    ]
+    """Those between the layers; layers of one width share theirs, which nothing tells apart."""
+    made = {
+        n: activation_module(plan.record, plan.slopes, n, plan.device, plan.dtype)
+        for n in set(sizes[1:-1])
+    }
+    return [made[n] for n in sizes[1:-1]]
 
 
 def needs_streaming(plan: NetPlan, sizes: Sequence[int]) -> bool:
