@@ -8,11 +8,11 @@ from sigprop import DeepMLP, kaiming_leaky_init
 from sigprop.measurement.steps import steps_layer_by_layer, steps_of_net
 
 
-def twin(model, x, cotangent, alpha):
+def twin(model, x, cotangent, alphas):
     """Forward, backward and every statistic, one sample and one layer at a time."""
     weights = [layer.weight.detach().double().numpy() for layer in model.layers]
     h, entering, leaving = x, [], []
-    for w in weights:
+    for w, alpha in zip(weights, [*alphas, 0.0], strict=True):
         entering.append(h)
         leaving.append(h @ w.T)
         h = np.where(leaving[-1] > 0, leaving[-1], alpha * leaving[-1])
@@ -21,7 +21,7 @@ def twin(model, x, cotangent, alpha):
         grads_z.insert(0, grad_z)
         grads_h.insert(0, grad_z @ weights[index])
         if index:
-            grad_z = grads_h[0] * np.where(leaving[index - 1] > 0, 1.0, alpha)
+            grad_z = grads_h[0] * np.where(leaving[index - 1] > 0, 1.0, alphas[index - 1])
     return entering, leaving, grads_h, grads_z
 
 
@@ -33,15 +33,29 @@ def cosines(rows):
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.1)]
 )
-def test_against_the_twin(dtype, tolerance):
-    alpha, batch = 0.2, 3
+@pytest.mark.parametrize(
+    ("sizes", "alphas", "dead"),
+    [
+        ((7, 12, 5, 12, 9), (0.2, 0.2, 0.2), 0),  # each layer by itself
+        ((7, 8, 8, 8, 8), (0.2, 0.2, 0.2), 0),  # three side by side, of one activation
+        ((8, 8, 8, 8, 8), (0.2, 0.5, 0.5), 0),  # four, of two
+        ((8, 8, 8, 8, 8), (0.2, 0.5, 0.2), 3),  # units whose z is 0 are their own images
+    ],
+)
+def test_against_the_twin(dtype, tolerance, sizes, alphas, dead):
+    batch = 3
     rng = np.random.default_rng(0)
-    model = DeepMLP(7, [12, 5, 12, 9], alpha=alpha, dtype=dtype)
-    kaiming_leaky_init(model, alpha, generator=torch.Generator().manual_seed(1))
-    x, u = rng.standard_normal((batch, 7)), rng.standard_normal((batch, 9))
+    model = DeepMLP(sizes[0], sizes[1:], alpha=0.2, dtype=dtype)
+    kaiming_leaky_init(model, 0.2, generator=torch.Generator().manual_seed(1))
+    shared = {alpha: torch.nn.LeakyReLU(alpha) for alpha in alphas}
+    model.activations = torch.nn.ModuleList(shared[alpha] for alpha in alphas)
+    with torch.no_grad():
+        for layer in model.layers[:-1]:
+            layer.weight[:dead] = 0
+    x, u = rng.standard_normal((batch, sizes[0])), rng.standard_normal((batch, sizes[-1]))
     x, u = (torch.as_tensor(values).to(dtype) for values in (x, u))
     steps = steps_of_net(model, x, u)
-    h, z, grad_h, grad_z = twin(model, x.double().numpy(), u.double().numpy(), alpha)
+    h, z, grad_h, grad_z = twin(model, x.double().numpy(), u.double().numpy(), alphas)
     close = {"rtol": tolerance, "atol": tolerance}
     for layer in range(4):
         np.testing.assert_allclose(steps.log_q[layer + 1], np.log((z[layer] ** 2).mean(1)), **close)
@@ -61,17 +75,18 @@ def test_against_the_twin(dtype, tolerance):
     np.testing.assert_allclose(steps.log_q[0], np.log((h[0] ** 2).mean(1)), **close)
     np.testing.assert_allclose(steps.log_grad[0], np.log((grad_h[0] ** 2).mean(1)), **close)
     for layer in range(3):
+        alpha, alive = alphas[layer], z[layer] != 0
         scale = (z[layer] ** 2).mean(1, keepdims=True)
-        grad_scale = (grad_h[layer + 1] ** 2).mean(1, keepdims=True)
+        grad_scale = (alive * grad_h[layer + 1] ** 2).mean(1, keepdims=True)
         image = np.where(z[layer] < 0, -z[layer], -alpha * z[layer])
         slopes = np.where(z[layer] < 0, 1.0, alpha)
         for direction, (before, here, there) in enumerate(
             (
                 (z[layer] ** 2 / scale, h[layer + 1] ** 2 / scale, image**2 / scale),
                 (
-                    grad_h[layer + 1] ** 2 / grad_scale,
-                    grad_z[layer] ** 2 / grad_scale,
-                    (slopes * grad_h[layer + 1]) ** 2 / grad_scale,
+                    alive * grad_h[layer + 1] ** 2 / grad_scale,
+                    alive * grad_z[layer] ** 2 / grad_scale,
+                    alive * (slopes * grad_h[layer + 1]) ** 2 / grad_scale,
                 ),
             )
         ):
