@@ -378,9 +378,7 @@ def _mirrors(steps: Sequence[WeightStep], above: _Signals, below: _Signals) -> T
     return torch.stack((forward, backward), dim=1).double()
 
 
-def _at_minus_z(
-    steps: Sequence[WeightStep], z: Tensor, grad_phi: Tensor
-) -> tuple[Tensor, Tensor]:
+def _at_minus_z(steps: Sequence[WeightStep], z: Tensor, grad_phi: Tensor) -> tuple[Tensor, Tensor]:
     """φ(−z), and the gradient with respect to −z, as the modules compute them."""
     images, phi = [], []
     with torch.enable_grad():

@@ -161,8 +161,8 @@ def as_found(modules: Iterable[nn.Module], inputs: Iterable[Tensor] = ()) -> Ite
     buffers = {id(b): b for m in modules for b in m._buffers.values() if b is not None}
     values = [(buffer, buffer.clone()) for buffer in buffers.values() if not _overlaps(buffer)]
     devices: set[int] = set()
-    if torch.cuda.is_initialized():
-        held = [p for m in modules for p in m._parameters.values() if p is not None]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        held: list[Tensor] = [p for m in modules for p in m._parameters.values() if p is not None]
         held += [*buffers.values(), *inputs]
         devices = {tensor.device.index for tensor in held if tensor.is_cuda}
     with random_states_kept(sorted(devices)):

@@ -12,7 +12,7 @@ DRAWS = {
     "nothing": lambda: None,
     "one normal number of numpy": lambda: np.random.randn(1),  # noqa: NPY002  (its global numbers)
     "two": lambda: np.random.randn(2),  # noqa: NPY002
-    "a uniform one": lambda: np.random.random(),
+    "a uniform one": lambda: np.random.random(),  # noqa: NPY002
     "a seed of numpy's": lambda: np.random.seed(3),  # noqa: NPY002
     "Python's": lambda: random.gauss(0, 1),
     "torch's": lambda: torch.randn(3),
@@ -46,7 +46,7 @@ def test_numbers_of_another_generator_of_numpy_are_given_back():
     np.random.set_bit_generator(np.random.PCG64(4))
     try:
         with random_states_kept():
-            first = np.random.random(2)
-        assert np.random.random(2).tolist() == first.tolist()
+            first = np.random.random(2)  # noqa: NPY002
+        assert np.random.random(2).tolist() == first.tolist()  # noqa: NPY002
     finally:
         np.random.set_bit_generator(own)

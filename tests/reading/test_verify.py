@@ -13,7 +13,6 @@ from sigprop.reading.recorder import Recorder
 from sigprop.reading.steps import Step
 from sigprop.reading.verify import verify
 
-
 verifying = sys.modules[verify.__module__]
 
 
@@ -257,12 +256,13 @@ def test_a_parameter_that_is_not_behind_goes_red(lost):
     made, more, ends = lost(lambda *args: Step("call", torch.tanh, args))
     functions = {function: step for step, function in made} | more
     written = SimpleNamespace(made=made, functions=functions, read_again=[], replaced=set())
-    with pytest.raises(RuntimeError, match="the recorded graph is not complete: by autograd .*'W'"):
+    with pytest.raises(RuntimeError, match=r"the recorded graph is not complete: by .*'W'"):
         verify(written, ends, lambda leaf: "W" if leaf is W else None)
 
 
 def test_the_checks_are_linear_in_the_graph():
     """Each of autograd's nodes is met a few times, however long the net."""
+
     class Deep(nn.Module):
         def __init__(self, depth):
             super().__init__()
@@ -287,4 +287,4 @@ def test_the_checks_are_linear_in_the_graph():
             record(Deep(depth), torch.ones(1, 2))
         return seen
 
-    assert 40 < met(40) and met(80) <= 2 * met(40) + 4
+    assert met(40) > 40 and met(80) <= 2 * met(40) + 4
