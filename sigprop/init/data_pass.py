@@ -50,9 +50,9 @@ class Scaled:
     factor: float = 1.0
 
     def scale(self, factor: float) -> None:
-        """Scale what is written; autograd must be off."""
+        """Scale what is written, and the biases that go with it; autograd must be off."""
         self.job.weight.write(lambda tensor: tensor.mul_(factor))
-        if self.job.layer.removed:
+        if self.job.layer.removed or self.job.layer.bias_std:
             for bias in self.job.biases:
                 bias.write(lambda tensor: tensor.mul_(factor))
         self.factor *= factor
@@ -254,5 +254,6 @@ def with_factors(jobs: Sequence[Job], scaled: Mapping[str, Scaled]) -> tuple[Any
 
 
 def times(layer: LayerPlan, factor: float) -> LayerPlan:
-    """The plan of a layer that is scaled."""
-    return replace(layer, std=layer.std * factor, gain=layer.gain * factor)
+    """The plan of a layer that is scaled, its biases with it."""
+    bias_std = None if layer.bias_std is None else layer.bias_std * factor
+    return replace(layer, std=layer.std * factor, gain=layer.gain * factor, bias_std=bias_std)

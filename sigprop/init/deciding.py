@@ -187,11 +187,11 @@ class Deciding:
     ) -> Call:  # fmt: skip
         weight, key = self.weight_of[node.name], self.key(node.name)
         removed = self._removed(node, states)
-        bias = self._bias(node)
+        wanted = self.branches.wanted(node.name, states)
+        bias = self._bias(node) if wanted.q == self.lever.q else 0.0
         own = self.reading.weights[node.name].bias
         if own in self.biases:
             translator.laws.plan(own, Draw(math.sqrt(bias)))
-        wanted = self.branches.wanted(node.name, states)
 
         def q_at(std: float) -> float:
             translator.laws.plan(key, Draw(std, bool(removed)))
@@ -249,7 +249,7 @@ class Deciding:
         return state.mean_entry
 
     def _bias(self, node: Node) -> float:
-        """The variance that the bias of a layer is to have: the edge of chaos."""
+        """The variance that the bias of a layer at the level is to have: the edge of chaos."""
         made = sources_of(self.reading.graph, node.name)
         found = [self.lever.edges[n.name].bias for n in made if n.name in self.lever.edges]
         own = self.reading.weights[node.name].bias
