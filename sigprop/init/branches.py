@@ -136,7 +136,7 @@ class Branches:
         factor = 1.0
         branch = {*block.branch, block.join}
         while name != block.join:
-            users = [n for n in self.graph.nodes if name in n.inputs and n.name in branch]
+            users = [node for node in self.graph.users[name] if node.name in branch]
             if not users:
                 break
             node = users[0]

@@ -243,8 +243,10 @@ class Tanhs(nn.Module):
     def __init__(self, blocks: int):
         super().__init__()
         self.stem = nn.Linear(100, 64)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Tanh(), nn.Linear(64, 64), nn.Tanh(),
-                                                  nn.Linear(64, 64)) for _ in range(blocks))  # fmt: skip
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64))
+            for _ in range(blocks)
+        )
 
     def forward(self, x):
         x = self.stem(x)

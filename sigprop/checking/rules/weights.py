@@ -283,7 +283,7 @@ def _is_added_or_gates(evidence: Evidence, name: str) -> bool:
 
 def _next(evidence: Evidence, name: str) -> Iterator[Node]:
     """What uses a signal, past what hands it on or acts on it entry by entry."""
-    for user in evidence.users[name]:
+    for user in evidence.graph.users[name]:
         if user.kind in ("passage", "scale", "shift", "dropout", "activation", "normalization"):
             yield from _next(evidence, user.name)
         else:
@@ -300,9 +300,9 @@ def _zero_on_the_way(evidence: Evidence) -> bool:
 
 def _is_normed(evidence: Evidence, name: str) -> bool:
     """Whether all that uses a signal normalizes it."""
-    users = evidence.users[name]
+    users = evidence.graph.users[name]
     while len(users) == 1 and users[0].kind == "passage":
-        users = evidence.users[users[0].name]
+        users = evidence.graph.users[users[0].name]
     return bool(users) and all(user.kind == "normalization" for user in users)
 
 

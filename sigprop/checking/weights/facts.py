@@ -147,17 +147,13 @@ def _table(node: Node, reading: Reading) -> Facts | None:
 
 def role(graph: Graph, name: str) -> str:
     """``"branch end"``: what leaves a node enters a sum as it is; ``"head"``: it is the output."""
-    after: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for before in node.inputs:
-            after.setdefault(before, []).append(node)
-    stack, found = list(after.get(name, ())), ""
+    stack, found = list(graph.users[name]), ""
     while stack:
         node = stack.pop()
         if node.kind == "sum":
             return "branch end"
         found = "head" if node.kind == "output" else found
-        stack += after.get(node.name, ()) if node.kind in _ON_THE_WAY else ()
+        stack += graph.users[node.name] if node.kind in _ON_THE_WAY else []
     return found
 
 
@@ -169,7 +165,7 @@ class _Uses:
         self.again: set[str] = set()
         parameters = {n: p for used in reading.weights.values() for n, p in used.parameters.items()}
         earlier = copies(parameters)
-        seen: list[tuple[tuple[str, ...], tuple[int, int], str]] = []
+        self._seen: dict[str, list[tuple[int, tuple[int, int], str]]] = {}
         for node in reading.graph.nodes:
             if node.kind == "embedding":
                 names, room = node.parameters, (0, 0)
@@ -177,17 +173,26 @@ class _Uses:
                 used = reading.weights[node.name]
                 names = tuple(earlier.get(n, n) for n in used.parameters)
                 copied = any(n in earlier for n in used.parameters)
-                before = (other for own, _, other in seen if not set(own).isdisjoint(names))
+                before = (other for name in names for _, _, other in self._seen.get(name, ()))
                 if copied and not any(_same(reading, other, used.value) for other in before):
                     names, copied = tuple(used.parameters), False  # other weights are made of them
                 room = (0, 0) if copied else _room(used.value)
             else:
                 continue
-            met = (other for own, place, other in seen if _overlap((names, room), (own, place)))
-            if (other := next(met, None)) is not None:
+            if other := self._met(names, room):
                 self.first[node.name] = other
                 self.again.add(other)
-            seen.append((names, room, node.name))
+            for name in names:
+                use = (reading.graph.place[node.name], room, node.name)
+                self._seen.setdefault(name, []).append(use)
+
+    def _met(self, names: Sequence[str], room: tuple[int, int]) -> str:
+        """The earliest use of the same numbers, "" if there is none."""
+        found = []
+        for name in names:
+            uses = self._seen.get(name, ())
+            found += [next((use for use in uses if not _beside(room, use[1])), None)]
+        return min((use for use in found if use is not None), default=(0, room, ""))[2]
 
     def of(self, name: str) -> tuple[str, bool]:
         """The first use of the numbers of a node ("" if that is it), and whether more follow."""
@@ -200,14 +205,10 @@ def _same(reading: Reading, name: str, value: Tensor) -> bool:
     return other is None or torch.equal(other.value, value)  # None: a table, used as a weight
 
 
-def _overlap(
-    one: tuple[Sequence[str], tuple[int, int]], other: tuple[Sequence[str], tuple[int, int]]
-) -> bool:
-    """Whether two uses share a parameter, and are no parts of it beside each other."""
-    if set(one[0]).isdisjoint(other[0]):
-        return False
-    (a, b), (c, d) = one[1], other[1]
-    return not (b and d and (b <= c or d <= a))
+def _beside(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two parts of a parameter have no memory in common."""
+    (a, b), (c, d) = one, other
+    return bool(b and d and (b <= c or d <= a))
 
 
 def _room(value: Tensor) -> tuple[int, int]:
