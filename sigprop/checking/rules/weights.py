@@ -172,14 +172,17 @@ def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         )
         yield Finding(unseen[0], words.NOT_JUDGED, detail, advice, "warning")
     told: set[tuple[str, ...]] = set()
+    judged = {each.name for each in evidence.verdicts.recurrent} if evidence.verdicts else set()
     for node in evidence.graph.of_kind("recurrent"):
         if node.parameters in told:
             continue  # the same one, called again
         told.add(node.parameters)
+        sized = judged.intersection(node.parameters)
+        size = "their size" if sized else "not their size, as some of them are computed"
         detail = (
             f"the {len(node.parameters)} parameters within this {node.layer or node.operation} are "
-            "no layers here: whether they were drawn is looked at, and what leaves it, not their "
-            "size"
+            f"no layers here: whether they were drawn is looked at, what leaves it, and {size}; "
+            "whether they know their inputs is not"
         )
         advice = "Look at its gates by hand; sigprop.initialize leaves them alone, too."
         yield Finding(node.name, words.NOT_JUDGED, detail, advice, "note")

@@ -22,7 +22,7 @@ _ON_THE_WAY = frozenset(("passage", "dropout", "scale", "shift", "normalization"
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """One weight, or one table of an embedding.
+    """One weight, one table of an embedding, or one matrix of a recurrent layer.
 
     Attributes:
         name: of its node.
@@ -41,6 +41,7 @@ class Facts:
         again: whether they are used later, too.
         entry: whether it meets an input as it is.
         constant: whether no parameter is behind it.
+        hidden: units of the recurrent layer whose matrix it is; 0: it is none.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Facts:
     again: bool = False
     entry: bool = False
     constant: bool = False
+    hidden: int = 0
 
     @property
     def gain(self) -> float:
@@ -92,7 +94,7 @@ def _weight(node: Node, reading: Reading, uses: _Uses) -> Facts:
     return Facts(
         node.name,
         (node.operation, "" if attribute.isdigit() else attribute, role(reading.graph, node.name)),
-        _tail(node.name),
+        tail_of(node.name),
         value,
         node.weight.fans[0] if node.weight.fans else 0.0,
         _torch_fans(whole.shape),
@@ -142,7 +144,20 @@ def _table(node: Node, reading: Reading) -> Facts | None:
     family = (node.operation, "table", "")
     known = structure(rows) if rows.numel() else "zero"
     fans = _torch_fans(value.shape)
-    return Facts(node.name, family, _tail(node.name), value, 0.0, fans, known, *moments)
+    return Facts(node.name, family, tail_of(node.name), value, 0.0, fans, known, *moments)
+
+
+def facts_of_matrix(
+    name: str, value: Tensor, family: tuple[str, str, str], tail: str, hidden: int, first: str
+) -> Facts:
+    """A matrix of a recurrent layer; the arguments are those of the record."""
+    value = _plain(value)
+    moments = _moments(value)
+    known = structure(value) if moments[0] else ""
+    fans = _torch_fans(value.shape)
+    return Facts(
+        name, family, tail, value, fans[0], fans, known, *moments, first=first, hidden=hidden
+    )
 
 
 def role(graph: Graph, name: str) -> str:
@@ -256,6 +271,7 @@ def _torch_fans(shape: Sequence[int]) -> tuple[float, float]:
     return float(shape[1] * taps), float(shape[0] * taps)
 
 
-def _tail(name: str) -> str:
+def tail_of(name: str) -> str:
+    """The last word of a path that is no number."""
     words = [word for word in name.partition("#")[0].split(".") if not word.isdigit()]
     return words[-1] if words else ""
