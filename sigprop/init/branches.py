@@ -246,10 +246,13 @@ def rectified(record: Activation, state: SignalState, q: float) -> float | None:
     share = weights().reshape(-1, _COARSE).sum(axis=1)
     mean, std = state.mean_entry, math.sqrt(max(state.q - state.mean_entry**2, 0.0))
     x = (mean + std * shape)[:, None]
+    square = float(share @ x[:, 0] ** 2)  # of the grid, which is a little off that of the state
+    if not square > 0:
+        return None
 
     def over(variance: float) -> float:
         made = record.f(x + math.sqrt(variance) * _NODES) ** 2
-        return float(share @ (made @ _SHARES)) - q
+        return float(share @ (made @ _SHARES)) / square - q / state.q
 
     if over(0.0) >= 0:
         return None
