@@ -106,6 +106,24 @@ def test_a_level_that_does_not_hold_on_another_batch_is_said():
         initialize(chain(nn.GELU, 100, width=16), X, data=True)
 
 
+@pytest.mark.parametrize("act", [nn.GELU, nn.ReLU], ids=["drawn", "mirrored"])
+@pytest.mark.parametrize(
+    ("example", "what"),
+    [
+        (torch.ones(8, 100), "constant"), (X[:1], "one sample"),
+        (X[:1].repeat(8, 1), "equal samples"),
+    ],
+    ids=["constant", "one", "equal"],
+)  # fmt: skip
+def test_an_example_that_shows_one_input_alone_is_said(act, example, what):
+    with pytest.warns(SignalWarning, match=f"shows one input alone .*: {what}"):
+        initialize(chain(act, 2), example, target="critical", data=True)
+    said = plan(chain(act, 2), example=example, target="critical").warnings
+    assert not [words for words in said if "alone" in words]
+    said = plan(chain(act, 2), example=X, target="critical", data=True).warnings
+    assert not [words for words in said if "alone" in words]
+
+
 def test_everything_is_put_back_on_failure():
     model = Residual(3)
     runs = []
