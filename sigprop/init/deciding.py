@@ -199,7 +199,7 @@ class Deciding:
             return float(state.q) if isinstance(state, SignalState) else math.nan
 
         try:
-            added = q_at(0.0) if own else 0.0
+            added = q_at(0.0) if own and (bias or own not in self.biases) else 0.0
             enters = q_at(1.0) - added
         except FAILURES:
             added, enters = 0.0, self._measured(node)
