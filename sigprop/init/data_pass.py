@@ -225,7 +225,12 @@ def _after(block: Block) -> str:
 def scaled_weights(
     jobs: Sequence[Job], weights: Mapping[ModelWeight, Sequence[Use]], branches: Branches
 ) -> tuple[dict[str, Scaled], list[str]]:
-    """The weights that can be scaled, by node, and the names of those that cannot."""
+    """The weights that can be scaled, by node, and the names of those that cannot.
+
+    A table that rows are looked up in stands at the start of the net: all behind it was met as it
+    is, and would not fit it any more.
+    """
+    tables = {n for node in branches.graph.of_kind("embedding") for n in node.parameters}
     of = {name: job for job in jobs for name in job.layer.name.split(" = ")}
     found: dict[str, Scaled] = {}
     left: list[str] = []
@@ -233,8 +238,9 @@ def scaled_weights(
         job = of.get(weight.name.split(" = ")[0])
         held = weight.module is not None and weight.attribute in weight.module._parameters
         whole = held if weight.attribute else weight.direct
+        looked_up = not tables.isdisjoint(weight.parameters)
         bias_stays = bool(weight.biases) and job is not None and not job.biases
-        if job is None or len(uses) > 1 or not whole or bias_stays:
+        if job is None or len(uses) > 1 or looked_up or not whole or bias_stays:
             left.append(weight.name)
         else:
             node = uses[0].node.name

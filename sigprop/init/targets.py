@@ -203,6 +203,7 @@ class MirroredDecision(Decision):
 ATTENTION = (
     "attention: a ViT learnt worse from this target than from 'forward' (analyses/deep_learning)."
 )
+LEFT = "used several times, computed, or looked up in"
 _FRESH = " What data=True brings about on the example will not hold on another batch."
 _SUMS_ROWS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -359,7 +360,7 @@ class TargetDecision(Decision):
             scaled,
         ).apply()
         if left:
-            done = (*done, f"left as drawn (used several times, or computed): {some(left)}.")
+            done = (*done, f"left as drawn ({LEFT}): {some(left)}.")
         layers = with_factors(jobs, scaled)
         return replace(plan, layers=layers, notes=(*plan.notes, *done))
 

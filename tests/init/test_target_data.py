@@ -73,6 +73,16 @@ def test_three_forward_passes_in_all():
     assert len(calls) == 1
 
 
+def test_a_table_that_is_the_head_too_stays_as_drawn():
+    """Scaled by what the head puts out, it would move the start of the stream under the branches."""
+    tokens = torch.randint(50, (16, 12), generator=seeded(3))
+    model = initialize(Transformer(tied=True), tokens, data=True, generator=seeded(2))
+    stream = [square(x) for x in model.stream(tokens)]
+    assert stream[-1] / stream[0] == pytest.approx(math.e, rel=0.01)
+    law = initialize(Transformer(tied=True), tokens, generator=seeded(2))
+    assert torch.equal(model.table.weight, law.table.weight)
+
+
 def test_transformers_and_centred_layers():
     tokens = torch.randint(50, (16, 12), generator=seeded(3))
     model = initialize(Transformer(), tokens, data=True, generator=seeded())
