@@ -80,6 +80,8 @@ class Branches:
         q: of the other layers.
 
     Attributes:
+        starts: by the join of each block the node where the stream is before it: where a weight
+            carries it past the block, the join before.
         notes: what could not be set, in words.
     """
 
@@ -90,6 +92,7 @@ class Branches:
     ends: dict[str, _Place] = field(default_factory=dict)
     shortcuts: dict[str, _Place] = field(default_factory=dict)
     inside: dict[str, float] = field(default_factory=dict)
+    starts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -99,6 +102,8 @@ class Branches:
         for stream in self.streams:
             before = ""
             for block in stream.blocks:
+                carried = block.shortcut and before and not block.behind
+                self.starts[block.join] = before if carried else block.before
                 self._add(_Place(block, stream, before))
                 before = block.join
 
@@ -177,10 +182,7 @@ class Branches:
         if isinstance(self.aim.residual, str):
             return ""
         place = self.ends.get(name) or self.shortcuts.get(name)
-        if place is None:
-            return ""
-        prior = place.block.shortcut and place.before and not place.block.behind
-        return place.before if prior else place.block.before
+        return "" if place is None else self.starts[place.block.join]
 
     def _end(self, place: _Place, states: Mapping[str, Any]) -> Wanted:
         scheme, blocks = self.aim.residual, len(place.stream.blocks)

@@ -178,7 +178,7 @@ class DataPass:
 
     def _pass(self, weights: Mapping[str, Scaled]) -> Scaling:
         blocks = [block for stream in self.branches.streams for block in stream.blocks]
-        watched = {block.before for block in blocks} | {_after(block) for block in blocks}
+        watched = {*self.branches.starts.values(), *map(_after, blocks)}
         watched |= {weight.beside for weight in weights.values()} - {""}
         witness = Scaling(self.names, weights, self.planned, frozenset(watched))
         self.run(witness)
@@ -208,7 +208,8 @@ class DataPass:
 
     def _blocks(self, stream: Stream, seen: Scaling) -> Iterator[tuple[Block, tuple[float, float]]]:
         for block in stream.blocks:
-            before, after = (seen.q.get(name, 0.0) for name in (block.before, _after(block)))
+            ends = self.branches.starts[block.join], _after(block)
+            before, after = (seen.q.get(name, 0.0) for name in ends)
             if before > 0 and after > 0:
                 yield block, (before, after)
 

@@ -53,6 +53,44 @@ def test_a_stream_grows_as_is_asked(blocks, post):
     assert max(found) / min(found) < 1.5
 
 
+class Widening(nn.Module):
+    """Pre-activation blocks, two of which carry the stream past the block by a weight of relu(x)."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        widths = [width, width, 2 * width, 2 * width, 3 * width]
+        self.stem = nn.Linear(100, width)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([nn.Linear(a, b), nn.Linear(b, b), nn.Linear(a, b, bias=False)])
+            for a, b in pairwise(widths)
+        )
+        self.head = nn.Linear(widths[-1], 10)
+
+    def stream(self, x):
+        x = self.stem(x)
+        yield x
+        for first, second, carry in self.blocks:
+            before = torch.relu(x)
+            x = x if carry.weight.shape[0] == carry.weight.shape[1] else carry(before)
+            x = x + second(torch.relu(first(before)))
+            yield x
+
+    def forward(self, x):
+        *_, last = self.stream(x)
+        return self.head(torch.relu(last))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_stream_that_a_weight_carries_grows_as_is_asked(seed):
+    """Before such a block the stream is the join before, not the rectified signal."""
+    model, said = Widening(), []
+    initialize(model, X, data=True, generator=seeded(seed), report=said.append)
+    assert growth(model, X) == pytest.approx(math.e, rel=0.02)
+    assert growth(model, FRESH) == pytest.approx(math.e, rel=0.06)
+    factors = next(note for note in said[0].notes if "branches were scaled" in note)
+    assert 0.7 < float(factors.split("scaled by ")[1].split()[0]) < 1.4
+
+
 def test_without_the_common_factor_it_is_off(monkeypatch):
     monkeypatch.setattr(data_pass.DataPass, "_streams", lambda *given: None)
     off = []
@@ -74,7 +112,7 @@ def test_three_forward_passes_in_all():
 
 
 def test_a_table_that_is_the_head_too_stays_as_drawn():
-    """Scaled by what the head puts out, it would move the start of the stream under the branches."""
+    """Scaled by what the head puts out, it would move the start of the stream."""
     tokens = torch.randint(50, (16, 12), generator=seeded(3))
     model = initialize(Transformer(tied=True), tokens, data=True, generator=seeded(2))
     stream = [square(x) for x in model.stream(tokens)]
