@@ -89,6 +89,7 @@ def check(
         known.measured,
         kind_of(model),
         {table.name: table.law for table in said.tables},
+        said.recurrent,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sigprop.checking.signals import SignalStatistics, SignalWitness
 from sigprop.checking.weights import Backward, RowsWitness, Verdicts, judge, look_back
-from sigprop.graph import Graph, Kind, Node
+from sigprop.graph import Graph, Kind
 from sigprop.graph.streams import Stream, streams
 from sigprop.graph.trunk import trunks
 from sigprop.measurement.nodes import NodeStatistics, watched_nodes
@@ -76,15 +76,6 @@ class Evidence:
         return streams(self.graph)
 
     @cached_property
-    def users(self) -> Mapping[str, tuple[Node, ...]]:
-        """The nodes that take what leaves each node."""
-        found: dict[str, list[Node]] = {node.name: [] for node in self.graph.nodes}
-        for node in self.graph.nodes:
-            for name in node.inputs:
-                found[name].append(node)
-        return {name: tuple(nodes) for name, nodes in found.items()}
-
-    @cached_property
     def predicted(self) -> Mapping[str, NodePrediction]:
         """Predictions by node."""
         return {node.name: node for node in self.prediction or ()}
@@ -97,14 +88,14 @@ class Evidence:
 
     def leads_to(self, name: str, kind: Kind) -> bool:
         """Whether a node of a kind stands behind another."""
-        todo, seen = list(self.users[name]), set[str]()
+        todo, seen = list(self.graph.users[name]), set[str]()
         while todo:
             each = todo.pop()
             if each.kind == kind:
                 return True
             if each.name not in seen:
                 seen.add(each.name)
-                todo += self.users[each.name]
+                todo += self.graph.users[each.name]
         return False
 
     def q(self, name: str) -> float | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sigprop.checking.findings import Finding
 from sigprop.prediction.run import refuse_lazy
-from sigprop.reading.calling import is_mask, labelled
+from sigprop.reading.calling import is_mask, labelled, sameness
 
 NO_VALUES = (
     "sigprop.predict(model, x) needs none; or give it some, model.to_empty(device='cpu') and "
@@ -67,18 +67,16 @@ def hidden(model: nn.Module, example: Any) -> list[Finding]:
 
 
 def _of_input(name: str, tensor: Tensor) -> Finding | None:
-    if not tensor.is_floating_point() or tensor.dim() < 2:
-        return None
-    values = tensor.detach()
-    if bool((values == values.flatten()[0]).all()):
-        detail = f"all its entries are {float(values.flatten()[0]):g}"
+    found = sameness(tensor)
+    if found == "constant":
+        detail = f"all its entries are {float(tensor.detach().flatten()[0]):g}"
         return Finding(name, "constant input", detail, REAL, "warning")
-    if len(values) == 1:
+    if found == "one sample":
         detail = "with one sample nobody sees whether samples stay apart"
-        return Finding(name, "one sample", detail, "Give a batch, of 32 or more.", "note")
-    if bool((values == values[:1]).all()):
-        detail = f"its {len(values):,} samples are all the same"
-        return Finding(name, "equal samples", detail, REAL, "warning")
+        return Finding(name, found, detail, "Give a batch, of 32 or more.", "note")
+    if found == "equal samples":
+        detail = f"its {len(tensor):,} samples are all the same"
+        return Finding(name, found, detail, REAL, "warning")
     return None
 
 

@@ -12,6 +12,7 @@ from sigprop.checking.html import as_html
 from sigprop.checking.page import as_page
 from sigprop.checking.profile import profile
 from sigprop.checking.text import as_text
+from sigprop.checking.weights import LayerVerdict
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.result import Prediction
 from sigprop.records import Row, write_text
@@ -82,6 +83,8 @@ class CheckReport(Result):
         measured: at every node.
         model: its class.
         tables: laws of the tables of embeddings, by their names.
+        recurrent: laws and p-values of the matrices within recurrent layers, by the names of their
+            parameters; their scale alone is tested.
     """
 
     layers: tuple[LayerCheck, ...]
@@ -94,6 +97,7 @@ class CheckReport(Result):
     measured: NodeStatistics = field(repr=False)
     model: str = "model"
     tables: Mapping[str, str] = field(default_factory=dict)
+    recurrent: tuple[LayerVerdict, ...] = ()
 
     @property
     def healthy(self) -> bool:

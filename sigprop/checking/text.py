@@ -85,6 +85,12 @@ def sentences(report: CheckReport) -> list[str]:
     ]
     tables = [f"{name}: {law}" for name, law in report.tables.items()]
     told = [f"Tables of embeddings: {some(tables)}."] if tables else []
+    if report.recurrent:
+        laws: dict[str, list[str]] = {}
+        for matrix in report.recurrent:
+            laws.setdefault(matrix.law, []).append(matrix.name)
+        inner = "; ".join(f"{law} ({some(names)})" for law, names in laws.items())
+        told.append(f"Within recurrent layers: {inner}.")
     if not said:
         why = "their laws are not known, or leave nothing to chance"
         return [f"The weights could not be tested: {why}.", *told]

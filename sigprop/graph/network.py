@@ -156,19 +156,20 @@ class Graph:
 
     def enters_normalization(self, name: str) -> bool:
         """Whether all that the output of a node enters is a normalization: its scale is void."""
-        waiting, met = list(self._users[name]), False
+        waiting, met = list(self.users[name]), False
         while waiting:
             user = waiting.pop()
             if user.kind == "normalization":
                 met = True
             elif user.kind in ("passage", "shift", "scale"):
-                waiting += self._users[user.name]
+                waiting += self.users[user.name]
             else:
                 return False
         return met
 
     @cached_property
-    def _users(self) -> dict[str, list[Node]]:
+    def users(self) -> dict[str, list[Node]]:
+        """The nodes that take what leaves each node, by its name."""
         found: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
         for node in self.nodes:
             for before in node.inputs:

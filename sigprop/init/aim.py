@@ -45,9 +45,4 @@ class Aim:
             residual = one_of("residual", residual, SCHEMES)
         elif residual is not None:
             residual = real_number("residual", residual, above=1)
-        if data and target == "edge":
-            raise ValueError(
-                "target 'edge' holds q by itself, with biases that a scale would undo; use "
-                "data=True with target 'forward' or 'critical'."
-            )
         return cls(target, residual, data, free)

@@ -80,6 +80,8 @@ class Branches:
         q: of the other layers.
 
     Attributes:
+        starts: by the join of each block the node where the stream is before it: where a weight
+            carries it past the block, the join before.
         notes: what could not be set, in words.
     """
 
@@ -90,6 +92,7 @@ class Branches:
     ends: dict[str, _Place] = field(default_factory=dict)
     shortcuts: dict[str, _Place] = field(default_factory=dict)
     inside: dict[str, float] = field(default_factory=dict)
+    starts: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -99,13 +102,16 @@ class Branches:
         for stream in self.streams:
             before = ""
             for block in stream.blocks:
+                carried = block.shortcut and before and not block.behind
+                self.starts[block.join] = before if carried else block.before
                 self._add(_Place(block, stream, before))
                 before = block.join
 
     def _add(self, place: _Place) -> None:
         block, found = place.block, dict(self._makers(place.block))
         if block.shortcut and (found or block.end_norm):
-            self.shortcuts[block.shortcut[-1]] = place
+            bent = next((bent for _, bent in found.values()), None)
+            self.shortcuts[block.shortcut[-1]] = replace(place, bent=bent)
         if block.end_norm:
             return
         for weight, (last, bent) in found.items():
@@ -136,7 +142,7 @@ class Branches:
         factor = 1.0
         branch = {*block.branch, block.join}
         while name != block.join:
-            users = [n for n in self.graph.nodes if name in n.inputs and n.name in branch]
+            users = [node for node in self.graph.users[name] if node.name in branch]
             if not users:
                 break
             node = users[0]
@@ -177,10 +183,7 @@ class Branches:
         if isinstance(self.aim.residual, str):
             return ""
         place = self.ends.get(name) or self.shortcuts.get(name)
-        if place is None:
-            return ""
-        prior = place.block.shortcut and place.before and not place.block.behind
-        return place.before if prior else place.block.before
+        return "" if place is None else self.starts[place.block.join]
 
     def _end(self, place: _Place, states: Mapping[str, Any]) -> Wanted:
         scheme, blocks = self.aim.residual, len(place.stream.blocks)
@@ -204,15 +207,18 @@ class Branches:
         before = states[block.before]
         q = before.q if isinstance(before, SignalState) else math.nan
         record = self._record(block.behind[0]) if block.behind else None
+        bent = place.bent if place.bent is not None and _has_mean(place.bent) else None
         if block.shortcut:
             known = states.get(place.before)
             level = known.q if isinstance(known, SignalState) and not block.behind else q
-            if record is not None:
+            if bent is not None:
+                level = carried(record, bent, rate, rate * (q if record is not None else level))
+            elif record is not None:
                 level = level_before(record, rate * q) / rate
             return level, (rate - 1) * level
-        if record is None or not isinstance(before, SignalState):
+        if (record is None and bent is None) or not isinstance(before, SignalState):
             return q, (rate - 1) * q
-        branch = rectified(record, before, rate * q)
+        branch = rectified(record, before, rate * q, bent)
         return q, (rate - 1) * q if branch is None else branch
 
 
@@ -231,13 +237,22 @@ def level_before(record: Activation, q: float) -> float:
     return _root(over, q) or q
 
 
-def rectified(record: Activation, state: SignalState, q: float) -> float | None:
-    """The variance of a centred Gaussian b with E φ(x + b)² = q; None: there is none.
+def _has_mean(record: Activation) -> bool:
+    """Whether a branch that ends in it adds a mean to the stream, and not only a variance."""
+    found = respond(record, 1.0)
+    return found is not None and abs(found.mean) > _NOTHING
+
+
+def rectified(
+    record: Activation | None, state: SignalState, q: float, bent: Activation | None = None
+) -> float | None:
+    """The second moment of a branch b with E φ(x + b)² = q; None: there is none.
 
     Args:
-        record: φ.
+        record: φ; None: the identity.
         state: of x.
         q: what is wanted.
+        bent: ψ, b = ψ(z) of a centred Gaussian z; None: b is one itself.
     """
     shape = grid() if state.marginal is None else np.asarray(state.marginal).reshape(-1)
     if shape.shape != grid().shape:
@@ -246,14 +261,48 @@ def rectified(record: Activation, state: SignalState, q: float) -> float | None:
     share = weights().reshape(-1, _COARSE).sum(axis=1)
     mean, std = state.mean_entry, math.sqrt(max(state.q - state.mean_entry**2, 0.0))
     x = (mean + std * shape)[:, None]
+    square = float(share @ x[:, 0] ** 2)  # of the grid, which is a little off that of the state
+    if not square > 0:
+        return None
 
     def over(variance: float) -> float:
-        made = record.f(x + math.sqrt(variance) * _NODES) ** 2
-        return float(share @ (made @ _SHARES)) - q
+        made = _sum(record, bent, x, variance) ** 2
+        return float(share @ (made @ _SHARES)) / square - q / state.q
 
     if over(0.0) >= 0:
         return None
-    return _root(over, state.q)
+    found = _root(over, state.q)
+    if found is None or bent is None:
+        return found
+    made = respond(bent, found)
+    return None if made is None else made.q
+
+
+def carried(record: Activation | None, bent: Activation, rate: float, q: float) -> float:
+    """The variance v of a centred Gaussian x with E φ(x + b)² = q, b = ψ(z) of (rate − 1) v.
+
+    Args:
+        record: φ; None: the identity.
+        bent: ψ.
+        rate: by how much the branch makes the second moment larger.
+        q: what is wanted.
+    """
+
+    def over(variance: float) -> float:
+        x = math.sqrt(variance) * _NODES[:, None]
+        made = _sum(record, bent, x, level_before(bent, (rate - 1) * variance)) ** 2
+        return float(_SHARES @ (made @ _SHARES)) - q
+
+    return _root(over, q) or q / rate
+
+
+def _sum(
+    record: Activation | None, bent: Activation | None, x: np.ndarray, variance: float
+) -> np.ndarray:
+    """φ(x + b) on a grid: of x in rows, of b in columns."""
+    branch = math.sqrt(variance) * _NODES
+    whole = x + (branch if bent is None else bent.f(branch))
+    return whole if record is None else np.asarray(record.f(whole))
 
 
 def _root(over: Callable[[float], float], start: float) -> float | None:

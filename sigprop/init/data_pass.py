@@ -50,9 +50,9 @@ class Scaled:
     factor: float = 1.0
 
     def scale(self, factor: float) -> None:
-        """Scale what is written; autograd must be off."""
+        """Scale what is written, and the biases that go with it; autograd must be off."""
         self.job.weight.write(lambda tensor: tensor.mul_(factor))
-        if self.job.layer.removed:
+        if self.job.layer.removed or self.job.layer.bias_std:
             for bias in self.job.biases:
                 bias.write(lambda tensor: tensor.mul_(factor))
         self.factor *= factor
@@ -178,7 +178,7 @@ class DataPass:
 
     def _pass(self, weights: Mapping[str, Scaled]) -> Scaling:
         blocks = [block for stream in self.branches.streams for block in stream.blocks]
-        watched = {block.before for block in blocks} | {_after(block) for block in blocks}
+        watched = {*self.branches.starts.values(), *map(_after, blocks)}
         watched |= {weight.beside for weight in weights.values()} - {""}
         witness = Scaling(self.names, weights, self.planned, frozenset(watched))
         self.run(witness)
@@ -208,7 +208,8 @@ class DataPass:
 
     def _blocks(self, stream: Stream, seen: Scaling) -> Iterator[tuple[Block, tuple[float, float]]]:
         for block in stream.blocks:
-            before, after = (seen.q.get(name, 0.0) for name in (block.before, _after(block)))
+            ends = self.branches.starts[block.join], _after(block)
+            before, after = (seen.q.get(name, 0.0) for name in ends)
             if before > 0 and after > 0:
                 yield block, (before, after)
 
@@ -225,7 +226,12 @@ def _after(block: Block) -> str:
 def scaled_weights(
     jobs: Sequence[Job], weights: Mapping[ModelWeight, Sequence[Use]], branches: Branches
 ) -> tuple[dict[str, Scaled], list[str]]:
-    """The weights that can be scaled, by node, and the names of those that cannot."""
+    """The weights that can be scaled, by node, and the names of those that cannot.
+
+    A table that rows are looked up in stands at the start of the net: all behind it was met as it
+    is, and would not fit it any more.
+    """
+    tables = {n for node in branches.graph.of_kind("embedding") for n in node.parameters}
     of = {name: job for job in jobs for name in job.layer.name.split(" = ")}
     found: dict[str, Scaled] = {}
     left: list[str] = []
@@ -233,8 +239,9 @@ def scaled_weights(
         job = of.get(weight.name.split(" = ")[0])
         held = weight.module is not None and weight.attribute in weight.module._parameters
         whole = held if weight.attribute else weight.direct
+        looked_up = not tables.isdisjoint(weight.parameters)
         bias_stays = bool(weight.biases) and job is not None and not job.biases
-        if job is None or len(uses) > 1 or not whole or bias_stays:
+        if job is None or len(uses) > 1 or looked_up or not whole or bias_stays:
             left.append(weight.name)
         else:
             node = uses[0].node.name
@@ -254,5 +261,6 @@ def with_factors(jobs: Sequence[Job], scaled: Mapping[str, Scaled]) -> tuple[Any
 
 
 def times(layer: LayerPlan, factor: float) -> LayerPlan:
-    """The plan of a layer that is scaled."""
-    return replace(layer, std=layer.std * factor, gain=layer.gain * factor)
+    """The plan of a layer that is scaled, its biases with it."""
+    bias_std = None if layer.bias_std is None else layer.bias_std * factor
+    return replace(layer, std=layer.std * factor, gain=layer.gain * factor, bias_std=bias_std)

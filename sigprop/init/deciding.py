@@ -187,11 +187,11 @@ class Deciding:
     ) -> Call:  # fmt: skip
         weight, key = self.weight_of[node.name], self.key(node.name)
         removed = self._removed(node, states)
-        bias = self._bias(node)
+        wanted = self.branches.wanted(node.name, states)
+        bias = self._bias(node) if wanted.q == self.lever.q else 0.0
         own = self.reading.weights[node.name].bias
         if own in self.biases:
             translator.laws.plan(own, Draw(math.sqrt(bias)))
-        wanted = self.branches.wanted(node.name, states)
 
         def q_at(std: float) -> float:
             translator.laws.plan(key, Draw(std, bool(removed)))
@@ -199,7 +199,7 @@ class Deciding:
             return float(state.q) if isinstance(state, SignalState) else math.nan
 
         try:
-            added = q_at(0.0) if own else 0.0
+            added = q_at(0.0) if own and (bias or own not in self.biases) else 0.0
             enters = q_at(1.0) - added
         except FAILURES:
             added, enters = 0.0, self._measured(node)
@@ -249,7 +249,7 @@ class Deciding:
         return state.mean_entry
 
     def _bias(self, node: Node) -> float:
-        """The variance that the bias of a layer is to have: the edge of chaos."""
+        """The variance that the bias of a layer at the level is to have: the edge of chaos."""
         made = sources_of(self.reading.graph, node.name)
         found = [self.lever.edges[n.name].bias for n in made if n.name in self.lever.edges]
         own = self.reading.weights[node.name].bias

@@ -70,7 +70,9 @@ def initialize(
     what it puts out.
 
     ``data=True`` then scales the weights on the example: each layer at its level and each branch
-    end at its share in one pass, one common factor a stream by another.
+    end at its share in one pass, one common factor a stream by another. Biases that hold a level or
+    take a mean away are scaled with their weights. At the edge of chaos q then holds within a few
+    percent; the gradient scatters by as much as without (a factor of 2 to 4 at 50 layers of 128).
 
     Without an example, or with ``kind=``, ``activation=``, ``gain=``, ``q0=``, ``bias_std=`` or
     ``mode=``, gains Var W = g²/fan come from the graph and the activations alone. q is then the

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from torch import nn
 
 from sigprop.graph import Graph
 from sigprop.init.backward import gradient_energies
 from sigprop.init.decided import Decided, Levels
 from sigprop.init.gains import Criterion
+from sigprop.reading.calling import labelled, sameness
 
 GROWTH = 4.0
 """A relative error of a second moment that became this many times larger is said."""
@@ -39,6 +43,18 @@ def warnings_of(
         *_gradients(levels, names, set_nodes),
     )
     return tuple(found)
+
+
+def about_example(model: nn.Module, example: Any) -> tuple[str, ...]:
+    """What an example hides that weights are scaled on."""
+    inputs = {name: sameness(tensor) for name, tensor in labelled(model, example)}
+    found = [f"{name!r}: {what}" for name, what in inputs.items() if what]
+    if not found or not all(inputs.values()):
+        return ()
+    return (
+        f"the weights are scaled on an example that shows one input alone ({'; '.join(found)}): on "
+        "others the levels will be off by what they differ from it. Give a batch of real data.",
+    )
 
 
 def _guessed(levels: Levels, names: Mapping[str, str], set_nodes: Collection[str]) -> Sequence[str]:

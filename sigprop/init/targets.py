@@ -32,7 +32,7 @@ from sigprop.init.levels import VOID
 from sigprop.init.lever import Lever, critical_lever, edge_lever
 from sigprop.init.plan import InitPlan
 from sigprop.init.request import Request
-from sigprop.init.signal_warnings import LOUD
+from sigprop.init.signal_warnings import LOUD, about_example
 from sigprop.init.weights import TIED, ModelWeight
 from sigprop.prediction.inputs import example_of
 from sigprop.prediction.planned import Draw
@@ -196,12 +196,14 @@ class MirroredDecision(Decision):
             "mirrored weights: leaky activations have χ = 1 at any level, and φ(z) − φ(−z) is "
             "linear. So the net is linear at the start."
         )
-        return super()._said(weights)[0], (note,)
+        alike = about_example(self.model, self.request.example) if self.data else ()
+        return (*super()._said(weights)[0], *alike), (note,)
 
 
 ATTENTION = (
     "attention: a ViT learnt worse from this target than from 'forward' (analyses/deep_learning)."
 )
+LEFT = "used several times, computed, or looked up in"
 _FRESH = " What data=True brings about on the example will not hold on another batch."
 _SUMS_ROWS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -358,7 +360,7 @@ class TargetDecision(Decision):
             scaled,
         ).apply()
         if left:
-            done = (*done, f"left as drawn (used several times, or computed): {some(left)}.")
+            done = (*done, f"left as drawn ({LEFT}): {some(left)}.")
         layers = with_factors(jobs, scaled)
         return replace(plan, layers=layers, notes=(*plan.notes, *done))
 
@@ -378,6 +380,7 @@ class TargetDecision(Decision):
             forecast = [
                 f"{words}{_FRESH}" if "not stable" in words else words for words in forecast
             ]
+            forecast += about_example(self.model, self.moments.example)
         said = (*forecast, *self._loud(), *self._uneven(), *self._measured())
         return (*said, *self._left_out(), *self._cut()), tuple(notes)
 

@@ -307,3 +307,24 @@ def labelled(model: nn.Module, inputs: Any) -> Iterator[tuple[str, Tensor]]:
 def is_mask(tensor: Tensor) -> bool:
     """Whether it is a mask that is added to logits: 0 and −∞."""
     return tensor.is_floating_point() and bool(((tensor == 0) | torch.isneginf(tensor)).all())
+
+
+def sameness(tensor: Tensor) -> str:
+    """``"constant"``, ``"one sample"``, ``"equal samples"``, or "" where the samples differ.
+
+    Of tensors that are no floating-point numbers, or have one axis, nothing is said.
+
+    Example:
+        >>> import torch
+        >>> sameness(torch.ones(4, 2)), sameness(torch.eye(2)), sameness(torch.eye(2)[:1])
+        ('constant', '', 'one sample')
+    """
+    if not tensor.is_floating_point() or tensor.dim() < 2 or not tensor.numel():
+        return ""
+    values = tensor.detach()
+    values = values if values.layout is torch.strided else values.to_dense()
+    if bool((values == values.flatten()[0]).all()):
+        return "constant"
+    if len(values) == 1:
+        return "one sample"
+    return "equal samples" if bool((values == values[:1]).all()) else ""

@@ -216,8 +216,55 @@ def test_an_edge_needs_biases():
                          nn.Linear(50, 5))  # fmt: skip
     with pytest.raises(NoSolution, match="'2' has none that can be set"):
         initialize(bare, X, target="edge")
-    with pytest.raises(ValueError, match="holds q by itself"):
-        initialize(chain(nn.Tanh, 3), X, target="edge", data=True)
+
+
+def test_the_edge_on_data_keeps_the_ratio_of_biases_and_weights():
+    """Every layer stands at q on the example; what is drawn is multiplied by one factor a layer."""
+    model, plans = chain(nn.Tanh, 20), []
+    initialize(model, X, target="edge", generator=seeded(4))
+    drawn = {name: value.clone() for name, value in model.state_dict().items()}
+    initialize(model, X, target="edge", data=True, generator=seeded(4), report=plans.append)
+    q, gradient = through(model, X)
+    assert q[:-1] == pytest.approx([1.0] * 21, rel=1e-3)
+    fresh, gradient = through(model, FRESH)
+    assert 0.9 < min(fresh[:-1]) < max(fresh[:-1]) < 1.1 and 0.1 < gradient[0] / gradient[-2] < 10
+    for layer in plans[0].layers[1:]:
+        weight, bias = model.get_submodule(layer.name).parameters()
+        factor = (weight / drawn[f"{layer.name}.weight"]).flatten()[0].item()
+        assert torch.allclose(weight, factor * drawn[f"{layer.name}.weight"], rtol=1e-4)
+        assert torch.allclose(bias, factor * drawn[f"{layer.name}.bias"], rtol=1e-4)
+        edge = lever.edge_of(activation("tanh"), 1.0)
+        assert layer.bias_std == pytest.approx(factor * math.sqrt(edge.bias), rel=1e-4)
+
+
+class Tanhs(nn.Module):
+    """Residual blocks of two tanh layers."""
+
+    def __init__(self, blocks: int):
+        super().__init__()
+        self.stem = nn.Linear(100, 64)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64))
+            for _ in range(blocks)
+        )
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+@pytest.mark.parametrize("residual", [math.e, "depth", "fixup", "skipinit"])
+def test_branches_get_no_biases_of_the_edge(residual):
+    """A branch at 2 % of its stream has no room for a bias that holds q = 1."""
+    made = plan(Tanhs(30), example=X, target="edge", residual=residual)
+    ends = [layer for layer in made.layers if layer.name.endswith(".3")]
+    assert all(layer.bias_std is None for layer in ends)
+    inside = [layer.bias_std for layer in made.layers if layer.name.endswith(".1")]
+    edge = lever.edge_of(activation("tanh"), 1.0)
+    held = None if residual == "fixup" else pytest.approx(math.sqrt(edge.bias))
+    assert inside == [held] * 30
 
 
 @pytest.mark.parametrize("act", [nn.GELU, nn.ReLU], ids=str)

@@ -53,6 +53,44 @@ def test_a_stream_grows_as_is_asked(blocks, post):
     assert max(found) / min(found) < 1.5
 
 
+class Widening(nn.Module):
+    """Pre-activation blocks; two carry the stream past the block by a weight of relu(x)."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        widths = [width, width, 2 * width, 2 * width, 3 * width]
+        self.stem = nn.Linear(100, width)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([nn.Linear(a, b), nn.Linear(b, b), *([nn.Linear(a, b)] if a < b else [])])
+            for a, b in pairwise(widths)
+        )
+        self.head = nn.Linear(widths[-1], 10)
+
+    def stream(self, x):
+        x = self.stem(x)
+        yield x
+        for first, second, *carry in self.blocks:
+            before = torch.relu(x)
+            x = carry[0](before) if carry else x
+            x = x + second(torch.relu(first(before)))
+            yield x
+
+    def forward(self, x):
+        *_, last = self.stream(x)
+        return self.head(torch.relu(last))
+
+
+@pytest.mark.parametrize("seed", [10, 11, 12])
+def test_a_stream_that_a_weight_carries_grows_as_is_asked(seed):
+    """Before such a block the stream is the join before, not the rectified signal."""
+    model, said = Widening(), []
+    initialize(model, X, data=True, generator=seeded(seed), report=said.append)
+    assert growth(model, X) == pytest.approx(math.e, rel=0.02)
+    assert growth(model, FRESH) == pytest.approx(math.e, rel=0.06)
+    factors = next(note for note in said[0].notes if "branches were scaled" in note)
+    assert 0.7 < float(factors.split("scaled by ")[1].split()[0]) < 1.4
+
+
 def test_without_the_common_factor_it_is_off(monkeypatch):
     monkeypatch.setattr(data_pass.DataPass, "_streams", lambda *given: None)
     off = []
@@ -71,6 +109,16 @@ def test_three_forward_passes_in_all():
     calls.clear()
     initialize(model, X)
     assert len(calls) == 1
+
+
+def test_a_table_that_is_the_head_too_stays_as_drawn():
+    """Scaled by what the head puts out, it would move the start of the stream."""
+    tokens = torch.randint(50, (16, 12), generator=seeded(3))
+    model = initialize(Transformer(tied=True), tokens, data=True, generator=seeded(2))
+    stream = [square(x) for x in model.stream(tokens)]
+    assert stream[-1] / stream[0] == pytest.approx(math.e, rel=0.01)
+    law = initialize(Transformer(tied=True), tokens, generator=seeded(2))
+    assert torch.equal(model.table.weight, law.table.weight)
 
 
 def test_transformers_and_centred_layers():
@@ -104,6 +152,24 @@ def test_what_is_used_twice_stays_as_drawn():
 def test_a_level_that_does_not_hold_on_another_batch_is_said():
     with pytest.warns(SignalWarning, match="will not hold on another batch"):
         initialize(chain(nn.GELU, 100, width=16), X, data=True)
+
+
+@pytest.mark.parametrize("act", [nn.GELU, nn.ReLU], ids=["drawn", "mirrored"])
+@pytest.mark.parametrize(
+    ("example", "what"),
+    [
+        (torch.ones(8, 100), "constant"), (X[:1], "one sample"),
+        (X[:1].repeat(8, 1), "equal samples"),
+    ],
+    ids=["constant", "one", "equal"],
+)  # fmt: skip
+def test_an_example_that_shows_one_input_alone_is_said(act, example, what):
+    with pytest.warns(SignalWarning, match=f"shows one input alone .*: {what}"):
+        initialize(chain(act, 2), example, target="critical", data=True)
+    said = plan(chain(act, 2), example=example, target="critical").warnings
+    assert not [words for words in said if "alone" in words]
+    said = plan(chain(act, 2), example=X, target="critical", data=True).warnings
+    assert not [words for words in said if "alone" in words]
 
 
 def test_everything_is_put_back_on_failure():

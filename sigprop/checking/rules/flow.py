@@ -13,7 +13,7 @@ from sigprop.checking.findings import Finding, Level
 from sigprop.checking.limits import Limits
 from sigprop.checking.rules.judged import has_learned
 from sigprop.checking.rules.stream import blocks, layer_scale
-from sigprop.graph import Node
+from sigprop.graph import Graph, Node
 
 MAKES = ("weight", "sum", "embedding", "recurrent")
 """Kinds of nodes whose signals are compared."""
@@ -128,11 +128,12 @@ def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
 
 def off_prediction(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     """The first layer whose signal is far off what its weights' law predicts."""
+    gates = _gates(evidence.graph)
     for node in evidence.graph.nodes:
         forecast, seen = evidence.predicted.get(node.name), evidence.measured[node.name].q
         if node.kind not in MAKES or forecast is None or forecast.note or not seen:
             continue
-        if _gates(evidence, node):  # of few, alike values: their mean square scatters
+        if node.name in gates:  # of few, alike values: their mean square scatters
             continue
         if not (0 < forecast.q < math.inf and seen < math.inf):
             continue
@@ -208,9 +209,9 @@ def _makes(evidence: Evidence, node: Node) -> bool:
 
 def _is_logits(evidence: Evidence, node: Node) -> bool:
     """Whether a softmax is all that uses a signal."""
-    users = evidence.users[node.name]
+    users = evidence.graph.users[node.name]
     while len(users) == 1 and users[0].kind in ("passage", "shift", "scale", "sum"):
-        users = evidence.users[users[0].name]
+        users = evidence.graph.users[users[0].name]
     return bool(users) and all(user.kind == "softmax" for user in users)
 
 
@@ -275,17 +276,21 @@ def _gone(evidence: Evidence, trunk: Sequence[str]) -> str:
 
 def _last_layers(evidence: Evidence) -> list[str]:
     """The last weight layers before the head; what only makes gates is left out."""
-    weights = [n for n in evidence.graph.of_kind("weight") if not _gates(evidence, n)]
+    gates = _gates(evidence.graph)
+    weights = [node for node in evidence.graph.of_kind("weight") if node.name not in gates]
     before = [n.name for n in weights if evidence.leads_to(n.name, "weight")]
     return before[-LAST:] or [n.name for n in weights][-LAST:]
 
 
-def _gates(evidence: Evidence, node: Node) -> bool:
-    """Whether all that comes of a signal, up to a product, multiplies another by it."""
-    users = evidence.users[node.name]
-    while len(users) == 1 and users[0].kind in _TOWARDS_A_GATE:
-        users = evidence.users[users[0].name]
-    return bool(users) and all(user.kind == "product" for user in users)
+def _gates(graph: Graph) -> set[str]:
+    """The nodes of which all that comes, up to a product, multiplies another signal."""
+    found: set[str] = set()
+    for node in reversed(graph.nodes):
+        users = graph.users[node.name]
+        towards = len(users) == 1 and users[0].kind in _TOWARDS_A_GATE and users[0].name in found
+        if towards or (users and all(user.kind == "product" for user in users)):
+            found.add(node.name)
+    return found
 
 
 _TOWARDS_A_GATE = frozenset(("activation", "passage", "shift", "softmax", "weight"))

@@ -207,9 +207,9 @@ def _activations(evidence: Evidence) -> Iterator[tuple[Node, SignalStatistics]]:
 
 def _weighs(evidence: Evidence, node: Node) -> bool:
     """Whether a softmax weighs another signal: it is attention."""
-    users = evidence.users[node.name]
+    users = evidence.graph.users[node.name]
     while len(users) == 1 and users[0].kind in ("passage", "dropout"):
-        users = evidence.users[users[0].name]
+        users = evidence.graph.users[users[0].name]
     return any(user.kind == "product" and user.operation in _MATRIX for user in users)
 
 

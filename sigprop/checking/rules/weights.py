@@ -172,14 +172,17 @@ def not_judged(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         )
         yield Finding(unseen[0], words.NOT_JUDGED, detail, advice, "warning")
     told: set[tuple[str, ...]] = set()
+    judged = {each.name for each in evidence.verdicts.recurrent} if evidence.verdicts else set()
     for node in evidence.graph.of_kind("recurrent"):
         if node.parameters in told:
             continue  # the same one, called again
         told.add(node.parameters)
+        sized = judged.intersection(node.parameters)
+        size = "their size" if sized else "not their size, as some of them are computed"
         detail = (
             f"the {len(node.parameters)} parameters within this {node.layer or node.operation} are "
-            "no layers here: whether they were drawn is looked at, and what leaves it, not their "
-            "size"
+            f"no layers here: whether they were drawn is looked at, what leaves it, and {size}; "
+            "whether they know their inputs is not"
         )
         advice = "Look at its gates by hand; sigprop.initialize leaves them alone, too."
         yield Finding(node.name, words.NOT_JUDGED, detail, advice, "note")
@@ -283,7 +286,7 @@ def _is_added_or_gates(evidence: Evidence, name: str) -> bool:
 
 def _next(evidence: Evidence, name: str) -> Iterator[Node]:
     """What uses a signal, past what hands it on or acts on it entry by entry."""
-    for user in evidence.users[name]:
+    for user in evidence.graph.users[name]:
         if user.kind in ("passage", "scale", "shift", "dropout", "activation", "normalization"):
             yield from _next(evidence, user.name)
         else:
@@ -300,9 +303,9 @@ def _zero_on_the_way(evidence: Evidence) -> bool:
 
 def _is_normed(evidence: Evidence, name: str) -> bool:
     """Whether all that uses a signal normalizes it."""
-    users = evidence.users[name]
+    users = evidence.graph.users[name]
     while len(users) == 1 and users[0].kind == "passage":
-        users = evidence.users[users[0].name]
+        users = evidence.graph.users[users[0].name]
     return bool(users) and all(user.kind == "normalization" for user in users)
 
 

@@ -22,7 +22,7 @@ _ON_THE_WAY = frozenset(("passage", "dropout", "scale", "shift", "normalization"
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """One weight, or one table of an embedding.
+    """One weight, one table of an embedding, or one matrix of a recurrent layer.
 
     Attributes:
         name: of its node.
@@ -41,6 +41,7 @@ class Facts:
         again: whether they are used later, too.
         entry: whether it meets an input as it is.
         constant: whether no parameter is behind it.
+        hidden: units of the recurrent layer whose matrix it is; 0: it is none.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Facts:
     again: bool = False
     entry: bool = False
     constant: bool = False
+    hidden: int = 0
 
     @property
     def gain(self) -> float:
@@ -92,7 +94,7 @@ def _weight(node: Node, reading: Reading, uses: _Uses) -> Facts:
     return Facts(
         node.name,
         (node.operation, "" if attribute.isdigit() else attribute, role(reading.graph, node.name)),
-        _tail(node.name),
+        tail_of(node.name),
         value,
         node.weight.fans[0] if node.weight.fans else 0.0,
         _torch_fans(whole.shape),
@@ -142,22 +144,31 @@ def _table(node: Node, reading: Reading) -> Facts | None:
     family = (node.operation, "table", "")
     known = structure(rows) if rows.numel() else "zero"
     fans = _torch_fans(value.shape)
-    return Facts(node.name, family, _tail(node.name), value, 0.0, fans, known, *moments)
+    return Facts(node.name, family, tail_of(node.name), value, 0.0, fans, known, *moments)
+
+
+def facts_of_matrix(
+    name: str, value: Tensor, family: tuple[str, str, str], tail: str, hidden: int, first: str
+) -> Facts:
+    """A matrix of a recurrent layer; the arguments are those of the record."""
+    value = _plain(value)
+    moments = _moments(value)
+    known = structure(value) if moments[0] else ""
+    fans = _torch_fans(value.shape)
+    return Facts(
+        name, family, tail, value, fans[0], fans, known, *moments, first=first, hidden=hidden
+    )
 
 
 def role(graph: Graph, name: str) -> str:
     """``"branch end"``: what leaves a node enters a sum as it is; ``"head"``: it is the output."""
-    after: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for before in node.inputs:
-            after.setdefault(before, []).append(node)
-    stack, found = list(after.get(name, ())), ""
+    stack, found = list(graph.users[name]), ""
     while stack:
         node = stack.pop()
         if node.kind == "sum":
             return "branch end"
         found = "head" if node.kind == "output" else found
-        stack += after.get(node.name, ()) if node.kind in _ON_THE_WAY else ()
+        stack += graph.users[node.name] if node.kind in _ON_THE_WAY else []
     return found
 
 
@@ -169,7 +180,7 @@ class _Uses:
         self.again: set[str] = set()
         parameters = {n: p for used in reading.weights.values() for n, p in used.parameters.items()}
         earlier = copies(parameters)
-        seen: list[tuple[tuple[str, ...], tuple[int, int], str]] = []
+        self._seen: dict[str, list[tuple[int, tuple[int, int], str]]] = {}
         for node in reading.graph.nodes:
             if node.kind == "embedding":
                 names, room = node.parameters, (0, 0)
@@ -177,17 +188,26 @@ class _Uses:
                 used = reading.weights[node.name]
                 names = tuple(earlier.get(n, n) for n in used.parameters)
                 copied = any(n in earlier for n in used.parameters)
-                before = (other for own, _, other in seen if not set(own).isdisjoint(names))
+                before = (other for name in names for _, _, other in self._seen.get(name, ()))
                 if copied and not any(_same(reading, other, used.value) for other in before):
                     names, copied = tuple(used.parameters), False  # other weights are made of them
                 room = (0, 0) if copied else _room(used.value)
             else:
                 continue
-            met = (other for own, place, other in seen if _overlap((names, room), (own, place)))
-            if (other := next(met, None)) is not None:
+            if other := self._met(names, room):
                 self.first[node.name] = other
                 self.again.add(other)
-            seen.append((names, room, node.name))
+            for name in names:
+                use = (reading.graph.place[node.name], room, node.name)
+                self._seen.setdefault(name, []).append(use)
+
+    def _met(self, names: Sequence[str], room: tuple[int, int]) -> str:
+        """The earliest use of the same numbers, "" if there is none."""
+        found = []
+        for name in names:
+            uses = self._seen.get(name, ())
+            found += [next((use for use in uses if not _beside(room, use[1])), None)]
+        return min((use for use in found if use is not None), default=(0, room, ""))[2]
 
     def of(self, name: str) -> tuple[str, bool]:
         """The first use of the numbers of a node ("" if that is it), and whether more follow."""
@@ -200,14 +220,10 @@ def _same(reading: Reading, name: str, value: Tensor) -> bool:
     return other is None or torch.equal(other.value, value)  # None: a table, used as a weight
 
 
-def _overlap(
-    one: tuple[Sequence[str], tuple[int, int]], other: tuple[Sequence[str], tuple[int, int]]
-) -> bool:
-    """Whether two uses share a parameter, and are no parts of it beside each other."""
-    if set(one[0]).isdisjoint(other[0]):
-        return False
-    (a, b), (c, d) = one[1], other[1]
-    return not (b and d and (b <= c or d <= a))
+def _beside(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two parts of a parameter have no memory in common."""
+    (a, b), (c, d) = one, other
+    return bool(b and d and (b <= c or d <= a))
 
 
 def _room(value: Tensor) -> tuple[int, int]:
@@ -255,6 +271,7 @@ def _torch_fans(shape: Sequence[int]) -> tuple[float, float]:
     return float(shape[1] * taps), float(shape[0] * taps)
 
 
-def _tail(name: str) -> str:
+def tail_of(name: str) -> str:
+    """The last word of a path that is no number."""
     words = [word for word in name.partition("#")[0].split(".") if not word.isdigit()]
     return words[-1] if words else ""

@@ -25,6 +25,7 @@ from sigprop.checking.weights.verdicts import (
     Verdicts,
     one_for_all,
 )
+from sigprop.checking.weights.within import within_recurrent
 from sigprop.checks import real_number
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.planned import Plan, computed_from, planned_laws
@@ -45,6 +46,8 @@ def judge(
     backward: Backward | None = None,
 ) -> Verdicts:
     """Ask three questions about each weight of a model, at its first use.
+
+    Of the matrices within recurrent layers the first alone is asked.
 
     *Scale*: do its weights have the variance of their law? Of the plan, or recognized from a menu.
     *Direction*: do they know their input? *Backward*: do they know their gradient? The last two
@@ -79,10 +82,11 @@ def judge(
     level = real_number("level", level, above=0, below=1)
     reading = statistics.reading
     weights, tables = facts_of(reading)
+    inner = within_recurrent(reading)
     planned = _planned(reading, plan)
-    laws = laws_of(weights, gains_of(reading.graph), planned)
+    laws = laws_of([*weights, *inner], gains_of(reading.graph), planned)
     asked = _Asked(reading, rows, backward, laws)
-    scales = _scales(weights, laws, planned)
+    scales = _scales([*weights, *inner], laws, planned)
     answers: dict[str, dict[Question, Answer]] = {
         layer.name: {
             "scale": scales[layer.name],
@@ -91,15 +95,19 @@ def judge(
         }
         for layer in weights
     }
+    answers |= {layer.name: {"scale": scales[layer.name]} for layer in inner}
     layers = tuple(_verdict(layer, laws, answers[layer.name]) for layer in weights)
+    recurrent = tuple(_verdict(layer, laws, answers[layer.name]) for layer in inner)
+    whole = (*layers, *recurrent)
     return Verdicts(
         layers,
         tuple(LayerVerdict(t.name, _table_law(t), math.sqrt(t.mean_square)) for t in tables),
-        one_for_all([layer.p_scale for layer in layers if layer.counted]),
+        one_for_all([layer.p_scale for layer in whole if layer.counted]),
         one_for_all([layer.p_direction for layer in layers]),
         one_for_all([layer.p_backward for layer in layers]),
-        tuple(_named(layers, answers, level)),
+        tuple(_named(whole, answers, level)),
         level,
+        recurrent,
     )
 
 
@@ -229,8 +237,8 @@ def _verdict(
         _words(layer, law),
         layer.gain,
         p["scale"],
-        p["direction"],
-        p["backward"],
+        p.get("direction"),
+        p.get("backward"),
         "; ".join(notes),
         None if law is None else law.std,
         counted=law is not None and law.known,

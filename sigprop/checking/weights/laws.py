@@ -77,7 +77,7 @@ def menu(gains: Mapping[str, float], ends: int) -> list[Candidate]:
         ends: branch ends of the model: two a block.
     """
     normal, uniform, cut = SHAPES.values()
-    found = [Candidate("torch default", uniform, _fan_in(1 / math.sqrt(3)))]
+    found = [Candidate("torch default", uniform, _torch_default)]
     for shape in (normal, uniform, cut):
         name = shape.name
         found += [
@@ -126,6 +126,12 @@ def gains_of(graph: Graph) -> dict[str, float]:
             if abs(alpha) > 0.02:  # nearer to ReLU no layer tells them apart
                 found[f"{LEAKY}{alpha:.3g}"] = math.sqrt(2 / (1 + alpha**2))
     return found
+
+
+def _torch_default(facts: Facts) -> float:
+    """Uniform within 1/√fan_in; within recurrent layers of H units within 1/√H."""
+    terms = facts.hidden or facts.fans[0]
+    return 1 / math.sqrt(3 * terms) if terms else 0.0
 
 
 def _fan_in(gain: float) -> Callable[[Facts], float]:

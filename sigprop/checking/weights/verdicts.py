@@ -81,6 +81,7 @@ class Verdicts:
         p_backward: one for their direction, backward; None likewise.
         named: layers that are off, by question.
         level: false alarms of each question, over all layers.
+        recurrent: one a matrix within a recurrent layer, by the name of the parameter: its scale.
     """
 
     layers: tuple[LayerVerdict, ...]
@@ -90,21 +91,26 @@ class Verdicts:
     p_backward: float | None
     named: tuple[Named, ...]
     level: float
+    recurrent: tuple[LayerVerdict, ...] = ()
+
+    @property
+    def _all(self) -> tuple[LayerVerdict, ...]:
+        return (*self.layers, *self.recurrent, *self.tables)
 
     def __getitem__(self, name: str) -> LayerVerdict:
-        """A layer, or a table, by name."""
-        return {each.name: each for each in (*self.layers, *self.tables)}[name]
+        """A layer, a matrix within a recurrent layer, or a table, by name."""
+        return {each.name: each for each in self._all}[name]
 
     def records(self) -> list[Row]:
-        """One flat row a layer."""
-        return [asdict(layer) for layer in self.layers]
+        """One flat row a layer, then one a matrix within a recurrent layer."""
+        return [asdict(layer) for layer in (*self.layers, *self.recurrent)]
 
     def __str__(self) -> str:
         columns = {
             "name": "", "law": "", "gain": ".4g", "p_scale": ".2g", "p_direction": ".2g",
             "p_backward": ".2g", "note": "",
         }  # fmt: skip
-        return table([asdict(each) for each in (*self.layers, *self.tables)], columns)
+        return table([asdict(each) for each in self._all], columns)
 
 
 def one_for_all(values: Sequence[float | None]) -> float | None:
