@@ -10,18 +10,16 @@ cotangents: what a prediction of second moments is held against.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
 from analyses._nets import attention, convolutional, language, mobile, others, residual
-from sigprop.measurement import measure_nodes
+from sigprop.measurement import NodeStatistics, measure_nodes
 
 Inputs = Callable[[Generator], tuple[Tensor, ...]]
 
@@ -257,12 +255,14 @@ class Truth:
         nodes: every node by its name.
         parameters: every parameter's gradient by its name.
         zeros: the parameters whose gradient is exactly 0.
+        squares: the mean square of each parameter itself, over the same nets.
     """
 
     architecture: str
     nodes: Mapping[str, NodeTruth]
     parameters: Mapping[str, Spread | None]
     zeros: frozenset[str] = frozenset()
+    squares: Mapping[str, float] = field(default_factory=dict)
 
 
 ROUNDING = 1e-26
@@ -276,20 +276,45 @@ def exact_zeros(architecture: Architecture, seed: int) -> frozenset[str]:
     """The parameters whose gradient is exactly 0, as a shift before a norm, by double precision."""
     model, inputs = drawn(architecture, seed)
     inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 2**32)  # dropout
-        run = measure_nodes(model.double(), *inputs, cotangent_seed=seed)
+    run = _measured(model.double(), inputs, seed)
     found = {name: square for name, square in run.parameters.items() if square is not None}
     least = ROUNDING * max(found.values(), default=0.0)
     return frozenset(name for name, square in found.items() if square <= least)
 
 
+@dataclass(frozen=True)
+class Streams:
+    """Seeds of random numbers that are independent of each other.
+
+    One seed for all would make them the same numbers: a cotangent of the shape of the input would
+    be the input, and torch takes seeds that differ by 2**32 for one.
+    """
+
+    weights: int
+    inputs: int
+    cotangents: int
+    dropout: int
+
+    @classmethod
+    def of(cls, seed: int) -> Streams:
+        """Those of one net."""
+        return cls(*(int(word) for word in np.random.SeedSequence(seed).generate_state(4)))
+
+
 def drawn(architecture: Architecture, seed: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """The model and its inputs at a seed; torch's random state is left as it was."""
+    streams = Streams.of(seed)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(streams.weights)
         model = architecture.build()
-    return model, architecture.inputs(torch.Generator().manual_seed(seed))
+    return model, architecture.inputs(torch.Generator().manual_seed(streams.inputs))
+
+
+def _measured(model: nn.Module, inputs: tuple[Tensor, ...], seed: int) -> NodeStatistics:
+    streams = Streams.of(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(streams.dropout)
+        return measure_nodes(model, *inputs, cotangent_seed=streams.cotangents)
 
 
 def truth(architecture: Architecture, seeds: Iterable[int]) -> Truth:
@@ -297,12 +322,11 @@ def truth(architecture: Architecture, seeds: Iterable[int]) -> Truth:
 
     A node that a seed does not have (control flow on data) counts where it is.
     """
-    runs, seeds = [], list(seeds)
+    runs, squares, seeds = [], list[dict[str, float]](), list(seeds)
     for seed in seeds:
         model, inputs = drawn(architecture, seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 2**32)  # dropout
-            runs.append(measure_nodes(model, *inputs, cotangent_seed=seed))
+        squares.append({n: _mean_square(p) for n, p in model.named_parameters()})
+        runs.append(_measured(model, inputs, seed))
     if not runs:
         raise ValueError("seeds must name at least one seed.")
     nodes = {}
@@ -313,93 +337,29 @@ def truth(architecture: Architecture, seeds: Iterable[int]) -> Truth:
     parameters = {
         name: Spread.of([run.parameters[name] for run in runs]) for name in runs[0].parameters
     }
-    return Truth(architecture.name, nodes, parameters, exact_zeros(architecture, seeds[0]))
+    return Truth(
+        architecture.name, nodes, parameters, exact_zeros(architecture, seeds[0]),
+        {name: sum(each[name] for each in squares) / len(squares) for name in squares[0]},
+    )  # fmt: skip
 
 
-# From the libraries themselves
+def _mean_square(values: Tensor) -> float:
+    return float(values.detach().double().square().mean())
 
 
-def installed_architectures() -> tuple[Architecture, ...]:
-    """Those of torchvision, timm and transformers that are installed, without trained weights.
+def with_mean_squares(model: nn.Module, squares: Mapping[str, float]) -> nn.Module:
+    """The model with each parameter scaled to a mean square: of one net to that of many.
 
-    A library that is installed and cannot be imported is left out, with a warning.
+    A prediction depends on weights through their mean squares. Those of one net scatter, by some
+    20 % for 64 weights, so with these of many nets it is that of their mean.
+
+    Args:
+        model: it is changed.
+        squares: by the names of parameters.
     """
-    found: list[Architecture] = []
-    for library, rows in (
-        ("torchvision", _torchvision), ("timm", _timm), ("transformers", _transformers),
-    ):  # fmt: skip
-        if importlib.util.find_spec(library) is None:
-            continue
-        try:
-            found += rows()
-        except (ImportError, RuntimeError) as error:  # built for another torch
-            warnings.warn(f"{library} is installed and does not work: {error}", stacklevel=2)
-    return tuple(found)
-
-
-def _torchvision() -> list[Architecture]:
-    from torchvision import models
-
-    names = ("resnet18", "mobilenet_v2", "convnext_tiny", "swin_t", "googlenet")
-
-    def build(name: str) -> nn.Module:
-        more = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
-        return models.get_model(name, weights=None, **more)
-
-    return [
-        Architecture(f"torchvision/{name}", "torchvision", lambda name=name: build(name),
-                     normal(4, 3, 64, 64), "images", True)
-        for name in names
-    ]  # fmt: skip
-
-
-def _timm() -> list[Architecture]:
-    import timm
-
-    names = {"vit_tiny_patch16_224": True, "resnetv2_50": True, "nf_resnet26": False,
-             "poolformer_s12": True, "efficientnet_lite0": True}  # fmt: skip
-
-    def build(name: str) -> nn.Module:
-        more = {"img_size": 64} if name.startswith("vit") else {}
-        return timm.create_model(name, pretrained=False, **more)
-
-    return [
-        Architecture(f"timm/{name}", "timm", lambda name=name: build(name),
-                     normal(4, 3, 64, 64), "images", norms)
-        for name, norms in names.items()
-    ]  # fmt: skip
-
-
-def _transformers() -> list[Architecture]:
-    import transformers as hf
-
-    size, wide = language.VOCABULARY, 128
-    common = {"hidden_size": wide, "num_hidden_layers": 3, "num_attention_heads": 4}
-    configurations = {
-        "gpt2": (
-            hf.GPT2Config(vocab_size=size, n_embd=wide, n_layer=3, n_head=4, bos_token_id=0,
-                          eos_token_id=0),
-            "GPT2Model",
-        ),
-        "llama": (
-            hf.LlamaConfig(vocab_size=size, intermediate_size=3 * wide, num_key_value_heads=2,
-                           **common),
-            "LlamaModel",
-        ),
-        "bert": (hf.BertConfig(vocab_size=size, intermediate_size=4 * wide, **common), "BertModel"),
-        "t5": (
-            hf.T5Config(vocab_size=size, d_model=wide, d_kv=32, d_ff=4 * wide, num_layers=3,
-                        num_heads=4),
-            "T5EncoderModel",
-        ),
-    }  # fmt: skip
-
-    def build(configuration: object, kind: str) -> nn.Module:
-        configuration.use_cache = False
-        return getattr(hf, kind)(configuration).train()
-
-    return [
-        Architecture(f"transformers/{name}", "transformers",
-                     lambda given=given: build(*given), tokens(8), "tokens", True)
-        for name, given in configurations.items()
-    ]  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            own = _mean_square(parameter)
+            if own > 0:
+                parameter.mul_(math.sqrt(squares[name] / own))
+    return model

@@ -8,8 +8,9 @@ normalization log q is within three standard errors and the predicted scatter. K
 infinite width equal neural-tangents' to 1e-10.
 Experiment: randomly initialized architectures as their libraries initialize them, sizes cut, on
 N(0, 1) images, tokens, points, and on photographs. Truth and prediction are of the same recorded
-nodes: the truth is the mean over fresh weights, inputs and cotangents, the prediction the mean over
-the same nets, each from its graph, the mean squares of its weights and the moments of its input.
+nodes: the truth is the mean over 64 nets, with weights, inputs and cotangents of independent random
+numbers; the prediction is from the graph, the moments of an input (the mean over two) and the mean
+squares of the weights, their means over the same 64 nets.
 Answer: all 3,614 nodes of the models are predicted, half of them within 1.0 % forward and 3.4 %
 backward. The three medians meet their targets (1.0, 3.4 and 8.9 %), the 90th percentiles miss them
 (7.1 % forward, 16 % backward); 55 of 55 exact zeros are found. Forward the miss is the truth's own:
@@ -49,10 +50,11 @@ from analyses._architectures import (
     Spread,
     Truth,
     drawn,
-    installed_architectures,
     truth,
+    with_mean_squares,
     with_natural_images,
 )
+from analyses._library_models import installed_architectures
 from analyses._peer import from_neural_tangents
 from analyses._sweep import sweep
 from sigprop import plots, predict
@@ -78,8 +80,8 @@ LINEAR = ("weight", "sum", "product")
 @dataclass(frozen=True)
 class Params:
     seed: int = 0
-    seeds: int = 8
-    predictions: int = 8
+    seeds: int = 64
+    predictions: int = 2
     names: tuple[str, ...] = tuple(a.name for a in ARCHITECTURES)
     photographs: tuple[tuple[str, str], ...] = (
         ("vgg11", "positions"), ("preact_resnet", "positions"), ("resnet18", "samples"),
@@ -136,6 +138,7 @@ def held(name: str, full: str, params: Params) -> dict[str, Any]:
     predictions, seconds, recording = [], [], []
     for seed in seeds[: params.predictions]:
         model, inputs = drawn(architecture, seed)
+        model = with_mean_squares(model, found.squares)
         start = time.process_time()
         read(model, inputs)
         recording.append(time.process_time() - start)
@@ -369,14 +372,15 @@ def _pass(architecture: Architecture) -> float:
 
 
 def check(rows: list[Row]) -> None:
-    """What is claimed: medians, the share of nodes and the peer; ``met`` names the targets met."""
+    """What is claimed: every target, and the peer; ``met`` names the targets met."""
     for row in rows:
         if row["family"] == "neural-tangents":
             assert row["peer_error"] <= PEER, f"{row['name']}: off by {row['peer_error']}"
     (together,) = (row for row in rows if row["family"] == ALL)
     assert together["predicted"] >= PREDICTED
-    for name, (median, _) in TARGETS.items():
+    for name, (median, p90) in TARGETS.items():
         assert together[f"{name}_median"] <= median, f"{name}: median {together}"
+        assert p90 is None or together[f"{name}_p90"] <= p90, f"{name}: 90th percentile {together}"
     assert together["zeros_found"] == together["zeros"]
     assert together["met"] == _met(together)
 

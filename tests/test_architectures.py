@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from analyses import _architectures
+from analyses import _library_models
 from analyses._architectures import (
     ARCHITECTURES,
     BY_NAME,
     Spread,
+    Streams,
     drawn,
     natural_images,
     truth,
+    with_mean_squares,
     with_natural_images,
 )
 
@@ -97,6 +99,27 @@ def test_photographs():
     assert near > 0.7, "neighbours in photographs are alike"
 
 
+def test_weights_inputs_and_cotangents_are_independent():
+    """torch makes one stream of a seed and of that seed plus 2**32."""
+    streams = dataclasses.astuple(Streams.of(3)) + dataclasses.astuple(Streams.of(4))
+    assert len({seed % 2**32 for seed in streams}) == len(streams) == 8
+    found = truth(BY_NAME["diffusion_unet"], range(4))  # its output has the shape of its input
+    n = 8 * 16 * 16
+    q = found.nodes["silu"].q.mean
+    assert found.parameters["out.weight"].mean == pytest.approx(n * q, rel=0.5)
+
+
+def test_a_net_takes_the_mean_squares_of_many():
+    found = truth(BY_NAME["siren"], range(3))
+    (own, _), others = drawn(BY_NAME["siren"], 0), [drawn(BY_NAME["siren"], s)[0] for s in range(3)]
+    before = {name: p.detach().clone() for name, p in own.named_parameters()}
+    for name, parameter in with_mean_squares(own, found.squares).named_parameters():
+        squares = [dict(o.named_parameters())[name].square().mean().item() for o in others]
+        assert parameter.square().mean().item() == pytest.approx(sum(squares) / 3, rel=1e-5)
+        ratio = parameter / before[name]
+        assert torch.allclose(ratio, ratio.flatten()[0].expand_as(ratio), rtol=1e-4)
+
+
 def test_an_architecture_sees_photographs():
     pytest.importorskip("sklearn")
     architecture = with_natural_images(BY_NAME["vgg11"])
@@ -114,9 +137,9 @@ def test_a_library_that_does_not_work_is_left_out(monkeypatch):
 
     names = ("torchvision", "timm", "transformers")
     for name in names:
-        monkeypatch.setattr(_architectures, f"_{name}", broken)
+        monkeypatch.setattr(_library_models, f"_{name}", broken)
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: object() if name == "timm" else None
     )
     with pytest.warns(UserWarning, match="timm is installed and does not work"):
-        assert _architectures.installed_architectures() == ()
+        assert _library_models.installed_architectures() == ()
