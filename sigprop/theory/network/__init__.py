@@ -16,7 +16,8 @@ The files, each with one idea. The ground:
     state.py: what is known of a tensor.
     divisions.py: the same entries in other divisions.
     mapping.py: entries of a dimension by a known map.
-    marginals.py: functions of entries that are Gaussian or not, by expansion.
+    marginals.py: functions of entries that are Gaussian or not, by expansion; entries.py: typical
+    entries.
     covariance.py: two signals of a common source; sides.py: one of two tensors alone.
     gradient_covariance.py: two gradients that meet.
     numbers.py: numbers and known tables that multiply a signal or are added.
@@ -26,7 +27,7 @@ The files, each with one idea. The ground:
     propagate.py: the two passes.
 
 The rules, one family a file (:data:`FAMILIES`), each with its helpers:
-    pointwise.py: activations, casts; dropout.py: dropout.
+    pointwise.py: activations, casts; terms.py: sums before them; dropout.py: dropout.
     joins.py: sums and products of several signals; selection.py: one of several at each entry.
     layout.py: reshape, permute, copies, slices; concatenation.py: split, stack, concatenation.
     linear.py: dense layers; convolution.py: convolutions; kernels.py: random ones; taps.py: their

@@ -25,6 +25,7 @@ import numpy as np
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import same_sum
 from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.norm_calls import norm_of
 from sigprop.theory.network.state import SignalState
@@ -45,15 +46,20 @@ class Borders:
     def __init__(self) -> None:
         self.signals: dict[str, Places] = {}
         self.gradients: dict[str, Places] = {}
+        self.common: dict[str, Places] = {}
 
     def forward(self, ctx: RuleContext, made: Any) -> Any:
         """What a rule made, with the mean square that its places give it."""
-        self.signals.pop(ctx.call.name, None)
+        for places_of in (self.signals, self.common):
+            places_of.pop(ctx.call.name, None)
         follow = _rule(ctx, made)
         if follow is None:
             return made
         given = [self.signals.get(name) for name in ctx.call.inputs]
-        places, factor = follow(ctx, made, given)
+        if follow is _convolved:
+            _keep(self.common, ctx.call.name, _in_common(ctx, given[0]))
+        told = [self.common.get(ctx.call.inputs[0])] if follow is _normed else []
+        places, factor = follow(ctx, made, [*given, *told])
         _keep(self.signals, ctx.call.name, places)
         return made.times(math.sqrt(factor))
 
@@ -70,7 +76,8 @@ class Borders:
                 found.append((part, None))
                 continue
             places, factor = follow(ctx, part, [own, i, given])
-            found.append((part.times(math.sqrt(factor)), places))
+            over_mean = None if places is None else places / places.mean()
+            found.append((part.times(math.sqrt(factor)), over_mean))
         return found
 
     def add(self, name: str, before: Any, part: Any, places: Places | None) -> None:
@@ -160,6 +167,21 @@ def _convolved(
     return weighted, float(weighted.mean()) / made.q if made.q > 0 else 1.0
 
 
+def _in_common(ctx: RuleContext, given: Places | None) -> Places:
+    """What a place has in common with all others behind a convolution, over its mean.
+
+    Of an input with one mean at all samples, as u = √r: Σ_taps u(p + tap)·(mean of u(p′ + tap)),
+    axis by axis.
+    """
+    plan, found = plan_of(ctx)[1], _ones(len(ctx.only.dims))
+    u = np.sqrt(found if given is None else given)
+    for dim, taps in zip(plan.spatial, plan.taps, strict=True):
+        others = tuple(d for d in range(u.ndim) if d != dim)
+        read = [_along(tap, u.mean(axis=others, keepdims=True), dim) for tap in taps]
+        found = found * sum(each * each.mean() for each in read)
+    return found
+
+
 def bias_of(ctx: RuleContext) -> float:
     """The mean square of the bias of a convolution."""
     bias = ctx.call.argument(2, "bias")
@@ -228,11 +250,35 @@ def _growth(record: Activation, q: float, *, slope: bool = False) -> float:
 def _normed(
     ctx: RuleContext, made: SignalState, given: Sequence[Places | None]
 ) -> tuple[Places | None, float]:
-    """Places that are normalized apart come out even."""
-    places = given[0]
+    """Places that are normalized apart come out even.
+
+    What is normalized together loses its mean, of which a border has less than the middle:
+    r′ ∝ q r − 2 C t + C with C the mean over all pairs and t the mean of a place with all others.
+    """
+    places, t = given
     if places is None or made.shape != ctx.inputs[0].shape:
         return None, 1.0
+    if t is not None and set(range(2, places.ndim)) <= set(norm_of(ctx).dims):
+        q, (_, c) = ctx.inputs[0].q, scale_and_common(ctx.inputs[0], made)
+        left = q * places - 2 * c * t + c
+        if c > 0 and float(left.min()) > 0:
+            places = left
     return places / _together(ctx, places), 1.0
+
+
+def scale_and_common(before: SignalState, made: SignalState) -> tuple[float, float]:
+    """V and C of a norm that makes M of pairs (M − C)/V, from two places of a channel."""
+    (q, apart), (one, two) = own_and_apart(before), own_and_apart(made)
+    v = (q - apart) / (one - two) if one > two else 0.0
+    return v, q - one * v
+
+
+def own_and_apart(state: SignalState) -> tuple[float, float]:
+    """E x² and E x(p) x(p′) for two places that differ along each axis, over all channels."""
+    second, first = state.second, len(state.axes) - len(state.dims[2:])
+    for place, axis in enumerate(state.axes[:first]):
+        second = same_sum(second, axis, place) / axis.size
+    return float(second.ravel()[-1]), float(second.ravel()[0])
 
 
 def _normed_back(

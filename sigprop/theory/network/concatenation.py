@@ -21,7 +21,7 @@ from sigprop.theory.network.divisions import (
 )
 from sigprop.theory.network.layout import first_signal, shape_of
 from sigprop.theory.network.mapping import chosen
-from sigprop.theory.network.marginals import POINTS
+from sigprop.theory.network.marginals import POINTS, mixed
 from sigprop.theory.network.state import SignalState, from_values
 from sigprop.theory.network.table import RuleContext, rule
 
@@ -125,13 +125,14 @@ def concatenated(
     dims = (*parts[0].dims[:dim], (out,), *parts[0].dims[dim + 1 :])
     state = SignalState(dims, np.moveaxis(second, 0, place), mean, scatter=parts[0].scatter)
     variance = max(part.scatter.variance for part in parts)
-    return replace(state, marginal=_common_marginal(parts),
+    return replace(state, marginal=_marginal_of(parts),
                    scatter=replace(state.scatter, base=variance, own=0.0))  # fmt: skip
 
 
-def _common_marginal(parts: Sequence[SignalState]) -> FloatArray | None:
-    """The marginal of the part with the most entries."""
-    return max(parts, key=lambda part: math.prod(part.shape)).marginal
+def _marginal_of(parts: Sequence[SignalState]) -> FloatArray | None:
+    """The marginal of an entry of any part."""
+    sizes = [float(math.prod(part.shape)) for part in parts]
+    return mixed([part.marginal for part in parts], [n / sum(sizes) for n in sizes])
 
 
 def _known_axis(part: SignalState, dim: int) -> SignalState:

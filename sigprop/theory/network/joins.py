@@ -13,7 +13,7 @@ import numpy as np
 from sigprop.theory.network.axes import flipped
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned, broadcast
-from sigprop.theory.network.marginals import of_sum, profile_of_term
+from sigprop.theory.network.marginals import given_term, of_sum
 from sigprop.theory.network.numbers import scaled, shifted, summed_to
 from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
@@ -103,26 +103,35 @@ def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | Non
 
 
 def _told_of_term(ctx: RuleContext, gradient: SignalState, side: Signal, other: Any) -> Told | None:
-    """The gradient of a term beside it, where an activation follows the sum."""
+    """The gradient of a term beside it, where an activation follows the sum, or a sum of it."""
     by, shape = gradient.told_at(ctx.call.name), gradient.shape
-    if not isinstance(by, ByActivation) or by.of_term is None or not isinstance(other, Signal):
+    of_term = by.of_term if isinstance(by, ByActivation | Products) else None
+    if of_term is None or not isinstance(other, Signal):
         return None
     term, rest = ctx.state(side), ctx.state(other)
     if term.shape != shape or rest.shape != shape or ctx.call.operation == "sub":
         return None
-    return Told(ctx.call.inputs[side.place], Products(partial(by.of_term, term, rest)))
+
+    def of_term_of_it(inner: SignalState, beside: SignalState) -> Any:
+        return of_term(inner, added(beside, rest, None))
+
+    told = Products(partial(of_term, term, rest), of_term_of_it)
+    return Told(ctx.call.inputs[side.place], told)
 
 
 def _with_profile(ctx: RuleContext, gradient: SignalState, side: Signal, other: Any) -> SignalState:
-    if gradient.profile is None or not isinstance(other, Signal):
+    """What depends on a sum by what depends on a term of it."""
+    if not isinstance(other, Signal):
         return gradient
     one, two = ctx.state(side), ctx.state(other)
     if one.shape != gradient.shape:
-        return replace(gradient, profile=None)
-    profile = profile_of_term(
-        gradient.profile, ctx.output.marginal, one.marginal, two.marginal, (_std(one), _std(two))
-    )
-    return replace(gradient, profile=profile)
+        return replace(gradient, profile=None, chosen=None)
+
+    profile, chosen = given_term(
+        (gradient.profile, gradient.chosen), ctx.output.marginal, one.marginal, two.marginal,
+        (_std(one), _std(two)),
+    )  # fmt: skip
+    return replace(gradient, profile=profile, chosen=chosen)
 
 
 def _sum_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
@@ -166,7 +175,8 @@ def multiplied(one: SignalState, two: SignalState) -> SignalState:
     one, two = aligned(broadcast(one, shape), broadcast(two, shape))
     scatter = Scatter(one.scatter.base + two.scatter.base, one.scatter.own + two.scatter.own)
     return replace(one, second=one.second * two.second, mean=one.mean * two.mean,
-                   marginal=_of_product(one, two), profile=None, scatter=scatter)  # fmt: skip
+                   marginal=_of_product(one, two), profile=None, chosen=None,
+                   scatter=scatter)  # fmt: skip
 
 
 def _of_product(one: SignalState, two: SignalState) -> Any:
@@ -202,7 +212,7 @@ def _beside_factor(
     if not isinstance(by, Products):
         return summed_to(through, factor)
     if factor.shape == gradient.shape:
-        return replace(through, told=Told(ctx.call.inputs[side.place], by))
+        return replace(through, told=Told(ctx.call.inputs[side.place], Products(by.state)))
     if not isinstance(other, Signal):
         return summed_to(through, factor)
     both, copies = aligned(by.state(), broadcast(factor, gradient.shape))

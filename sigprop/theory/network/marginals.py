@@ -8,7 +8,7 @@ entries whose z have correlation ρ. Everything is computed on one grid of z.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -213,18 +213,40 @@ def of_sum(
     return standardized(np.interp(special.ndtr(grid()), level, values))
 
 
-def profile_of_term(
-    profile: FloatArray, sum_marginal: FloatArray | None, one: FloatArray | None,
-    two: FloatArray | None, std: tuple[float, float],
-) -> FloatArray:  # fmt: skip
-    """E[g² | first term] from E[g² | sum], for two independent terms of a sum."""
+def mixed(marginals: Sequence[FloatArray | None], shares: Sequence[float]) -> FloatArray | None:
+    """The marginal of an entry of one of several tensors, each with its share of all entries.
+
+    Where what follows standardizes each channel, averages over all channels are those of it.
+
+    Example:
+        >>> mixed([None, heavy(1.0)], [1.0, 0.0]) is None, round(excess_of(mixed(
+        ...     [None, heavy(1.0)], [0.5, 0.5])), 1)
+        (True, 0.5)
+    """
+    kept = [(h, share) for h, share in zip(marginals, shares, strict=True) if share > 0]
+    if all(h is kept[0][0] for h, _ in kept):
+        return kept[0][0]
+    values = np.concatenate([grid() if h is None else h for h, _ in kept])
+    chances = np.concatenate([share * weights() for _, share in kept])
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(chances[order]) - chances[order] / 2
+    return standardized(np.interp(special.ndtr(grid()), below / chances.sum(), values[order]))
+
+
+def given_term(
+    functions: Sequence[FloatArray | None], sum_marginal: FloatArray | None,
+    one: FloatArray | None, two: FloatArray | None, std: tuple[float, float],
+) -> list[FloatArray | None]:  # fmt: skip
+    """E[f | first term] over its mean for functions f of a sum of two independent terms."""
+    if all(each is None for each in functions):
+        return [None for _ in functions]
     size = float(np.hypot(*std)) or 1.0
     h = grid() if one is None else one
     x, y, p = h * std[0] / size, _coarse(two) * std[1] / size, _coarse_weights()
     values = x[:, None] + y[None, :]
     z = values if sum_marginal is None else np.interp(values, *_increasing(sum_marginal))
-    found = np.interp(z, grid(), profile) @ p
-    return np.asarray(found / float(found @ weights()))
+    made = (None if f is None else np.interp(z, grid(), f) @ p for f in functions)
+    return [None if f is None else np.asarray(f / float(f @ weights())) for f in made]
 
 
 def _increasing(marginal: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -6,21 +6,26 @@ apart have few taps in common, so behind some convolutions neighbours on a small
 alike than any two places. Here n = E x(p) x(p′)/E x² of neighbours is followed: it passes
 convolutions; activations and pools make of it what their rules make of a state in which all places
 are so alike. A pool of small windows is given the state of neighbours, and what it makes is taken
-from there. Behind a norm it is that of all pairs again: what a mean over places takes off there is
-not known well enough.
+from there. Windows that share places are alike themselves: a pool of few of them says how much.
+
+Of this last part alone (what is NEAR beside what were FAR) a norm leaves what it leaves of any
+covariance. The other part is in the mean of each place, of which a norm takes off that of all
+(``borders``): behind a norm it is that of all pairs again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import all_same
-from sigprop.theory.network.borders import bias_of, has_windows
+from sigprop.theory.network.axes import Axis, all_same
+from sigprop.theory.network.borders import bias_of, has_windows, scale_and_common
+from sigprop.theory.network.calls import Signal
 from sigprop.theory.network.linear import as_it_is
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
@@ -29,55 +34,76 @@ from sigprop.theory.network.taps import ConvolutionPlan, per_axis, plan_of
 Rule = Callable[[RuleContext], Any]
 LEAST = 1e-3
 """Difference of n from that of all pairs from which it is followed."""
-WIDEST = 3
-"""Places along a window up to which all that it takes are neighbours."""
+WIDTHS = (2, 3)
+"""Places along each axis of windows that neighbours are taken from."""
+WIDEST = max(WIDTHS)
+FAR, NEAR = 0, 1
+"""Rows of n, by width: were places beside each other no more alike than others; as they are."""
 _ALONE = ("activation", "passage", "scale", "shift", "dropout")
 """Kinds that act on each place by itself."""
 
 
-def in_common(plan: ConvolutionPlan, read: FloatArray | None) -> float | None:
-    """How much two neighbours behind a convolution have in common, next to what each has.
+def in_common(plan: ConvolutionPlan, read: FloatArray | None) -> FloatArray | None:
+    """How much two places have in common behind a convolution, next to what each has.
 
-    Σ_taps √(r(p) r(p + 1)) over the taps that are inside for both, over √(r′(p) r′(p + 1)), the
-    mean over neighbours along an axis; of windows of two by two places. None where the windows are
-    further apart than one place: what they read are no neighbours.
+    Σ_taps √(r(p) r(p + d)) over the taps that are inside for both, over √(r′(p) r′(p + d)), d
+    places along an axis; the mean over the pairs of windows of so many places along each axis. None
+    where the windows are further apart than one place: what they read are no neighbours.
     """
-    found = []
-    for dim, taps in zip(plan.spatial, plan.taps, strict=True):
-        out, n = taps[0].shape
-        if any(_step(tap) > 1 for tap in taps):
+    apart = np.zeros((len(plan.spatial), WIDEST))
+    for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
+        r = _mean_along(read, dim, taps[0].shape[1])
+        places = [_place_read(tap) for tap in taps]
+        if any(_step(each) > 1 for each in places):
             return None
-        r = np.ones(n)
-        if read is not None and read.shape[dim] > 1:
-            r = read.mean(axis=tuple(d for d in range(read.ndim) if d != dim))
-        both = np.sqrt(r[:-1] * r[1:])
-        own, shared = np.zeros(out), np.zeros(max(out - 1, 0))
-        for tap in taps:
-            own += tap @ r
-            shared += _of_pairs(tap) @ both
-        square = np.sqrt(own[:-1] * own[1:])
-        found.append(float(np.sum(shared) / np.sum(square)) if square.size and square.any() else 0)
-    a = float(np.mean(found))
-    return (2 * a + a**2) / 3
+        apart[i] = [_along(places, r, d) for d in range(WIDEST)]
+    mean = apart.mean(axis=0)
+    return np.array([_of_window(mean[:width], len(plan.spatial)) for width in WIDTHS])
 
 
-def _step(tap: Any) -> int:
-    """How many places on the next window reads."""
+def _mean_along(read: FloatArray | None, dim: int, n: int) -> FloatArray:
+    if read is None or read.shape[dim] == 1:
+        return np.ones(n)
+    return np.asarray(read.mean(axis=tuple(d for d in range(read.ndim) if d != dim)))
+
+
+def _place_read(tap: Any) -> np.ndarray:
+    """Which place each window reads by a tap; −1 where it is outside."""
     rows, columns = tap.nonzero()
-    near = np.flatnonzero(np.diff(rows) == 1)
-    return int(np.diff(columns)[near].max(initial=0))
+    found = np.full(tap.shape[0], -1)
+    found[rows] = columns
+    return found
 
 
-def _of_pairs(tap: Any) -> Any:
-    """A tap on pairs of neighbours: inside where it is for both."""
-    return tap[:-1, :-1].multiply(tap[1:, 1:]).tocsr()
+def _step(read: np.ndarray) -> int:
+    """How many places on the next window reads."""
+    both = (read[:-1] >= 0) & (read[1:] >= 0)
+    return int(np.diff(read)[both].max(initial=0))
+
+
+def _along(places: Sequence[np.ndarray], r: FloatArray, d: int) -> float:
+    """What two places have in common that are d apart along an axis."""
+    d = min(d, len(places[0]) - 1)  # as far as the map goes
+    n = len(places[0]) - d
+    size = np.append(np.sqrt(r), 0.0)  # 0 outside
+    own = sum(size[read] ** 2 for read in places)
+    shared = sum(size[read[:n]] * size[read[d:]] for read in places)
+    square = np.sqrt(own[:n] * own[d:])
+    return float(np.sum(shared) / np.sum(square)) if np.any(square) else 0.0
+
+
+def _of_window(apart: FloatArray, spatial: int) -> float:
+    """The mean over pairs of places of a window, of products of what they have along each axis."""
+    n = len(apart)
+    total = (n + 2 * sum((n - d) * apart[d] for d in range(1, n))) ** spatial
+    return float((total - n**spatial) / (n ** (2 * spatial) - n**spatial))
 
 
 class Neighbours:
     """n of the nodes where it is not that of all pairs."""
 
     def __init__(self) -> None:
-        self.alike: dict[str, float] = {}
+        self.alike: dict[str, FloatArray] = {}
 
     def forward(self, ctx: RuleContext, rule: Rule, read: FloatArray | None) -> Any:
         """What the rule of a call makes, of windows by what neighbours have in common."""
@@ -89,31 +115,124 @@ class Neighbours:
             return made
         given = [self.alike.get(name) for name in call.inputs]
         if call.operation.startswith("conv"):
-            plan = plan_of(ctx)[1]
-            n, common = _or_all(given[0], ctx.inputs[0]), in_common(plan, read)
-            if as_it_is(ctx, plan.weight):
-                common = None  # the taps of one kernel are no independent draws
-            if common is not None and made.q > 0:
-                constant = min(bias_of(ctx) / made.q, 1.0)  # the same at all places
-                self._keep(call.name, made, n * common * (1 - constant) + constant)
+            self._keep(call.name, made, _behind_kernel(ctx, made, given[0], read))
+        elif _takes_neighbours(ctx, made) and (given[0] is not None or _overlapping(ctx)):
+            made, alike = _behind_windows(ctx, rule, made, given[0])
+            self._keep(call.name, made, alike)
         elif all(n is None for n in given):
             return made
-        elif len(ctx.inputs) == 1 and (call.kind in _ALONE or _takes_neighbours(ctx, made)):
-            close = rule(replace(ctx, inputs=[as_neighbours(ctx.inputs[0], given[0])]))
-            if call.kind == "pooling":
-                made = _with_windows(made, close)
-            self._keep(call.name, made, of_all(close))
+        elif len(ctx.inputs) == 1 and call.kind in _ALONE:
+            self._keep(call.name, made, _each(given[0], lambda n: of_all(_close(ctx, rule, n))))
+        elif call.kind == "normalization" and made.shape == ctx.inputs[0].shape:
+            self._keep(call.name, made, _normed(ctx.inputs[0], made, given[0]))
         elif call.kind in ("sum", "concatenation"):
-            sizes = [state.q for state in ctx.inputs]
+            sizes = np.array([state.q for state in ctx.inputs])
             if call.kind == "concatenation":
-                sizes = [q * s.shape[1] for q, s in zip(sizes, ctx.inputs, strict=True)]
+                sizes = sizes * [state.shape[1] for state in ctx.inputs]
             parts = [_or_all(n, state) for n, state in zip(given, ctx.inputs, strict=True)]
-            self._keep(call.name, made, float(np.dot(sizes, parts)) / max(sum(sizes), 1e-300))
+            mixed = np.tensordot(sizes / max(sizes.sum(), 1e-300), np.array(parts), axes=1)
+            self._keep(call.name, made, mixed)
         return made
 
-    def _keep(self, name: str, made: SignalState, n: float) -> None:
-        if abs(n - of_all(made)) > LEAST and abs(n) <= 1:
-            self.alike[name] = n
+    def _keep(self, name: str, made: SignalState, alike: FloatArray | None) -> None:
+        if alike is None or np.abs(alike).max() > 1:
+            return
+        if np.abs(alike - of_all(made)).max() > LEAST:
+            self.alike[name] = alike
+
+
+def _each(alike: FloatArray | None, of: Callable[[float], float]) -> FloatArray | None:
+    """A function of each n, asked once for equal ones."""
+    if alike is None:
+        return None
+    known = {n: of(n) for n in {float(n) for n in alike.ravel()}}
+    return np.array([known[float(n)] for n in alike.ravel()]).reshape(alike.shape)
+
+
+def _close(ctx: RuleContext, rule: Rule, n: float) -> SignalState:
+    """What a rule makes where any two places are as alike as these."""
+    made: SignalState = rule(replace(ctx, inputs=[as_neighbours(ctx.inputs[0], n)]))
+    return made
+
+
+def _behind_kernel(
+    ctx: RuleContext, made: SignalState, given: FloatArray | None, read: FloatArray | None
+) -> FloatArray | None:
+    plan = plan_of(ctx)[1]
+    if as_it_is(ctx, plan.weight) or not made.q > 0:
+        return None  # the taps of one kernel are no independent draws
+    common = in_common(plan, read)
+    if common is None:
+        return None
+    constant = min(bias_of(ctx) / made.q, 1.0)  # the same at all places
+    return _or_all(given, ctx.inputs[0]) * common * (1 - constant) + constant
+
+
+def _normed(before: SignalState, made: SignalState, given: FloatArray | None) -> FloatArray | None:
+    """A norm takes the mean over all pairs off: what neighbours have beside places far apart stays.
+
+    What borders make of places far apart is in the mean of each place, not in that of all: of it
+    that of all pairs is taken.
+    """
+    v, _ = scale_and_common(before, made)
+    if given is None or not v > 0:
+        return None
+    beside = (given - given[FAR]) * before.q / (v * made.q)
+    return np.asarray(of_all(made) + beside)
+
+
+def _behind_windows(
+    ctx: RuleContext, rule: Rule, made: SignalState, given: FloatArray | None
+) -> tuple[SignalState, FloatArray]:
+    """What a pool makes of windows of neighbours, and how alike neighbouring windows are."""
+    alike = _or_all(given, ctx.inputs[0])
+    inside = alike[:, max(max(_widths(ctx, made)) - WIDTHS[0], 0)]
+    far, near = (_close(ctx, rule, float(n)) for n in inside)
+    found = np.full(alike.shape, of_all(far))
+    found[NEAR] = of_all(near)
+    if _overlapping(ctx):
+        found[NEAR] = [_of_few(ctx, rule, width, float(n))
+                       for width, n in zip(WIDTHS, alike[NEAR], strict=True)]  # fmt: skip
+    return _with_windows(made, near), found
+
+
+def _of_few(ctx: RuleContext, rule: Rule, width: int, n: float) -> float:
+    """How alike the windows of a pool are on a map that has so many of them along each axis."""
+    state, (size, stride) = ctx.inputs[0], _window(ctx)
+    read = [(width - 1) * s + k for k, s in zip(size, stride, strict=True)]
+    few = replace(state, dims=(*state.dims[:2], *((Axis.exchangeable(m),) for m in read)))
+    shape = (*state.shape[:2], *(width for _ in size))
+    call = replace(ctx.call, args=(Signal(0), size, stride, 0), kwargs={}, shape=shape)
+    return _of_pairs(rule(RuleContext(call, [as_neighbours(few, n)])))
+
+
+def _of_pairs(state: SignalState) -> float:
+    """E x(p) x(p′)/E x², the mean over the pairs of places of a small map."""
+    second, own, _ = _relations(state)
+    first = len(state.axes) - len(state.dims[2:])
+    counts = [axis.counts for axis in state.axes[first:]]
+    every = second[own[:first]]
+    weights = functools.reduce(np.multiply.outer, counts)
+    total, same = float((weights * every).sum()), float(weights[own[first:]] * second[own])
+    pairs = float(weights.sum() - weights[own[first:]])
+    return (total - same) / pairs / float(second[own]) if second[own] > 0 else 0.0
+
+
+def _window(ctx: RuleContext) -> tuple[list[int], list[int]]:
+    """Places and steps of the windows of a pool."""
+    spatial = len(ctx.inputs[0].dims[2:])
+    size = per_axis(ctx.call.argument(1, "kernel_size"), spatial)
+    return list(size), list(per_axis(ctx.call.argument(2, "stride") or size, spatial))
+
+
+def _overlapping(ctx: RuleContext) -> bool:
+    """Whether windows of a pool share places."""
+    if not ctx.call.operation.startswith(("avg_pool", "max_pool")):
+        return False
+    dilated = ctx.call.operation.startswith("max") and ctx.call.argument(4, "dilation", 1)
+    if any(d != 1 for d in np.ravel(dilated or 1)):
+        return False
+    return any(k > s for k, s in zip(*_window(ctx), strict=True))
 
 
 def has_places(state: Any) -> bool:
@@ -140,19 +259,23 @@ def of_all(state: SignalState) -> float:
 
 def _takes_neighbours(ctx: RuleContext, made: SignalState) -> bool:
     """Whether a call pools windows of neighbours."""
-    if ctx.call.kind != "pooling" or not has_windows(ctx.call.operation):
+    if ctx.call.kind != "pooling" or len(ctx.inputs) != 1 or not has_windows(ctx.call.operation):
         return False
+    same = len(ctx.inputs[0].dims) == len(made.dims)
+    return same and max(_widths(ctx, made)) <= WIDEST
+
+
+def _widths(ctx: RuleContext, made: SignalState) -> list[int]:
+    """How many places a window takes along each axis."""
     before, after = ctx.inputs[0].shape[2:], made.shape[2:]
-    if len(before) != len(after):
-        return False
     sizes = [-(-n // m) for n, m in zip(before, after, strict=True)]
     if ctx.call.operation.startswith(("avg", "max_pool", "lp")):
         sizes += per_axis(ctx.call.argument(1, "kernel_size"), len(after))
-    return bool(max(sizes) <= WIDEST)
+    return sizes
 
 
-def _or_all(n: float | None, state: SignalState) -> float:
-    return of_all(state) if n is None else n
+def _or_all(alike: FloatArray | None, state: SignalState) -> FloatArray:
+    return np.full((2, len(WIDTHS)), of_all(state)) if alike is None else alike
 
 
 def as_neighbours(state: SignalState, n: float | None) -> SignalState:

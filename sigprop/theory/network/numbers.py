@@ -95,4 +95,4 @@ def _sum_out(gradient: SignalState, dim: int, *, keep: bool) -> SignalState:
     middle = ((),) if keep else ()
     dims = (*gradient.dims[:dim], *middle, *gradient.dims[dim + 1 :])
     return replace(gradient, dims=dims, second=np.squeeze(second, gone),
-                   mean=np.squeeze(mean, gone), profile=None)  # fmt: skip
+                   mean=np.squeeze(mean, gone), profile=None, chosen=None)  # fmt: skip

@@ -23,6 +23,7 @@ from sigprop.theory.network.axes import (
 )
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned
+from sigprop.theory.network.entries import correlations, typical
 from sigprop.theory.network.marginals import (
     ORDERS,
     Expansion,
@@ -40,24 +41,17 @@ from sigprop.theory.network.marginals import (
 )
 from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.terms import of_term
 from sigprop.theory.network.told import ByActivation, Told
 
 _POINTS = ((0.0, 2 / 3), (math.sqrt(3.0), 1 / 6), (-math.sqrt(3.0), 1 / 6))
 """Points and weights with the first five moments of a normal number."""
-_EVERY, _TERMS = 8, 12
-"""Points of the grid taken as one, and orders kept, for functions of two entries."""
 ALIKE = 1e-6
 """How far coefficients may be apart that are taken for the same."""
 ALONG = 1e-6
 """Share of a variance that is taken for 0."""
 
 # Activations
-
-
-def _typical(state: SignalState) -> tuple[float, float]:
-    """Mean and standard deviation of an entry of the mean class."""
-    mean, q = state.mean_entry, state.q
-    return mean, math.sqrt(max(q - mean**2, 0.0))
 
 
 def _expansion(
@@ -117,7 +111,7 @@ def _is_below(x: FloatArray) -> FloatArray:
 def expanded(found: Expansion, state: SignalState) -> FloatArray:
     """E φ(x)φ(y) for the pairs of each relation, from the expansion of φ."""
     axes, shape = state.axes, state.mean.shape
-    rho = normal_correlation(_correlation(state), state.marginal)
+    rho = normal_correlation(correlations(state), state.marginal)
     size = np.sqrt(found.square)
     row = _common_row(found.coefficients, size)
     if row is not None:
@@ -161,14 +155,6 @@ def _common_row(coefficients: FloatArray, size: FloatArray) -> FloatArray | None
     return np.asarray(row) if off <= ALIKE * size[largest] else None
 
 
-def _correlation(state: SignalState) -> FloatArray:
-    """(E x y − means)/stds of each pair, in [−1, 1]; 0 where an entry is constant."""
-    std = np.sqrt(state.variance)
-    size = of_products(std, std, state.axes)
-    cov = state.second - of_products(state.mean, state.mean, state.axes)
-    return np.clip(np.divide(cov, size, out=np.zeros_like(cov), where=size > 0), -1.0, 1.0)
-
-
 def _closed(act: Activation, state: SignalState, *, slope: bool) -> FloatArray | None:
     """The known integral, for Gaussian entries of mean 0."""
     scale = math.sqrt(state.q)
@@ -184,7 +170,7 @@ def _closed(act: Activation, state: SignalState, *, slope: bool) -> FloatArray |
         one = two = np.full(state.second.shape, both)
     else:
         one, two = at_left(q, state.axes), at_right(q, state.axes)
-    return np.asarray(kernel(one, two, _correlation(state)))
+    return np.asarray(kernel(one, two, correlations(state)))
 
 
 def mean_slopes(act: Activation, state: SignalState) -> FloatArray:
@@ -205,7 +191,7 @@ def _activation(ctx: RuleContext) -> SignalState:
 
 def through(act: Activation, state: SignalState) -> SignalState:
     """The state of φ(x)."""
-    mean, std = _typical(state)
+    mean, std = typical(state)
     marginal = after(act, mean, std, state.marginal)
     found = _expansion(act, state, slope=False)
     made = replace(
@@ -219,7 +205,7 @@ def through(act: Activation, state: SignalState) -> SignalState:
 
 def _scatter_after(act: Activation, state: SignalState) -> Scatter:
     """Variance of log q behind φ: what was before grows by (d log V/d log q)², V = E φ²."""
-    mean, std = _typical(state)
+    mean, std = typical(state)
     x = mean + std * (grid() if state.marginal is None else state.marginal)
     y, w = act.f(x), weights()
     q = float(y**2 @ w)
@@ -248,7 +234,7 @@ def _left(
     f: Function, taken: Function, state: SignalState, profile: FloatArray | None = None
 ) -> float:
     """The share of the variance of f(x) that is not along φ(x): 1 − correlation²."""
-    mean, std = _typical(state)
+    mean, std = typical(state)
     x = mean + std * (grid() if state.marginal is None else state.marginal)
     by = weights() if profile is None else weights() * profile
     one, two = standardized(f(x), by), standardized(taken(x), by)
@@ -287,47 +273,6 @@ def with_entries(
                    marginal=None, profile=None, told=None)  # fmt: skip
 
 
-def of_term(
-    act: Activation, gradient: SignalState, term: SignalState, other: SignalState
-) -> SignalState:
-    """E (g y)(g′ y′) before φ(y + r), y and r independent: G·E yφ′(y + r) y′φ′(y′ + r′).
-
-    yφ′(y + r) = Σ a_kl He_k He_l in the normal numbers behind y and r, so the mean for a pair is
-    Σ a_kl² ρ^k ρ_r^l; that of an entry with itself is taken as it is.
-
-    Args:
-        act: φ.
-        gradient: G behind it.
-        term: y.
-        other: r.
-    """
-    term, other = aligned(term, other)
-    gradient, term = aligned(gradient, term)
-    term, other = aligned(term, other)
-    (y, by), (r, _) = (_points(state) for state in (term, other))
-    values = y[:, None] * act.df(y[:, None] + r[None, :])
-    rho = [normal_correlation(_correlation(state), state.marginal) for state in (term, other)]
-    a = (by.T @ values @ by) ** 2
-    second = np.zeros(np.broadcast_shapes(*(each.shape for each in rho)))
-    for row in a[::-1]:
-        inner = np.zeros_like(second)
-        for value in row[::-1]:
-            inner = inner * rho[1] + value
-        second = second * rho[0] + inner
-    p = by[:, 0]
-    second = np.where(all_same(term.axes), float(p @ values**2 @ p), second)
-    return replace(gradient, second=gradient.second * second, mean=gradient.mean * 0,
-                   marginal=None, profile=None, chosen=None, told=None)  # fmt: skip
-
-
-def _points(state: SignalState) -> tuple[FloatArray, FloatArray]:
-    """A typical entry on a coarse grid, and the Hermite functions with their weights there."""
-    mean, std = _typical(state)
-    h = grid() if state.marginal is None else state.marginal
-    by = hermite()[:, :_TERMS].reshape(-1, _EVERY, _TERMS).sum(axis=1)
-    return mean + std * h.reshape(-1, _EVERY).mean(axis=1), by
-
-
 def _times_slope(act: Activation, b: float, x: FloatArray) -> FloatArray:
     return np.asarray(x * act.df(x + b))
 
@@ -351,15 +296,16 @@ def back_through(act: Activation, state: SignalState, gradient: SignalState) -> 
         slopes = np.where(all_same(state.axes), of_products(own, own, state.axes), slopes)
     state = replace(state, second=slopes)
     gradient, state = aligned(gradient, state)
-    profile = _profile_before(act, before, gradient.profile)
+    profile = _before(partial(_squared, act.df), before, gradient.profile)
     return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
-                   marginal=None, profile=profile, chosen=None)  # fmt: skip
+                   marginal=None, profile=profile,
+                   chosen=_before(act.df, before, gradient.chosen))  # fmt: skip
 
 
 def where_chosen(f: Function, state: SignalState, chosen: FloatArray) -> FloatArray:
     """E f(x)f(y) over pairs weighted by the probability that both are the largest ones."""
     h = grid() if state.marginal is None else state.marginal
-    rho = normal_correlation(_correlation(state), state.marginal)
+    rho = normal_correlation(correlations(state), state.marginal)
     mean, std = state.mean[..., None], np.sqrt(state.variance)[..., None]
     values = (f(mean + std * h) * chosen) @ hermite()
     met, first = chosen @ hermite(), values.reshape(-1, ORDERS + 1)[0]
@@ -370,15 +316,17 @@ def where_chosen(f: Function, state: SignalState, chosen: FloatArray) -> FloatAr
     return both / pair_values(met, met, rho, None)
 
 
-def _profile_before(
-    act: Activation, state: SignalState, profile: FloatArray | None
-) -> FloatArray | None:
-    """E[g² | x] before φ: that behind it times φ′(x)²; it is followed where it matters."""
-    mean, std = _typical(state)
+def _before(f: Function, state: SignalState, behind: FloatArray | None) -> FloatArray | None:
+    """What depends on x before φ, over its mean: what depends on φ(x), times a function f of x."""
+    mean, std = typical(state)
     h = grid() if state.marginal is None else state.marginal
-    found = act.df(mean + std * h) ** 2 * (1.0 if profile is None else profile)
+    found = f(mean + std * h) * (1.0 if behind is None else behind)
     size = float(found @ weights())
-    return found / size if size > 0 else None
+    return found / size if abs(size) > ALONG * float(np.abs(found) @ weights()) else None
+
+
+def _squared(f: Function, x: FloatArray) -> FloatArray:
+    return f(x) ** 2
 
 
 # Rows

@@ -24,7 +24,13 @@ from sigprop.theory.network.joins import multiplied
 from sigprop.theory.network.neighbours import Neighbours
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
-from sigprop.theory.network.told import Orthogonal, Products, Told, still_orthogonal
+from sigprop.theory.network.told import (
+    ByActivation,
+    Orthogonal,
+    Products,
+    Told,
+    still_orthogonal,
+)
 
 Measure = Callable[[Call], Any]
 MeasureBack = Callable[[Call, Any], Sequence[Any]]
@@ -241,6 +247,8 @@ def _met(name: str, one: SignalState, two: SignalState, state: Any) -> Told | No
     told = [part.told_at(name) for part in (one, two)]
     if all(getattr(each, "orthogonal", False) for each in told):
         return Told(name, Orthogonal())
+    if any(isinstance(t, ByActivation) for t in told):
+        return Told(name, _of_several(told, (one, two)))
     if not isinstance(state, SignalState) or not any(isinstance(t, Products) for t in told):
         return None
 
@@ -251,6 +259,26 @@ def _met(name: str, one: SignalState, two: SignalState, state: Any) -> Told | No
         ))  # fmt: skip
 
     return Told(name, Products(products))
+
+
+def _of_several(told: Sequence[Any], parts: Sequence[SignalState]) -> ByActivation:
+    """What an activation tells of the whole gradient where others arrive beside its own."""
+
+    def with_entries(x: SignalState, shift: float, *, orthogonal: bool) -> SignalState:
+        return plus(*(
+            t.with_entries(x, shift, orthogonal=False) if isinstance(t, ByActivation)
+            else t.state() if isinstance(t, Products) else multiplied(part, x)
+            for t, part in zip(told, parts, strict=True)
+        ))  # fmt: skip
+
+    def of_term(term: SignalState, rest: SignalState) -> SignalState:
+        return plus(*(
+            t.of_term(term, rest) if getattr(t, "of_term", None) is not None
+            else multiplied(part, term)
+            for t, part in zip(told, parts, strict=True)
+        ))  # fmt: skip
+
+    return ByActivation(with_entries, None, of_term)
 
 
 def _add(found: Propagation, name: str, part: Any, places: Places | None = None) -> None:

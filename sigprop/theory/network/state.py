@@ -54,8 +54,9 @@ class SignalState:
             normal number, on the grid of ``marginals``. None: Gaussian.
         profile: of a gradient: E[g² | x] / E g² as a function of the standard normal number behind
             the entry x that it is the gradient of, on the same grid. None: it does not depend on x.
-        chosen: of a gradient that only the largest entry of each window gets: the probability of
-            being it by the normal number behind x, mean 1, on that grid; two entries by product.
+        chosen: of a gradient: E[g g′ | x, x′] / E g g′ of two entries, as the product of a function
+            of each, by the normal numbers behind x: a mean slope behind x, or the probability of
+            being the largest of a window; mean 1, on that grid. None: it does not depend on x.
         scatter: see :class:`Scatter`.
         told: see :class:`Told`.
     """

@@ -60,9 +60,11 @@ class Products:
 
     Attributes:
         state: it, when it is asked for.
+        of_term: the same for a term of x, see :class:`ByActivation`; None where it is not known.
     """
 
     state: Callable[[], Any]
+    of_term: Callable[[Any, Any], Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)

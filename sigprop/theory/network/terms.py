@@ -1,0 +1,87 @@
+"""Gradients beside a term of a sum that an activation follows: E (g y)(g′ y′) before φ(y + r)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sigprop.activations import Activation
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import all_same
+from sigprop.theory.network.divisions import aligned
+from sigprop.theory.network.entries import correlations, typical
+from sigprop.theory.network.marginals import grid, hermite, normal_correlation
+from sigprop.theory.network.state import SignalState
+
+_EVERY, _TERMS = 8, 12
+"""Points of the grid taken as one, and orders kept, for functions of two entries."""
+_LEAST = 3e-3
+"""Share of a function of two entries that its last orders may have to be left out."""
+
+
+def of_term(
+    act: Activation, gradient: SignalState, term: SignalState, other: SignalState
+) -> SignalState:
+    """E (g y)(g′ y′) before φ(y + r), y and r independent: G·E yφ′(y + r) y′φ′(y′ + r′).
+
+    yφ′(y + r) = Σ a_kl He_k He_l in the normal numbers behind y and r, so the mean for a pair is
+    Σ a_kl² ρ^k ρ_r^l; that of an entry with itself is taken as it is.
+
+    Args:
+        act: φ.
+        gradient: G behind it.
+        term: y.
+        other: r.
+    """
+    term, other = aligned(term, other)
+    gradient, term = aligned(gradient, term)
+    term, other = aligned(term, other)
+    (y, by), (r, _) = (_points(state) for state in (term, other))
+    x = y[:, None] + r[None, :]
+    values, p = y[:, None] * act.df(x), by[:, 0]
+    behind, own = (_at_sum(x, p, part) for part in (gradient.chosen, gradient.profile))
+    rho = [normal_correlation(correlations(state), state.marginal) for state in (term, other)]
+    second = _of_two(by.T @ (values * behind) @ by, rho)
+    if gradient.chosen is not None:
+        second = second / _of_two(by.T @ behind @ by, rho)
+    second = np.where(all_same(term.axes), float(p @ (values**2 * own) @ p), second)
+    return replace(gradient, second=gradient.second * second, mean=gradient.mean * 0,
+                   marginal=None, profile=None, chosen=None, told=None)  # fmt: skip
+
+
+def _at_sum(x: FloatArray, p: FloatArray, function: FloatArray | None) -> FloatArray:
+    """A function of the normal number behind a sum, mean 1, at the points of its terms."""
+    if function is None:
+        return np.ones_like(x)
+    mean = float(p @ x @ p)
+    std = math.sqrt(float(p @ x**2 @ p) - mean**2)
+    found = np.interp((x - mean) / std, grid(), function) if std > 0 else np.ones_like(x)
+    return np.asarray(found / float(p @ found @ p))
+
+
+def _of_two(a: FloatArray, rho: Sequence[FloatArray]) -> FloatArray:
+    """Σ a_kl² ρ^k ρ′^l, up to the orders that matter."""
+    squares = a**2
+    left = squares.sum() - np.cumsum(np.cumsum(squares, axis=0), axis=1)
+    kept = left > _LEAST * squares.sum()
+    squares = squares[: 2 + int(kept[:, -1].sum()), : 2 + int(kept[-1].sum())]
+    second = np.zeros(np.broadcast_shapes(*(each.shape for each in rho)))
+    for row in squares[::-1]:
+        inner = np.full_like(second, row[-1])
+        for value in row[-2::-1]:
+            inner *= rho[1]
+            inner += value
+        second *= rho[0]
+        second += inner
+    return second
+
+
+def _points(state: SignalState) -> tuple[FloatArray, FloatArray]:
+    """A typical entry on a coarse grid, and the Hermite functions with their weights there."""
+    mean, std = typical(state)
+    h = grid() if state.marginal is None else state.marginal
+    by = hermite()[:, :_TERMS].reshape(-1, _EVERY, _TERMS).sum(axis=1)
+    return mean + std * h.reshape(-1, _EVERY).mean(axis=1), by
