@@ -16,6 +16,7 @@ from scipy import special
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
+from sigprop.theory.network.state import SignalState
 
 POINTS = 1024
 ORDERS = 40
@@ -96,6 +97,41 @@ def expand(
         coefficients[part] = value @ hermite()
         square[part] = squared @ by
     return Expansion(coefficients[back.ravel()], square[back.ravel()])
+
+
+def expansion_of(
+    act: Activation, state: SignalState, *, slope: bool, profile: FloatArray | None = None
+) -> Expansion:
+    """Hermite coefficients and mean square of φ or φ′ by the classes of a state.
+
+    Args:
+        act: φ.
+        state: of x.
+        slope: φ′.
+        profile: see :func:`expand`.
+    """
+    mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
+    if len(mean) > _FEW:
+        f = act.df if slope else act.f
+        return expand(f, act.breakpoints, mean, std, state.marginal, profile)
+    rest = [None if x is None else x.tobytes() for x in (state.marginal, profile)]
+    return _remembered(act, slope, mean.tobytes(), std.tobytes(), *rest)
+
+
+_FEW = 64
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered(
+    act: Activation, slope: bool, mean: bytes, std: bytes, marginal: bytes | None,
+    profile: bytes | None,
+) -> Expansion:  # fmt: skip
+    """Of a few classes: many nodes of a network ask for the same."""
+    m, s = np.frombuffer(mean), np.frombuffer(std)
+    h, p = (None if key is None else np.frombuffer(key) for key in (marginal, profile))
+    made = expand(act.df if slope else act.f, act.breakpoints, m, s, h, p)
+    made.coefficients.flags.writeable = made.square.flags.writeable = False
+    return made
 
 
 def _cells(
@@ -223,7 +259,10 @@ def profile_of_term(
     x, y, p = h * std[0] / size, _coarse(two) * std[1] / size, _coarse_weights()
     values = x[:, None] + y[None, :]
     z = values if sum_marginal is None else np.interp(values, *_increasing(sum_marginal))
-    found = np.interp(z, grid(), profile) @ p
+    place = np.clip((z - grid()[0]) / CELL, 0.0, POINTS - 1.0)
+    cell = np.minimum(place.astype(np.int64), POINTS - 2)
+    place -= cell
+    found = (profile[cell] + np.diff(profile)[cell] * place) @ p
     return np.asarray(found / float(found @ weights()))
 
 

@@ -12,6 +12,7 @@ not known well enough.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,7 @@ from sigprop.theory.network.borders import bias_of, has_windows
 from sigprop.theory.network.linear import as_it_is
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
-from sigprop.theory.network.taps import ConvolutionPlan, per_axis, plan_of
+from sigprop.theory.network.taps import ConvolutionPlan, Taps, per_axis, plan_of
 
 Rule = Callable[[RuleContext], Any]
 LEAST = 1e-3
@@ -45,20 +46,27 @@ def in_common(plan: ConvolutionPlan, read: FloatArray | None) -> float | None:
     found = []
     for dim, taps in zip(plan.spatial, plan.taps, strict=True):
         out, n = taps[0].shape
-        if any(_step(tap) > 1 for tap in taps):
+        near = _near(taps)
+        if near is None:
             return None
         r = np.ones(n)
         if read is not None and read.shape[dim] > 1:
             r = read.mean(axis=tuple(d for d in range(read.ndim) if d != dim))
         both = np.sqrt(r[:-1] * r[1:])
         own, shared = np.zeros(out), np.zeros(max(out - 1, 0))
-        for tap in taps:
+        for tap, pairs in zip(taps, near, strict=True):
             own += tap @ r
-            shared += _of_pairs(tap) @ both
+            shared += pairs @ both
         square = np.sqrt(own[:-1] * own[1:])
         found.append(float(np.sum(shared) / np.sum(square)) if square.size and square.any() else 0)
     a = float(np.mean(found))
     return (2 * a + a**2) / 3
+
+
+@functools.lru_cache(maxsize=512)
+def _near(taps: Taps) -> list[Any] | None:
+    """The taps on pairs of neighbours; None where windows are further apart than one place."""
+    return None if any(_step(tap) > 1 for tap in taps) else [_of_pairs(tap) for tap in taps]
 
 
 def _step(tap: Any) -> int:
