@@ -144,3 +144,10 @@ def test_a_function_of_many_pairs(monkeypatch, axes, chunk):
     np.testing.assert_allclose(found, np.sin(first) * second + 2.0, atol=1e-14)
     assert max(asked) <= max(chunk, 1)
     assert sum(asked) < first.size or chunk == 1000 or not any(axis.classes > 1 for axis in axes)
+
+
+def test_a_part_whose_ends_are_alike_is_not_alike(monkeypatch):
+    monkeypatch.setattr(axes_file, "CHUNK", 3)
+    second = np.resize([1.0, 2.0, 1.0], (2, 2, 2))
+    found = over_pairs(np.square, (Axis.exchangeable(3),) * 3, second)
+    np.testing.assert_array_equal(found, second**2)
