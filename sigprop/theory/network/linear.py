@@ -312,8 +312,8 @@ def _linear_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, 
         found[weight.parameter] *= off_weights(ctx, gradient)
         along = of_weights_along(more, dim, weight, weight.shape[1])
         if along:  # of inputs whose products x·x′ scatter by 1/fan_in
-            fan_in = weight.shape[1]
-            along *= max(scatter_of_products(ctx.source(0), fan_in) * fan_in, 1.0)
+            fan_in, source = weight.shape[1], ctx.source(0) if ctx.call.inputs else None
+            along *= max(scatter_of_products(source, fan_in) * fan_in, 1.0)
         found[weight.parameter] += along
     return found
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sigprop.activations import activation
+from sigprop.prediction import predict
 from sigprop.theory.network import Constant, from_moments
 from sigprop.theory.network.axes import pair_sum
 from sigprop.theory.network.divisions import broadcast
@@ -95,3 +96,20 @@ def test_weights_along_themselves_where_inputs_have_few_directions():
         tolerance={"parameter map.weight": 0.1, "": 1.0}, skip=("out", "gradient",
         "parameter lift", "parameter end", "parameter map.bias"),
     )  # fmt: skip
+
+
+def test_a_linear_map_of_what_integers_give():
+    """As of the times of a diffusion: no signal enters it."""
+
+    class Times(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map, self.end = nn.Linear(16, 32), nn.Linear(32, 32)
+
+        def forward(self, t: torch.Tensor) -> torch.Tensor:
+            angles = t[:, None].float() * torch.linspace(0.1, 1.0, 16)
+            return self.end(torch.nn.functional.silu(self.map(angles.sin())))
+
+    found = predict(Times(), torch.arange(8))
+    assert not found.not_back
+    assert found.parameters.keys() == {"map.weight", "map.bias", "end.weight", "end.bias"}
