@@ -22,17 +22,26 @@ _ORDER_2_TERMS = [
 
 
 def _odd_series(theta: FloatArray, terms: Iterable[float], power: int) -> FloatArray:
-    total = np.zeros_like(theta)
+    total, square = np.zeros_like(theta), theta**2
     for term in reversed(list(terms)):
-        total = total * theta**2 + term
+        total *= square
+        total += term
     return np.asarray(total * theta**power)
 
 
 def _bend(theta: FloatArray, sine: FloatArray, cosine: FloatArray) -> FloatArray:
     """(sin θ − θ cos θ)/2π = E[u₊(−v)₊] at unit variance, 0 ≤ θ ≤ π, small θ by series."""
-    small = np.minimum(theta, 0.5)
-    series = _odd_series(small, _BEND_TERMS, 3)
-    return np.where(theta < 0.5, series, sine - theta * cosine) / (2 * np.pi)
+    bend = np.asarray(sine - theta * cosine)
+    small = theta < 0.5
+    bend[small] = _odd_series(theta[small], _BEND_TERMS, 3)
+    bend /= 2 * np.pi
+    return bend
+
+
+def _bend_of(c: FloatArray) -> FloatArray:
+    """That of the angle whose cosine is |c|."""
+    size, sine = np.abs(c), sine_of(c)
+    return _bend(np.asarray(np.arctan2(sine, size)), sine, size)
 
 
 def half_product(c: ArrayLike) -> FloatArray:
@@ -45,9 +54,7 @@ def half_product(c: ArrayLike) -> FloatArray:
         [0.0, 0.1591549, 0.5]
     """
     c = as_float(c)
-    size = np.abs(c)
-    bend = _bend(np.arctan2(sine_of(c), size), sine_of(c), size)
-    return (np.maximum(c, 0.0) / 2 + bend)[()]
+    return (np.maximum(c, 0.0) / 2 + _bend_of(c))[()]
 
 
 def both_positive(c: ArrayLike) -> FloatArray:
@@ -88,7 +95,10 @@ def leaky_kernels(
 
     def covariance(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
         c = as_float(c)
-        kernel = (1 + p) * half_product(c) - 2 * mean * half_product(-c)
+        bend = _bend_of(c)
+        kernel = (1 + p) * (np.maximum(c, 0.0) / 2 + bend)
+        if mean:
+            kernel = kernel - 2 * mean * (np.maximum(-c, 0.0) / 2 + bend)
         return (root_product(q1, q2) * kernel)[()]
 
     def deficit(q: ArrayLike, delta: ArrayLike) -> FloatArray:
@@ -101,7 +111,8 @@ def leaky_kernels(
 
     def derivatives(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
         c = as_float(c) + 0 * root_product(q1, q2)
-        return ((1 + p) * both_positive(c) + 2 * mean * both_positive(-c))[()]
+        found = (1 + p) * both_positive(c)
+        return (found + 2 * mean * both_positive(-c) if mean else found)[()]
 
     return Kernels(
         mean=lambda q: ((1 - mean) * np.sqrt(as_float(q) / (2 * np.pi)))[()],

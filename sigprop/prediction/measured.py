@@ -18,7 +18,7 @@ from sigprop.prediction.translate import Translator
 from sigprop.reading.steps import CannotReplay, Step, replay
 from sigprop.reading.witness import Witness, moments
 from sigprop.theory.network import Call, CannotPredict, SignalState, from_moments, from_values
-from sigprop.theory.network.propagate import Whole
+from sigprop.theory.network.propagate import Lost, Whole
 
 
 class Places(Witness):
@@ -129,12 +129,14 @@ class Measured:
     def backward(self, call: Call, gradient: Any) -> Sequence[Any]:
         """Gradients of the inputs of a node.
 
-        One vector-Jacobian product of it alone; where it cannot be run alone, the gradient that a
-        backward pass of the whole model brings there.
+        One vector-Jacobian product of it alone; where it cannot be run alone, or is given no
+        gradient, the one that a backward pass of the whole model brings there.
         """
         none: list[Any] = [None] * len(call.inputs)
         if self.translator.meta:
             return none
+        if gradient is None:
+            return self._whole(call)
         steps = [self.steps[name] for name in call.inputs]
         kept = [self._kept(step) for step in steps]
         if any(value is None for value in kept):
@@ -174,10 +176,11 @@ class Measured:
         seen = self.seen
         found: list[Any] = []
         for name in call.inputs:
-            node = None if seen is None else seen.by_name.get(name)
-            shape = self.steps[name].shape
+            node, step = None if seen is None else seen.by_name.get(name), self.steps[name]
+            shape = step.shape
             if node is None or node.gradient is None or shape is None:
-                found.append(None)
+                seen_by_none = step not in self.places.of and step not in self.translator.given
+                found.append(Lost() if seen_by_none and shape is not None else None)
             else:
                 found.append(Whole(from_moments(shape, node.gradient)))
         return found

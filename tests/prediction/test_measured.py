@@ -49,3 +49,21 @@ def test_a_gradient_of_the_whole_model_counts_once_where_the_signal_goes_two_way
     found, truth = predict(net, x), measure_nodes(net, x)
     assert found.measured
     assert found["first"].gradient == pytest.approx(truth["first"].gradient, rel=0.1)
+
+
+@pytest.mark.parametrize("way", ["to and fro", "product"])
+def test_a_gradient_passes_sparse_tensors(way):
+    """At a sparse tensor none is to be had; before it, and before its mask, it is measured."""
+    net = Between(lambda h: torch.relu(h).to_sparse().to_dense())
+    if way == "product":
+        weight = torch.randn(64, 64) / 8
+        net = Between(lambda h: torch.sparse.mm(torch.relu(h).to_sparse(), weight))
+    torch.manual_seed(0)
+    x = torch.randn(64, 16)
+    found, truth = predict(net, x), measure_nodes(net, x)
+    assert found["first"].gradient == pytest.approx(truth["first"].gradient, rel=0.2)
+    assert found["first"].weight_gradient == pytest.approx(
+        truth.parameters["first.weight"], rel=0.3
+    )
+    assert "relu" in found.not_back
+    assert "sparse" in found.not_back["relu"]

@@ -38,7 +38,7 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     normalization.py: norms; norm_calls.py: what they take together; norm_sides.py: one of two;
     freedom.py: the mean of 1/v; spectrum.py: eigenvalues of a kernel.
     products.py: matrix products; contraction.py: sums over pairs of shared dimensions.
-    softmax.py: shares; concentration.py: their moments; rows.py: their places told apart.
+    softmax.py: shares; concentration.py: their moments; rows.py: their places, apart or in classes.
     tables.py: masks before a softmax.
     attention.py: attention in one call; gates.py: gated linear units in one call.
     lookup.py: entries by known places, embeddings; writes.py: tensors written part by part.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,22 +49,22 @@ class Axis:
         """Each entry for itself."""
         return cls((1,) * size)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """The number of entries."""
         return sum(self.sizes)
 
-    @property
+    @functools.cached_property
     def classes(self) -> int:
         """The number of classes."""
         return len(self.sizes)
 
-    @property
+    @functools.cached_property
     def full(self) -> bool:
         """Whether each entry is its own class."""
         return len(self.sizes) == self.size
 
-    @property
+    @functools.cached_property
     def relations(self) -> int:
         """The number of relations of two entries."""
         k = self.classes
@@ -253,3 +254,58 @@ def as_positions(second: FloatArray, dim: int, axis: Axis) -> FloatArray:
     index = c[:, None] * k + c[None, :]
     np.fill_diagonal(index, k * k + c)
     return np.asarray(np.take(second, index.ravel(), axis=dim))
+
+
+CHUNK = 2**14
+"""Pairs that a function of pairs is asked for at a time: they fit in the cache of a processor."""
+
+
+def over_pairs(
+    function: Callable[..., FloatArray], axes: tuple[Axis, ...], *moments: FloatArray
+) -> FloatArray:
+    """A function of the moments of pairs, entry by entry, that does not ask which entry is first.
+
+    Of many pairs one order is computed, some at a time, and runs of equal ones once.
+
+    Args:
+        function: of arrays of one shape, and of single numbers.
+        axes: of the entries; moments are alike for both orders of a pair.
+        moments: relation tensors, or single numbers.
+
+    Example:
+        >>> second = np.array([[1.0, 0.2], [0.2, 4.0]]).ravel()
+        >>> over_pairs(np.sqrt, (Axis.positions(2),), second).round(1).tolist()
+        [1.0, 0.4, 0.4, 2.0]
+    """
+    shape = tuple(axis.relations for axis in axes)
+    if math.prod(shape) <= CHUNK:
+        return np.asarray(np.broadcast_to(function(*moments), shape))
+    place = max(range(len(axes)), key=lambda i: axes[i].classes)
+    left, right = axes[place].ends
+    kept = np.flatnonzero(left <= right)
+    if len(kept) == len(left):
+        return _in_chunks(function, [each.ravel() for each in moments]).reshape(shape)
+    halves = [np.take(x, kept, axis=place) if x.size > 1 else x for x in moments]
+    half = _in_chunks(function, [each.ravel() for each in halves])
+    half = half.reshape(*shape[:place], len(kept), *shape[place + 1 :])
+    made, half = np.empty(shape), np.moveaxis(half, place, 0)
+    moved = np.moveaxis(made, place, 0)
+    moved[kept] = half
+    again = np.flatnonzero((left < right)[kept])
+    mirror = right[kept][again] * axes[place].classes + left[kept][again]
+    moved[mirror] = flipped(half[again], (Axis.exchangeable(2), *_without(axes, place)))
+    return made
+
+
+def _without(axes: tuple[Axis, ...], place: int) -> tuple[Axis, ...]:
+    return axes[:place] + axes[place + 1 :]
+
+
+def _in_chunks(function: Callable[..., FloatArray], moments: list[FloatArray]) -> FloatArray:
+    """A function of long vectors, part by part; once for a part that is all alike."""
+    made = np.empty(max(map(len, moments)))
+    for start in range(0, len(made), CHUNK):
+        parts = [each[start : start + CHUNK] if len(each) > 1 else each for each in moments]
+        alike = all(part[0] == part[-1] and (part == part[0]).all() for part in parts)
+        made[start : start + CHUNK] = function(*(p[:1] for p in parts) if alike else parts)
+    return made

@@ -151,7 +151,7 @@ def _along(matrix: Any, places: Places, dim: int) -> Places:
 def _windows(places: Places, plan: ConvolutionPlan) -> Places:
     """Sums over the taps that are inside."""
     for dim, taps in zip(plan.spatial, plan.taps, strict=True):
-        places = _along(functools.reduce(lambda a, b: a + b, taps), places, dim)
+        places = _along(taps.total, places, dim)
     return places
 
 

@@ -24,7 +24,14 @@ from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.divisions import with_position_axis
 from sigprop.theory.network.freedom import off_weights, taps_fan, telling, undone
-from sigprop.theory.network.kernels import groups_of, on_axes, opened, random_kernel, spatial_axes
+from sigprop.theory.network.kernels import (
+    groups_of,
+    on_axes,
+    opened,
+    random_kernel,
+    spatial_axes,
+    tap_map,
+)
 from sigprop.theory.network.linear import (
     INDEPENDENT,
     as_it_is,
@@ -212,7 +219,7 @@ def _read(state: SignalState, plan: ConvolutionPlan) -> SignalState:
         place = state.places(dim - 1).start
         axis, n = state.axes[place], taps[0].shape[0]
         out = Axis.positions(n) if axis.full and axis.size > 1 else Axis.exchangeable(n)
-        second = through(summed([(a, a) for a in taps], axis, out), second, place)
+        second = through(tap_map(taps, axis, out, False), second, place)
         dims[dim - 1] = (out,)
     mean = np.zeros(tuple(axis.classes for dim in dims for axis in dim))
     return SignalState(tuple(dims), second, mean)

@@ -19,6 +19,9 @@ def typical(state: SignalState) -> tuple[float, float]:
 def correlations(state: SignalState) -> FloatArray:
     """(E x y − means)/stds of each pair, in [−1, 1]; 0 where an entry is constant."""
     std = np.sqrt(state.variance)
-    size = of_products(std, std, state.axes)
-    cov = state.second - of_products(state.mean, state.mean, state.axes)
-    return np.clip(np.divide(cov, size, out=np.zeros_like(cov), where=size > 0), -1.0, 1.0)
+    size = std**2 if std.size == 1 else of_products(std, std, state.axes)
+    cov = state.second
+    if state.mean.any():
+        cov = cov - of_products(state.mean, state.mean, state.axes)
+    c = np.divide(cov, size, out=None if size.all() else np.zeros_like(cov), where=size > 0)
+    return np.clip(c, -1.0, 1.0, out=c)

@@ -13,6 +13,7 @@ back (wholly for equal λ). So a linear map tells a norm that follows it the law
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -25,10 +26,10 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, pair_mean, same_sum
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import one_axis
-from sigprop.theory.network.maps import Matrix
 from sigprop.theory.network.marginals import excess_of
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
+from sigprop.theory.network.taps import Taps
 from sigprop.theory.network.told import ByNorm, Orthogonal, Told
 
 _LOG_S = np.linspace(-26.0, 40.0, 800)
@@ -120,7 +121,7 @@ def fan(state: SignalState, dim: int) -> tuple[FloatArray, FloatArray]:
 
 
 def taps_fan(
-    state: SignalState, channel: int, taps: Sequence[Sequence[Matrix]], fan_in: int
+    state: SignalState, channel: int, taps: Sequence[Taps], fan_in: int
 ) -> tuple[FloatArray, FloatArray]:
     """Eigenvalues of the covariance of what the taps of a kernel read, over samples and places.
 
@@ -149,7 +150,8 @@ def taps_fan(
     return np.where(values > 1e-9 * values.max(), values, 0.0), np.full(n, float(fan_in))
 
 
-def _read_pairs(taps: Sequence[Matrix], axis: Axis) -> tuple[FloatArray, FloatArray]:
+@functools.lru_cache(maxsize=512)
+def _read_pairs(taps: Taps, axis: Axis) -> tuple[FloatArray, FloatArray]:
     """Matrices (pairs of taps, relations): what two taps read at one place, and at any two."""
     n, k, count = axis.size, axis.classes, len(taps)
     places = taps[0].shape[0]

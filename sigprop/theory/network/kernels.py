@@ -7,6 +7,7 @@ A_k the matrix of tap k along an axis (``taps``): one sparse map for each axis.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -16,9 +17,9 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.divisions import one_axis
 from sigprop.theory.network.linear import pair_moments, significant_mean
-from sigprop.theory.network.maps import apply_mean, summed, through
+from sigprop.theory.network.maps import Matrix, apply_mean, summed, through
 from sigprop.theory.network.state import Scatter, SignalState
-from sigprop.theory.network.taps import MOST, ConvolutionPlan
+from sigprop.theory.network.taps import MOST, ConvolutionPlan, Taps
 
 
 def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
@@ -105,9 +106,14 @@ def tapped(
     last = second.ndim - (len(state.axes) - state.places(plan.channel).start - 1)
     for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
         axis = state.axes[state.places(dim).start]
-        pairs = [(sum(taps[1:], start=taps[0]),) * 2] if together else [(a, a) for a in taps]
-        second = through(summed(pairs, axis, out[i]), second, last + i)
+        second = through(tap_map(taps, axis, out[i], together), second, last + i)
     return second
+
+
+@functools.lru_cache(maxsize=512)
+def tap_map(taps: Taps, axis: Axis, out: Axis, together: bool) -> Matrix:
+    """What the taps of one axis do to second moments: Σ_k A_k M A_kᵀ, or S M Sᵀ."""
+    return summed([(taps.total,) * 2] if together else [(a, a) for a in taps], axis, out)
 
 
 def _moved_mean(state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis]) -> FloatArray:
@@ -115,8 +121,7 @@ def _moved_mean(state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis]) 
     mean = np.moveaxis(state.mean, state.places(plan.channel).start, 0)
     for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
         place = state.places(dim).start
-        every = sum(taps[1:], start=taps[0])
-        mean = apply_mean(every, mean, place, state.axes[place], out[i])
+        mean = apply_mean(taps.total, mean, place, state.axes[place], out[i])
     return mean
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, class_sum, pair_sum, same_sum
 from sigprop.theory.network.calls import Call, CannotPredict, Constant
+from sigprop.theory.network.directions import scatter_of_products
 from sigprop.theory.network.divisions import aligned, one_axis, with_position_axis
 from sigprop.theory.network.freedom import fan, off_weights, telling, undone
 from sigprop.theory.network.maps import apply, apply_mean
@@ -309,7 +310,11 @@ def _linear_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, 
         dim = len(state.dims) - 1
         more = coherent(ctx, gradient, lambda: _mapped(ctx, state, dim, weight, rows=0))
         found[weight.parameter] *= off_weights(ctx, gradient)
-        found[weight.parameter] += of_weights_along(more, dim, weight, weight.shape[1])
+        along = of_weights_along(more, dim, weight, weight.shape[1])
+        if along:  # of inputs whose products x·x′ scatter by 1/fan_in
+            fan_in, source = weight.shape[1], ctx.source(0) if ctx.call.inputs else None
+            along *= max(scatter_of_products(source, fan_in) * fan_in, 1.0)
+        found[weight.parameter] += along
     return found
 
 

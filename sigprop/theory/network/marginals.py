@@ -16,6 +16,7 @@ from scipy import special
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
+from sigprop.theory.network.state import SignalState
 
 POINTS = 1024
 ORDERS = 40
@@ -96,6 +97,41 @@ def expand(
         coefficients[part] = value @ hermite()
         square[part] = squared @ by
     return Expansion(coefficients[back.ravel()], square[back.ravel()])
+
+
+def expansion_of(
+    act: Activation, state: SignalState, *, slope: bool, profile: FloatArray | None = None
+) -> Expansion:
+    """Hermite coefficients and mean square of φ or φ′ by the classes of a state.
+
+    Args:
+        act: φ.
+        state: of x.
+        slope: φ′.
+        profile: see :func:`expand`.
+    """
+    mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
+    if len(mean) > _FEW:
+        f = act.df if slope else act.f
+        return expand(f, act.breakpoints, mean, std, state.marginal, profile)
+    rest = [None if x is None else x.tobytes() for x in (state.marginal, profile)]
+    return _remembered(act, slope, mean.tobytes(), std.tobytes(), *rest)
+
+
+_FEW = 64
+
+
+@functools.lru_cache(maxsize=256)
+def _remembered(
+    act: Activation, slope: bool, mean: bytes, std: bytes, marginal: bytes | None,
+    profile: bytes | None,
+) -> Expansion:  # fmt: skip
+    """Of a few classes: many nodes of a network ask for the same."""
+    m, s = np.frombuffer(mean), np.frombuffer(std)
+    h, p = (None if key is None else np.frombuffer(key) for key in (marginal, profile))
+    made = expand(act.df if slope else act.f, act.breakpoints, m, s, h, p)
+    made.coefficients.flags.writeable = made.square.flags.writeable = False
+    return made
 
 
 def _cells(
@@ -219,9 +255,9 @@ def mixed(marginals: Sequence[FloatArray | None], shares: Sequence[float]) -> Fl
     Where what follows standardizes each channel, averages over all channels are those of it.
 
     Example:
-        >>> half = mixed([None, heavy(1.0)], [0.5, 0.5])
-        >>> round(excess_of(half) / excess_of(heavy(1.0)), 1)
-        0.5
+        >>> mixed([None, heavy(1.0)], [1.0, 0.0]) is None, round(excess_of(mixed(
+        ...     [None, heavy(1.0)], [0.5, 0.5])), 1)
+        (True, 0.5)
     """
     kept = [(h, share) for h, share in zip(marginals, shares, strict=True) if share > 0]
     if all(h is kept[0][0] for h, _ in kept):
@@ -245,7 +281,10 @@ def given_term(
     x, y, p = h * std[0] / size, _coarse(two) * std[1] / size, _coarse_weights()
     values = x[:, None] + y[None, :]
     z = values if sum_marginal is None else np.interp(values, *_increasing(sum_marginal))
-    made = (None if f is None else np.interp(z, grid(), f) @ p for f in functions)
+    place = np.clip((z - grid()[0]) / CELL, 0.0, POINTS - 1.0)
+    cell = np.minimum(place.astype(np.int64), POINTS - 2)
+    place -= cell
+    made = (None if f is None else (f[cell] + np.diff(f)[cell] * place) @ p for f in functions)
     return [None if f is None else np.asarray(f / float(f @ weights())) for f in made]
 
 

@@ -33,7 +33,7 @@ def one_side_normalized(ctx: RuleContext, pair: SignalState, *, left: bool) -> S
     turned = reshaped(turned, norm.shape)
     if norm.centre:
         turned = _left_centred(turned, norm)
-    found = found_of(ctx, norm)
+    found = found_of(ctx)
     s = np.broadcast_to(np.sqrt(found.size), found.state.mean.shape)
     turned = times_side(turned, replace(found.state, mean=_factor(norm) / s), left=True)
     turned = reshaped(turned, shape)

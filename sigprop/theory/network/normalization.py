@@ -41,7 +41,7 @@ from sigprop.theory.network.norm_calls import Norm, at_channels, norm_of
 from sigprop.theory.network.numbers import scaled, shifted
 from sigprop.theory.network.spectrum import shares_kept, spectrum
 from sigprop.theory.network.state import Scatter, SignalState, of_products
-from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
 from sigprop.theory.network.told import ByActivation, ByNorm, Orthogonal, Products, Told
 
 SPHERE = 100.0
@@ -207,10 +207,10 @@ def _hat(ctx: RuleContext) -> tuple[SignalState, Norm]:
     if is_fixed(ctx):
         mean, size = _running(ctx, norm)
         if _is_own(ctx, norm, mean, size):
-            found = found_of(ctx, norm)
+            found = found_of(ctx)
             return reshaped(found.state, state.shape), norm
         return scaled(shifted(state, mean, -1.0), size, inverse=True), norm
-    found = found_of(ctx, norm)
+    found = found_of(ctx)
     return reshaped(found.state, state.shape), norm
 
 
@@ -253,9 +253,10 @@ def _alike(one: float, two: float) -> bool:
     return two <= OWN * one and one <= OWN * two
 
 
-def found_of(ctx: RuleContext, norm: Norm) -> Normalized:
+@kept_for_the_way_back
+def found_of(ctx: RuleContext) -> Normalized:
     """x̂ of a call, and what it was divided by."""
-    state = first_signal(ctx)
+    norm, state = norm_of(ctx), first_signal(ctx)
     behind = state.told_at(ctx.call.inputs[0])
     excess = behind.excess if isinstance(behind, Freedom) and _units(norm, behind.dim) == 1 else 0.0
     return normalize(
@@ -271,7 +272,7 @@ def _backward(ctx: RuleContext, gradient: Any) -> list[SignalState | None]:
     if is_fixed(ctx):
         through = scaled(through, _running(ctx, norm)[1], inverse=True)
         return [replace(through, mean=through.mean * 0, told=None)]
-    found = found_of(ctx, norm)
+    found = found_of(ctx)
     if found.law is None:
         inverse, told = 1.0, None
     else:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import class_sum, pair_sum
+from sigprop.theory.network.axes import Axis, class_sum, pair_sum
 from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.linear import fixed_part_added, plus_constant, significant_mean
-from sigprop.theory.network.state import SignalState, from_values, of_products
+from sigprop.theory.network.state import SignalState, from_values, from_values_in, of_products
+from sigprop.theory.network.table import SMALL
 
 
 def number_of(value: Any) -> float | None:
@@ -27,14 +29,30 @@ def number_of(value: Any) -> float | None:
 
 def constant_state(value: Constant, like: SignalState, *, inverse: bool = False) -> SignalState:
     """A constant as the relation tensor of its own values, in the axes of a signal."""
-    values = np.asarray(value.values(), dtype=np.float64)
-    return values_state(1 / values if inverse else values, like)
+    made = _KEPT.setdefault(value, {})
+    key = (like.dims, inverse)
+    if key not in made:
+        values = np.asarray(value.values(), dtype=np.float64)
+        found = values_state(1 / values if inverse else values, like)
+        if found.second.size > SMALL:
+            return found
+        made[key] = found
+    return made[key]
+
+
+_KEPT: WeakKeyDictionary[Constant, dict[Any, SignalState]] = WeakKeyDictionary()
 
 
 def values_state(values: FloatArray, like: SignalState) -> SignalState:
     """Known numbers as the relation tensor of their own, in the axes of a signal."""
     missing = len(like.dims) - values.ndim
     values = values.reshape((1,) * missing + values.shape)
+    axes = [
+        (made[0] if len(made) == 1 else Axis.exchangeable(n)) if n > 1 else Axis.positions(1)
+        for n, made in zip(values.shape, like.dims, strict=True)
+    ]
+    if any(axis.classes > 1 and not axis.full for axis in axes):
+        return broadcast(from_values_in(values, axes), like.shape)
     full = [
         d for d, axes in enumerate(like.dims)
         if values.shape[d] > 1 and len(axes) == 1 and axes[0].full
@@ -48,6 +66,8 @@ def scaled(state: SignalState, factor: Any, *, inverse: bool = False) -> SignalS
     if one is not None:
         return state.times(1 / one if inverse else one)
     shape = np.broadcast_shapes(state.shape, factor.shape)
+    if shape == state.shape and factor.mean == factor.square == 1:
+        return state
     state = broadcast(state, shape)
     table = constant_state(factor, state, inverse=inverse)
     state, table = aligned(state, table)
@@ -61,6 +81,8 @@ def shifted(state: SignalState, added: Any, sign: float = 1.0) -> SignalState:
         return plus_constant(state, np.full((1,) * state.mean.ndim, sign * one))
     shape = np.broadcast_shapes(state.shape, added.shape)
     state = broadcast(state, shape)
+    if added.mean == added.square == 0:
+        return state
     if not added.random and np.isinf(np.asarray(added.values(), dtype=np.float64)).any():
         return state  # a mask: what it hides is the business of the softmax behind
     table = constant_state(added, state)

@@ -18,6 +18,7 @@ from sigprop.theory.network.axes import (
     at_left,
     at_right,
     diagonal,
+    over_pairs,
     pair_sum,
     same_sum,
 )
@@ -31,6 +32,7 @@ from sigprop.theory.network.marginals import (
     after,
     excess_of_squares,
     expand,
+    expansion_of,
     fourth_excess,
     grid,
     hermite,
@@ -54,21 +56,13 @@ ALONG = 1e-6
 # Activations
 
 
-def _expansion(
-    act: Activation, state: SignalState, *, slope: bool, profile: FloatArray | None = None
-) -> Expansion:
-    mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
-    f = act.df if slope else act.f
-    return expand(f, act.breakpoints, mean, std, state.marginal, profile)
-
-
 def pair_expectation(
     act: Activation, state: SignalState, *, slope: bool = False, profile: FloatArray | None = None
 ) -> FloatArray:
     """E φ(x)φ(y), or of φ′, for the pairs of each relation."""
     closed = _closed(act, state, slope=slope) if profile is None else None
     if closed is None:
-        closed = expanded(_expansion(act, state, slope=slope, profile=profile), state)
+        closed = expanded(expansion_of(act, state, slope=slope, profile=profile), state)
         drawn = False
     else:
         drawn = True  # the closed forms know that slopes of one unit are alike
@@ -116,7 +110,7 @@ def expanded(found: Expansion, state: SignalState) -> FloatArray:
     row = _common_row(found.coefficients, size)
     if row is not None:
         rest = max(1.0 - float(row @ row), 0.0)
-        second = pair_values(row, row, rho, np.full_like(rho, rest))
+        second = over_pairs(partial(_values_of, row, rest), axes, rho)
         scale = size.reshape(shape)
         return np.where(all_same(axes), 1.0, second) * of_products(scale, scale, axes)
     used = found.coefficients.reshape(*shape, ORDERS + 1)
@@ -125,6 +119,11 @@ def expanded(found: Expansion, state: SignalState) -> FloatArray:
     second = _of_orders(used, axes, rho, of_products(rest, rest, axes) * rho)
     own = of_products(size.reshape(shape), size.reshape(shape), axes)
     return np.where(all_same(axes), own, second)
+
+
+def _values_of(row: FloatArray, rest: float | None, rho: FloatArray) -> FloatArray:
+    """E f(x)f(y) by the coefficients of f; what they leave out has the last power."""
+    return pair_values(row, row, rho, None if rest is None else np.full_like(rho, rest))
 
 
 def _of_orders(
@@ -166,16 +165,15 @@ def _closed(act: Activation, state: SignalState, *, slope: bool) -> FloatArray |
         return None
     q = diagonal(state.second, state.axes)
     if q.size == 1:
-        both = float(q.ravel()[0])
-        one = two = np.full(state.second.shape, both)
+        one = two = np.full((1,) * state.second.ndim, float(q.ravel()[0]))
     else:
         one, two = at_left(q, state.axes), at_right(q, state.axes)
-    return np.asarray(kernel(one, two, correlations(state)))
+    return over_pairs(kernel, state.axes, one, two, correlations(state))
 
 
 def mean_slopes(act: Activation, state: SignalState) -> FloatArray:
     """E φ′ of single entries, by classes."""
-    found = _expansion(act, state, slope=True).coefficients[:, 0]
+    found = expansion_of(act, state, slope=True).coefficients[:, 0]
     return np.asarray(found.reshape(state.mean.shape))
 
 
@@ -193,7 +191,7 @@ def through(act: Activation, state: SignalState) -> SignalState:
     """The state of φ(x)."""
     mean, std = typical(state)
     marginal = after(act, mean, std, state.marginal)
-    found = _expansion(act, state, slope=False)
+    found = expansion_of(act, state, slope=False)
     made = replace(
         state,
         second=pair_expectation(act, state),
@@ -287,7 +285,7 @@ def back_through(act: Activation, state: SignalState, gradient: SignalState) -> 
     if gradient.chosen is not None:
         slopes = where_chosen(act.df, state, gradient.chosen)
     if gradient.profile is not None:
-        weighted = _expansion(act, state, slope=True, profile=gradient.profile).square
+        weighted = expansion_of(act, state, slope=True, profile=gradient.profile).square
         if slope_variance(act):
             mean, std = before.mean.ravel(), np.sqrt(before.variance).ravel()
             below = expand(_is_below, (0.0,), mean, std, before.marginal, gradient.profile)
@@ -310,10 +308,10 @@ def where_chosen(f: Function, state: SignalState, chosen: FloatArray) -> FloatAr
     values = (f(mean + std * h) * chosen) @ hermite()
     met, first = chosen @ hermite(), values.reshape(-1, ORDERS + 1)[0]
     if np.allclose(values, first, rtol=0, atol=1e-9 * float(np.abs(first).max())):
-        both = pair_values(first, first, rho, None)
+        both = over_pairs(partial(_values_of, first, None), state.axes, rho)
     else:
         both = _of_orders(values, state.axes, rho, np.zeros_like(rho))
-    return both / pair_values(met, met, rho, None)
+    return both / over_pairs(partial(_values_of, met, None), state.axes, rho)
 
 
 def _before(f: Function, state: SignalState, behind: FloatArray | None) -> FloatArray | None:

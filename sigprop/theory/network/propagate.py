@@ -45,6 +45,11 @@ class Whole:
     state: Any
 
 
+@dataclass(frozen=True)
+class Lost:
+    """The gradient at a node is not to be had, as that of a sparse tensor: look before it."""
+
+
 @dataclass(eq=False)
 class Propagation:
     """What the rules say of a network.
@@ -57,6 +62,7 @@ class Propagation:
         unpredicted_back: nodes that no rule reaches backward, with the reason.
         cut: whether covariances of what meets again were too many or too far to be followed.
         measured: gradients at nodes that were measured as a whole.
+        lost: nodes at which no gradient is to be had, though one passes.
         borders: where in space second moments are.
         neighbours: how alike places beside each other are.
     """
@@ -68,6 +74,7 @@ class Propagation:
     unpredicted_back: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     measured: dict[str, Any] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
     borders: Borders = field(default_factory=Borders)
     neighbours: Neighbours = field(default_factory=Neighbours)
 
@@ -88,8 +95,9 @@ def propagate(
         given: states of the nodes that data enters by.
         cotangents: gradients of the loss at nodes that leave.
         measure: the state of what leaves a call that no rule predicts; None: it raises.
-        measure_back: gradients of the inputs of such a call, each a part that adds to others, or
-            a :class:`Whole`; None: none arrive.
+        measure_back: gradients of the inputs of such a call, each a part that adds to others,
+            a :class:`Whole` or :class:`Lost`; None: none arrive. Asked with the gradient None
+            where that of the call is lost.
         decide: may change each call when it is reached, such as the law of its weight.
 
     Raises:
@@ -116,7 +124,9 @@ def propagate(
         elif isinstance(gradient, SignalState):
             gradient = found.gradients[call.name] = met(back, call.name, gradient)
         entered = call.name in given or not (call.inputs or call.args)
-        if gradient is not None and not entered:
+        if call.name in found.lost and not entered and measure_back is not None:
+            _look_before(found, back, call, measure_back(call, None))
+        elif gradient is not None and not entered:
             _backward(found, back, call, measure_back)
     found.cut = pairs.cut or back.cut
     return found
@@ -226,10 +236,31 @@ def _backward(
         measured = measure(call, gradient) if call.inputs else ()
         parts = [(part, None) for part in measured]
     for name, (part, places) in zip(call.inputs, parts, strict=True):
-        if isinstance(part, Whole):
-            found.measured[name] = part.state
-        elif part is not None:
+        if not _arrived(found, name, part) and part is not None:
             _add(found, name, _told_on(call, name, gradient, part), places)
+
+
+def _look_before(
+    found: Propagation, back: GradientCovariances, call: Call, parts: Sequence[Any]
+) -> None:
+    """The gradients before a node at which none is to be had, as they are measured.
+
+    Before an activation too: what is measured behind one is not independent of its mask.
+    """
+    found.unpredicted_back[call.name] = "its gradient is not to be had, as of sparse tensors"
+    for name, part in zip(call.inputs, parts, strict=True):
+        _arrived(found, name, part)
+        if isinstance(part, Whole) and back.signals.calls[name].activation is not None:
+            found.lost.add(name)
+
+
+def _arrived(found: Propagation, name: str, part: Any) -> bool:
+    """Whether a part is no state: the whole gradient, or that it is lost."""
+    if isinstance(part, Lost):
+        found.lost.add(name)
+    if isinstance(part, Whole):
+        found.measured[name] = part.state
+    return isinstance(part, Whole | Lost)
 
 
 def _told_on(call: Call, name: str, gradient: Any, part: Any) -> Any:

@@ -15,7 +15,7 @@ from sigprop.theory.network.axes import Axis, at_left, at_right, flipped
 from sigprop.theory.network.divisions import aligned, one_axis
 from sigprop.theory.network.mapping import selection
 from sigprop.theory.network.maps import Matrix, apply, relation_weights
-from sigprop.theory.network.marginals import ORDERS, Expansion, expand, pair_values
+from sigprop.theory.network.marginals import ORDERS, Expansion, expansion_of, pair_values
 from sigprop.theory.network.state import SignalState, of_products
 
 
@@ -121,13 +121,6 @@ def _on(pair: SignalState, dim: int, out: Axis, second: FloatArray) -> SignalSta
     return replace(pair, dims=dims, second=second, mean=np.zeros(shape))
 
 
-def expansion_of(act: Activation, state: SignalState, *, slope: bool) -> Expansion:
-    """Hermite coefficients of φ or φ′ by classes."""
-    mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
-    f = act.df if slope else act.f
-    return expand(f, act.breakpoints, mean, std, state.marginal)
-
-
 def mean_slope(act: Activation, state: SignalState) -> SignalState:
     """A state whose mean is E φ′."""
     found = expansion_of(act, state, slope=True).coefficients[:, 0]
@@ -153,19 +146,17 @@ def pair_of_functions(
     parts = [expansion_of(act, state, slope=slope)
              for act, state in zip(acts, (one, two), strict=True)]  # fmt: skip
     left, right = (_coefficients(part, one) for part in parts)
+    if one.mean.size > 1:
+        left = np.stack([at_left(c, one.axes) for c in left])
+        right = np.stack([at_right(c, one.axes) for c in right])
     rest = of_products(_rest(parts[0], one), _rest(parts[1], one), one.axes)
-    second = pair_values(
-        [at_left(c, one.axes) for c in left],  # type: ignore[arg-type]
-        [at_right(c, one.axes) for c in right],  # type: ignore[arg-type]
-        rho, rest if acts[0] == acts[1] else np.zeros_like(rest),
-    )  # fmt: skip
+    second = pair_values(left, right, rho, rest if acts[0] == acts[1] else None)
     return replace(one, second=second, mean=np.zeros_like(one.mean), marginal=None,
                    profile=None, told=None)  # fmt: skip
 
 
-def _coefficients(found: Expansion, state: SignalState) -> list[FloatArray]:
-    shape = state.mean.shape
-    return [found.coefficients[:, k].reshape(shape) for k in range(ORDERS + 1)]
+def _coefficients(found: Expansion, state: SignalState) -> FloatArray:
+    return found.coefficients.T.reshape(ORDERS + 1, *state.mean.shape)
 
 
 def _rest(found: Expansion, state: SignalState) -> FloatArray:

@@ -3,7 +3,9 @@
 A = softmax(l + table) along one dimension. Rows t and u share w = E l_ts l_us − E l_ts l_us' (means
 apart, s ≠ s'), U = softmax(table) is what the table alone makes, S_tu = Σ_s U_ts U_us. Then
 Σ_s E A_ts A_us = R(S, w) (``concentration``) and, of entries that differ, Σ_s A = 1 leaves 1 − R.
-Where each entry of the row is told apart, E A_ts A_us' ∝ U_ts U_us' exp(means + variances/2 + C).
+Where the entries of a row are told apart or fall into classes, E A_ts A_us' ∝ U_ts U_us'
+exp(means + variances/2 + C). Places that a table tells apart are told apart one by one where they
+are few; many fall into classes of neighbours that see nearly as many others (``rows.classes_by``).
 
 Backward g_l = A ∘ (g − Σ_s A_s g_s): with γ = E g_s g_s − E g_s g_s' its own square is γ H(S, w).
 """
@@ -25,16 +27,15 @@ from sigprop.theory.network.divisions import (
     common,
     one_axis,
     with_axis,
-    with_position_axis,
 )
 from sigprop.theory.network.numbers import values_state
-from sigprop.theory.network.rows import bracket, weighed
+from sigprop.theory.network.rows import bracket, classes_by, weighed
 from sigprop.theory.network.state import Scatter, SignalState, of_products
 from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
 from sigprop.theory.network.tables import before_tables
 
-APART = 64
-"""Places of a sequence up to which they are told apart where a mask or a concatenation does."""
+APART = 16
+"""Places of a sequence up to which they are told apart where a mask does; more are in classes."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Shares:
     """A softmax: its logits and what comes of them.
 
     Attributes:
-        logits: along the dimension one axis, full or of one class; rows that the table tells apart
-            are told apart.
+        logits: along the dimension one axis; rows that the table tells apart are told apart, or in
+            classes.
         dim: the dimension.
         state: of the shares, in the axes of ``logits``.
         share: S of each pair of rows (1 relation along the dimension).
@@ -74,12 +75,12 @@ class Shares:
 def shares(before: SignalState, dim: int, table: FloatArray | None = None) -> Shares:
     """softmax(l + table) along one dimension."""
     dim %= len(before.dims)
-    table = None if table is None else np.broadcast_to(table, before.shape)
-    logits = _told_apart(_row(before, dim), dim, table)
+    uniform = np.full((1,) * len(before.shape), 0.0) if table is None else _compact(table)
+    uniform = uniform.reshape((1,) * (len(before.shape) - uniform.ndim) + uniform.shape)
+    weights = _compact(_uniform(uniform, dim, before.shape[dim]))
+    logits = _told_apart(_row(before, dim), dim, weights)
     place = logits.places(dim).start
-    uniform = np.full((1,) * len(before.shape), 0.0) if table is None else table
-    weights = _uniform(uniform, dim, before.shape[dim])
-    if logits.axes[place].full:
+    if logits.axes[place].classes > 1 or logits.axes[place].full:
         return _over_places(logits, dim, weights, before)
     share, spread, common = _rows(logits, dim, weights)
     n = before.shape[dim]
@@ -107,32 +108,55 @@ def _uniform(table: FloatArray, dim: int, n: int) -> FloatArray:
 
 
 def _row(state: SignalState, dim: int) -> SignalState:
-    """The dimension as one axis, full or of one class."""
+    """The dimension as one axis; of one class where there would be too many pairs."""
     state = one_axis(state, dim)
     place = state.places(dim).start
-    axis = state.axes[place]
-    if axis.full or axis.classes == 1:
-        return state
-    pairs = state.second.size // axis.relations * axis.size**2
-    if axis.size <= APART and pairs <= LARGEST:
-        return with_position_axis(state, place)
-    return with_axis(state, place, Axis.exchangeable(axis.size))
+    if state.axes[place].full and state.second.size > LARGEST:
+        return with_axis(state, place, Axis.exchangeable(state.axes[place].size))
+    return state
 
 
-def _told_apart(state: SignalState, dim: int, table: FloatArray | None) -> SignalState:
-    """Rows and entries told apart where the table tells them, if they are not too many."""
-    if table is None:
-        return state
-    table = _compact(table)
-    for d in reversed(range(table.ndim)):
-        if table.shape[d] == 1:
+def _told_apart(state: SignalState, dim: int, weights: FloatArray) -> SignalState:
+    """Rows and entries told apart where the table tells them, or in classes.
+
+    Args:
+        state: the logits.
+        dim: of the entries.
+        weights: U, of size 1 where it is alike.
+    """
+    for d in reversed(range(weights.ndim)):
+        if weights.shape[d] == 1:
             continue
         made = one_axis(state, d)
         place = made.places(d).start
-        pairs = made.second.size // made.axes[place].relations * made.axes[place].size ** 2
-        if pairs <= LARGEST:
-            state = with_position_axis(made, place)
+        axis = made.axes[place]
+        if axis.full:
+            state = made
+            continue
+        wanted = Axis.positions(axis.size)
+        if axis.size > APART:
+            wanted = classes_by(_profile(weights, d, dim))
+        wanted = common(axis, wanted)
+        if made.second.size // axis.relations * wanted.relations <= LARGEST:
+            state = with_axis(made, place, wanted)
     return state
+
+
+def _profile(weights: FloatArray, dim: int, entries: int) -> FloatArray:
+    """What tells the rows of a table apart, or its entries.
+
+    The log of how many entries a row sees, mean over what is not told; where no row is told from
+    another, what entries are given over the mean.
+    """
+    rest = tuple(d for d in range(weights.ndim) if d not in (dim, entries))
+    seen = np.log((weights**2).sum(axis=entries, keepdims=True)).mean(axis=rest, keepdims=True)
+    square = next((d for d in rest if weights.shape[d] == weights.shape[entries]), None)
+    if dim != entries:
+        return np.asarray(seen).ravel()
+    if square == entries - 1:
+        return _profile(weights, square, entries)
+    given = weights.mean(axis=tuple(d for d in range(weights.ndim) if d != dim))
+    return np.asarray(given / given.mean())
 
 
 def _rows(
@@ -146,7 +170,7 @@ def _rows(
     own = np.maximum(np.expand_dims(diagonal(np.squeeze(common, place), rows), place), 0.0)
     lengthened = (*logits.axes[:place], Axis.positions(1), *logits.axes[place + 1 :])
     spread = np.sqrt(of_products(own, own, lengthened))
-    known = values_state(_compact(weights), logits)
+    known = values_state(weights, logits)
     _, known = aligned(logits, known)
     share = same_sum(known.second, logits.axes[place], place)
     return share, spread, np.broadcast_to(common, spread.shape)
@@ -162,10 +186,10 @@ def _compact(values: FloatArray) -> FloatArray:
 
 
 def _over_places(logits: SignalState, dim: int, weights: FloatArray, before: SignalState) -> Shares:
-    """Each entry of a row for itself."""
+    """Each entry of a row for itself, or by its class."""
     place = logits.places(dim).start
     axis = logits.axes[place]
-    known = values_state(_compact(weights), logits)
+    known = values_state(weights, logits)
     if known.shape != logits.shape:
         raise CannotPredict("a table of another shape")
     logits, known = aligned(logits, known)
@@ -188,7 +212,7 @@ def _over_places(logits: SignalState, dim: int, weights: FloatArray, before: Sig
     level = logits.mean - logits.mean.mean() + variance * slow**2 / 2
     made = weighed(cov, scale, level, known.second, logits.axes, place)
     first = known.mean * np.exp(level - level.max(axis=place, keepdims=True))
-    first = first / (first.sum(axis=place, keepdims=True))
+    first = first / class_sum(first, axis, place)
     state = SignalState(logits.dims, made, first)
     spread = np.sqrt(of_products(own, own, rows))
     common = np.clip(_common(cov, axis, place), -spread, spread)
@@ -203,11 +227,7 @@ def _common(cov: FloatArray, axis: Axis, place: int) -> FloatArray:
     """E l_s l_s − E l_s l_s', mean over the places of a row."""
     n = axis.size
     own = same_sum(cov, axis, place)
-    every = (
-        class_sum(cov, Axis.positions(axis.relations), place)
-        if axis.full
-        else pair_sum(cov, axis, place)
-    )
+    every = pair_sum(cov, axis, place)
     return (own - (every - own) / max(n - 1, 1)) / n
 
 
@@ -233,7 +253,7 @@ def as_before(found: Shares, state: SignalState, like: SignalState | None = None
     for dim, axes in enumerate(found.before.dims):
         if state.dims[dim] == axes or found.logits.dims[dim] == axes or len(state.dims[dim]) != 1:
             continue
-        if dim == found.rows and state.shape[dim] <= APART:
+        if dim == found.rows:
             continue
         place = state.places(dim).start
         n = state.shape[dim]
@@ -290,7 +310,7 @@ def back(found: Shares, gradient: SignalState) -> SignalState:
     axis, n = logits.axes[place], logits.shape[found.dim]
     gradient = one_axis(gradient, found.dim)
     h = responsive(found.share, found.spread, found.common)
-    if axis.full:
+    if axis.full or axis.classes > 1:
         r = np.maximum(same_sum(found.state.second, axis, place), 1e-300)
         plain = r * np.maximum(1 - found.share, 0.0)
         ratio = np.divide(h, plain, out=np.ones_like(h), where=plain > 1e-12)
@@ -320,7 +340,7 @@ def grown(found: Shares, gradient: SignalState, common_source: float) -> SignalS
         common_source: as in :func:`tilted`.
     """
     given, gradient = gradient, one_axis(gradient, found.dim)
-    if not found.logits.axes[found.place].full:
+    if found.logits.axes[found.place].classes == 1 < found.logits.axes[found.place].size:
         at = gradient.places(found.dim).start
         gradient = with_axis(gradient, at, found.logits.axes[found.place])
     extra = _apart(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import (
     Axis,
     all_same,
+    along,
     class_sum,
     diagonal,
     outer,
@@ -36,7 +38,7 @@ class Scatter:
     base: float = 0.0
     own: float = 0.0
 
-    @property
+    @functools.cached_property
     def variance(self) -> float:
         """Of log q at this node."""
         return self.base + self.own
@@ -70,12 +72,12 @@ class SignalState:
     scatter: Scatter = field(default_factory=Scatter)
     told: Told | None = None
 
-    @property
+    @functools.cached_property
     def axes(self) -> tuple[Axis, ...]:
         """All axes, in order."""
         return tuple(axis for dim in self.dims for axis in dim)
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """The shape of the tensor."""
         return tuple(math.prod(axis.size for axis in dim) for dim in self.dims)
@@ -85,17 +87,17 @@ class SignalState:
         start = sum(len(axes) for axes in self.dims[:dim])
         return range(start, start + len(self.dims[dim]))
 
-    @property
+    @functools.cached_property
     def variance(self) -> FloatArray:
         """E x² − (E x)² of single entries, by classes."""
         return np.maximum(diagonal(self.second, self.axes) - self.mean**2, 0.0)
 
-    @property
+    @functools.cached_property
     def q(self) -> float:
         """The mean square of the entries."""
         return _mean_of(diagonal(self.second, self.axes), self.axes)
 
-    @property
+    @functools.cached_property
     def mean_entry(self) -> float:
         """The mean of the entries."""
         return _mean_of(self.mean, self.axes)
@@ -200,3 +202,63 @@ def from_values(values: FloatArray, full: Sequence[int] = ()) -> SignalState:
     mean = flat.mean(axis=tuple(range(len(rest)))).reshape((1,) * len(rest) + tuple(places))
     back = np.argsort([*rest, *kept])
     return SignalState(tuple(dims), second.transpose(*back), mean.transpose(*back))
+
+
+def from_values_in(values: FloatArray, axes: Sequence[Axis]) -> SignalState:
+    """The moments of a tensor of data in given classes: averages over the pairs of each relation.
+
+    Args:
+        values: of any shape.
+        axes: of each dimension.
+
+    Example:
+        >>> state = from_values_in(np.array([1.0, 2.0, 4.0]), [Axis((1, 2))])
+        >>> state.second.tolist()  # (first, first), (first, others), …, the first, the others
+        [0.0, 3.0, 3.0, 8.0, 1.0, 10.0]
+    """
+    second = _pairs_within(np.asarray(values, dtype=np.float64), axes)
+    mean = values
+    for dim, axis in enumerate(axes):
+        mean = _by_class(mean, axis, dim) / along(np.array(axis.sizes), dim, mean.ndim)
+    return SignalState(tuple((axis,) for axis in axes), second, np.asarray(mean))
+
+
+def _pairs_within(values: FloatArray, axes: Sequence[Axis]) -> FloatArray:
+    """Means of x y over the pairs of each relation, one dimension after the other."""
+    every = range(len(axes))
+    found = np.empty(tuple(axis.relations for axis in axes))
+    for same in np.ndindex(*(1 if axis.full else 2 for axis in axes)):
+        summed = values
+        for dim in every:
+            if not same[dim]:
+                summed = _by_class(summed, axes[dim], dim)
+        left, right = summed, summed
+        for dim in reversed(every):
+            if not same[dim]:
+                left, right = np.expand_dims(left, dim + 1), np.expand_dims(right, dim)
+        product = np.asarray(left * right)
+        for dim in every:
+            if same[dim]:
+                product = _by_class(product, axes[dim], dim)
+            else:
+                shape = product.shape
+                product = product.reshape(*shape[:dim], -1, *shape[dim + 2 :])
+        found[tuple(
+            slice(axis.classes**2, None) if part else slice(0, axis.classes**2)
+            for axis, part in zip(axes, same, strict=True)
+        )] = product  # fmt: skip
+    for dim, axis in enumerate(axes):  # pairs that differ hold all so far
+        if not axis.full:
+            moved = np.moveaxis(found, dim, 0)
+            k = axis.classes
+            moved[np.arange(k) * (k + 1)] -= moved[k * k :]
+        found /= along(np.maximum(axis.counts, 1.0), dim, found.ndim)
+    return found
+
+
+def _by_class(values: FloatArray, axis: Axis, dim: int) -> FloatArray:
+    """Sums over the entries of each class of an axis."""
+    if axis.full:
+        return values
+    starts = np.cumsum([0, *axis.sizes[:-1]])
+    return np.asarray(np.add.reduceat(values, starts, axis=dim))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
@@ -54,14 +54,24 @@ class RuleContext:
         return self.state(Signal(0))
 
 
+def _numbers_in(made: Any) -> int:
+    """How many numbers the arrays of a state hold, or those of the parts of a rule."""
+    if isinstance(made, np.ndarray):
+        return made.size
+    return sum(map(_numbers_in, vars(made).values())) if is_dataclass(made) else 0
+
+
 KEPT = 4
-"""Calls whose parts are kept for the way back."""
+"""Calls whose parts are kept for the way back, where they are large."""
+SMALL = 2**14
+"""Numbers up to which the parts of all calls are kept."""
 T = TypeVar("T")
 
 
 def kept_for_the_way_back(make: Callable[[RuleContext], T]) -> Callable[[RuleContext], T]:
-    """A function of a call, made once for the same states in; the last few calls are kept."""
+    """A function of a call, made once for the same states in; large ones are kept for a while."""
     kept: WeakKeyDictionary[Call, tuple[tuple[Any, ...], T]] = WeakKeyDictionary()
+    large: list[ref[Call]] = []
 
     @functools.wraps(make)
     def found(ctx: RuleContext) -> T:
@@ -69,9 +79,12 @@ def kept_for_the_way_back(make: Callable[[RuleContext], T]) -> Callable[[RuleCon
         if before is not None and [*map(id, before[0])] == [*map(id, inputs)]:
             return before[1]
         made = make(ctx)
-        for call in list(kept)[: max(len(kept) + 1 - KEPT, 0)]:
-            del kept[call]
         kept[ctx.call] = (inputs, made)
+        if _numbers_in(made) > SMALL:
+            large.append(ref(ctx.call))
+            first = large.pop(0)() if len(large) > KEPT else None
+            if first is not None:
+                kept.pop(first, None)
         return made
 
     return found

@@ -23,7 +23,31 @@ from sigprop.theory.network.table import RuleContext
 MOST = 2**24
 """Numbers in a relation tensor; where a full one would have more, its places are exchangeable."""
 
-Taps = tuple[Matrix, ...]
+
+class Taps(tuple[Matrix, ...]):
+    """The matrices A_k of one axis; one object for one geometry, and equal to none but itself."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same object."""
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        """Whether it is another object."""
+        return self is not other
+
+    @functools.cached_property
+    def total(self) -> Matrix:
+        """Σ A_k."""
+        return sum(self[1:], start=self[0])
+
+    @functools.cached_property
+    def back(self) -> Taps:
+        """The transposes: the way of the gradient."""
+        made = Taps(matrix.T.tocsr() for matrix in self)
+        made.__dict__["back"] = self
+        return made
 
 
 @dataclass(frozen=True)
@@ -58,7 +82,7 @@ class ConvolutionPlan:
 
     def back(self) -> ConvolutionPlan:
         """The way of the gradient."""
-        taps = tuple(tuple(matrix.T.tocsr() for matrix in each) for each in self.taps)
+        taps = tuple(each.back for each in self.taps)
         turned = (self.channels[1], self.channels[0])
         return ConvolutionPlan(self.channel, taps, self.groups, turned, self.weight, 1 - self.rows)
 
@@ -83,7 +107,7 @@ def taps_of(n: int, out: int, kernel: int, stride: int, padding: int, dilation: 
         rows = np.flatnonzero((read >= 0) & (read < n))
         ones = np.ones(len(rows))
         found.append(sparse.csr_array((ones, (rows, read[rows])), (out, n)))
-    return tuple(found)
+    return Taps(found)
 
 
 def per_axis(value: Any, count: int) -> tuple[int, ...]:
@@ -116,10 +140,7 @@ def plan_of(ctx: RuleContext) -> tuple[SignalState, ConvolutionPlan]:
     before, after = state.shape[channel + 1 :], call.shape[channel + 1 :]
     taps: list[Taps] = []
     for n, out, *rest in zip(before, after, kernel, stride, padding, dilation, strict=True):
-        if turned:
-            taps.append(tuple(m.T.tocsr() for m in taps_of(out, n, *rest)))
-        else:
-            taps.append(taps_of(n, out, *rest))
+        taps.append(taps_of(out, n, *rest).back if turned else taps_of(n, out, *rest))
     channels = (state.shape[channel], call.shape[channel])
     return state, ConvolutionPlan(channel, tuple(taps), groups, channels, weight, int(turned))
 

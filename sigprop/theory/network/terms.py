@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import all_same
+from sigprop.theory.network.axes import all_same, over_pairs
 from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.entries import correlations, typical
 from sigprop.theory.network.marginals import grid, hermite, normal_correlation
@@ -44,9 +44,9 @@ def of_term(
     values, p = y[:, None] * act.df(x), by[:, 0]
     behind, own = (_at_sum(x, p, part) for part in (gradient.chosen, gradient.profile))
     rho = [normal_correlation(correlations(state), state.marginal) for state in (term, other)]
-    second = _of_two(by.T @ (values * behind) @ by, rho)
+    second = over_pairs(partial(_of_two, by.T @ (values * behind) @ by), term.axes, *rho)
     if gradient.chosen is not None:
-        second = second / _of_two(by.T @ behind @ by, rho)
+        second = second / over_pairs(partial(_of_two, by.T @ behind @ by), term.axes, *rho)
     second = np.where(all_same(term.axes), float(p @ (values**2 * own) @ p), second)
     return replace(gradient, second=gradient.second * second, mean=gradient.mean * 0,
                    marginal=None, profile=None, chosen=None, told=None)  # fmt: skip
@@ -62,19 +62,19 @@ def _at_sum(x: FloatArray, p: FloatArray, function: FloatArray | None) -> FloatA
     return np.asarray(found / float(p @ found @ p))
 
 
-def _of_two(a: FloatArray, rho: Sequence[FloatArray]) -> FloatArray:
-    """Σ a_kl² ρ^k ρ′^l, up to the orders that matter."""
+def _of_two(a: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Σ a_kl² x^k y^l, up to the orders that matter."""
     squares = a**2
     left = squares.sum() - np.cumsum(np.cumsum(squares, axis=0), axis=1)
     kept = left > _LEAST * squares.sum()
     squares = squares[: 2 + int(kept[:, -1].sum()), : 2 + int(kept[-1].sum())]
-    second = np.zeros(np.broadcast_shapes(*(each.shape for each in rho)))
+    second = np.zeros(np.broadcast_shapes(np.shape(x), np.shape(y)))
     for row in squares[::-1]:
         inner = np.full_like(second, row[-1])
         for value in row[-2::-1]:
-            inner *= rho[1]
+            inner *= y
             inner += value
-        second *= rho[0]
+        second *= x
         second += inner
     return second
 

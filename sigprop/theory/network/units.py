@@ -274,6 +274,9 @@ def gradients_of_units(
 ) -> UnitGradients:
     """Gradients back through the steps.
 
+    Entries whose gradients are independent when they arrive stay so: what draws make of them is
+    noise, and is left out.
+
     Args:
         paths: the unit.
         out: E g g of the gradient that reaches each h from outside.
@@ -294,6 +297,7 @@ def gradients_of_units(
     outside = np.zeros(((count + 1) * width,) * 2)
     outside[: count * width, : count * width] = out[np.ix_(order, order)]
     weights = [units * d.state_square for d in paths.drives]
+    met = (outside.reshape(count + 1, width, count + 1, width) != 0).any(axis=(0, 2)) | (cell != 0)
     for j in range(count + 1):
         a, b = j * width, (j + 1) * width
         row = outside[a:b, :b].copy()
@@ -307,9 +311,9 @@ def gradients_of_units(
         made, carry = back(paths.steps[count - 1 - j], dh, carry)
         for k, delta in enumerate(made):
             done[k, :, a:b] = delta
-            square = symmetric(delta.T @ done[k, :, :b] / rows)
+            square = symmetric(delta.T @ done[k, :, :b] / rows) * np.tile(met, j + 1)
             deltas[k, a:b, :b], deltas[k, :b, a:b] = square, square.T
     inside = dh + carry if paths.kind == "gru" else dh
     forward = [d[np.ix_(order, order)] for d in deltas]
-    last = symmetric(carry.T @ carry / rows)
-    return UnitGradients(forward, symmetric(inside.T @ inside / rows), last)
+    first, last = (symmetric(each.T @ each / rows) * met for each in (inside, carry))
+    return UnitGradients(forward, first, last)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sigprop.prediction.entry import predict, propagated
-from sigprop.theory.network import SignalState, from_values
-from sigprop.theory.network.axes import Axis
+from sigprop.theory.network import SignalState, from_values, softmax
+from sigprop.theory.network.axes import Axis, as_positions
 from sigprop.theory.network.concentration import exact, overlap, responsive
 from sigprop.theory.network.contraction import contracted
+from sigprop.theory.network.maps import mixed_mean
+from sigprop.theory.network.rows import bracket, weighed
 from tests.theory.network.pairs import full_state
 from tests.theory.network.simulate import Op, assert_predicts
 
@@ -300,3 +302,109 @@ def test_squeeze_and_excitation_by_a_gate():
             return x * torch.sigmoid(self.gate(x.tanh()))
 
     assert_predicts("gate", Gate, (3, 4, 40), nets=100, tolerance=0.03, lift="lift")
+
+
+# Rows in classes
+
+
+def test_entries_in_classes_are_those_of_places_told_apart():
+    rng, rows, axis = np.random.default_rng(0), Axis.positions(3), Axis((2, 1, 4))
+    apart, axes = Axis.positions(7), (rows, axis)
+    cov, known = rng.normal(size=(2, rows.relations, axis.relations))
+    level, scale = rng.normal(size=(3, axis.classes)), rng.uniform(size=(rows.relations, 1))
+    known = np.exp(known)
+    cov[:, axis.counts == 0] = known[:, axis.counts == 0] = 0.0
+    whole = [as_positions(x, 1, axis) for x in (cov, known)]
+    each = mixed_mean(level, 1, axis, apart)
+    np.testing.assert_allclose(
+        as_positions(weighed(cov, scale, level, known, axes, 1), 1, axis),
+        weighed(whole[0], scale, each, whole[1], (rows, apart), 1),
+    )
+    np.testing.assert_allclose(
+        as_positions(bracket(cov, level, axes, 1), 1, axis),
+        bracket(whole[0], each, (rows, apart), 1),
+        atol=1e-12,
+    )
+
+
+class Stream(nn.Module):
+    """Two causal blocks on a stream."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__()
+        self.lift, self.ends = (
+            nn.Linear(40, 64),
+            nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(2)),
+        )
+        self.heads = nn.ModuleList(
+            nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(3)) for _ in range(2)
+        )
+        self.register_buffer("seen", torch.ones(places, places).tril().bool())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lift(x)
+        for heads, end in zip(self.heads, self.ends, strict=True):
+            q, k, v = (
+                layer(F.layer_norm(x, (64,))).unflatten(-1, (4, 16)).transpose(1, 2)
+                for layer in heads
+            )
+            shares = (q @ k.mT / 4.0).masked_fill(~self.seen, -math.inf).softmax(-1)
+            x = x + end((shares @ v).transpose(1, 2).flatten(2))
+        return x
+
+
+def test_a_long_causal_mask():
+    """Places in classes: taken for alike, queries and keys get 1.5 times their gradient."""
+    assert_predicts(
+        "causal, 48 places", lambda: Stream(48), (3, 48, 40), nets=40, lift="lift",
+        tolerance={"out": 0.02, "gradient": 0.05, "parameter": 0.1},
+    )  # fmt: skip
+
+
+def test_classes_of_rows_are_near_rows_told_apart(monkeypatch):
+    net, options = Stream(24), {"rtol": 0.03}
+    found = predict(net, (3, 24, 40))
+    monkeypatch.setattr(softmax, "APART", 24)
+    wanted = predict(net, (3, 24, 40))
+    for one, two in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.q, two.q, **options)
+        np.testing.assert_allclose(one.gradient, two.gradient, **options)
+    for name, square in wanted.parameters.items():
+        np.testing.assert_allclose(found.parameters[name], square, rtol=0.06)
+
+
+def test_a_hundred_thousand_pairs_of_rows_are_bounded():
+    """The mask of 1,024 places tells 22 classes apart."""
+    net = nn.Sequential(Op(lambda x: x @ x.new_ones(8, 1024)), Op(lambda x: x.masked_fill(
+        ~torch.ones(1024, 1024).tril().bool(), -math.inf).softmax(-1)))  # fmt: skip
+    found, output = propagated(net, (2, 1024, 8))
+    state = found.states[output]
+    assert state.second.size < 2**21
+    own = np.mean(1 / np.arange(1.0, 1025.0))  # logits alike along a row: the mask alone
+    np.testing.assert_allclose(state.q, own / 1024, rtol=0.02)
+
+
+# Patches whose pixels are alike
+
+
+class Patches(nn.Module):
+    """Attention of patches of one value, 16 times each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Conv2d(1, 64, 4, stride=4)
+        self.q, self.k, self.v = (nn.Linear(64, 64, bias=False) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=4.0)
+        x = F.layer_norm(self.lift(x).flatten(2).mT, (64,))
+        return F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+
+
+def test_queries_of_patches_that_are_alike_inside():
+    """Products of patches scatter by 1, not by 1/16: else queries get a fourth of it."""
+    assert_predicts(
+        "patches alike inside", Patches, (4, 1, 4, 4), nets=60, lift="lift", positions="full",
+        tolerance={"parameter q": 0.25, "": 1.0}, skip=("out", "gradient", "parameter k",
+        "parameter v", "parameter lift"), mutant=2.0,
+    )  # fmt: skip

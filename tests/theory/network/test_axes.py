@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sigprop.theory.network import axes as axes_file
 from sigprop.theory.network.axes import (
     Axis,
     as_positions,
@@ -13,6 +14,7 @@ from sigprop.theory.network.axes import (
     diagonal,
     flipped,
     mean_left,
+    over_pairs,
     pair_mean,
     pair_sum,
     same_sum,
@@ -113,3 +115,39 @@ def test_the_mean_of_a_map(axis):
     each = matrix @ mean[axis.class_of]
     out = Axis((2, 1))
     assert np.allclose(apply_mean(matrix, mean, 0, axis, out), [each[:2].mean(), each[2]])
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 1000])
+@pytest.mark.parametrize(
+    "axes",
+    [
+        (Axis.exchangeable(5), Axis.positions(4), Axis((1, 2, 1))),
+        (Axis.positions(3), Axis.positions(5)),
+        (Axis.exchangeable(2), Axis.exchangeable(3), Axis.exchangeable(4), Axis.exchangeable(5)),
+    ],
+    ids=str,
+)
+def test_a_function_of_many_pairs(monkeypatch, axes, chunk):
+    """One order of each pair, part by part, gives what all at once give."""
+    monkeypatch.setattr(axes_file, "CHUNK", chunk)
+    rng, shape = np.random.default_rng(0), tuple(axis.relations for axis in axes)
+    first, second = rng.normal(size=(2, *shape))
+    second[1:] = 0.5  # alike
+    first, second = (x + flipped(x, axes) for x in (first, second))
+    asked = []
+
+    def function(x, y, z):
+        asked.append(np.size(x))
+        return np.sin(x) * y + z
+
+    found = over_pairs(function, axes, first, second, np.full((1,) * len(shape), 2.0))
+    np.testing.assert_allclose(found, np.sin(first) * second + 2.0, atol=1e-14)
+    assert max(asked) <= max(chunk, 1)
+    assert sum(asked) < first.size or chunk == 1000 or not any(axis.classes > 1 for axis in axes)
+
+
+def test_a_part_whose_ends_are_alike_is_not_alike(monkeypatch):
+    monkeypatch.setattr(axes_file, "CHUNK", 3)
+    second = np.resize([1.0, 2.0, 1.0], (2, 2, 2))
+    found = over_pairs(np.square, (Axis.exchangeable(3),) * 3, second)
+    np.testing.assert_array_equal(found, second**2)

@@ -162,3 +162,22 @@ def test_entries_stand_for_the_batch(axis):
     if not axis.full:  # a class of one entry has no pairs that differ
         second[:, : axis.classes**2] *= axis.counts[: axis.classes**2] > 0
     assert np.allclose(entries.relations(entries.matrix(second)), second)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell])
+def test_samples_with_gradients_of_their_own_do_not_add_up(kind):
+    """A bias gets n times the square of one sample: noise of draws is not summed over n² pairs."""
+
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = kind(24, WIDTH)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.cell(x)
+            return out[0] if isinstance(out, tuple) else out
+
+    torch.manual_seed(0)
+    net = Cell()
+    few, many = (predict(net, torch.randn(n, 24)).parameters["cell.bias_ih"] for n in (4, 512))
+    assert many / few == pytest.approx(128.0, rel=0.1)

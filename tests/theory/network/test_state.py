@@ -16,8 +16,14 @@ from sigprop.theory.network.divisions import (
     permuted,
     reshaped,
     split_axis,
+    with_axis,
 )
-from sigprop.theory.network.state import SignalState, from_moments, from_values
+from sigprop.theory.network.state import (
+    SignalState,
+    from_moments,
+    from_values,
+    from_values_in,
+)
 from tests.theory.network.pairs import full_state
 
 
@@ -118,3 +124,23 @@ def test_two_tensors_get_the_same_axes_and_lose_nothing():
 def test_a_dimension_of_size_one_has_an_axis_where_it_is_asked_for():
     state = one_axis(from_moments((3, 1), 2.0), 1)
     assert state.axes[1].size == 1 and state.q == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        (Axis((2, 1, 3)), E(5), F(3)),
+        (F(6), Axis((1, 4)), Axis((2, 1))),
+        (E(6), E(5), E(3)),
+        (F(6), F(5), F(3)),
+    ],
+    ids=str,
+)
+def test_data_in_classes(axes: tuple[Axis, ...]):
+    x = np.random.default_rng(0).normal(size=(6, 5, 3))
+    found, wanted = from_values_in(x, axes), from_values(x, range(3))
+    for place, axis in enumerate(axes):
+        wanted = with_axis(wanted, place, axis)
+    assert found.dims == wanted.dims
+    np.testing.assert_allclose(found.second, wanted.second, atol=1e-12)
+    np.testing.assert_allclose(found.mean, wanted.mean, atol=1e-12)

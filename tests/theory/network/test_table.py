@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from sigprop.graph.vocabulary import KINDS
 from sigprop.reading.operations import OPAQUE, ROWS
 from sigprop.theory import network
-from sigprop.theory.network import FAMILIES, RULES, Rule
-from sigprop.theory.network.table import MEASURED
+from sigprop.theory.network import FAMILIES, RULES, Call, Rule, from_moments
+from sigprop.theory.network.table import MEASURED, RuleContext, kept_for_the_way_back
 
 SILENT = ("comparison", "constant", "input", "output")
 """Kinds that carry no signal."""
@@ -107,3 +108,25 @@ def test_planted_names_are_found():
     text = network.__doc__ or ""
     assert misnamed([*FILES, "new.py"], text) == ["new.py"]
     assert misnamed(FILES, f"{text}\n    gone.py: nothing.\n") == ["gone.py"]
+
+
+@pytest.mark.parametrize(("numbers", "again"), [(8, 0), (2**15, 2)])
+def test_parts_are_kept_for_the_way_back(numbers: int, again: int):
+    """All small ones, the last four large ones; calls that are gone are no trouble."""
+    made: list[str] = []
+
+    @kept_for_the_way_back
+    def make(ctx: RuleContext) -> np.ndarray:
+        made.append(ctx.call.name)
+        return np.zeros(numbers)
+
+    state = from_moments((2,), 1.0)
+    for _ in range(2):  # as in two predictions
+        calls = [Call(str(i), "x", "x", None) for i in range(6)]
+        for call in [*calls, *reversed(calls)]:
+            make(RuleContext(call, [state]))
+        assert len(made) == 6 + again
+        make(RuleContext(calls[0], [from_moments((2,), 2.0)]))  # other states
+        assert len(made) == 6 + again + 1
+        made.clear()
+        del calls, call
