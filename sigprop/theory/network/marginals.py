@@ -257,7 +257,7 @@ def mixed(marginals: Sequence[FloatArray | None], shares: Sequence[float]) -> Fl
     Example:
         >>> mixed([None, heavy(1.0)], [1.0, 0.0]) is None, round(excess_of(mixed(
         ...     [None, heavy(1.0)], [0.5, 0.5])), 1)
-        (True, 0.5)
+        (True, 0.7)
     """
     kept = [(h, share) for h, share in zip(marginals, shares, strict=True) if share > 0]
     if all(h is kept[0][0] for h, _ in kept):

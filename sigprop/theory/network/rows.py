@@ -86,7 +86,7 @@ def classes_by(profile: FloatArray, finest: float = FINEST) -> Axis:
 
     Example:
         >>> classes_by(np.log(np.arange(1.0, 33.0))).sizes  # how many a causal mask shows
-        (1, 1, 1, 1, 2, 2, 3, 4, 5, 7, 5)
+        (1, 1, 1, 1, 1, 2, 3, 3, 4, 6, 9)
         >>> classes_by(np.zeros(5)).sizes
         (5,)
     """
