@@ -29,6 +29,7 @@ from sigprop.reading.calling import (
     unwrapped,
     with_gradient,
 )
+from sigprop.reading.random_states import own_generator
 from sigprop.reading.running import record_steps
 from sigprop.reading.steps import Step
 from sigprop.reading.used import Reading
@@ -327,7 +328,7 @@ class _GradientWitness(Witness):
                 "real tensor that depends, through operations torch can differentiate, on a "
                 "floating-point input or a parameter. For the signal alone, pass gradients=False."
             )
-        source = torch.Generator().manual_seed(self.seed)
+        source = own_generator(self.seed)
         self.sizes.clear()  # of backward passes within the forward pass
         self.parts.clear()
         cotangents = [_of_size_one(cotangent(t, source)) for t in self.targets]

@@ -35,6 +35,7 @@ from sigprop.reading.calling import (
 )
 from sigprop.reading.failures import errors_named
 from sigprop.reading.layers import WEIGHT_LAYERS
+from sigprop.reading.random_states import own_generator
 from sigprop.records import Row
 from sigprop.results import Result, Shown
 
@@ -187,7 +188,8 @@ def measure(
         layers: which modules to watch, ``(qualified name, module) -> bool``: what they return is
             measured. Default: every weight that is used (linear, convolutions, transposed
             convolutions, functions of the signal and of parameters).
-        generator: where the random cotangent is drawn from; None: a CPU generator with seed 0.
+        generator: where the random cotangent is drawn from; None: one on the CPU, always the
+            same, whose numbers are none of ``torch.manual_seed(0)``.
 
     Returns:
         One :class:`LayerSignal` for each call of each weight, or of each watched module.
@@ -287,7 +289,7 @@ class _Measurement:
     def _run_backward(
         self, output: Any, leaves: list[Tensor], observer: Observer, seen: Observation
     ) -> None:
-        loss, source = self.loss, self.generator or torch.Generator().manual_seed(0)
+        loss, source = self.loss, self.generator or own_generator(0)
         targets = list(flatten(output)) if loss is None else [scalar(loss(output))]
         targets = [t for t in targets if t.is_floating_point() and t.requires_grad]
         start = sources(leaves, observer.edges)

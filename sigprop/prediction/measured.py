@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.translate import Translator
+from sigprop.reading.random_states import own_generator
 from sigprop.reading.steps import CannotReplay, Step, replay
 from sigprop.reading.witness import Witness, moments
 from sigprop.theory.network import Call, CannotPredict, SignalState, from_moments, from_values
@@ -156,7 +157,7 @@ class Measured:
         if not pairs:
             return none
         self.seed += 1
-        source = torch.Generator().manual_seed(self.seed)
+        source = own_generator(self.seed)
         sent = [_noise(t, state.q, source) for t, state in pairs]
         asked = [leaf for leaf in leaves if leaf.requires_grad]
         found = torch.autograd.grad([t for t, _ in pairs], asked, sent, allow_unused=True)
