@@ -12,6 +12,7 @@ from sigprop.measurement import measure_nodes
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.reading import record
 from sigprop.reading.calling import flatten
+from sigprop.reading.random_states import own_generator
 from tests.measurement.nets import seeded
 from tests.zoo import ZOO, Entry
 
@@ -28,7 +29,7 @@ def square(tensor: Tensor | None) -> float | None:
 
 
 def cotangents(outputs: list[Tensor], seed: int = 0) -> list[Tensor]:
-    source = torch.Generator().manual_seed(seed)
+    source = own_generator(seed)
     drawn = [torch.randn(t.shape, generator=source) for t in outputs]
     return [r / r.double().square().mean().sqrt() for r in drawn]
 

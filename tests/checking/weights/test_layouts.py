@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from sigprop.checking.weights.rows import PLACES, RowsWitness
 from sigprop.measurement.nodes import watched_nodes
+from sigprop.reading.random_states import own_generator
 
 
 class Applied(nn.Module):
@@ -126,7 +127,7 @@ def test_backward_keeps_all_rows_and_the_gradient_of_the_output():
     found = witness.found[step]
     assert found.rows.shape == (12, 1, 40) and found.gradient.shape == (12, 1, 6)
     out = model(x)
-    source = torch.Generator().manual_seed(0)
+    source = own_generator(0)
     sent = torch.randn(out.shape, generator=source)
     sent = sent / sent.double().square().mean().sqrt()
     wanted = sent * (1 - out.square())
