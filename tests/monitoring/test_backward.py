@@ -9,6 +9,7 @@ from torch import nn
 
 import sigprop
 from sigprop.measurement import backward
+from sigprop.reading.random_states import own_generator
 from tests.monitoring.nets import by_name, fill, monitor, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore::sigprop.monitoring.MonitorWarning")
@@ -306,7 +307,7 @@ def test_a_physics_model_is_measured_too():
             twin, made, x = copy.deepcopy(model), [], X.clone()
             twin.net[layer].register_forward_hook(lambda _m, _i, out, made=made: made.append(out))
             out = twin(x)
-            drawn = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
+            drawn = torch.randn(out.shape, generator=own_generator(0))
             (grad,) = torch.autograd.grad((drawn * out).sum(), made)
             expected = float(grad.double().square().mean())
             assert back[name].grad_second_moment == pytest.approx(expected, rel=1e-5)
