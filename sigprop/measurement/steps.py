@@ -18,20 +18,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sigprop.checks import FloatArray
+from sigprop.measurement.step_statistics import (
+    StepSignal,
+    StepSignals,
+    WeightStep,
+    log_mean_square,
+    mirrors,
+    weight_steps,
+)
 from sigprop.nn.mlp import DeepMLP
 from sigprop.results import Result
 
 TOGETHER = 2**17
 """Numbers of layers of equal shape that are reduced in one call when all are in memory anyway."""
-SQUARABLE = {torch.float32: 40, torch.float64: 400}
-"""Powers of two by which a size may differ from one for its square to keep all digits."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +70,6 @@ class NetSteps(Result):
     backward: FloatArray
     mirrors: list[FloatArray]
     log2_scales: FloatArray
-
-
-@dataclass(frozen=True)
-class WeightStep:
-    """One weight step: z = Wh + b and grad_h = Wᵀ grad_z, of shapes (B, n_out) and (B, n_in).
-
-    The net's own z is z·2^−log2_z and its own gradient is grad_z·2^−log2_grad. ``activation`` is
-    what z enters, if that step is asked for.
-    """
-
-    h: Tensor
-    z: Tensor
-    grad_h: Tensor
-    grad_z: Tensor
-    log2_z: int = 0
-    log2_grad: int = 0
-    activation: nn.Module | None = None
 
 
 def steps_of_net(
@@ -216,17 +204,19 @@ def _collect(steps: Iterable[WeightStep], chunk: int) -> NetSteps:
     above: WeightStep | None = None
     for group in _groups(steps, chunk):
         joined = above is not None and _shapes(above) == _shapes(group[0])
-        signals = _Signals.of([above, *group] if above is not None and joined else group)
-        parts.append(_weight_steps(signals.without_first() if joined else signals))
+        signals = StepSignals.of([above, *group] if above is not None and joined else group)
+        parts.append(weight_steps(signals.without_first() if joined else signals))
         if above is not None and not joined and group[0].activation is not None:
-            units.extend(_mirrors([above, group[0]], _Signals.of([above]), _Signals.of(group[:1])))
+            units.extend(
+                mirrors([above, group[0]], StepSignals.of([above]), StepSignals.of(group[:1]))
+            )
         if len(signals.steps) > 1 and group[-1].activation is not None:
-            units.extend(_mirrors(signals.steps, signals.without_last(), signals.without_first()))
+            units.extend(mirrors(signals.steps, signals.without_last(), signals.without_first()))
         scales += [(step.log2_z, step.log2_grad) for step in group]
         above = group[-1]
     if above is None:
         raise ValueError("the net has no weight layer.")
-    ends = [_log_mean_square(_Signal.of([values]))[0] for values in (above.h, above.grad_h)]
+    ends = [log_mean_square(StepSignal.of([values]))[0] for values in (above.h, above.grad_h)]
     return _at_home(parts, units, torch.stack(ends), scales)
 
 
@@ -244,201 +234,6 @@ def _groups(steps: Iterable[WeightStep], chunk: int) -> Iterator[list[WeightStep
 
 def _shapes(step: WeightStep) -> tuple[torch.Size, torch.Size]:
     return step.h.shape, step.z.shape
-
-
-@dataclass(frozen=True)
-class _Signal:
-    """The signals of some layers, and rows whose squares are in range.
-
-    Attributes:
-        given: as they are, shape (layers, B, n).
-        rows: in the format in which squares are summed; divided by their peaks where their squares
-            leave it.
-        length: of the rows, in float64, shape (layers, B).
-        size: of the rows as they were.
-        scaled: whether the rows were divided.
-    """
-
-    given: Tensor
-    rows: Tensor
-    length: Tensor
-    size: Tensor
-    scaled: bool = False
-
-    @classmethod
-    def of(cls, tensors: list[Tensor]) -> _Signal:
-        given = torch.stack(tensors)
-        rows = given.to(summed_in(given.dtype))
-        length = torch.linalg.vector_norm(rows, dim=-1)
-        if _squarable(length):
-            length = length.double()
-            return cls(given, rows, length, length)
-        peak = rows.abs().amax(-1)
-        rows = rows / torch.where(peak > 0, peak, 1)[..., None]
-        length = torch.linalg.vector_norm(rows, dim=-1).double()
-        return cls(given, rows, length, peak.double() * length, scaled=True)
-
-    def part(self, layers: slice) -> _Signal:
-        """Those of some of the layers, not copied."""
-        return _Signal(
-            self.given[layers],
-            self.rows[layers],
-            self.length[layers],
-            self.size[layers],
-            self.scaled,
-        )
-
-    def cosines(self) -> Tensor:
-        """Of all pairs of rows, shape (layers, B, B); 0 where a row is dead."""
-        share = torch.where(self.length > 0, 1 / self.length, 0.0)
-        return (self.rows @ self.rows.mT).double().mul_(share[:, :, None] * share[:, None])
-
-
-def _squarable(sizes: Tensor) -> bool:
-    """Whether all are so far from the ends of their format that squares keep all digits."""
-    least, most = sizes.aminmax()
-    bits = SQUARABLE[sizes.dtype]
-    return 2.0**-bits < float(least) and float(most) < 2.0**bits
-
-
-@dataclass(frozen=True)
-class _Signals:
-    """The four signals of a group of steps, shapes (layers, B, n)."""
-
-    steps: Sequence[WeightStep]
-    h: _Signal
-    z: _Signal
-    grad_h: _Signal
-    grad_z: _Signal
-
-    @classmethod
-    def of(cls, group: Sequence[WeightStep]) -> _Signals:
-        names = ("h", "z", "grad_h", "grad_z")
-        return cls(group, *(_Signal.of([getattr(step, name) for step in group]) for name in names))
-
-    def without_first(self) -> _Signals:
-        """Those of all layers but the first."""
-        return self._part(slice(1, None))
-
-    def without_last(self) -> _Signals:
-        """Those of all layers but the last."""
-        return self._part(slice(None, -1))
-
-    def _part(self, layers: slice) -> _Signals:
-        signals = (self.h, self.z, self.grad_h, self.grad_z)
-        return _Signals(self.steps[layers], *(signal.part(layers) for signal in signals))
-
-
-def _weight_steps(steps: _Signals) -> Tensor:
-    """Rows of the backward estimate, the log mean squares of z, its gradient and h, the cosines."""
-    batch, fan_in = steps.h.rows.shape[1:]
-    fresh = fan_in - batch
-    if fresh > 0:
-        seen = (steps.grad_h.rows @ torch.linalg.qr(steps.h.rows.mT).Q).double().square().sum(-1)
-        unseen = steps.grad_h.length.square() - seen
-        size = steps.grad_h.size / steps.grad_h.length / steps.grad_z.size
-        size = torch.where(steps.grad_h.length > 0, size, 0.0)
-        backward = _estimate(size.square() * unseen * (fan_in / fresh), steps.grad_z, fresh)
-    else:
-        backward = torch.full((len(steps.h.rows), 4), torch.nan).to(steps.h.size)
-    logs = (_log_mean_square(steps.z), _log_mean_square(steps.grad_z), _log_mean_square(steps.h))
-    return torch.cat((backward, *logs, steps.h.cosines().flatten(1)), dim=-1)
-
-
-def _estimate(ratio: Tensor, below: _Signal, degrees: int) -> Tensor:
-    """Columns (ratio, k2, k3, degrees) over the rows that are not dead, shape (layers, 4)."""
-    correlation, alive = below.cosines(), below.length > 0
-    batch = alive.sum(-1)
-    mean = torch.where(alive, ratio, 0.0).sum(-1) / batch
-    k2 = correlation.square().sum((-2, -1)) / batch**2
-    k3 = ((correlation @ correlation) * correlation).sum((-2, -1)) / batch**3
-    return torch.stack((mean, k2, k3, torch.full_like(mean, degrees)), dim=-1)
-
-
-def summed_in(dtype: torch.dtype) -> torch.dtype:
-    """The format in which the squares of ``NetSteps.mirrors`` are summed."""
-    return torch.float64 if dtype is torch.float64 else torch.float32
-
-
-def _mirrors(steps: Sequence[WeightStep], above: _Signals, below: _Signals) -> Tensor:
-    """Activation steps between neighbours of a run of steps, shape (len(steps) − 1, 2, 3, n)."""
-    phi, grad = _at_minus_z(steps[1:], below.z.given, above.grad_h.given)
-    pairs = list(pairwise(steps))
-    nonzero = None if float(below.z.given.abs().amin()) else below.z.given != 0
-    forward = _mirror(
-        below.z, above.h, phi, [below.log2_z - above.log2_z for above, below in pairs]
-    )
-    backward = _mirror(
-        above.grad_h,
-        below.grad_z,
-        grad,
-        [above.log2_grad - below.log2_grad for above, below in pairs],
-        nonzero,
-    )
-    return torch.stack((forward, backward), dim=1).double()
-
-
-def _at_minus_z(steps: Sequence[WeightStep], z: Tensor, grad_phi: Tensor) -> tuple[Tensor, Tensor]:
-    """φ(−z), and the gradient with respect to −z, as the modules compute them."""
-    images, phi = [], []
-    with torch.enable_grad():
-        first = 0
-        for activation, run in groupby(step.activation for step in steps):
-            assert activation is not None
-            last = first + len(list(run))  # layers of one module at once
-            images.append((-z[first:last]).requires_grad_())
-            phi.append(activation(images[-1].flatten(0, 1)).view_as(images[-1]))
-            first = last
-    grads = torch.autograd.grad(phi, images, torch.split(grad_phi, [*map(len, images)]))
-    if len(phi) == 1:
-        return phi[0].detach(), grads[0]
-    return torch.cat([values.detach() for values in phi]), torch.cat(grads)
-
-
-def _mirror(
-    before: _Signal,
-    after: _Signal,
-    image: Tensor,
-    powers: Sequence[int],
-    counted: Tensor | None = None,
-) -> Tensor:
-    """Rows of ``NetSteps.mirrors`` for one direction, shape (steps, 3, n).
-
-    Differences of neighbours are exact, and so are powers of two: slopes one rounding apart stay
-    apart, in single precision too.
-    """
-    dtype = summed_in(image.dtype)
-    there = image.to(dtype)
-    start, end = before.given.to(dtype), after.given.to(dtype)
-    moved = before.scaled or any(powers)
-    if moved:
-        start, end, there = _in_range(start, end, there, powers)
-    difference = (end - there).mul_(end + there)
-    both = (end * end).addcmul_(there, there)
-    square = start * start
-    if counted is not None:
-        both, square = both.mul_(counted), square.mul_(counted)
-    if moved or counted is not None:
-        mean = square.mean(-1)
-    else:
-        mean = (before.size.square() / square.shape[-1]).to(dtype)
-    share = torch.where(mean > 0, 1 / mean, 0.0)[:, None]
-    return torch.cat((share @ difference / 2, share @ both / 2, share @ square), dim=1)
-
-
-def _in_range(
-    start: Tensor, end: Tensor, there: Tensor, powers: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What is to be squared, multiplied by powers of two that bring each row near one."""
-    most = 2 * SQUARABLE[start.dtype]
-    exponent = torch.frexp(start.abs().amax(-1, keepdim=True))[1].clamp(-most, most)
-    shift = torch.tensor(powers, device=start.device)[:, None, None] - exponent
-    scale, other = (torch.exp2(k.clamp(-most, most).to(start)) for k in (-exponent, shift))
-    return start * scale, end * other, there * scale
-
-
-def _log_mean_square(signal: _Signal) -> Tensor:
-    return 2 * signal.size.log() - math.log(signal.rows.shape[-1])
 
 
 def _at_home(

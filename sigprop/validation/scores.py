@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from sigprop.checks import FloatArray
-from sigprop.measurement.steps import NetSteps, summed_in
+from sigprop.measurement.step_statistics import summed_in
+from sigprop.measurement.steps import NetSteps
 from sigprop.validation.function_law import RESOLVED
 from sigprop.validation.judge import ENOUGH, cumulant_score, sign_flip_score, stand_in
 from sigprop.validation.nets import NetPlan
