@@ -12,7 +12,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
 from itertools import chain
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -287,6 +289,20 @@ def _copied(value: Any, copy: Callable[[Tensor], Tensor], done: dict[int, Tensor
     return value
 
 
+def _bound(forward: Callable[..., Any], given: tuple[Any, ...]) -> Mapping[str, Any]:
+    """The names of the arguments of a method that are given, with their values."""
+    function = getattr(forward, "__func__", None)
+    if isinstance(function, FunctionType) and function.__code__.co_argcount:
+        arguments = _signature(function).bind_partial(None, *given).arguments
+        del arguments[next(iter(arguments))]  # the object itself
+        return arguments
+    return inspect.signature(forward).bind_partial(*given).arguments
+
+
+_signature = lru_cache(maxsize=64)(inspect.signature)
+"""Of functions of classes, which many models and calls have in common."""
+
+
 def labelled(model: nn.Module, inputs: Any) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the inputs with the name of the argument of ``forward`` that it is in."""
     arguments: Mapping[str, Any]
@@ -295,7 +311,7 @@ def labelled(model: nn.Module, inputs: Any) -> Iterator[tuple[str, Tensor]]:
     else:
         given = inputs if type(inputs) is tuple else (inputs,)
         try:
-            arguments = inspect.signature(model.forward).bind_partial(*given).arguments
+            arguments = _bound(model.forward, given)
         except (TypeError, ValueError):
             arguments = {f"input{i}": value for i, value in enumerate(given)}
     for name, value in arguments.items():

@@ -110,24 +110,29 @@ class _Check:
         Or an argument of one that autograd does not know, as an item of several tensors. Most steps
         are so: they are done with here.
         """
-        nodes, known_step = self.nodes, self.functions.get
-        direct, whole, seen = {*map(id, step.args)}, False, {function}
-        stack, own = nodes[function][1], [function]
+        known_step = self.functions.get
+        direct, whole = {*map(id, step.args)}, False
+        if step.kwargs:
+            direct.update(map(id, step.kwargs.values()))
+        stack, own, seen = function.next_functions, [function], set()
         while stack:
             inside: list[Any] = []
-            for node in stack:
-                met: Any = known_step(node)
-                if met is None:
-                    met, behind = nodes[node]
-                    if met is None:
-                        inside += [n for n in behind if n not in seen]
-                        seen.update(behind)
-                        continue
-                elif met is step:  # what it made is a view of what autograd has it make
-                    own.append(node)
-                    inside += [n for n in nodes[node][1] if n not in seen]
-                    seen.update(nodes[node][1])
+            for node, _ in stack:
+                if node is None:
                     continue
+                met: Any = known_step(node)
+                if met is None or met is step:  # what it made may be a view of what it computed
+                    if node in seen:
+                        continue
+                    seen.add(node)
+                    behind = node.next_functions
+                    if met is step:
+                        own.append(node)
+                    elif not behind:
+                        met = getattr(node, "variable", None)
+                    if met is None or met is step:
+                        inside += behind
+                        continue
                 if id(met) not in direct:
                     if whole:
                         return False
@@ -149,12 +154,12 @@ class _Check:
 
     def _at_hand(self, step: Step) -> set[int]:
         """Identities of what a step takes, itself or through what autograd does not know."""
-        taken, constants = self.parts[step]
-        found = {*map(id, taken), *constants}
+        taken, constants = taken_by(step)
+        found = {*map(id, taken), *map(id, constants)}
         for each in taken:
             if each not in self.with_function:
-                more, others = self.parts[each]
-                found.update(map(id, more), others)
+                more, others = taken_by(each)
+                found.update(map(id, more), map(id, others))
         return found
 
     def _takes(self, step: Step, met: Step | Tensor) -> bool:
