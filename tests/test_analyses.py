@@ -18,11 +18,13 @@ from sigprop.records import read_csv, write_csv
 matplotlib.use("Agg")
 NAMES = _run.names()
 SLOW = (
-    "bench_core", "bench_sweep", "bench_theory", "calibration", "digits_accuracy", "finite_width",
-    "init_peers", "init_targets", "phase_diagrams", "real_models", "region_bounds",
-    "trainable_depth",
+    "bench_core", "bench_sweep", "bench_theory", "calibration", "check_calibration", "dead_units",
+    "digits_accuracy", "edge_of_chaos", "expected_regions", "finite_width", "init_peers",
+    "init_slopes", "init_targets", "loss_along_line", "monitor", "phase_diagram_nets",
+    "phase_diagrams", "phased_relu", "real_models", "region_bounds", "regions_in_training",
+    "slope_and_gain", "trainable_depth",
 )  # fmt: skip
-"""Seven seconds and more even at their quick size: computed by ``pytest -m slow`` only."""
+"""Two seconds and more even at their quick size: computed by ``pytest -m slow`` only."""
 
 
 @pytest.fixture(scope="module")
