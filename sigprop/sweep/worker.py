@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 import numpy as np
@@ -256,15 +257,32 @@ def _threads(number: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+_DASK = ("distributed.", "tornado.", "dask.sizeof")
+"""Modules of its own threads."""
+_apart: set[str] = set()
+
+
 def _set_dask_apart() -> None:
     """Give the modules of Dask random numbers of their own, in place of Python's global ones.
 
-    Its threads draw when they connect again. Between the seed of a case and what that draws, they
-    would change the case's result.
+    Its threads draw when they connect again, compress or look how large a result is. Between the
+    seed of a case and what that draws, they would change the case's result.
     """
-    for name, module in list(sys.modules.items()):
-        if name.startswith("distributed.") and getattr(module, "random", None) is random:
-            module.random = random.Random()  # type: ignore[attr-defined]  # has the same methods
+    names = [name for name in sys.modules if name.startswith(_DASK) and name not in _apart]
+    own = random.Random()  # has the same methods as the module
+    for name in names:
+        module = sys.modules[name]
+        for word, value in list(vars(module).items()):
+            if value is random:
+                setattr(module, word, own)
+            elif isinstance(value, _METHODS) and value.__self__ is _GLOBAL:
+                setattr(module, word, getattr(own, value.__name__))
+    _apart.update(names)
+
+
+_METHODS = (MethodType, BuiltinMethodType)
+_GLOBAL = random.random.__self__  # type: ignore[attr-defined]
+"""Whose methods the functions of ``random`` are."""
 
 
 @contextmanager

@@ -120,12 +120,21 @@ class Stateful:
 
 
 def draws_beside():
-    """A thread of the engine that draws all the time, as Dask's does when it connects again."""
-    core = sys.modules["distributed.comm.core"]
+    """A thread of the engine that draws all the time, as Dask's do now and then."""
+    core, compression, loop, sizes = (
+        sys.modules[name]
+        for name in (
+            "distributed.comm.core", "distributed.protocol.compression", "tornado.ioloop",
+            "dask.sizeof",
+        )
+    )  # fmt: skip
 
     def draw():
         while True:
             core.random.uniform(0, 1)
+            compression.randint(0, 9)
+            loop.random.random()
+            sizes.random.random()
             time.sleep(1e-5)
 
     threading.Thread(target=draw, daemon=True).start()
