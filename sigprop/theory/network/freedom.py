@@ -28,7 +28,7 @@ from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import one_axis
 from sigprop.theory.network.marginals import excess_of
 from sigprop.theory.network.state import SignalState
-from sigprop.theory.network.table import RuleContext
+from sigprop.theory.network.table import SMALL, RuleContext
 from sigprop.theory.network.taps import Taps
 from sigprop.theory.network.told import ByNorm, Orthogonal, Told
 
@@ -150,9 +150,13 @@ def taps_fan(
     return np.where(values > 1e-9 * values.max(), values, 0.0), np.full(n, float(fan_in))
 
 
-@functools.lru_cache(maxsize=512)
 def _read_pairs(taps: Taps, axis: Axis) -> tuple[FloatArray, FloatArray]:
     """Matrices (pairs of taps, relations): what two taps read at one place, and at any two."""
+    small = len(taps) ** 2 * axis.relations <= SMALL
+    return (_remembered_pairs if small else _pairs_of)(taps, axis)
+
+
+def _pairs_of(taps: Taps, axis: Axis) -> tuple[FloatArray, FloatArray]:
     n, k, count = axis.size, axis.classes, len(taps)
     places = taps[0].shape[0]
     one, two = np.zeros((2, count, count, axis.relations))
@@ -176,6 +180,9 @@ def _read_pairs(taps: Taps, axis: Axis) -> tuple[FloatArray, FloatArray]:
         if not axis.full:
             two[t, u, k * k :] = same
     return one.reshape(count**2, -1), two.reshape(count**2, -1)
+
+
+_remembered_pairs = functools.lru_cache(maxsize=512)(_pairs_of)
 
 
 def telling(

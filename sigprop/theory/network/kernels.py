@@ -19,6 +19,7 @@ from sigprop.theory.network.divisions import one_axis
 from sigprop.theory.network.linear import pair_moments, significant_mean
 from sigprop.theory.network.maps import Matrix, apply_mean, summed, through
 from sigprop.theory.network.state import Scatter, SignalState
+from sigprop.theory.network.table import SMALL
 from sigprop.theory.network.taps import MOST, ConvolutionPlan, Taps
 
 
@@ -110,10 +111,17 @@ def tapped(
     return second
 
 
-@functools.lru_cache(maxsize=512)
 def tap_map(taps: Taps, axis: Axis, out: Axis, together: bool) -> Matrix:
     """What the taps of one axis do to second moments: Σ_k A_k M A_kᵀ, or S M Sᵀ."""
+    small = len(taps) * axis.relations <= SMALL
+    return (_remembered_map if small else _map_of)(taps, axis, out, together)
+
+
+def _map_of(taps: Taps, axis: Axis, out: Axis, together: bool) -> Matrix:
     return summed([(taps.total,) * 2] if together else [(a, a) for a in taps], axis, out)
+
+
+_remembered_map = functools.lru_cache(maxsize=512)(_map_of)
 
 
 def _moved_mean(state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis]) -> FloatArray:

@@ -64,7 +64,7 @@ def _numbers_in(made: Any) -> int:
 KEPT = 4
 """Calls whose parts are kept for the way back, where they are large."""
 SMALL = 2**14
-"""Numbers up to which the parts of all calls are kept."""
+"""Numbers up to which the parts of all calls are kept, and what their geometry makes."""
 T = TypeVar("T")
 
 

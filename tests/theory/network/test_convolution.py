@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from sigprop import predict
-from sigprop.theory.network import Call, Constant, Signal, from_values
+from sigprop.theory.network import Call, Constant, Signal, freedom, from_values, kernels
+from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.table import RULES, RuleContext
+from sigprop.theory.network.taps import taps_of
 from tests.theory.network.pairs import full_state
 from tests.theory.network.simulate import Op, assert_predicts
 
@@ -243,3 +245,15 @@ def test_channels_out_of_a_kernel_that_has_a_mean_are_alike_within_their_group(g
     made = predict(Summed(), (2, 4, 3, 2))
     assert made["map"].q == pytest.approx(0.25 * 4 / groups, rel=1e-12)
     assert made["sum"].q == pytest.approx(4 * (0.5 * 8 / groups) ** 2, rel=1e-12)
+
+
+def test_what_is_large_is_not_kept_for_other_nets():
+    """Of places told apart there are so many pairs that a few geometries would fill the memory."""
+    caches = (kernels._remembered_map, freedom._remembered_pairs)
+    taps = taps_of(301, 301, 5, 1, 2, 1)
+    for axis, kept in ((Axis.exchangeable(301), 1), (Axis.positions(301), 0)):
+        before = [cache.cache_info().currsize for cache in caches]
+        kernels.tap_map(taps, axis, axis, False)
+        freedom._read_pairs(taps, axis)
+        after = [cache.cache_info().currsize for cache in caches]
+        assert [a - b for a, b in zip(after, before, strict=True)] == [kept, kept]
