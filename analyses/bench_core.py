@@ -7,7 +7,7 @@ at least 100 times faster than real nets; ``validate`` spends at least 75 % of i
 products, factorizations and random numbers.
 Experiment: ours and the peer in turns in one run, after a warm-up, medians; imports and peak memory
 in processes of their own, memory counted from where torch is loaded.
-Answer: initializing takes 0.9 to 1.1 times the draws, measuring 1.13 to 1.15 times the bare pass
+Answer: initializing takes 0.9 to 1.12 times the draws, measuring 1.13 to 1.15 times the bare pass
 and no memory, importing 0.02 s more than numpy. ``validate`` spends 90 % of its time in products,
 factorizations and draws at width 1024 and 76 % at width 512, where 85 were asked for: what remains
 there is work on the signals. Nothing is asserted of times, which are the machine's own; that torch

@@ -13,7 +13,7 @@ from sigprop.checking.limits import Limits
 from sigprop.checking.result import CheckReport, LayerCheck
 from sigprop.checking.rules import find, worst_first
 from sigprop.checking.weights import LayerVerdict
-from sigprop.checks import real_number
+from sigprop.checks import count, real_number
 from sigprop.prediction.inputs import example_of
 from sigprop.prediction.planned import Plan
 from sigprop.reading.calling import check_model, kind_of, unwrapped
@@ -47,13 +47,13 @@ def check(
         init: a plan of ``sigprop.init`` that its weights were drawn by; None: the law of the
             weights is recognized.
         level: the probability, for each question, that a right model has a layer named.
-        seed: of the gradient that is sent back, and of the places that are looked at.
+        seed: of the gradient that is sent back, and of the places that are looked at; 0 or more.
         limits: where findings begin; None: the usual ones.
 
     Raises:
         TypeError: not a module, no example, an argument of the wrong kind.
         ValueError: a model that cannot be recorded (quantized, complex, on the meta device) or
-            does not run on this input; a plan of another model; a level out of range.
+            does not run on this input; a plan of another model; a level or seed out of range.
 
     Source: poole2016; schoenholz2017; the rules of ``theory.network``.
 
@@ -71,6 +71,7 @@ def check(
     check_model(model)
     model = unwrapped(model)
     real_number("level", level, above=0, below=1)
+    seed = count("seed", seed, minimum=0)
     example, _ = example_of(model, x)
     check_example(model, example)
     with errors_named(model, example):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
+from sigprop.checks import count
 from sigprop.graph import Graph
 from sigprop.measurement.backward import NEEDS_ITS_OWN_GRAPH, REENTRANT, sources, thawed
 from sigprop.measurement.hooks import ONE_AT_A_TIME
@@ -119,7 +120,7 @@ def measure_nodes(
     Args:
         model: any module; it runs in the mode (train or eval) it is in.
         inputs: what it is called with.
-        cotangent_seed: R is drawn from it.
+        cotangent_seed: R is drawn from it; 0 or more.
         gradients: whether to run a backward pass.
         kwargs: keyword arguments the model is called with.
 
@@ -128,8 +129,8 @@ def measure_nodes(
         each parameter's gradient ({} without gradients).
 
     Raises:
-        TypeError: not a module.
-        ValueError: what cannot be recorded, by name; a backward pass of nothing.
+        TypeError: not a module, or a seed that is no integer.
+        ValueError: what cannot be recorded, by name; a backward pass of nothing; a seed below 0.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 8, bias=False), nn.ReLU(), nn.Linear(8, 2))
@@ -139,7 +140,7 @@ def measure_nodes(
         >>> round(seen["2"].gradient, 6)
         1.0
     """
-    seed = cotangent_seed
+    seed = count("cotangent_seed", cotangent_seed, minimum=0)
     return watched_nodes(model, inputs, kwargs, cotangent_seed=seed, gradients=gradients)[0]
 
 

@@ -25,3 +25,13 @@ def test_an_input_of_the_same_seed_is_no_cotangent(seed, measured):
     model = nn.LayerNorm(16)
     x = torch.randn(BATCH, 16, generator=torch.Generator().manual_seed(seed))
     assert BATCH / 4 < measured(model, x, seed) < 4 * BATCH
+
+
+@pytest.mark.parametrize("measured", [of_nodes, of_a_check])
+@pytest.mark.parametrize(
+    ("seed", "error", "words"), [(-1, ValueError, "seed must be >= 0; got -1"),
+                                 (1.5, TypeError, "seed must be an integer >= 0; got 1.5")]
+)  # fmt: skip
+def test_a_seed_that_is_none_is_refused(seed, error, words, measured):
+    with pytest.raises(error, match=words):
+        measured(nn.LayerNorm(4), torch.ones(8, 4), seed)
