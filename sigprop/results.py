@@ -105,11 +105,9 @@ class Result:
         cls.__repr__ = Result.__repr__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        held = [
-            (name, value) for name, value in vars(self).items() if isinstance(value, np.generic)
-        ]
-        for name, value in held:
-            object.__setattr__(self, name, value.item())
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
 
     def __repr__(self) -> str:
         return str(self)

@@ -249,7 +249,7 @@ class _GainWalk:
             return self._leaves(decided.gain, signal, NOTHING, None)
         out = self._leaves(decided.gain, signal, bias, target)
         held = decided.free or (signal.raw and not signal.stated)
-        return out if held else out._replace(q=target)
+        return out if held else WeightOutput(target, *out[1:])
 
     @property
     def _brings_q(self) -> bool:

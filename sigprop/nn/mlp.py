@@ -86,8 +86,9 @@ class DeepMLP(nn.Module):
             # torch's PReLU takes axis 1 for the channels; ours are last.
             z = self.forward(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
             return z.reshape(*x.shape[:-1], z.shape[-1])
-        z = self.layers[0](x)
-        for layer, act in zip(self.layers[1:], self.activations, strict=True):
+        first, *others = self.layers
+        z = first(x)
+        for layer, act in zip(others, self.activations, strict=True):
             z = layer(act(z))
         return cast(Tensor, z)
 
