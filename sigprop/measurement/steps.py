@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -54,11 +55,12 @@ class NetSteps(Result):
             the cosines of Δ and d the degrees of freedom, the law of the ratio under Gaussian
             weights is gain² · Σ_j λ_j χ²_j(d)/(B·d), and k2 = Σ λ²/B², k3 = Σ λ³/B³ give its
             cumulants. NaN where fan_in ≤ B leaves nothing to see.
-        mirrors: for every activation step, forward and backward and for each unit, shape
-            (2, 3, n_l): half the difference of the squares after the step at z and at −z, half
-            their sum, and the square before the step (z forward, gradient of φ backward). Sums
-            over the batch, each input's divided by its mean square before the step; where z is 0
-            it is its own image, and left out. Empty if they were not asked for.
+        mirrors: for every activation step, forward and backward and for each unit: half the
+            difference of the squares after the step at z and at −z, half their sum, and the square
+            before the step (z forward, gradient of φ backward). Sums over the batch, each input's
+            divided by its mean square before the step; where z is 0 it is its own image, and left
+            out. One array for each run of neighbours of equal width n, shape (steps, 2, 3, n).
+            Empty if they were not asked for.
         log2_scales: the power of two by which z, and the gradient that left the layer downwards,
             were multiplied where they stood, shape (2, L).
     """
@@ -207,11 +209,11 @@ def _collect(steps: Iterable[WeightStep], chunk: int) -> NetSteps:
         signals = StepSignals.of([above, *group] if above is not None and joined else group)
         parts.append(weight_steps(signals.without_first() if joined else signals))
         if above is not None and not joined and group[0].activation is not None:
-            units.extend(
+            units.append(
                 mirrors([above, group[0]], StepSignals.of([above]), StepSignals.of(group[:1]))
             )
         if len(signals.steps) > 1 and group[-1].activation is not None:
-            units.extend(mirrors(signals.steps, signals.without_last(), signals.without_first()))
+            units.append(mirrors(signals.steps, signals.without_last(), signals.without_first()))
         scales += [(step.log2_z, step.log2_grad) for step in group]
         above = group[-1]
     if above is None:
@@ -247,8 +249,10 @@ def _at_home(
     # Steps came from the last layer to the first, so every listing is turned round here.
     rows = packed[2 * batch : rows_end].reshape(depth, columns)[::-1]
     powers = 2 * math.log(2) * np.array(scales[::-1], dtype=np.float64)
-    cuts = np.cumsum([tensor.numel() for tensor in units])[:-1]
-    squares = np.split(packed[rows_end:], cuts) if units else []
+    widths = [tensor.shape[-1] for tensor in units for _ in tensor]
+    runs = [(n, len(list(run))) for n, run in groupby(widths)]
+    cuts = np.cumsum([6 * n * steps for n, steps in runs])[:-1]
+    squares = np.split(packed[rows_end:], cuts) if runs else []
     log_q, log_grad, log_h = np.split(rows[:, 4 : 4 + 3 * batch], 3, axis=1)
     return NetSteps(
         log_q=np.vstack((packed[:batch], log_q - powers[:, :1])),
@@ -256,6 +260,9 @@ def _at_home(
         log_h=log_h - powers[:, :1],
         cosines=rows[:, 4 + 3 * batch :].reshape(depth, batch, batch),
         backward=rows[:, :4],
-        mirrors=[unit.reshape(2, 3, -1) for unit in reversed(squares)],
+        mirrors=[
+            run.reshape(steps, 2, 3, n)[::-1]
+            for run, (n, steps) in zip(reversed(squares), reversed(runs), strict=True)
+        ],
         log2_scales=np.array(scales[::-1], dtype=np.float64).T,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -137,17 +136,18 @@ class ScoreSums:
     def _add_differences(self, net: NetSteps) -> None:
         """Leaky family: what z and −z give is equally likely either way, rounding included."""
         layer = 0
-        for _, group in groupby(net.mirrors, key=np.shape):
-            difference, mean, before = np.moveaxis(np.stack(list(group)), 2, 0)
+        for run in net.mirrors:
+            difference, mean, before = np.moveaxis(run, 2, 0)
             change = difference + self._not_rounding(mean, before)
             # Both directions share the signs of the units: of backward only the rest is news.
             forward, backward = change[:, 0], change[:, 1]
-            norm = (forward**2).sum(axis=-1)
-            overlap = (forward * backward).sum(axis=-1) / np.where(norm > 0, norm, 1.0)
+            norm, shared = (_dot(forward, other) for other in (forward, backward))
+            overlap = shared / np.where(norm > 0, norm, 1.0)
             moving = np.count_nonzero(change, axis=-1)
             backward -= overlap[:, None] * forward
             square = change**2
-            parts = (change.sum(axis=-1), square.sum(axis=-1), (square**2).sum(axis=-1), moving)
+            fourth = _dot(square, square)
+            parts = (change.sum(axis=-1), square.sum(axis=-1), fourth, moving)
             self.differences[:, layer : layer + len(change)] += np.stack(parts, axis=-1).swapaxes(
                 0, 1
             )
@@ -168,7 +168,7 @@ class ScoreSums:
         claimed = torch.finfo(dtype).eps * square.sum(axis=-1)
         here = 16 * torch.finfo(summed_in(dtype)).eps * mean.sum(axis=-1)
         real = np.abs(excess.sum(axis=-1)) > claimed + here
-        return np.where(real[..., None], excess, 0.0)
+        return np.where(real[..., None], excess, 0.0) if real.any() else np.zeros(())
 
     def scores(self) -> dict[str, FloatArray]:
         """Family → normal score of each layer, shape (L + 1,), NaN where nothing is tested."""
@@ -297,3 +297,9 @@ class ScoreSums:
 def _outer(rows: FloatArray) -> FloatArray:
     """Outer product of every row with itself, shape (layers, B, B)."""
     return rows[:, :, None] * rows[:, None, :]
+
+
+def _dot(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Σ a·b over the last axis."""
+    total: FloatArray = np.einsum("...n,...n->...", a, b)
+    return total

@@ -74,6 +74,7 @@ def test_against_the_twin(dtype, tolerance, sizes, alphas, dead):
         np.testing.assert_allclose(steps.backward[layer], expected, **close)
     np.testing.assert_allclose(steps.log_q[0], np.log((h[0] ** 2).mean(1)), **close)
     np.testing.assert_allclose(steps.log_grad[0], np.log((grad_h[0] ** 2).mean(1)), **close)
+    squares = [unit for run in steps.mirrors for unit in run]
     for layer in range(3):
         alpha, alive = alphas[layer], z[layer] != 0
         scale = (z[layer] ** 2).mean(1, keepdims=True)
@@ -91,7 +92,7 @@ def test_against_the_twin(dtype, tolerance, sizes, alphas, dead):
             )
         ):
             expected = [(here - there).sum(0) / 2, (here + there).sum(0) / 2, before.sum(0)]
-            np.testing.assert_allclose(steps.mirrors[layer][direction], expected, **close)
+            np.testing.assert_allclose(squares[layer][direction], expected, **close)
     assert steps_of_net(model, x, u, mirrored=False).mirrors == []
 
 
