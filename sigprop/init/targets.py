@@ -452,7 +452,14 @@ class TargetDecision(Decision):
                 )
 
     def _measured(self) -> Iterator[str]:
-        names = list(self.moments.found.unpredicted)
+        as_run = self.moments.as_run
+        names = [name for name in self.moments.found.unpredicted if name not in as_run]
+        if names:
+            yield (
+                f"no rule predicts {some(map(repr, names))}: measured on the example, brought to "
+                "the size that is to come."
+            )
+        names = [name for name in self.moments.found.unpredicted if name in as_run]
         if names:
             yield (
                 f"no rule predicts {some(map(repr, names))}: measured on the example with the "

@@ -1,11 +1,14 @@
 """What no rule predicts: measured on the example, one operation at a time.
 
 The first time a call is met its own moments stand for it, and its values are asked for; the model
-is then run once more, these values are kept, and the prediction is made again with them.
+is then run once more, these values are kept, and the prediction is made again with them. Where the
+weights are to be others than those that the model was run with, the operation is run alone: on what
+the last weights, sums and norms before it gave, brought to the moments that are predicted there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,10 +19,15 @@ from torch import Tensor
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.translate import Translator
 from sigprop.reading.random_states import own_generator
-from sigprop.reading.steps import CannotReplay, Step, replay
+from sigprop.reading.steps import CannotReplay, Step, replay, tensors_in
 from sigprop.reading.witness import Witness, moments
 from sigprop.theory.network import Call, CannotPredict, SignalState, from_moments, from_values
 from sigprop.theory.network.propagate import Lost, Whole
+
+_ENDS = ("input", "source", "weight", "attention", "recurrent", "embedding", "sum", "normalization")
+"""Kinds of nodes of which the shape of the distribution is known well, and the size predicted."""
+ROUNDING = 1e-6
+"""Share of a second moment below which the variance in it is no more than rounding."""
 
 
 class Places(Witness):
@@ -55,6 +63,10 @@ class Measured:
         places: of the steps.
         run: runs the model again under a witness.
         seen: runs it again forward and backward: gradients by the names of nodes.
+        other_weights: whether the prediction is for other weights than those that are run.
+
+    Attributes:
+        as_run: the nodes that were measured with the weights that are run.
     """
 
     def __init__(
@@ -63,8 +75,12 @@ class Measured:
         places: Places,
         run: Callable[[Witness], Any],
         seen: Callable[[], NodeStatistics],
+        *,
+        other_weights: bool = False,
     ) -> None:
         self.translator, self.places, self.run = translator, places, run
+        self.other_weights = other_weights
+        self.as_run: set[str] = set()
         self.steps = translator.reading.steps
         self.wanted: set[int] = set()
         self.values: dict[int, Tensor] = {}
@@ -81,9 +97,10 @@ class Measured:
         witness = Values(self.wanted)
         self.run(witness)
         self.values = witness.found
-        for step, place in self.places.of.items():
-            if place in self.values:
-                self.translator.values[step] = self.values[place]
+        if not self.other_weights:
+            for step, place in self.places.of.items():
+                if place in self.values:
+                    self.translator.values[step] = self.values[place]
         return True
 
     @property
@@ -97,8 +114,12 @@ class Measured:
                 self._seen = None
         return self._seen
 
-    def forward(self, call: Call) -> Any:
+    def forward(self, call: Call, states: Mapping[str, Any]) -> Any:
         """The state of what leaves a node.
+
+        Args:
+            call: that no rule predicts.
+            states: of the nodes before it.
 
         Raises:
             ValueError: it is nowhere to be measured.
@@ -110,14 +131,19 @@ class Measured:
                 "device has no values to measure; give a model with values"
             )
         own = self._kept(step)
-        inputs = [self._kept(self.steps[name]) for name in call.inputs]
+        inputs = self._entering(call, states)
         made: Any = None
-        if inputs and all(value is not None for value in inputs):
+        if inputs and all(value is not None for value in inputs.values()):
             try:
                 with torch.no_grad():
-                    made = self._run_alone(step)
+                    made = self._run_alone(step, inputs if self.other_weights else {})
             except CannotReplay:
                 made = None
+        if self.other_weights and made is not None:
+            frozen = any(id(t) in self.translator.origins for t in tensors_in(step.args))
+            (self.as_run.add if frozen else self.as_run.discard)(call.name)
+            return _states(made)
+        self.as_run.add(call.name)
         if own is not None and (made is None or isinstance(made, Tensor)):
             return _state(own)
         if made is not None:
@@ -127,7 +153,48 @@ class Measured:
             return from_moments(step.shape or (), m.q, m.mean, m.mean**2)
         return tuple([None] * 8) if step.shape is None else from_moments(step.shape, 1.0)
 
-    def backward(self, call: Call, gradient: Any) -> Sequence[Any]:
+    def _entering(self, call: Call, states: Mapping[str, Any]) -> dict[Step, Any]:
+        """What enters a node, where it is kept: as it was, or as it is to be."""
+        steps = [self.steps[name] for name in call.inputs]
+        if not self.other_weights:
+            return {step: self._kept(step) for step in steps}
+        given: dict[Step, Tensor] = {}
+        for step in self._ends(steps):
+            kept = self._kept(step)
+            if kept is not None:
+                given[step] = _fitted(kept, states.get(self.translator.names[step]))
+        return {step: self._made_of(step, given) for step in steps}
+
+    def _ends(self, steps: Sequence[Step]) -> list[Step]:
+        """Where values are brought to size: the last weights, sums and norms before some steps."""
+        kinds = self.translator.reading.graph.by_name
+        found: list[Step] = []
+        todo, seen = list(steps), set[Step]()
+        while todo:
+            step = todo.pop()
+            if step in seen:
+                continue
+            seen.add(step)
+            name = self.translator.names.get(step)
+            if name is not None and (kinds[name].kind in _ENDS or not step.data):
+                found.append(step)
+            else:
+                todo += step.data
+        return found
+
+    def _made_of(self, step: Step, given: Mapping[Step, Tensor]) -> Any:
+        """What a step makes of given values; None where it cannot be run."""
+        if step in given:
+            return given[step]
+        if any(end not in given for end in self._ends([step])):
+            return None
+        try:
+            with torch.no_grad():
+                return replay(step, {**self.translator.given, **given})
+        except CannotReplay:
+            return None
+
+    def backward(self, call: Call, gradient: Any, states: Mapping[str, Any]) -> Sequence[Any]:
         """Gradients of the inputs of a node.
 
         One vector-Jacobian product of it alone; where it cannot be run alone, or is given no
@@ -138,8 +205,9 @@ class Measured:
             return none
         if gradient is None:
             return self._whole(call)
+        entering = self._entering(call, states)
         steps = [self.steps[name] for name in call.inputs]
-        kept = [self._kept(step) for step in steps]
+        kept = [entering[step] for step in steps]
         if any(value is None for value in kept):
             lost = any(s not in self.translator.given and s not in self.places.of for s in steps)
             return self._whole(call) if lost or self.collected else none
@@ -203,6 +271,20 @@ class Measured:
             self._kept(before)
         kept = {s: self.translator.values[s] for s in nodes if s in self.translator.values}
         return replay(step, self.translator.around(step, {**kept, **given}))
+
+
+def _fitted(values: Tensor, state: Any) -> Tensor:
+    """Values brought to the moments of a state: by a factor, and a shift where signs differ."""
+    if not isinstance(state, SignalState) or not values.is_floating_point():
+        return values
+    now, q, mean = moments(values), state.q, state.mean_entry
+    spread, wanted = now.q - now.mean**2, max(q - mean**2, 0.0)
+    if now.q <= 0 or not math.isfinite(now.q + q):
+        return values
+    one_sign = bool((values >= 0).all() or (values <= 0).all())
+    if one_sign or spread <= ROUNDING * now.q or wanted <= ROUNDING * q:
+        return values * math.sqrt(q / now.q)
+    return (values - now.mean) * math.sqrt(wanted / spread) + mean
 
 
 def _leaf(value: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -80,12 +80,14 @@ class DecidedMoments:
         found: the moments that it will have.
         places: the number of each step among those that a run makes.
         example: that it was run on.
+        as_run: the nodes that no rule predicts and that were measured with the weights before.
     """
 
     reading: Reading
     found: Propagation
     places: Mapping[Step, int]
     example: Any
+    as_run: Collection[str]
 
 
 def decided(model: nn.Module, x: Any, decider: Decider) -> DecidedMoments:
@@ -103,7 +105,7 @@ def decided(model: nn.Module, x: Any, decider: Decider) -> DecidedMoments:
         found = run.propagated(decider)
         while decider.again():
             found = run.propagated(decider)
-    return DecidedMoments(run.reading, found, run.places.of, run.example)
+    return DecidedMoments(run.reading, found, run.places.of, run.example, run.measured.as_run)
 
 
 @contextmanager
@@ -144,9 +146,11 @@ class ModelRun:
         tensors = [tensor for _, tensor in labelled(model, example)]
         entries = [step for step in recorder.steps if step.what == "input"]
         given = {e: _with_values(model, t) for e, t in zip(entries, tensors, strict=True)}
+        draws = planned(reading)
         self.translator = Translator(
-            reading, given, dict(model.named_parameters()), planned(reading),
-            Materializer(model), actual=choice.weights == "actual", full=choice.positions == "full",
+            reading, given, dict(model.named_parameters()), draws,
+            Materializer(model), recorder.origins, actual=choice.weights == "actual",
+            full=choice.positions == "full",
         )  # fmt: skip
         self.translator.meta = any(tensor.is_meta for tensor in tensors)
         self.calls = self.translator.calls()
@@ -156,6 +160,7 @@ class ModelRun:
             self.places,
             lambda witness: record_steps(model, example, witness=witness),
             lambda: measured_nodes(model, example),
+            other_weights=bool(draws),
         )
 
     def propagated(self, decider: Decider | None = None) -> Propagation:

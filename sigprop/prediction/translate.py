@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +47,7 @@ class Translator:
         parameters: of the model, by name.
         planned: how a plan draws parameters, see :class:`Laws`.
         drawn: values of tensors on the meta device.
+        origins: by ``id`` of a constant tensor: the steps of which its numbers are made.
         actual: whether weights are taken as they are.
         full: whether places are told apart.
     """
@@ -58,6 +59,7 @@ class Translator:
         parameters: Mapping[str, Tensor],
         planned: Mapping[str, Draw],
         drawn: Materializer,
+        origins: Mapping[int, Sequence[Step]],
         *,
         actual: bool,
         full: bool = False,
@@ -72,6 +74,9 @@ class Translator:
         self.lent = 0
         self.values: dict[Step, Tensor] = {}
         """What some steps made on the example, as far as it was kept."""
+        self.origins = origins
+        self.made_of: dict[Step, tuple[str, ...]] = {}
+        """The nodes whose numbers decide the entries of steps that are constants."""
 
     def calls(self) -> list[Call]:
         """The calls of all nodes that carry a signal, in order."""
@@ -179,13 +184,13 @@ class Translator:
     def _argument(self, value: Any, inputs: tuple[str, ...]) -> Any:
         if isinstance(value, Step):
             if value.constant or self.is_known(value):
-                return self.laws.of(value)
+                return self._with_origin(value)
             name = self.names.get(value)
             if name in inputs:
                 return Signal(inputs.index(name))
             return _lends_a_shape(value)
         if isinstance(value, Tensor):
-            return self.laws.of(value)
+            return self._with_origin(value)
         if isinstance(value, tuple | list):
             return tuple(self._argument(v, inputs) for v in value)
         if isinstance(value, torch.dtype | torch.device):
@@ -194,6 +199,47 @@ class Translator:
             parts = (self._whole(v) for v in (value.start, value.stop, value.step))
             return slice(*parts)
         return value
+
+    def _with_origin(self, value: Step | Tensor) -> Constant:
+        """A constant, and the nodes before it if their numbers decide its entries."""
+        constant = self.laws.of(value)
+        if isinstance(value, Tensor):
+            made_of = self._nodes_behind(self.origins.get(id(value), ()))
+        else:
+            if value not in self.made_of:
+                matter = self._numbers_matter(value)
+                self.made_of[value] = self._nodes_behind([value]) if matter else ()
+            made_of = self.made_of[value]
+        return replace(constant, made_of=made_of) if made_of else constant
+
+    def _nodes_behind(self, steps: Sequence[Step]) -> tuple[str, ...]:
+        """The nearest nodes among what steps are computed from that carry a signal."""
+        found: dict[str, None] = {}
+        todo, seen = list(steps), set[Step]()
+        while todo:
+            step = todo.pop()
+            if step in seen:
+                continue
+            seen.add(step)
+            if step in self.names and self.is_signal(step):
+                found[self.names[step]] = None
+            else:
+                todo += steps_in((step.args, step.kwargs))
+        return tuple(found)
+
+    def _numbers_matter(self, value: Step) -> bool:
+        """Whether other numbers of the inputs would make other values of a step."""
+        if not self._nodes_behind([value]):
+            return False
+        others = {s: torch.randn_like(t) if t.is_floating_point() and not t.is_meta else t
+                  for s, t in self.given.items()}  # fmt: skip
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_SEED)
+                made = [replay(value, self.around(value, each)) for each in (self.given, others)]
+        except (CannotReplay, CannotPredict):
+            return False
+        return not _equal(*map(torch.as_tensor, made))
 
     def _whole(self, value: Any) -> Any:
         if isinstance(value, Step | Tensor):

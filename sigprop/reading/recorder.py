@@ -32,6 +32,7 @@ class Recorder(TensorOwners, TorchFunctionMode):
         cuts: steps whose value left as a number (``.item()``): what comes of it is not seen.
         saved: parameters that were written, with what they held.
         sources: the step of each constant that a layer takes for its signal.
+        origins: of constants whose numbers are made of data (indices, bins): by ``id``, the steps.
         blind: modules under way that are one step together.
     """
 
@@ -47,6 +48,7 @@ class Recorder(TensorOwners, TorchFunctionMode):
         self.cuts: dict[Step, None] = {}
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
         self.sources: dict[int, Step] = {}
+        self.origins: dict[int, tuple[Step, ...]] = {}
         self.blind = 0
         self._parameters = parameters
 
@@ -84,8 +86,13 @@ class Recorder(TensorOwners, TorchFunctionMode):
             refuse_operator(func.__name__)
         writing = known.writes or (bool(kwargs) and writes(kwargs))
         still = known.constant and not writing and not (known.cast and is_float(found))
-        if not found or still:
+        if not found:
             return self._constant(func(*args, **kwargs))
+        if still:
+            out = self._constant(func(*args, **kwargs))
+            if isinstance(out, Tensor) and not known.lends:
+                self._trace_back(out, found)
+            return out
         return self._called(func, args, kwargs, known, found, writing)
 
     def _called(
@@ -105,6 +112,8 @@ class Recorder(TensorOwners, TorchFunctionMode):
                 out = func(*args, **kwargs)
                 if writing:
                     self._forget(found[0])
+                if self.origins and isinstance(out, Tensor):
+                    self._trace_back(out, found)
                 return self._constant(out)
             read[id(found[0])] = found[0]
         if known.layer and args and not (data and data[0] is read[id(found[0])]):
@@ -207,6 +216,17 @@ class Recorder(TensorOwners, TorchFunctionMode):
         if isinstance(out, Tensor):
             self.constants[id(out)] = out
         return out
+
+    def _trace_back(self, out: Tensor, found: Iterable[Tensor]) -> None:
+        """Remember the data that the numbers of a constant are made of."""
+        behind: dict[Step, None] = {}
+        for tensor in found:
+            owner = self.read(tensor) if id(tensor) in self.values else tensor
+            if isinstance(owner, Step) and not owner.constant:
+                behind[owner] = None
+            behind |= dict.fromkeys(self.origins.get(id(owner), ()))
+        if behind:
+            self.origins[id(out)] = tuple(behind)
 
     def _cut(self, tensors: Iterable[Tensor]) -> None:
         """Remember whose value leaves as a number of Python."""

@@ -38,6 +38,7 @@ class Traits:
         layer: whether its first argument is a signal whatever it is.
         statistics: whether it updates running statistics, which are no signal.
         constant: whether no data leaves it.
+        lends: whether its arguments lend a shape or a type, and no numbers.
         cast: whether it makes whole numbers of others, which data does leave.
         sets_data: whether it is ``x.data = y``.
         leaves: whether what it returns is numpy's.
@@ -55,6 +56,7 @@ class Traits:
     layer: bool
     statistics: bool
     constant: bool
+    lends: bool
     cast: bool
     sets_data: bool
     leaves: bool
@@ -96,6 +98,7 @@ def _traits(func: Any) -> Traits:
         takes_signal(func) is not None,
         row is not None and "running_mean" in row.arguments,
         constant,
+        name.startswith("new_") or name.endswith("_like"),
         row is not None and row.name in WHOLE,
         func == torch.Tensor.data.__set__,  # type: ignore[attr-defined]
         leaves,

@@ -38,6 +38,7 @@ class Constant:
         kurtosis: E w⁴/(E w²)² of its entries.
         row_sum: mean square of the sum of a row (its first index fixed), over that of as many
             independent entries: 1 if they are, 0 for weights that are standardized row by row.
+        made_of: names of the nodes whose numbers its entries are computed from.
     """
 
     shape: tuple[int, ...]
@@ -49,6 +50,7 @@ class Constant:
     kurtosis: float = 3.0
     row_sum: float = 1.0
     draw: str = ""
+    made_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,12 @@ def _sum(ctx: RuleContext) -> SignalState:
         return shifted(ctx.state(first), second, sign)
     if first == second:
         return ctx.state(first).times(1 + sign)
+    met = ctx.met(*(ctx.call.inputs[side.place] for side in (first, second)))
+    if met is not None and met.through:
+        raise CannotPredict(
+            f"its terms are both made of {met.node!r}, by way of {met.through!r}, which no rule "
+            "predicts"
+        )
     one, two = ctx.state(first), ctx.state(second).times(sign)
     return added(one, two, ctx.covariance(first.place, second.place), sign)
 
@@ -156,6 +162,8 @@ def at_table(gradient: SignalState, table: Constant) -> float:
 def _product(ctx: RuleContext) -> SignalState:
     first, second = _two(ctx)
     inverse = ctx.call.operation == "div"
+    if first != second:
+        ctx.independent(first, second)
     if not isinstance(first, Signal):
         if inverse:
             raise CannotPredict("a constant divided by a signal")

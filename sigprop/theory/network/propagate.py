@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.theory.network.ancestry import Ancestry
 from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.borders import Borders, Places
 from sigprop.theory.network.calls import Call, CannotPredict
@@ -32,8 +33,8 @@ from sigprop.theory.network.told import (
     still_orthogonal,
 )
 
-Measure = Callable[[Call], Any]
-MeasureBack = Callable[[Call, Any], Sequence[Any]]
+Measure = Callable[[Call, Mapping[str, Any]], Any]
+MeasureBack = Callable[[Call, Any, Mapping[str, Any]], Sequence[Any]]
 Decide = Callable[[Call, Mapping[str, Any], Callable[[Call], Any]], Call]
 """A call as it is reached, the states so far, and what its rule makes of a call → that call."""
 
@@ -65,6 +66,7 @@ class Propagation:
         lost: nodes at which no gradient is to be had, though one passes.
         borders: where in space second moments are.
         neighbours: how alike places beside each other are.
+        ancestry: what nodes are made of, entry by entry.
     """
 
     states: dict[str, Any] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class Propagation:
     lost: set[str] = field(default_factory=set)
     borders: Borders = field(default_factory=Borders)
     neighbours: Neighbours = field(default_factory=Neighbours)
+    ancestry: Ancestry | None = None
 
 
 def propagate(
@@ -94,17 +97,20 @@ def propagate(
         calls: in order.
         given: states of the nodes that data enters by.
         cotangents: gradients of the loss at nodes that leave.
-        measure: the state of what leaves a call that no rule predicts; None: it raises.
+        measure: the state of what leaves a call that no rule predicts, given the states so far;
+            None: it raises.
         measure_back: gradients of the inputs of such a call, each a part that adds to others,
             a :class:`Whole` or :class:`Lost`; None: none arrive. Asked with the gradient None
-            where that of the call is lost.
+            where that of the call is lost, and with all states.
         decide: may change each call when it is reached, such as the law of its weight.
 
     Raises:
         CannotPredict: a call without a rule, where ``measure`` is None.
     """
     found = Propagation(states=dict(given))
-    pairs = Covariances({call.name: call for call in calls}, found.states)
+    by_name = {call.name: call for call in calls}
+    pairs = Covariances(by_name, found.states)
+    found.ancestry = Ancestry(by_name, found.unpredicted)
     for call in calls:
         if call.name in found.states:
             continue
@@ -125,7 +131,7 @@ def propagate(
             gradient = found.gradients[call.name] = met(back, call.name, gradient)
         entered = call.name in given or not (call.inputs or call.args)
         if call.name in found.lost and not entered and measure_back is not None:
-            _look_before(found, back, call, measure_back(call, None))
+            _look_before(found, back, call, measure_back(call, None, found.states))
         elif gradient is not None and not entered:
             _backward(found, back, call, measure_back)
     found.cut = pairs.cut or back.cut
@@ -133,6 +139,9 @@ def propagate(
 
 
 def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:
+    ancestry = found.ancestry
+    assert ancestry is not None
+
     def covariance(i: int, j: int) -> SignalState | None:
         return pairs.of(call.inputs[i], call.inputs[j])
 
@@ -141,7 +150,7 @@ def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:
         return None if before is None else _context(found, pairs, before)
 
     inputs = [found.states[name] for name in call.inputs]
-    return RuleContext(call, inputs, found.states.get(call.name), covariance, source)
+    return RuleContext(call, inputs, found.states.get(call.name), covariance, source, ancestry.of)
 
 
 def _made(found: Propagation, pairs: Covariances, call: Call) -> Any:
@@ -161,7 +170,7 @@ def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measur
         if measure is None:
             raise CannotPredict(f"{call.name}: {reason}") from error
         found.unpredicted[call.name] = reason
-        return measure(call)
+        return measure(call, found.states)
 
 
 FAILURES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -233,7 +242,7 @@ def _backward(
         found.unpredicted_back[call.name] = _reason(call, error, measure is None)
         if measure is None:
             return
-        measured = measure(call, gradient) if call.inputs else ()
+        measured = measure(call, gradient, found.states) if call.inputs else ()
         parts = [(part, None) for part in measured]
     for name, (part, places) in zip(call.inputs, parts, strict=True):
         if not _arrived(found, name, part) and part is not None:

@@ -194,16 +194,20 @@ _WHERE = ("condition", "input", "other")
 _FILL = ("input", "mask", "value")
 
 
+def mask_of(ctx: RuleContext) -> Any:
+    """The argument that is the mask of ``where`` or ``masked_fill``."""
+    where = ctx.call.operation == "where"
+    return ctx.call.argument(0, "condition") if where else ctx.call.argument(1, "mask")
+
+
 def _chosen(ctx: RuleContext) -> tuple[SignalState, Any, Any]:
     """The mask, what stands where it is 1, what stands elsewhere."""
     call = ctx.call
     if call.operation == "where":
-        mask, one, two = (
-            call.argument(i, n) for i, n in enumerate(("condition", "input", "other"))
-        )
+        one, two = call.argument(1, "input"), call.argument(2, "other")
     else:
-        two, mask, one = (call.argument(i, n) for i, n in enumerate(("input", "mask", "value")))
-    return ctx.state(mask), one, two
+        two, one = call.argument(0, "input"), call.argument(2, "value")
+    return ctx.state(mask_of(ctx)), one, two
 
 
 def back_by_signal(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
@@ -250,6 +254,7 @@ def _quotient(ctx: RuleContext) -> SignalState:
     first, second = ctx.call.argument(0, "input"), ctx.call.argument(1, "other")
     if first == second:
         raise CannotPredict("a signal divided by itself")
+    ctx.independent(first, second)
     below = power_of(ctx.state(second), -1.0)
     if isinstance(first, Signal):
         return multiplied(ctx.state(first), below)

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
+from sigprop.theory.network.ancestry import Met
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.state import SignalState, from_values
 
@@ -24,6 +25,7 @@ class RuleContext:
         output: what the rule made forward; None while it does.
         covariance: for a sum: E xy − E x E y of two inputs, by their places; None: 0.
         source: what the rule of the node behind an input was given, by its place; None: none.
+        met: what two nodes are both made of, entry by entry; None: nothing.
     """
 
     call: Call
@@ -31,6 +33,7 @@ class RuleContext:
     output: Any = None
     covariance: Callable[[int, int], SignalState | None] = field(default=lambda i, j: None)
     source: Callable[[int], RuleContext | None] = field(default=lambda i: None)
+    met: Callable[[str, str], Met | None] = field(default=lambda one, two: None)
 
     def state(self, value: Any) -> SignalState:
         """The state of an argument that must be a signal, or known numbers as their own values.
@@ -47,6 +50,25 @@ class RuleContext:
         if not isinstance(found, SignalState):
             raise CannotPredict(f"{self.call.operation} of several tensors")
         return found
+
+    def independent(self, one: Any, two: Any) -> None:
+        """Refuse two arguments that are made of the same entries of one signal.
+
+        Raises:
+            CannotPredict: they are.
+        """
+        for name in self._made_of(one):
+            for other in self._made_of(two):
+                met = self.met(name, other)
+                if met is not None:
+                    raise CannotPredict(
+                        f"its arguments are both made of the entries of {met.node!r}"
+                    )
+
+    def _made_of(self, value: Any) -> tuple[str, ...]:
+        if isinstance(value, Signal):
+            return (self.call.inputs[value.place],)
+        return value.made_of if isinstance(value, Constant) else ()
 
     @property
     def only(self) -> SignalState:

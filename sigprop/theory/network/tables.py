@@ -20,7 +20,7 @@ from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.layout import order_of
 from sigprop.theory.network.numbers import number_of, shifted, summed_to, values_state
-from sigprop.theory.network.selection import back_by_signal, by_signal
+from sigprop.theory.network.selection import back_by_signal, by_signal, mask_of
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule, rule_of
 
@@ -182,11 +182,13 @@ _FILL = ("input", "mask", "value")
 
 
 def _by_signal(ctx: RuleContext) -> bool:
-    place, name = (0, "condition") if ctx.call.operation == "where" else (1, "mask")
-    return isinstance(ctx.call.argument(place, name), Signal)
+    return isinstance(mask_of(ctx), Signal)
 
 
 def _fill(ctx: RuleContext) -> SignalState:
+    for value in (*ctx.call.args, *ctx.call.kwargs.values()):
+        if value is not mask_of(ctx):
+            ctx.independent(mask_of(ctx), value)
     if _by_signal(ctx):
         return by_signal(ctx)
     kept, mask, other = filled(ctx)

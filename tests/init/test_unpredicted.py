@@ -1,0 +1,103 @@
+"""Operations that no rule predicts: measured at the size that is to come, not the one that was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sigprop import initialize, predict
+from sigprop.init import plan
+from sigprop.measurement import measure_nodes
+
+
+class Bent(torch.autograd.Function):
+    """x/√(1 + x²), of which the table of operations knows nothing."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x / (1 + x**2).sqrt()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * (1 + x**2) ** -1.5
+
+
+class Chain(nn.Module):
+    """Layers with a function between; torch's default weights let its signal vanish."""
+
+    def __init__(self, how: Callable[[Tensor], Tensor], depth: int = 8, width: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(self.how(x))
+        return x
+
+
+WAYS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sorted pairs": lambda z: z.unflatten(-1, (-1, 2)).sort(-1).values.flatten(-2),
+    "a function of the user's": Bent.apply,
+    "bins": lambda z: torch.bucketize(z.detach(), torch.zeros(1)).float() * z,
+    "the largest": lambda z: z * (z >= z.topk(64, -1).values[..., -1:]),
+    "softmax of pairs": lambda z: (z.view(-1, 128, 2).softmax(-1) * z.view(-1, 128, 2)).flatten(1),
+}
+
+
+@pytest.fixture(params=WAYS)
+def chain(request):
+    torch.manual_seed(0)
+    return Chain(WAYS[request.param]), torch.randn(128, 256)
+
+
+@pytest.mark.filterwarnings("ignore::sigprop.init.SignalWarning")
+def test_the_level_is_held_however_small_the_signal_was(chain):
+    """Within what one net of this width scatters; the weights that it had let q fall by 1e-4."""
+    net, x = chain
+    initialize(net, x, generator=torch.Generator().manual_seed(1))
+    seen = measure_nodes(net, x)
+    for index in range(8):
+        assert 0.5 < seen[f"layers.{index}"].q < 2, index
+
+
+@pytest.mark.filterwarnings("ignore::sigprop.init.SignalWarning")
+def test_a_plan_does_not_depend_on_the_weights_that_are_there(chain):
+    net, x = chain
+    before = [layer.std for layer in plan(net, example=x, target="forward").layers]
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(3.0)
+    after = [layer.std for layer in plan(net, example=x, target="forward").layers]
+    assert after == pytest.approx(before, rel=0.1)
+
+
+def test_what_a_plan_would_give_is_predicted_at_its_own_size(chain):
+    """``predict(init=plan)`` of a net whose signal has vanished."""
+    net, x = chain
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(0.1)
+    made = plan(net, example=x, target="forward")
+    found = predict(net, x, init=made)
+    for index in range(8):
+        assert found[f"layers.{index}"].q == pytest.approx(1.0, rel=0.1), index
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (lambda z: torch.vmap(torch.tanh)(z), "with the weights that the model had"),
+        (WAYS["bins"], "with the weights that the model had"),  # whole numbers stay as they were
+        (WAYS["sorted pairs"], "brought to the size that is to come"),
+    ],
+)
+def test_how_it_was_measured_is_said(how, words):
+    net = Chain(how, depth=2)
+    said = " ".join(plan(net, example=torch.randn(16, 256), target="forward").warnings)
+    assert words in said
