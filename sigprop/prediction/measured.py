@@ -23,6 +23,7 @@ from sigprop.reading.steps import CannotReplay, Step, replay, tensors_in
 from sigprop.reading.witness import Witness, moments
 from sigprop.theory.network import Call, CannotPredict, SignalState, from_moments, from_values
 from sigprop.theory.network.propagate import Lost, Whole
+from sigprop.theory.network.tables import hides
 
 _ENDS = ("input", "source", "weight", "attention", "recurrent", "embedding", "sum", "normalization")
 """Kinds of nodes of which the shape of the distribution is known well, and the size predicted."""
@@ -139,9 +140,10 @@ class Measured:
                     made = self._run_alone(step, inputs if self.other_weights else {})
             except CannotReplay:
                 made = None
+        if isinstance(made, Tensor) and tuple(made.shape) != call.shape:
+            made = None  # other rows were chosen than on the example
         if self.other_weights and made is not None:
-            frozen = any(id(t) in self.translator.origins for t in tensors_in(step.args))
-            (self.as_run.add if frozen else self.as_run.discard)(call.name)
+            (self.as_run.add if self._holds_old(step) else self.as_run.discard)(call.name)
             return _states(made)
         self.as_run.add(call.name)
         if own is not None and (made is None or isinstance(made, Tensor)):
@@ -176,11 +178,23 @@ class Measured:
                 continue
             seen.add(step)
             name = self.translator.names.get(step)
-            if name is not None and (kinds[name].kind in _ENDS or not step.data):
+            end = name is not None and (kinds[name].kind in _ENDS or not step.data)
+            if end and not any(self._is_mask(before) for before in step.data):
                 found.append(step)
             else:
                 todo += step.data
         return found
+
+    def _holds_old(self, step: Step) -> bool:
+        """Whether it takes weights, or whole numbers made of data, as they are in the model now."""
+        old = (self.translator.origins, self.translator.laws.names)
+        taken = tensors_in((step.args, step.kwargs))
+        return any(id(tensor) in known for tensor in taken for known in old)
+
+    def _is_mask(self, step: Step) -> bool:
+        """Whether it is an input that hides what it is added to: the sum has no size of its own."""
+        given = self.translator.given.get(step)
+        return given is not None and given.is_floating_point() and hides(given.cpu().numpy())
 
     def _made_of(self, step: Step, given: Mapping[Step, Tensor]) -> Any:
         """What a step makes of given values; None where it cannot be run."""
@@ -314,6 +328,8 @@ def _state(values: Tensor) -> SignalState:
     values = values.detach()
     if values.layout is not torch.strided:
         values = values.to_dense()
+    if not values.numel():  # what no row was chosen for
+        return from_moments(values.shape, 0.0)
     if not values.is_complex():
         return from_values(values.double().cpu().numpy())
     real, imaginary = _state(values.real), _state(values.imag)

@@ -75,8 +75,6 @@ class Translator:
         self.values: dict[Step, Tensor] = {}
         """What some steps made on the example, as far as it was kept."""
         self.origins = origins
-        self.made_of: dict[Step, tuple[str, ...]] = {}
-        """The nodes whose numbers decide the entries of steps that are constants."""
 
     def calls(self) -> list[Call]:
         """The calls of all nodes that carry a signal, in order."""
@@ -184,7 +182,7 @@ class Translator:
     def _argument(self, value: Any, inputs: tuple[str, ...]) -> Any:
         if isinstance(value, Step):
             if value.constant or self.is_known(value):
-                return self._with_origin(value)
+                return self.laws.of(value)
             name = self.names.get(value)
             if name in inputs:
                 return Signal(inputs.index(name))
@@ -200,17 +198,10 @@ class Translator:
             return slice(*parts)
         return value
 
-    def _with_origin(self, value: Step | Tensor) -> Constant:
-        """A constant, and the nodes before it if their numbers decide its entries."""
-        constant = self.laws.of(value)
-        if isinstance(value, Tensor):
-            made_of = self._nodes_behind(self.origins.get(id(value), ()))
-        else:
-            if value not in self.made_of:
-                matter = self._numbers_matter(value)
-                self.made_of[value] = self._nodes_behind([value]) if matter else ()
-            made_of = self.made_of[value]
-        return replace(constant, made_of=made_of) if made_of else constant
+    def _with_origin(self, value: Tensor) -> Constant:
+        """A constant, with the nodes before it whose numbers it is made of."""
+        constant, behind_it = self.laws.of(value), self.origins.get(id(value), ())
+        return replace(constant, made_of=self._nodes_behind(behind_it)) if behind_it else constant
 
     def _nodes_behind(self, steps: Sequence[Step]) -> tuple[str, ...]:
         """The nearest nodes among what steps are computed from that carry a signal."""
@@ -226,20 +217,6 @@ class Translator:
             else:
                 todo += steps_in((step.args, step.kwargs))
         return tuple(found)
-
-    def _numbers_matter(self, value: Step) -> bool:
-        """Whether other numbers of the inputs would make other values of a step."""
-        if not self._nodes_behind([value]):
-            return False
-        others = {s: torch.randn_like(t) if t.is_floating_point() and not t.is_meta else t
-                  for s, t in self.given.items()}  # fmt: skip
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_SEED)
-                made = [replay(value, self.around(value, each)) for each in (self.given, others)]
-        except (CannotReplay, CannotPredict):
-            return False
-        return not _equal(*map(torch.as_tensor, made))
 
     def _whole(self, value: Any) -> Any:
         if isinstance(value, Step | Tensor):

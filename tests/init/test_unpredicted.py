@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from sigprop import initialize, predict
 from sigprop.init import plan
 from sigprop.measurement import measure_nodes
+from sigprop.prediction.measured import _fitted
+from sigprop.theory.network import SignalState
+from sigprop.theory.network.axes import Axis
 
 
 class Bent(torch.autograd.Function):
@@ -45,6 +49,7 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
     "sorted pairs": lambda z: z.unflatten(-1, (-1, 2)).sort(-1).values.flatten(-2),
     "a function of the user's": Bent.apply,
     "bins": lambda z: torch.bucketize(z.detach(), torch.zeros(1)).float() * z,
+    "steps": lambda z: z * (4 * z).long().clamp(-4, 4).abs().float(),
     "the largest": lambda z: z * (z >= z.topk(64, -1).values[..., -1:]),
     "softmax of pairs": lambda z: (z.view(-1, 128, 2).softmax(-1) * z.view(-1, 128, 2)).flatten(1),
 }
@@ -101,3 +106,24 @@ def test_how_it_was_measured_is_said(how, words):
     net = Chain(how, depth=2)
     said = " ".join(plan(net, example=torch.randn(16, 256), target="forward").warnings)
     assert words in said
+
+
+@pytest.mark.parametrize(
+    ("values", "q", "mean"),
+    [
+        (torch.tensor([-1.0, 1.0, 3.0, 5.0]), 10.0, -1.0),
+        (torch.tensor([-1.0, 1.0, 3.0, 5.0]), 1e-9, 0.0),
+        (torch.tensor([0.0, 1.0, 3.0]), 7.0, 1.0),
+        (torch.tensor([2.0, 2.0]), 9.0, 1.0),
+    ],
+)
+def test_values_are_brought_to_moments(values, q, mean):
+    """The second moment always; the mean too where values have both signs, which they keep else."""
+    dims = ((Axis.exchangeable(len(values)),),)
+    state = SignalState(dims, np.array([mean**2, q]), np.array([mean]))
+    made = _fitted(values, state)
+    assert float(made.square().mean()) == pytest.approx(q)
+    if values.min() < 0:
+        assert float(made.mean()) == pytest.approx(mean, abs=1e-6 * q**0.5)
+    else:
+        assert float(made.min()) >= 0

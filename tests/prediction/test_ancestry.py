@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sigprop import initialize
 from sigprop.measurement import measure_nodes
 from sigprop.prediction import predict
 from sigprop.theory.network import Call
@@ -80,6 +81,8 @@ def test_other_entries_are_independent(name):
     [
         (lambda x: x * F.one_hot(x.argmax(-1), 16).float(), True),
         (lambda x: x * torch.arange(x.shape[-1]).float().tanh(), False),
+        (lambda x: x * (4 * x - x.mean(-1, keepdim=True)).long().float(), True),
+        (lambda x: x * (0 * x.mean(-1, keepdim=True) + 2).long().float(), False),
     ],
 )
 def test_constants_made_of_the_input(how, measured):
@@ -162,3 +165,33 @@ def test_a_long_stream_is_not_followed_to_its_start():
 
     assert Watched({call.name: call for call in calls}, {}).of("σ", "s1999") is None
     assert len(seen) < 10
+
+
+class Experts(nn.Module):
+    """Rows go to the experts that a layer chooses: none may come to one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.route = nn.Linear(16, 8)
+        self.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(8))
+        self.last = nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        share, chosen = self.route(x).softmax(-1).topk(2, -1)
+        out = torch.zeros_like(x)
+        for index, expert in enumerate(self.experts):
+            row, place = torch.where(chosen == index)
+            out = out.index_add(0, row, expert(x[row]) * share[row, place, None])
+        return self.last(x + out)
+
+
+@pytest.mark.filterwarnings("ignore::sigprop.init.SignalWarning")
+@pytest.mark.parametrize("rows", [256, 3])
+def test_rows_chosen_by_the_signal(rows):
+    torch.manual_seed(0)
+    net, x = Experts(), torch.randn(rows, 16)
+    found, truth = predict(net, x), measure_nodes(net, x)
+    assert found["last"].q == pytest.approx(truth["last"].q, rel=0.3 if rows > 9 else 2)
+    initialize(net, x, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert 0.2 < float(net(x).square().mean()) < 5

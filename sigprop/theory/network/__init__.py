@@ -18,7 +18,8 @@ The files, each with one idea. The ground:
     mapping.py: entries of a dimension by a known map.
     marginals.py: functions of entries that are Gaussian or not, by expansion; entries.py: typical
     entries.
-    covariance.py: two signals of a common source; sides.py: one of two tensors alone.
+    ancestry.py: two signals made of the same entries; covariance.py: two of a common source;
+    sides.py: one of two tensors alone.
     gradient_covariance.py: two gradients that meet.
     numbers.py: numbers and known tables that multiply a signal or are added.
     directions.py: how much products of two vectors scatter.
