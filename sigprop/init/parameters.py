@@ -216,7 +216,11 @@ def _check(tensor: Tensor, label: str) -> None:
     if tensor.is_quantized or tensor.dtype not in _DTYPES:
         raise TypeError(
             f"{label} has dtype {tensor.dtype}; allowed: {', '.join(map(str, _DTYPES))}. "
-            "Initialize before converting."
+            + (
+                "Leave it as it is with skip= or strict=False."
+                if tensor.is_complex()
+                else "Initialize before converting."
+            )
         )
     if tensor.is_meta:
         raise ValueError(

@@ -8,7 +8,7 @@ from torch import nn
 
 from sigprop.init.parameters import Writable
 from sigprop.init.plan import Untouched
-from sigprop.reading.layers import LEAKY_MODULES, has_slopes
+from sigprop.reading.layers import LEAKY_MODULES, has_slopes, home_of_forward
 
 _REASONS = {
     "batchnorm": "normalization",
@@ -44,7 +44,7 @@ def _why(modules: Mapping[str, nn.Module], name: str) -> str:
     owner = modules[name.rpartition(".")[0]]
     if isinstance(owner, LEAKY_MODULES) or has_slopes(owner):
         return f"slopes of a {type(owner).__name__}"
-    if type(owner).forward.__module__.startswith("sigprop.nn."):
+    if home_of_forward(owner).startswith("sigprop.nn."):
         return f"parameter of an activation ({type(owner).__name__})"
     homes = [c.__module__.removeprefix("torch.nn.modules.") for c in type(owner).__mro__]
     known = next((_REASONS[home] for home in homes if home in _REASONS), "not a weight layer")

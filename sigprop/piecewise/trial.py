@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from sigprop.arrangement.network import PiecewiseLinear, apply
 from sigprop.checks import count, real_array
-from sigprop.reading.layers import WEIGHT_LAYERS
+from sigprop.reading.layers import WEIGHT_LAYERS, home_of_forward
 from sigprop.reading.tracer import path_of
 
 
@@ -108,5 +108,4 @@ def try_out(
 
 def _is_known(module: nn.Module) -> bool:
     """Whether its forward is one of torch's or this package's, where nothing escapes torch.fx."""
-    home = type(module).forward.__module__ if "forward" not in vars(module) else ""
-    return home.startswith(("torch.nn.", "sigprop.nn."))
+    return home_of_forward(module).startswith(("torch.nn.", "sigprop.nn."))

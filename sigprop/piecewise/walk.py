@@ -22,7 +22,7 @@ from sigprop.piecewise.maxima import Extremes
 from sigprop.piecewise.modules import Holdings
 from sigprop.piecewise.table import HANDLERS, leaves, ordered, replaced, rows
 from sigprop.reading.calling import kind_of
-from sigprop.reading.layers import is_whole
+from sigprop.reading.layers import home_of_forward, is_whole
 from sigprop.reading.operations import Operation, find, of_module
 from sigprop.reading.tracer import Tracer, called, path_of, writes
 
@@ -82,8 +82,7 @@ class WalkTracer(Tracer):
 def is_torchs(module: nn.Module) -> bool:
     """Whether its forward is one of torch's own layers."""
     containers = nn.Sequential | nn.ModuleList | nn.ModuleDict
-    home = type(module).forward.__module__ if "forward" not in vars(module) else ""
-    return home.startswith("torch.nn.") and not isinstance(module, containers)
+    return home_of_forward(module).startswith("torch.nn.") and not isinstance(module, containers)
 
 
 class Walk:

@@ -19,6 +19,20 @@ LEAKY_MODULES = (nn.ReLU, nn.LeakyReLU, nn.PReLU, ConstrainedPReLU, *RANDOM_MODU
 _OURS = ("sigprop.nn.elementwise", "sigprop.nn.rectifiers")
 
 
+def home_of_forward(module: nn.Module) -> str:
+    """The Python module in which a module's forward is written; "" if it has one of its own.
+
+    Example:
+        >>> home_of_forward(nn.ReLU())
+        'torch.nn.modules.activation'
+    """
+    if "forward" in vars(module):
+        return ""
+    classes = (vars(cls) for cls in type(module).__mro__)  # type(m).forward of a script raises
+    forward = next((held["forward"] for held in classes if "forward" in held), None)
+    return str(getattr(forward, "__module__", ""))
+
+
 def has_slopes(module: nn.Module) -> bool:
     """Whether a module is a leaky activation by the protocol: it has a method ``slopes()``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -127,3 +128,37 @@ def test_values_are_brought_to_moments(values, q, mean):
         assert float(made.mean()) == pytest.approx(mean, abs=1e-6 * q**0.5)
     else:
         assert float(made.min()) >= 0
+
+
+class Spectral(nn.Module):
+    """Complex weights on frequencies, beside real ones on places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 16, dtype=torch.cfloat) / 4)
+        self.local = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.irfft(torch.fft.rfft(x, dim=1) @ self.weight, n=32, dim=1) + self.local(x)
+
+
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(nn.Sequential(nn.Linear(16, 16), nn.ReLU()))
+
+
+@pytest.mark.filterwarnings("ignore::sigprop.init.SignalWarning")
+@pytest.mark.parametrize("made_of", [Spectral, scripted])
+def test_parts_that_cannot_be_set_are_left_alone_and_listed(made_of):
+    """A scripted part, complex weights: the layers around them are set."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(16, 16), made_of(), nn.Linear(16, 16)), torch.randn(64, 32, 16)
+    before = {name: p.detach().clone() for name, p in net[1].named_parameters()}
+    made = plan(net, example=x, target="forward", strict=False)
+    left = {each.name for each in made.untouched}
+    assert {name for name in before if "local" not in name} <= {n[2:] for n in left if n[0] == "1"}
+    initialize(net, x, strict=False, generator=torch.Generator().manual_seed(0))
+    assert all(torch.equal(before[n[2:]], net.get_parameter(n)) for n in left if n[0] == "1")
+    with torch.no_grad():
+        assert 0.3 < float(net(x).square().mean()) < 3
