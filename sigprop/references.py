@@ -71,6 +71,7 @@ REFERENCES: dict[str, Reference] = {
     "berzins2023": R("A. Berzins", "Polyhedral Complex Extraction from ReLU Networks using Edge Subdivision", "ICML", 2023),
     "brock2021": R("A. Brock and S. De and S. Smith", "Characterizing Signal Propagation to Close the Performance Gap in Unnormalized ResNets", "ICLR", 2021, "unit-variance gains"),
     "chandrupatla1997": R("T. Chandrupatla", "A New Hybrid Quadratic/Bisection Algorithm for Finding the Zero of a Nonlinear Function", "Advances in Engineering Software 28", 1997, kind="article"),
+    "chang2020": R("O. Chang, L. Flokas and H. Lipson", "Principled Weight Initialization for Hypernetworks", "ICLR", 2020),
     "cho2009": R("Y. Cho and L. Saul", "Kernel Methods for Deep Learning", "NeurIPS", 2009, "arc-cosine kernels"),
     "clarke1983": R("F. Clarke", "Optimization and Nonsmooth Analysis", "Wiley", 1983, "generalized gradients", "book"),
     "clevert2016": R("D.-A. Clevert and T. Unterthiner and S. Hochreiter", "Fast and Accurate Deep Network Learning by Exponential Linear Units", "ICLR", 2016, "ELU"),

@@ -10,6 +10,7 @@ from typing import Any
 from sigprop.graph import THROUGH, Node
 from sigprop.init.behind import in_words
 from sigprop.init.branches import Branches, Wanted
+from sigprop.init.kernels import kernels
 from sigprop.init.lever import Lever, sources_of
 from sigprop.init.weights import ModelWeight
 from sigprop.prediction.planned import Draw, computed_from
@@ -92,6 +93,7 @@ class Deciding:
         names = {name for weight in self.weights for name in weight.parameters}
         tables = self.reading.graph.of_kind("embedding")
         self.tables = {node.name for node in tables if not names.isdisjoint(node.parameters)}
+        self.kernels = kernels(self.reading)
 
     def key(self, name: str) -> str:
         """What stands for the weight of a node among the planned laws."""
@@ -188,6 +190,8 @@ class Deciding:
         weight, key = self.weight_of[node.name], self.key(node.name)
         removed = self._removed(node, states)
         wanted = self.branches.wanted(node.name, states)
+        if node.name in self.kernels:
+            wanted = self.kernels[node.name].wanted(self.lever.q, states)
         bias = self._bias(node) if wanted.q == self.lever.q else 0.0
         own = self.reading.weights[node.name].bias
         if own in self.biases:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sigprop import initialize, predict
 from sigprop.init import plan
@@ -162,3 +163,54 @@ def test_parts_that_cannot_be_set_are_left_alone_and_listed(made_of):
     assert all(torch.equal(before[n[2:]], net.get_parameter(n)) for n in left if n[0] == "1")
     with torch.no_grad():
         assert 0.3 < float(net(x).square().mean()) < 3
+
+
+class Hyper(nn.Module):
+    """Layers whose kernels another net makes of a code."""
+
+    def __init__(self, depth: int = 6) -> None:
+        super().__init__()
+        self.makers = nn.ModuleList(nn.Linear(32, 128 * 128) for _ in range(depth))
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        for make in self.makers:
+            x = F.linear(F.relu(x), make(code).view(128, 128))
+        return x
+
+
+class Mixed(nn.Module):
+    """Convolutions whose kernels are mixed for each image, as a grouped convolution of all."""
+
+    def __init__(self, depth: int = 4, kernels: int = 4) -> None:
+        super().__init__()
+        made = (torch.randn(kernels, 32, 32, 3, 3) for _ in range(depth))
+        self.kernels = nn.ParameterList(made)
+        self.shares = nn.ModuleList(nn.Linear(32, kernels) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for kernels, share in zip(self.kernels, self.shares, strict=True):
+            shares = share(x.mean((2, 3))).softmax(-1)
+            kernel = torch.einsum("bk,koihw->boihw", shares, kernels)
+            images = F.conv2d(x.reshape(1, -1, 8, 8), kernel.flatten(0, 1), padding=1, groups=16)
+            x = F.relu(images.view_as(x))
+        return x
+
+
+@pytest.mark.filterwarnings("ignore::sigprop.init.SignalWarning")
+@pytest.mark.parametrize(
+    ("make", "inputs", "kind"),
+    [
+        (Hyper, (torch.randn(64, 128), torch.randn(32)), "linear"),
+        (Mixed, (torch.randn(16, 32, 8, 8),), "conv2d"),
+    ],
+)
+def test_kernels_that_are_made_by_weights_are_small(make, inputs, kind):
+    """What the layers with these kernels put out is at the level; kernels of q = 1 multiply it."""
+    torch.manual_seed(0)
+    net = make()
+    initialize(net, inputs, generator=torch.Generator().manual_seed(1))
+    seen = [node for node in measure_nodes(net, *inputs).nodes if node.operation == kind]
+    out = [node.q for node in seen if node.kind == "product"]
+    assert len(out) == (6 if make is Hyper else 4)
+    for q in out:
+        assert 0.3 < q < 3
