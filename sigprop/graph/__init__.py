@@ -13,9 +13,10 @@ from sigprop.graph.network import (
     weight_fans,
 )
 from sigprop.graph.streams import Block, Stream, streams
-from sigprop.graph.vocabulary import KINDS, THROUGH, Kind, Slopes
+from sigprop.graph.vocabulary import BY_DATA, KINDS, THROUGH, Kind, Slopes
 
 __all__ = [
+    "BY_DATA",
     "Block",
     "Graph",
     "KINDS",

@@ -64,3 +64,7 @@ THROUGH: frozenset[Kind] = frozenset(
      "sum", "concatenation", "product")
 )  # fmt: skip
 """Kinds through which one asks what made a signal, or what uses it."""
+
+BY_DATA = ("linear", "conv1d", "conv2d", "conv3d",
+           "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")  # fmt: skip
+"""Operations that are layers also where a signal is their kernel: products in the graph then."""

@@ -14,12 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sigprop.graph import Node
+from sigprop.graph import BY_DATA, Node
 from sigprop.init.branches import Wanted
 from sigprop.reading import Reading
 from sigprop.theory.network import SignalState
-
-_LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,12 @@ def kernels(reading: Reading) -> dict[str, Kernel]:
     """
     found: dict[str, Kernel] = {}
     for node in reading.graph.of_kind("product"):
-        if node.operation in _LAYERS and len(node.inputs) > 1:
+        if node.operation in BY_DATA and len(node.inputs) > 1:
             signal, weight = (_behind(reading, name) for name in node.inputs[:2])
             shape = reading.steps[node.inputs[1]].shape or ()
             if weight.kind == "weight" and len(shape) > 1:
-                found[weight.name] = Kernel(node.name, signal.name, float(math.prod(shape[1:])))
+                terms = (shape[0], *shape[2:]) if "transpose" in node.operation else shape[1:]
+                found[weight.name] = Kernel(node.name, signal.name, float(math.prod(terms)))
     return found
 
 

@@ -53,6 +53,22 @@ def by_hand(act: Callable[[Tensor], Tensor], depth: int = 30, gain: float = HE) 
     return gained(Net(forward, layers=layers, head=nn.Linear(WIDTH, 10)), gain)
 
 
+class Hyper(nn.Module):
+    """Layers whose kernels another net makes of a code."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.make, self.head = nn.Linear(16, WIDTH**2), nn.Linear(WIDTH, 10)
+        self.codes = nn.Parameter(torch.randn(10, 16))
+        nn.init.normal_(self.make.weight, std=gain / math.sqrt(16 * WIDTH))
+        nn.init.zeros_(self.make.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for kernel in self.make(self.codes):
+            x = F.relu(F.linear(x, kernel.view(WIDTH, WIDTH)))
+        return self.head(x)
+
+
 class Leaky(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, slope):
@@ -207,6 +223,10 @@ PECULIAR: dict[str, Peculiar] = {
     "a shared layer": Peculiar(lambda: shared(1.3)),
     "a shared layer, too small": Peculiar(lambda: shared(0.4), named=words.GRADIENT_VANISHES),
     "LSTM": Peculiar(recurrent, (8, 12, WIDTH)),
+    "kernels that are made": Peculiar(lambda: Hyper(HE)),
+    "kernels that are made, of entries at 1": Peculiar(
+        lambda: Hyper(math.sqrt(WIDTH)), named=words.SIGNAL_EXPLODES
+    ),
     "tanh, 50 layers": Peculiar(
         lambda: mlp(nn.Tanh, 50, DEFAULT), named=words.GRADIENT_VANISHES
     ),

@@ -13,7 +13,7 @@ from sigprop.checking.findings import Finding, Level
 from sigprop.checking.limits import Limits
 from sigprop.checking.rules.judged import has_learned
 from sigprop.checking.rules.stream import blocks, layer_scale
-from sigprop.graph import Graph, Node
+from sigprop.graph import BY_DATA, Graph, Node
 
 MAKES = ("weight", "sum", "embedding", "recurrent")
 """Kinds of nodes whose signals are compared."""
@@ -164,14 +164,14 @@ def output(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
 
 
 def _heads(evidence: Evidence) -> Iterator[Node]:
-    """Weights whose output leaves the model as it is, or in another shape."""
+    """Layers whose output leaves the model as it is, or in another shape."""
     for end in evidence.graph.of_kind("output"):
         waiting = [evidence.graph.by_name[name] for name in end.inputs]
         while waiting:
             node = waiting.pop()
             if node.kind == "passage":
                 waiting += [evidence.graph.by_name[name] for name in node.inputs]
-            elif node.kind == "weight":
+            elif _is_layer(node):
                 yield node
 
 
@@ -204,7 +204,12 @@ def _makes(evidence: Evidence, node: Node) -> bool:
     """
     fixed = node.kind == "weight" and not evidence.reading.weights[node.name].parameters
     masked = node.kind == "sum" and _is_logits(evidence, node)
-    return node.kind in MAKES and not fixed and not masked
+    return (node.kind in MAKES or _is_layer(node)) and not fixed and not masked
+
+
+def _is_layer(node: Node) -> bool:
+    """Whether it is a layer: a weight, or an operation whose kernel is a signal."""
+    return node.kind == "weight" or (node.kind == "product" and node.operation in BY_DATA)
 
 
 def _is_logits(evidence: Evidence, node: Node) -> bool:
