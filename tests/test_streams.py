@@ -160,6 +160,22 @@ def test_a_mask_that_is_added_to_logits_is_no_stream():
     assert [b.join for b in only(streams(graph(*lines))).blocks] == ["s1", "s2"]
 
 
+def test_two_streams_that_read_each_other():
+    """Reversible nets: one = one + f(two), two = two + g(one). A branch starts at the other."""
+    lines, last = ["a0 weight x", "b0 weight x"], ("a0", "b0")
+    for i in range(1, 4):
+        one, two = last
+        lines += [f"f{i} weight {two}", f"r{i} activation f{i}", f"g{i} weight r{i}",
+                  f"a{i} sum {one} g{i}", f"h{i} weight a{i}", f"t{i} activation h{i}",
+                  f"k{i} weight t{i}", f"b{i} sum {two} k{i}"]  # fmt: skip
+        last = f"a{i}", f"b{i}"
+    found = streams(graph(*lines, "y concatenation a3 b3"))
+    assert [[b.join for b in stream.blocks] for stream in found] == [
+        ["a1", "a2", "a3"], ["b1", "b2", "b3"],
+    ]  # fmt: skip
+    assert all(len(b.weights) == 2 for s in found for b in s.blocks)
+
+
 # Real networks
 
 

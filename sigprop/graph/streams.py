@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sigprop.graph.network import Graph, Node
@@ -111,13 +111,17 @@ def streams(graph: Graph) -> tuple[Stream, ...]:
 
 @dataclass(frozen=True)
 class _Join:
-    """A join as it is found: the fork, the nodes carried past, the terms of the branch."""
+    """A join as it is found: the fork, the nodes carried past, the terms of the branch.
+
+    ``others``: joins of other streams that the branch starts at, where two streams read each other.
+    """
 
     join: str
     before: str
     carried: tuple[str, ...]
     terms: tuple[str, ...]
     merged: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,8 +138,12 @@ class _Search:
                 joins.pop(inner, None)
             joins[node.name] = found
         joins = {n: each for n, each in joins.items() if self._weights(self._branch(each))}
+        goes_on = {each.before for each in joins.values()} | {
+            name for name, each in joins.items() if each.before in joins
+        }
         sound: dict[str, _Join] = {}
-        for name, each in joins.items():  # what lies in a branch comes first
+        for name, found in joins.items():  # what lies in a branch comes first
+            each = self._from_others(found, sound, goes_on)
             if self._is_sound(each, sound):
                 sound[name] = each
         return tuple(self._chained(sound))
@@ -270,7 +278,26 @@ class _Search:
         )  # fmt: skip
 
     def _branch(self, join: _Join) -> tuple[str, ...]:
-        return self._between(join.before, join.terms, join.carried)
+        found = self._between(join.before, join.terms, join.carried)
+        if not join.others:
+            return found
+        bits = 0
+        for other in join.others:
+            bits |= self.before[other]
+        return tuple(name for name in found if not bits >> self.graph.place[name] & 1)
+
+    def _from_others(
+        self, join: _Join, joins: dict[str, _Join], goes_on: AbstractSet[str]
+    ) -> _Join:
+        """The join, its branch cut where it reads streams of several blocks from outside of it."""
+        branch = self._branch(join)
+        own = {join.before, *join.carried, *branch}
+        others = tuple(n for n in branch if n in joins and joins[n].before not in own)
+        cut = replace(join, others=others)
+        made = set(self._branch(cut))
+        fresh = bool(self._weights(made)) and all(term in made for term in join.terms)
+        rows = goes_on >= {join.join, *others}
+        return cut if fresh and rows and not self._weights(join.carried) else join
 
     def _is_sound(self, join: _Join, joins: dict[str, _Join]) -> bool:
         """Whether the blocks within the branch are of its own, none past a weighted shortcut."""

@@ -204,7 +204,7 @@ class Branches:
         """The second moments of the stream and of the branch where they are added."""
         assert isinstance(self.aim.residual, float)
         block, rate = place.block, self.aim.residual ** (1 / len(place.stream.blocks))
-        before = states[block.before]
+        before = _one(states[block.before])
         q = before.q if isinstance(before, SignalState) else math.nan
         record = self._record(block.behind[0]) if block.behind else None
         bent = place.bent if place.bent is not None and _has_mean(place.bent) else None
@@ -220,6 +220,13 @@ class Branches:
             return q, (rate - 1) * q
         branch = rectified(record, before, rate * q, bent)
         return q, (rate - 1) * q if branch is None else branch
+
+
+def _one(state: Any) -> Any:
+    """A state; of several tensors, as of halves that are streams each, that of the first."""
+    if not isinstance(state, tuple):
+        return state
+    return next((part for part in state if isinstance(part, SignalState)), None)
 
 
 def _closes(record: Activation) -> bool:

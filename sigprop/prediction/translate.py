@@ -71,6 +71,8 @@ class Translator:
         self.meanings = {step: reading.meanings[name] for step, name in self.names.items()}
         self.meta = any(tensor.is_meta for tensor in given.values())
         self.known: dict[Step, bool] = {}
+        self.of_inputs: set[Step] = set()
+        """What is computed from inputs alone, and from no parameter."""
         self.lent = 0
         self.values: dict[Step, Tensor] = {}
         """What some steps made on the example, as far as it was kept."""
@@ -86,15 +88,27 @@ class Translator:
         return not step.constant and not self.is_known(step)
 
     def is_known(self, step: Step) -> bool:
-        """Whether a step is made of whole numbers alone: tokens, masks, indices, places."""
+        """Whether a step is made of whole numbers alone: tokens, masks, indices, places.
+
+        So is what a comparison says of inputs, as of an adjacency matrix.
+        """
         if step not in self.known:
             if step.what == "input":
+                self.of_inputs.add(step)
                 self.known[step] = not self.given[step].is_floating_point()
             elif step.what != "call" or not step.data:
                 self.known[step] = False
             else:
-                known = all(map(self.is_known, self._sources(step)))
-                self.known[step] = known and not self._reads_a_parameter(step)
+                sources = self._sources(step)
+                known, given = (
+                    all([self.is_known(s) for s in sources]),
+                    self.of_inputs.issuperset(sources),
+                )
+                if given and not self._reads_a_parameter(step):
+                    self.of_inputs.add(step)
+                    compares = step.row is not None and step.row.kind == "comparison"
+                    known = known or (compares and not self.meta)
+                self.known[step] = known and step in self.of_inputs
         return self.known[step]
 
     def _reads_a_parameter(self, step: Step) -> bool:
@@ -181,8 +195,10 @@ class Translator:
 
     def _argument(self, value: Any, inputs: tuple[str, ...]) -> Any:
         if isinstance(value, Step):
-            if value.constant or self.is_known(value):
+            if value.constant:
                 return self.laws.of(value)
+            if self.is_known(value):
+                return replace(self.laws.of(value), made_of=self._nodes_behind([value]))
             name = self.names.get(value)
             if name in inputs:
                 return Signal(inputs.index(name))
@@ -268,7 +284,7 @@ class Translator:
                     continue
                 if self.is_signal(before) and before in values:
                     found[before] = values[before]
-                elif self._is_end(before):
+                elif self._is_end(before) and before not in self.of_inputs:
                     self.lent += 1
                     like = torch.zeros(()).expand(before.shape or ())
                     found[before] = size * torch.randn_like(like) if size else like

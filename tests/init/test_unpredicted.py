@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 
@@ -214,3 +215,31 @@ def test_kernels_that_are_made_by_weights_are_small(make, inputs, kind):
     assert len(out) == (6 if make is Hyper else 4)
     for q in out:
         assert 0.3 < q < 3
+
+
+class Coupled(nn.Module):
+    """Two halves of one tensor, each a stream whose branches read the other (a reversible net)."""
+
+    def __init__(self, blocks: int = 8) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(64, 256), nn.Linear(256, 64)
+        pairs = ((nn.Linear(128, 128), nn.Linear(128, 128)) for _ in range(2 * blocks))
+        self.branches = nn.ModuleList(nn.ModuleList(pair) for pair in pairs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.stem(x).chunk(2, -1)
+        for first, last in self.branches:
+            one, two = two, one + last(F.gelu(first(two)))
+        return self.head(torch.cat([one, two], -1))
+
+
+def test_streams_that_start_at_halves_of_one_tensor():
+    """Each grows by e, and its first branch is as large as the others."""
+    torch.manual_seed(0)
+    net, x = Coupled(), torch.randn(64, 64)
+    made = plan(net, example=x, target="forward")
+    found = predict(net, x, init=made)
+    assert not made.warnings
+    assert found["cat"].q == pytest.approx(math.e, rel=0.05)
+    ends = [layer.q for layer in made.layers if layer.name.endswith(".1")]
+    assert max(ends) < 4 * min(ends)

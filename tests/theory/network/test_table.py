@@ -33,14 +33,16 @@ def left_out(signals: Mapping[str, str], rules: Collection[str], measured: Colle
 
 
 def in_vain(signals: Mapping[str, str], rules: Collection[str], measured: Collection[str]) -> list:
-    """Names of rules that no operation and no kind has; measured ones that have a rule or no row.
+    """Names of rules that no operation and no kind has; measured ones with their own or no row.
 
     A function in no row goes by its own name, a tensor written in parts as "write".
     """
     pairs = {f"{kind}.{name}" for kind in KINDS for name in ROWS}
     known = {"write", *ROWS, *KINDS, *OPAQUE, *pairs}
     vain = [name for name in rules if name not in known]
-    twice = [n for n in measured if n not in signals or ruled(n, signals[n], rules)]
+    own = ({n, f"{signals.get(n)}.{n}"} for n in measured)
+    twice = [n for n, names in zip(measured, own, strict=True)
+             if n not in signals or names & set(rules)]  # fmt: skip
     return vain + twice
 
 
