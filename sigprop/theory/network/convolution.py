@@ -155,7 +155,7 @@ def _convolution(ctx: RuleContext) -> SignalState:
 
 def _convolution_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     plan = plan_of(ctx)[1]
-    sent = _through(ctx, gradient, plan.back())
+    sent = _through(ctx, gradient, plan.back)
     if is_thin(plan) and not ctx.call.actual:
         sent = _of_own_weights(ctx, gradient, sent, plan)
     return [undone(ctx, gradient, sent, channels=plan.groups == plan.channels[0])]

@@ -170,6 +170,8 @@ def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
     """
     if math.prod(shape) != math.prod(state.shape):
         raise CannotPredict(f"{state.shape} has not the entries of {tuple(shape)}")
+    if state.shape == tuple(shape) and all(axis.size > 1 for axis in state.axes):
+        return state
     state = without_single(state)
     groups = _groups([axis.size for axis in state.axes], [n for n in shape if n > 1])
     place = 0

@@ -160,12 +160,9 @@ def _pairs_of(taps: Taps, axis: Axis) -> tuple[FloatArray, FloatArray]:
     n, k, count = axis.size, axis.classes, len(taps)
     places = taps[0].shape[0]
     one, two = np.zeros((2, count, count, axis.relations))
-    read = np.full((count, places), -1)
-    met = np.zeros((count, n))
-    for t, matrix in enumerate(taps):
-        rows, columns = matrix.nonzero()
-        read[t, rows] = columns
-        met[t, columns] += 1 / places
+    read, met = taps.read, np.zeros((count, n))
+    for t, at in enumerate(read):
+        met[t, at[at >= 0]] += 1 / places
     c = axis.class_of
     for t, u in itertools.product(range(count), repeat=2):
         both = (read[t] >= 0) & (read[u] >= 0)

@@ -36,7 +36,7 @@ def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
     own = np.tensordot(members, np.moveaxis(state.second, place, 0)[axis.same], axes=1)
     same = (plan.weight.square - pair) * tapped(own, state, plan, spatial)
     differ = np.zeros((kinds.classes, *same.shape))
-    moved = np.zeros((kinds.classes, *_moved_mean(state, plan, spatial).shape[1:]))
+    moved = np.zeros(_mean_shape(state, plan, kinds, spatial))
     if mean or pair:
         shared, apart = _group_pairs(state, plan, kinds, members)
         shared = tapped(shared, state, plan, spatial, together=True)
@@ -131,6 +131,16 @@ def _moved_mean(state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis]) 
         place = state.places(dim).start
         mean = apply_mean(taps.total, mean, place, state.axes[place], out[i])
     return mean
+
+
+def _mean_shape(
+    state: SignalState, plan: ConvolutionPlan, kinds: Axis, out: Sequence[Axis]
+) -> list[int]:
+    """That of means on new axes of channels and places, channels first."""
+    shape, place = list(state.mean.shape), state.places(plan.channel).start
+    for dim, axis in zip(plan.spatial, out, strict=True):
+        shape[state.places(dim).start] = axis.classes
+    return [kinds.classes, *shape[:place], *shape[place + 1 :]]
 
 
 def assembled(differ: FloatArray, same: FloatArray, out: Axis) -> FloatArray:

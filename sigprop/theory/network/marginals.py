@@ -197,15 +197,18 @@ def normal_correlation(c: FloatArray, marginal: FloatArray | None) -> FloatArray
     return np.interp(c, table, rho)
 
 
+@functools.cache
+def _powers() -> FloatArray:
+    """ρ, ρ², …, ρ^(orders + 1) of the correlations that a table has."""
+    rho = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 801))
+    return np.asarray(rho[:, None] ** np.arange(1, ORDERS + 2))
+
+
 @functools.lru_cache(maxsize=64)
 def _correlations(key: bytes) -> tuple[FloatArray, FloatArray]:
     """Correlation of the entries, increasing, for correlations of the normal numbers."""
-    h = np.frombuffer(key)
-    b = (h @ hermite())[1:] ** 2
-    rest = max(1.0 - b.sum(), 0.0)
-    rho = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 801))
-    powers = rho[:, None] ** np.arange(1, ORDERS + 1)
-    c = powers @ b + rest * rho ** (ORDERS + 1)
+    b = (np.frombuffer(key) @ hermite())[1:] ** 2
+    rho, c = _powers()[:, 0], _powers() @ np.append(b, max(1.0 - b.sum(), 0.0))
     start = int(np.argmin(c[:401]))
     c, rho = np.maximum.accumulate(c[start:]), rho[start:]
     c = c / c[-1] if c[-1] > 0 else c

@@ -112,6 +112,21 @@ def kept_for_the_way_back(make: Callable[[RuleContext], T]) -> Callable[[RuleCon
     return found
 
 
+def kept_by_shape(make: Callable[[RuleContext], T]) -> Callable[[RuleContext], T]:
+    """A function of a call and of the shapes of its inputs alone, made once for them."""
+    kept: WeakKeyDictionary[Call, tuple[tuple[Any, ...], T]] = WeakKeyDictionary()
+
+    @functools.wraps(make)
+    def found(ctx: RuleContext) -> T:
+        shapes = tuple(getattr(state, "shape", None) for state in ctx.inputs)
+        before = kept.get(ctx.call)
+        if before is None or before[0] != shapes:
+            before = kept[ctx.call] = (shapes, make(ctx))
+        return before[1]
+
+    return found
+
+
 Forward = Callable[[RuleContext], Any]
 Backward = Callable[[RuleContext, Any], Sequence[SignalState | None]]
 Parameters = Callable[[RuleContext, Any], Mapping[str, float]]
