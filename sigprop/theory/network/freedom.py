@@ -89,6 +89,7 @@ class Freedom:
         by = s / (1 + s * values / self.shape) @ (self.counts * values**2)
         return 1 - float(trapezoid(whole * by, _LOG_S) / trapezoid(whole, _LOG_S))
 
+    @functools.lru_cache(maxsize=16)  # noqa: B019 – a few are kept
     def _integrand(self, share: float) -> FloatArray:
         met = float(self.counts @ (self.values > 0))
         if share <= 0 and met * self.shape <= 1:

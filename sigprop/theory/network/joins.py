@@ -104,7 +104,8 @@ def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | Non
         if isinstance(side, Signal):
             mine = _with_profile(ctx, gradient, side, other)
             told = _told_of_term(ctx, gradient, side, other)
-            found[side.place] = replace(summed_to(mine, ctx.state(side)), told=told or mine.told)
+            sent = summed_to(mine, ctx.state(side).shape)
+            found[side.place] = replace(sent, told=told or mine.told)
     return found
 
 
@@ -151,9 +152,7 @@ def _sum_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, flo
 def at_table(gradient: SignalState, table: Constant) -> float:
     """The mean square of the gradient of a table that is added, summed over where it is used."""
     missing = len(gradient.dims) - len(table.shape)
-    shape = (1,) * missing + tuple(table.shape)
-    like = broadcast(SignalState(((),) * len(shape), np.array(1.0), np.array(1.0)), shape)
-    return summed_to(gradient, like).q
+    return summed_to(gradient, (1,) * missing + tuple(table.shape)).q
 
 
 # Products
@@ -218,15 +217,15 @@ def _beside_factor(
     """
     by, factor = gradient.told_at(ctx.call.name), ctx.state(side)
     if not isinstance(by, Products):
-        return summed_to(through, factor)
+        return summed_to(through, factor.shape)
     if factor.shape == gradient.shape:
         return replace(through, told=Told(ctx.call.inputs[side.place], Products(by.state)))
     if not isinstance(other, Signal):
-        return summed_to(through, factor)
+        return summed_to(through, factor.shape)
     both, copies = aligned(by.state(), broadcast(factor, gradient.shape))
     second = np.divide(both.second, copies.second, out=np.zeros_like(both.second),
                        where=copies.second > 0)  # fmt: skip
-    return summed_to(replace(both, second=second), factor)
+    return summed_to(replace(both, second=second), factor.shape)
 
 
 def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:

@@ -16,7 +16,7 @@ covariance. The other part is in the mean of each place, of which a norm takes o
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 

@@ -41,7 +41,12 @@ from sigprop.theory.network.norm_calls import Norm, at_channels, norm_of
 from sigprop.theory.network.numbers import scaled, shifted
 from sigprop.theory.network.spectrum import shares_kept, spectrum
 from sigprop.theory.network.state import Scatter, SignalState, of_products
-from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
+from sigprop.theory.network.table import (
+    RuleContext,
+    kept_for_the_parameters,
+    kept_for_the_way_back,
+    rule,
+)
 from sigprop.theory.network.told import ByActivation, ByNorm, Orthogonal, Products, Told
 
 SPHERE = 100.0
@@ -277,7 +282,7 @@ def _backward(ctx: RuleContext, gradient: Any) -> list[SignalState | None]:
         inverse, told = 1.0, None
     else:
         inverse, told = _inverse(ctx, norm, found, found.law)
-    projected = _projected(ctx, norm, gradient, through, reshaped(found.state, state.shape))
+    projected = _projected(ctx, gradient, norm, through, reshaped(found.state, state.shape))
     made = normalize_back(
         found, reshaped(through, norm.shape), reshaped(projected, norm.shape), norm.dims,
         centre=norm.centre, inverse=inverse,
@@ -319,7 +324,7 @@ def _inverse(
     if not isinstance(behind, Freedom):
         return inverse, Told(name, Orthogonal()) if _by_channel(norm) else None
     units = _units(norm, behind.dim)
-    behind = replace(behind, shape=behind.shape * units)
+    behind = behind if units == 1 else replace(behind, shape=behind.shape * units)
     by = ByNorm(behind.undone(share), behind.off_weights(share), _by_channel(norm))
     return inverse * behind.inverse(share), Told(name, by)
 
@@ -336,8 +341,9 @@ def _units(norm: Norm, dim: int) -> int:
     return norm.shape[dim] if dim in norm.dims else 1
 
 
+@kept_for_the_parameters
 def _projected(
-    ctx: RuleContext, norm: Norm, gradient: SignalState, through: SignalState, hat: SignalState
+    ctx: RuleContext, gradient: SignalState, norm: Norm, through: SignalState, hat: SignalState
 ) -> SignalState:
     """E (γg x̂)(γg′ x̂′): the mask of an activation behind the norm depends on x̂."""
     by = gradient.told_at(ctx.call.name)
@@ -376,8 +382,8 @@ def _parameters(ctx: RuleContext, gradient: Any) -> Mapping[str, float]:
     hat, norm = _hat(ctx)
     found: dict[str, float] = {}
     if isinstance(norm.scale, Constant) and norm.scale.parameter:
-        through = scaled(gradient, norm.scale)
-        both = _projected(ctx, norm, gradient, through, hat)
+        through = scaled(gradient.times(norm.factor), norm.scale)
+        both = _projected(ctx, gradient, norm, through, hat)
         size = norm.scale.square
         found[norm.scale.parameter] = (
             at_table(both, norm.scale) / size if size > 0

@@ -127,6 +127,25 @@ def kept_by_shape(make: Callable[[RuleContext], T]) -> Callable[[RuleContext], T
     return found
 
 
+def kept_for_the_parameters(make: Callable[..., T]) -> Callable[..., T]:
+    """A function of a call and the gradient that reaches it, kept until it is asked for another.
+
+    The gradient of the signal asks for it, then those of the parameters.
+    """
+    last: list[tuple[ref[Call], ref[Any], T]] = []
+
+    @functools.wraps(make)
+    def found(ctx: RuleContext, gradient: Any, *more: Any) -> T:
+        for call, given, made in last:
+            if call() is ctx.call and given() is gradient:
+                return made
+        made = make(ctx, gradient, *more)
+        last[:] = [(ref(ctx.call), ref(gradient), made)]
+        return made
+
+    return found
+
+
 Forward = Callable[[RuleContext], Any]
 Backward = Callable[[RuleContext, Any], Sequence[SignalState | None]]
 Parameters = Callable[[RuleContext, Any], Mapping[str, float]]
