@@ -153,6 +153,16 @@ def class_sum(values: FloatArray, axis: Axis, dim: int) -> FloatArray:
     return _weighted(values, weights, dim)
 
 
+def class_mean(values: FloatArray, axis: Axis, dim: int) -> FloatArray:
+    """The mean over the entries of one axis of what depends on single entries."""
+    return values if axis.classes == 1 else class_sum(values, axis, dim) / axis.size
+
+
+def own_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
+    """The mean over the entries of one axis, each with itself."""
+    return class_mean(own(second, axis, dim), axis, dim)
+
+
 def diagonal(second: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """The moment of each entry with itself, by classes."""
     for dim, axis in enumerate(axes):
@@ -184,10 +194,12 @@ def _at(values: FloatArray, axes: tuple[Axis, ...], end: int) -> FloatArray:
 
 def outer(first: FloatArray, other: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """m_i n_j of the pairs of each relation, from what depends on single entries."""
+    shape = tuple(axis.relations for axis in axes)
+    if first.size == other.size == 1:
+        return np.full(shape, first.item() * other.item())
     left, pairs = _opened(first, axes, 0)
     right, _ = _opened(other, axes, 1)
-    made = np.broadcast_to(left * right, pairs)
-    return made.reshape(tuple(axis.relations for axis in axes))
+    return np.broadcast_to(left * right, pairs).reshape(shape)
 
 
 def _opened(

@@ -25,7 +25,7 @@ import numpy as np
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import along, same_sum
+from sigprop.theory.network.axes import along, own_mean
 from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.norm_calls import norm_of
 from sigprop.theory.network.state import SignalState
@@ -274,7 +274,7 @@ def own_and_apart(state: SignalState) -> tuple[float, float]:
     """E x² and E x(p) x(p′) for two places that differ along each axis, over all channels."""
     second, first = state.second, len(state.axes) - len(state.dims[2:])
     for place, axis in enumerate(state.axes[:first]):
-        second = same_sum(second, axis, place) / axis.size
+        second = own_mean(second, axis, place)
     return float(second.ravel()[-1]), float(second.ravel()[0])
 
 

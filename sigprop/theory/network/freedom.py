@@ -23,7 +23,7 @@ import numpy as np
 from scipy.integrate import trapezoid
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, pair_mean, same_sum
+from sigprop.theory.network.axes import Axis, own_mean, pair_mean
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import one_axis
 from sigprop.theory.network.marginals import excess_of
@@ -116,7 +116,7 @@ def fan(state: SignalState, dim: int) -> tuple[FloatArray, FloatArray]:
     for i, other in enumerate(state.axes):
         if i != place:
             every = pair_mean(own if every is None else every, other, i)
-            own = same_sum(own, other, i) / other.size
+            own = own_mean(own, other, i)
     left = own if every is None else np.maximum(own - every, 0.0)
     return left.ravel(), np.array(axis.sizes, dtype=np.float64)
 
@@ -133,10 +133,10 @@ def taps_fan(
         fan_in: channels that one unit reads.
     """
     axes, first = state.axes, state.places(channel).start
-    own = same_sum(state.second, axes[first], first) / axes[first].size
+    own = own_mean(state.second, axes[first], first)
     every = own
     for place in range(first):
-        own = same_sum(own, axes[place], place) / axes[place].size
+        own = own_mean(own, axes[place], place)
         every = pair_mean(every, axes[place], place)
     for i, each in enumerate(taps):
         place = first + 1 + i

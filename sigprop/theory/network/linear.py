@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, class_sum, pair_sum, same_sum
+from sigprop.theory.network.axes import Axis, class_mean, class_sum, own_mean, pair_sum, same_sum
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.directions import scatter_of_products
 from sigprop.theory.network.divisions import aligned, one_axis, with_position_axis
@@ -161,7 +161,7 @@ def unit_scatter(state: SignalState, dim: int) -> SignalState:
     for i, other in enumerate(state.axes):
         if i != place:
             squared = pair_sum(squared, other, i)
-            q = same_sum(q, other, i) / other.size
+            q = own_mean(q, other, i)
             pairs *= other.size**2
     r = float(squared.item()) / pairs / max(float(q.item()) ** 2, 1e-300)
     return replace(state, scatter=Scatter(state.scatter.base, 2 * r / n))
@@ -323,7 +323,7 @@ def without(state: SignalState, dim: int, *, total: bool) -> SignalState:
     place = state.places(dim).start
     axis = state.axes[place]
     second = (pair_sum if total else same_sum)(state.second, axis, place) / axis.size
-    mean = class_sum(state.mean, axis, place) / axis.size
+    mean = class_mean(state.mean, axis, place)
     dims = (*state.dims[:dim], *state.dims[dim + 1 :])
     return replace(state, dims=dims, second=np.squeeze(second, place), mean=np.squeeze(mean, place))
 

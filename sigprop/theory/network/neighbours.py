@@ -27,6 +27,7 @@ from sigprop.theory.network.axes import Axis, all_same
 from sigprop.theory.network.borders import bias_of, has_windows, scale_and_common
 from sigprop.theory.network.calls import Signal
 from sigprop.theory.network.linear import as_it_is
+from sigprop.theory.network.pointwise import pair_expectation
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
 from sigprop.theory.network.taps import ConvolutionPlan, Taps, per_axis, plan_of
@@ -149,7 +150,10 @@ def _each(alike: FloatArray | None, of: Callable[[float], float]) -> FloatArray 
 
 def _close(ctx: RuleContext, rule: Rule, n: float) -> SignalState:
     """What a rule makes where any two places are as alike as these."""
-    made: SignalState = rule(replace(ctx, inputs=[as_neighbours(ctx.inputs[0], n)]))
+    state = as_neighbours(ctx.inputs[0], n)
+    if ctx.call.activation is not None:
+        return replace(state, second=pair_expectation(ctx.call.activation, state))
+    made: SignalState = rule(replace(ctx, inputs=[state]))
     return made
 
 

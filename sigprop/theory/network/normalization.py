@@ -24,12 +24,12 @@ from sigprop.theory.network.axes import (
     ROUNDING,
     Axis,
     all_same,
-    class_sum,
+    class_mean,
     diagonal,
     flipped,
     mean_left,
+    own_mean,
     pair_mean,
-    same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import aligned, reshaped
@@ -104,12 +104,12 @@ def normalize(
     if centre:
         second = centred(second, state, places)
         for place in places:
-            mean = mean - class_sum(mean, axes[place], place) / axes[place].size
+            mean = mean - class_mean(mean, axes[place], place)
         if len(places) > 1:
             mean = _centred_mean(state, places)
     v = np.maximum(diagonal(second, axes), 0.0)
     for place in places:
-        v = class_sum(v, axes[place], place) / axes[place].size
+        v = class_mean(v, axes[place], place)
     size = v + eps
     if not np.all(size > 0):
         raise CannotPredict("a normalization of what is constant")
@@ -136,7 +136,7 @@ def _marginal(number: float, excess: float) -> FloatArray | None:
 def _centred_mean(state: SignalState, places: Sequence[int]) -> FloatArray:
     whole = state.mean
     for place in places:
-        whole = class_sum(whole, state.axes[place], place) / state.axes[place].size
+        whole = class_mean(whole, state.axes[place], place)
     return np.asarray(state.mean - whole)
 
 
@@ -183,7 +183,7 @@ def _together(hat: SignalState, places: Sequence[int]) -> FloatArray:
     """
     own = hat.second
     for place in places:
-        own = same_sum(own, hat.axes[place], place) / hat.axes[place].size
+        own = own_mean(own, hat.axes[place], place)
     top = float(np.max(np.abs(own))) or 1.0
     return np.asarray(0.75 + 0.25 * np.minimum((own / top) ** 2, 1.0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,10 @@ from sigprop.theory.network.axes import (
     Axis,
     all_same,
     along,
-    class_sum,
+    class_mean,
     diagonal,
     outer,
+    own_mean,
     pair_sum,
     same_sum,
 )
@@ -84,8 +86,13 @@ class SignalState:
 
     def places(self, dim: int) -> range:
         """The places of the axes of one dimension."""
-        start = sum(len(axes) for axes in self.dims[:dim])
-        return range(start, start + len(self.dims[dim]))
+        end = self._ends[dim]
+        return range(end - len(self.dims[dim]), end)
+
+    @functools.cached_property
+    def _ends(self) -> tuple[int, ...]:
+        """How many axes the dimensions up to each have."""
+        return tuple(itertools.accumulate(map(len, self.dims)))
 
     @functools.cached_property
     def variance(self) -> FloatArray:
@@ -113,7 +120,7 @@ class SignalState:
             return math.nan
         for place, axis in enumerate(self.axes):
             if place not in differ:
-                second = same_sum(second, axis, place) / axis.size
+                second = own_mean(second, axis, place)
         whole, own = second, second
         pairs = math.prod(self.axes[place].size for place in differ)
         for place in differ:
@@ -142,7 +149,7 @@ class SignalState:
 
 def _mean_of(values: FloatArray, axes: tuple[Axis, ...]) -> float:
     for place, axis in enumerate(axes):
-        values = class_sum(values, axis, place) / axis.size
+        values = class_mean(values, axis, place)
     return float(values.item())
 
 
