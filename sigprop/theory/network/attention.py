@@ -166,9 +166,9 @@ def _attention_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState
         earlier = found[place]
         found[place] = mine if earlier is None else added(earlier, mine, None)
     if heads.bias is not None:
-        shape = ctx.state(heads.bias).shape
-        mine = summed_to(before, _grouped_shape(shape, before))
-        found[heads.bias.place] = reshaped(mine, shape)
+        bias = ctx.state(heads.bias).shape
+        mine = summed_to(before, _grouped_shape(bias, before))
+        found[heads.bias.place] = reshaped(mine, bias)
     return found
 
 

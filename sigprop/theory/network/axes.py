@@ -122,6 +122,8 @@ def pair_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """
     weights = None if axis.full else axis.counts
     found = _weighted(second, weights, dim)
+    if second.min(initial=0.0) >= 0:
+        return found
     size = _weighted(np.abs(second), weights, dim)
     return np.where(np.abs(found) <= ROUNDING * size, 0.0, found)
 

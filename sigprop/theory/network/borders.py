@@ -98,7 +98,7 @@ class Borders:
         even = _ones(len(state.dims))
         read = self.signals.get(ctx.call.inputs[0], even)
         sent = self.gradients.get(ctx.call.name, even)
-        return float((sent * _windows(read, plan)).mean()) / _inside(plan)
+        return float((sent * _windows(read, plan)).mean()) / plan.inside
 
 
 def _keep(places: dict[str, Places], name: str, found: Places | None) -> None:
@@ -146,18 +146,13 @@ def _windows(places: Places, plan: ConvolutionPlan) -> Places:
     return places
 
 
-def _inside(plan: ConvolutionPlan) -> float:
-    """How many taps are inside, the mean over places."""
-    return math.prod(float(taps.inside.mean()) for taps in plan.taps)
-
-
 def _convolved(
     ctx: RuleContext, made: SignalState, given: Sequence[Places | None]
 ) -> tuple[Places | None, float]:
     plan = plan_of(ctx)[1]
     even = _ones(len(made.dims))
     read = even if given[0] is None else given[0]
-    windows, counts = _windows(read, plan), _inside(plan)
+    windows, counts = _windows(read, plan), plan.inside
     own = bias_of(ctx)
     weighted = max(made.q - own, 0.0) * windows / counts + own
     return weighted, float(weighted.mean()) / made.q if made.q > 0 else 1.0
@@ -191,7 +186,7 @@ def _convolved_back(
     plan = plan_of(ctx)[1].back
     even = _ones(len(part.dims))
     sent = _windows(even if told[0] is None else told[0], plan)
-    return sent, float(sent.mean()) / _inside(plan)
+    return sent, float(sent.mean()) / plan.inside
 
 
 # The others

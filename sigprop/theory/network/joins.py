@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import flipped
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.marginals import given_term, of_sum
 from sigprop.theory.network.numbers import scaled, shifted, summed_to
-from sigprop.theory.network.state import Scatter, SignalState, of_products
+from sigprop.theory.network.state import Later, Scatter, SignalState, of_products, on_grid
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.told import ByActivation, Products, Told
 
@@ -134,10 +136,14 @@ def _with_profile(ctx: RuleContext, gradient: SignalState, side: Signal, other: 
     if one.shape != gradient.shape:
         return replace(gradient, profile=None, chosen=None)
 
-    profile, chosen = given_term(
-        (gradient.profile, gradient.chosen), ctx.output.marginal, one.marginal, two.marginal,
-        (_std(one), _std(two)),
-    )  # fmt: skip
+    @functools.cache
+    def both() -> list[FloatArray | None]:
+        functions = [on_grid(gradient.profile), on_grid(gradient.chosen)]
+        std = (_std(one), _std(two))
+        return given_term(functions, ctx.output.marginal, one.marginal, two.marginal, std)
+
+    profile = None if gradient.profile is None else Later(lambda: both()[0])
+    chosen = None if gradient.chosen is None else Later(lambda: both()[1])
     return replace(gradient, profile=profile, chosen=chosen)
 
 

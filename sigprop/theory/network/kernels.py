@@ -59,6 +59,8 @@ def opened(state: SignalState, plan: ConvolutionPlan) -> SignalState:
 
 def groups_of(axis: Axis, groups: int) -> tuple[Axis, FloatArray]:
     """Groups of channels in classes, and how many of each class of channels one group has."""
+    if axis.classes == 1:
+        return Axis.exchangeable(groups), np.array([[axis.size / groups]])
     inside = axis.class_of.reshape(groups, -1)
     counts = np.zeros((groups, axis.classes))
     np.add.at(counts, (np.arange(groups)[:, None], inside), 1.0)

@@ -46,7 +46,7 @@ from sigprop.theory.network.pooling import (
     with_dims,
     without_dims,
 )
-from sigprop.theory.network.state import SignalState, of_products
+from sigprop.theory.network.state import SignalState, of_products, on_grid
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.taps import per_axis
 
@@ -253,7 +253,7 @@ def to_largest(gradient: SignalState, state: SignalState, matrices: Maps) -> Sig
     m = found.size
     chance = extremes.both_largest(m, found.residual)
     like = SignalState(found.dims, chance, np.zeros(tuple(a.classes for a in found.axes)))
-    profile, typical = gradient.profile, round(found.typical, 6)
+    profile, typical = on_grid(gradient.profile), round(found.typical, 6)
     for dim in matrices:
         gradient = one_axis(gradient, dim)
     gradient, like = aligned(gradient, like)
@@ -362,7 +362,8 @@ def _row(names: str, maps: Callable[[RuleContext], Maps], *, sign: float = 1.0) 
 
 
 def _mirrored(gradient: SignalState) -> SignalState:
-    turned = [None if p is None else p[::-1].copy() for p in (gradient.profile, gradient.chosen)]
+    both = on_grid(gradient.profile), on_grid(gradient.chosen)
+    turned = [None if p is None else p[::-1].copy() for p in both]
     return replace(gradient, profile=turned[0], chosen=turned[1])
 
 

@@ -55,8 +55,10 @@ def in_common(plan: ConvolutionPlan, read: FloatArray | None) -> FloatArray | No
     if any(_step(taps) > 1 for taps in plan.taps):
         return None
     for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
-        even = read is None or read.shape[dim] == 1
-        apart[i] = _along_even(taps) if even else _along(taps, _mean_along(read, dim))
+        if read is None or read.shape[dim] == 1:
+            apart[i] = _along_even(taps)
+        else:
+            apart[i] = _along(taps, _mean_along(read, dim))
     mean = apart.mean(axis=0)
     return np.array([_of_window(mean[:width], len(plan.spatial)) for width in WIDTHS])
 

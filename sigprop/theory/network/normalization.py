@@ -40,7 +40,7 @@ from sigprop.theory.network.marginals import grid, heavy, sphere, weights
 from sigprop.theory.network.norm_calls import Norm, at_channels, norm_of
 from sigprop.theory.network.numbers import scaled, shifted
 from sigprop.theory.network.spectrum import shares_kept, spectrum
-from sigprop.theory.network.state import Scatter, SignalState, of_products
+from sigprop.theory.network.state import Scatter, SignalState, of_products, on_grid
 from sigprop.theory.network.table import (
     RuleContext,
     kept_for_the_parameters,
@@ -360,9 +360,10 @@ def _projected(
     second = through.second * hat.second
     if getattr(by, "orthogonal", False) and _by_channel(norm) and not _shifts(norm):
         second = second * 0
-    if gradient.profile is not None:
+    profile = on_grid(gradient.profile)
+    if profile is not None:
         h = grid() if hat.marginal is None else hat.marginal
-        own = float((gradient.profile * h**2) @ weights())
+        own = float((profile * h**2) @ weights())
         second = np.where(all_same(through.axes), second * own, second)
     return replace(through, second=second, profile=None, told=None)
 

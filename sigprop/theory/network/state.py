@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,6 +46,30 @@ class Scatter:
         return self.base + self.own
 
 
+class Later:
+    """A function on the grid of ``marginals`` that is computed when it is asked for.
+
+    Args:
+        make: computes it.
+    """
+
+    def __init__(self, make: Callable[[], FloatArray | None]) -> None:
+        self.make = make
+
+    @functools.cached_property
+    def values(self) -> FloatArray | None:
+        """It."""
+        return self.make()
+
+
+OnGrid = FloatArray | Later | None
+
+
+def on_grid(function: OnGrid) -> FloatArray | None:
+    """The values of a function on the grid; None: it is constant."""
+    return function.values if isinstance(function, Later) else function
+
+
 @dataclass(frozen=True)
 class SignalState:
     """Second moments and means of a tensor, relation by relation.
@@ -69,8 +93,8 @@ class SignalState:
     second: FloatArray
     mean: FloatArray
     marginal: FloatArray | None = None
-    profile: FloatArray | None = None
-    chosen: FloatArray | None = None
+    profile: OnGrid = None
+    chosen: OnGrid = None
     scatter: Scatter = field(default_factory=Scatter)
     told: Told | None = None
 

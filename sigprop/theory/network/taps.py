@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +114,11 @@ class ConvolutionPlan:
         taps = tuple(each.back for each in self.taps)
         turned = (self.channels[1], self.channels[0])
         return ConvolutionPlan(self.channel, taps, self.groups, turned, self.weight, 1 - self.rows)
+
+    @functools.cached_property
+    def inside(self) -> float:
+        """How many taps are inside, the mean over places."""
+        return math.prod(float(taps.inside.mean()) for taps in self.taps)
 
     def matrices(self) -> dict[tuple[int, ...], Matrix]:
         """The matrix (channels out, channels in) of each tap, from the weight as it is."""

@@ -14,7 +14,7 @@ from sigprop.theory.network.axes import all_same, over_pairs
 from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.entries import correlations, typical
 from sigprop.theory.network.marginals import grid, hermite, normal_correlation
-from sigprop.theory.network.state import SignalState
+from sigprop.theory.network.state import SignalState, on_grid
 
 _EVERY, _TERMS = 8, 12
 """Points of the grid taken as one, and orders kept, for functions of two entries."""
@@ -42,7 +42,7 @@ def of_term(
     (y, by), (r, _) = (_points(state) for state in (term, other))
     x = y[:, None] + r[None, :]
     values, p = y[:, None] * act.df(x), by[:, 0]
-    behind, own = (_at_sum(x, p, part) for part in (gradient.chosen, gradient.profile))
+    behind, own = (_at_sum(x, p, on_grid(f)) for f in (gradient.chosen, gradient.profile))
     rho = [normal_correlation(correlations(state), state.marginal) for state in (term, other)]
     second = over_pairs(partial(_of_two, by.T @ (values * behind) @ by), term.axes, *rho)
     if gradient.chosen is not None:
