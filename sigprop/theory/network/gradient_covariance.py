@@ -74,7 +74,7 @@ class GradientCovariances(Followed):
             for name in call.inputs:
                 self.users.setdefault(name, []).append(call.name)
         self.behind: dict[str, set[str]] = {}
-        self.kinds: dict[str, str] = {}
+        self.kinds = {name: _kind_of(call) for name, call in signals.calls.items()}
 
     def of(self, one: str, two: str) -> Pair:
         """E g h of the gradients of two nodes; None: 0."""
@@ -170,8 +170,6 @@ class GradientCovariances(Followed):
         return self._kind(edge) == "sum" and call.norm is None and call.kind != "normalization"
 
     def _kind(self, edge: Edge) -> str:
-        if edge[1] not in self.kinds:
-            self.kinds[edge[1]] = _kind_of(self.call(edge))
         return self.kinds[edge[1]]
 
     # Pairs of edges
@@ -374,6 +372,7 @@ _KINDS = {
     **LAYOUT,
     **dict.fromkeys(("add", "sub", "sum", "shift", "neg", "scale"), "sum"),
     **dict.fromkeys(("dropout", "clone", "contiguous", "positive", "to"), "sum"),
+    **dict.fromkeys(("cat", "stack"), "join"),
     "product": "factor",
 }
 
@@ -388,8 +387,6 @@ def _kind_of(call: Call) -> str:
         return "weight" if weight_of(call) and len(call.inputs) == 1 else ""
     if call.kind == "attention":
         return "attention"
-    if call.operation in ("cat", "stack"):
-        return "join"
     if call.operation in MAPS:
         return "sum"
     if call.operation in ("mul", "div"):
