@@ -30,7 +30,7 @@ from sigprop.theory.network.kernels import (
     opened,
     random_kernel,
     spatial_axes,
-    tap_map,
+    through_taps,
 )
 from sigprop.theory.network.linear import (
     INDEPENDENT,
@@ -219,7 +219,7 @@ def _read(state: SignalState, plan: ConvolutionPlan) -> SignalState:
         place = state.places(dim - 1).start
         axis, n = state.axes[place], taps[0].shape[0]
         out = Axis.positions(n) if axis.full and axis.size > 1 else Axis.exchangeable(n)
-        second = through(tap_map(taps, axis, out, False), second, place)
+        second = through_taps(taps, second, place, axis, out)
         dims[dim - 1] = (out,)
     mean = np.zeros(tuple(axis.classes for dim in dims for axis in dim))
     return SignalState(tuple(dims), second, mean)

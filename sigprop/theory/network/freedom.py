@@ -140,9 +140,7 @@ def taps_fan(
         every = pair_mean(every, axes[place], place)
     for i, each in enumerate(taps):
         place = first + 1 + i
-        one, two = _read_pairs(each, axes[place])
-        own = np.moveaxis(np.tensordot(one, own, axes=(1, place)), 0, place)
-        every = np.moveaxis(np.tensordot(two, every, axes=(1, place)), 0, place)
+        own, every = _read_by_pairs(each, axes[place], own, every, place)
     kernel = [len(each) for each in taps]
     opened = (own - every).reshape([k for size in kernel for k in (size, size)])
     count, n = len(kernel), math.prod(kernel)
@@ -151,19 +149,49 @@ def taps_fan(
     return np.where(values > 1e-9 * values.max(), values, 0.0), np.full(n, float(fan_in))
 
 
-def _read_pairs(taps: Taps, axis: Axis) -> tuple[FloatArray, FloatArray]:
-    """Matrices (pairs of taps, relations): what two taps read at one place, and at any two."""
+def _read_by_pairs(
+    taps: Taps, axis: Axis, own: FloatArray, every: FloatArray, place: int
+) -> tuple[FloatArray, FloatArray]:
+    """What pairs of taps read along an axis: both at one place, and each at any, means over them.
+
+    Where many places are told apart no matrix of pairs by pairs is made.
+    """
     small = len(taps) ** 2 * axis.relations <= SMALL
-    return (_remembered_pairs if small else _pairs_of)(taps, axis)
+    if small or not axis.full:
+        one, two = (_remembered_pairs if small else _pairs_of)(taps, axis)
+        return tuple(  # type: ignore[return-value]
+            np.moveaxis(np.tensordot(matrix, values, axes=(1, place)), 0, place)
+            for matrix, values in ((one, own), (two, every))
+        )
+    n, count, places = axis.size, len(taps), taps.read.shape[1]
+    own, every = (np.moveaxis(each, place, 0) for each in (own, every))
+    rest = own.shape[1:]
+    own = own.reshape(n, n, *rest)
+    at_one = np.zeros((count, count, *rest))
+    for t, u in itertools.product(range(count), repeat=2):
+        i, j = taps.read[t], taps.read[u]
+        both = (i >= 0) & (j >= 0)
+        at_one[t, u] = own[i[both], j[both]].sum(axis=0) / places
+    met = _places_met(taps, n)
+    at_any = np.tensordot(met, every.reshape(n, n, *rest), axes=(1, 0))
+    at_any = np.swapaxes(np.tensordot(met, at_any, axes=(1, 1)), 0, 1)
+    one, two = (each.reshape(count**2, *rest) for each in (at_one, at_any))
+    return np.moveaxis(one, 0, place), np.moveaxis(two, 0, place)
+
+
+def _places_met(taps: Taps, n: int) -> FloatArray:
+    """How often each tap reads each place, (taps, places in), over the places out."""
+    met = np.zeros((len(taps), n))
+    for t, at in enumerate(taps.read):
+        met[t, at[at >= 0]] += 1 / len(at)
+    return met
 
 
 def _pairs_of(taps: Taps, axis: Axis) -> tuple[FloatArray, FloatArray]:
     n, k, count = axis.size, axis.classes, len(taps)
     places = taps[0].shape[0]
     one, two = np.zeros((2, count, count, axis.relations))
-    read, met = taps.read, np.zeros((count, n))
-    for t, at in enumerate(read):
-        met[t, at[at >= 0]] += 1 / places
+    read, met = taps.read, _places_met(taps, n)
     c = axis.class_of
     for t, u in itertools.product(range(count), repeat=2):
         both = (read[t] >= 0) & (read[u] >= 0)
