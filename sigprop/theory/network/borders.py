@@ -102,10 +102,11 @@ class Borders:
 
 
 def _keep(places: dict[str, Places], name: str, found: Places | None) -> None:
-    if found is None or np.ptp(found) <= 1e-9 * float(found.mean()):
+    mean = 0.0 if found is None else float(found.mean())
+    if found is None or float(found.max() - found.min()) <= 1e-9 * mean:
         places.pop(name, None)  # even
     else:
-        places[name] = found / found.mean()
+        places[name] = found / mean
 
 
 def _ones(dims: int) -> Places:

@@ -26,6 +26,7 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, own_mean, pair_mean
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import one_axis
+from sigprop.theory.network.maps import along_one
 from sigprop.theory.network.marginals import excess_of
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import SMALL, RuleContext
@@ -160,8 +161,7 @@ def _read_by_pairs(
     if small or not axis.full:
         one, two = (_remembered_pairs if small else _pairs_of)(taps, axis)
         return tuple(  # type: ignore[return-value]
-            np.moveaxis(np.tensordot(matrix, values, axes=(1, place)), 0, place)
-            for matrix, values in ((one, own), (two, every))
+            along_one(matrix, values, place) for matrix, values in ((one, own), (two, every))
         )
     n, count, places = axis.size, len(taps), taps.read.shape[1]
     own, every = (np.moveaxis(each, place, 0) for each in (own, every))

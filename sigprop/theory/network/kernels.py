@@ -53,7 +53,8 @@ def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
 def opened(state: SignalState, plan: ConvolutionPlan) -> SignalState:
     """One axis for each dimension that a kernel moves along."""
     for dim in (plan.channel, *plan.spatial):
-        state = one_axis(state, dim)
+        if len(state.dims[dim]) != 1:
+            state = one_axis(state, dim)
     return state
 
 
