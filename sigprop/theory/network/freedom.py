@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.integrate import trapezoid
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, own_mean, pair_mean
@@ -33,7 +32,11 @@ from sigprop.theory.network.table import SMALL, RuleContext
 from sigprop.theory.network.taps import Taps
 from sigprop.theory.network.told import ByNorm, Orthogonal, Told
 
-_LOG_S = np.linspace(-26.0, 40.0, 800)
+_LOG_S, _STEP = np.linspace(-26.0, 40.0, 800, retstep=True)
+_S = np.exp(_LOG_S)
+_TRAPEZOID = np.full(len(_S), _STEP)
+_TRAPEZOID[[0, -1]] /= 2
+"""What a function of log s is multiplied with for its integral."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,39 +68,33 @@ class Freedom:
         Raises:
             CannotPredict: it is infinite.
         """
-        return float(trapezoid(self._integrand(share), _LOG_S))
+        return float(self._integrand(share) @ _TRAPEZOID)
 
     def undone(self, share: float = 0.0) -> float:
         """E[Σ_i t_i/n / v]/E[1/v]: what the gradient of the weights' own map takes back."""
-        whole = self._integrand(share)
-        s = np.exp(_LOG_S)[:, None]
-        by = 1 / (1 + s * (1 - share) * self.values / self.shape) @ self.counts
-        return float(trapezoid(whole * by, _LOG_S) / trapezoid(whole, _LOG_S)) / float(
-            self.counts.sum()
-        )
+        whole = self._integrand(share) * _TRAPEZOID
+        by = 1 / (1 + _S[:, None] * ((1 - share) * self.values / self.shape)) @ self.counts
+        return float(whole @ by / whole.sum() / self.counts.sum())
 
     def shares(self, values: FloatArray, share: float = 0.0) -> FloatArray:
         """E[t/v] of a term λ t of v for each λ; E[λ t/v] is the share of v that it has."""
-        whole, s = self._integrand(share), np.exp(_LOG_S)
-        by = 1 / (1 + (1 - share) * values[..., None] * s / self.shape)
-        return np.asarray(trapezoid(whole * by, _LOG_S))
+        by = 1 / (1 + ((1 - share) / self.shape * values)[..., None] * _S)
+        return np.asarray(by @ (self._integrand(share) * _TRAPEZOID))
 
     def off_weights(self, share: float = 0.0) -> float:
         """1 − E[Σ λ_i² t_i/v²]/E[1/v]: what is left of the weights' gradient off the weights."""
-        whole = self._integrand(share)
-        s = np.exp(_LOG_S)[:, None]
+        whole, s = self._integrand(share) * _TRAPEZOID, _S[:, None]
         values = (1 - share) * self.values
-        by = s / (1 + s * values / self.shape) @ (self.counts * values**2)
-        return 1 - float(trapezoid(whole * by, _LOG_S) / trapezoid(whole, _LOG_S))
+        by = s / (1 + s * (values / self.shape)) @ (self.counts * values**2)
+        return 1 - float(whole @ by / whole.sum())
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 – a few are kept
     def _integrand(self, share: float) -> FloatArray:
         met = float(self.counts @ (self.values > 0))
         if share <= 0 and met * self.shape <= 1:
             raise CannotPredict("a variance over so few entries that the mean of 1/v is infinite")
-        s = np.exp(_LOG_S)
-        grown = np.log1p(s[:, None] * (1 - share) * self.values / self.shape) @ self.counts
-        return np.asarray(s * np.exp(-self.shape * grown - s * share))
+        grown = np.log1p(_S[:, None] * ((1 - share) * self.values / self.shape)) @ self.counts
+        return np.asarray(_S * np.exp(-self.shape * grown - _S * share))
 
 
 def freedom(values: FloatArray, counts: FloatArray, shape: float = 0.5) -> Freedom | None:
