@@ -310,6 +310,7 @@ def _coarse(marginal: FloatArray | None) -> FloatArray:
     return np.asarray(h.reshape(-1, _COARSE).mean(axis=1))
 
 
+@functools.cache
 def _coarse_weights() -> FloatArray:
     return np.asarray(weights().reshape(-1, _COARSE).sum(axis=1))
 

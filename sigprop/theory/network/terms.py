@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from functools import partial
@@ -83,5 +84,9 @@ def _points(state: SignalState) -> tuple[FloatArray, FloatArray]:
     """A typical entry on a coarse grid, and the Hermite functions with their weights there."""
     mean, std = typical(state)
     h = grid() if state.marginal is None else state.marginal
-    by = hermite()[:, :_TERMS].reshape(-1, _EVERY, _TERMS).sum(axis=1)
-    return mean + std * h.reshape(-1, _EVERY).mean(axis=1), by
+    return mean + std * h.reshape(-1, _EVERY).mean(axis=1), _coarse_hermite()
+
+
+@functools.cache
+def _coarse_hermite() -> FloatArray:
+    return np.asarray(hermite()[:, :_TERMS].reshape(-1, _EVERY, _TERMS).sum(axis=1))
