@@ -128,9 +128,9 @@ def kept_by_shape(make: Callable[[RuleContext], T]) -> Callable[[RuleContext], T
 
 
 def kept_for_the_parameters(make: Callable[..., T]) -> Callable[..., T]:
-    """A function of a call and the gradient that reaches it, kept until it is asked for another.
+    """A function of a call and the gradient that reaches it: the last one is kept.
 
-    The gradient of the signal asks for it, then those of the parameters.
+    The gradient of the signal asks for it, then those of the parameters. It goes with the call.
     """
     last: list[tuple[ref[Call], ref[Any], T]] = []
 
@@ -140,7 +140,7 @@ def kept_for_the_parameters(make: Callable[..., T]) -> Callable[..., T]:
             if call() is ctx.call and given() is gradient:
                 return made
         made = make(ctx, gradient, *more)
-        last[:] = [(ref(ctx.call), ref(gradient), made)]
+        last[:] = [(ref(ctx.call, lambda gone: last.clear()), ref(gradient), made)]
         return made
 
     return found

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sigprop.graph.vocabulary import KINDS
 from sigprop.reading.operations import OPAQUE, ROWS
 from sigprop.theory import network
 from sigprop.theory.network import FAMILIES, RULES, Call, Rule, from_moments
+from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import (
     MEASURED,
     RuleContext,
@@ -165,3 +167,15 @@ def test_what_the_parameters_ask_for_again_is_kept_for_one_call_and_gradient():
     asked = [(first, one), (first, one), (first, two), (second, two), (second, two), (first, one)]
     found = [make(ctx, gradient, float(i)) for i, (ctx, gradient) in enumerate(asked)]
     assert found == [0, 0, 2, 3, 3, 5]
+
+
+def test_what_was_kept_for_a_call_goes_with_it():
+    @kept_for_the_parameters
+    def make(ctx: RuleContext, gradient: object) -> SignalState:
+        return from_moments((3,), 1.0)
+
+    call, gradient = Call("a", "x", "x", None), from_moments((2,), 1.0)
+    made = ref(make(RuleContext(call, []), gradient))
+    assert made() is not None
+    del call
+    assert made() is None
