@@ -53,6 +53,7 @@ def predict(
         ValueError: a model that cannot be recorded (quantized, sharded) or does not run on this
             input, complex or sparse inputs, numbers that are not finite, an unknown choice, a plan
             of another model.
+        MemoryError: moments of so many pairs that they and the gradients would not fit.
 
     Source: poole2016; schoenholz2017; the rules of ``theory.network``.
 

@@ -88,8 +88,9 @@ class Laws:
         if entries.layout is not torch.strided:
             entries = entries.to_dense()
         entries = entries.double()
-        square = float(entries.square().mean())
-        kurtosis = _kurtosis(entries) if names else 3.0
+        squares = entries.square()
+        square = float(squares.mean())
+        kurtosis = _kurtosis(entries, squares, square) if names else 3.0
         row_sum = _row_sum(entries, square) if names else 1.0
         return Constant(
             tuple(found.shape), values, float(entries.mean()), square, name, bool(names), kurtosis,
@@ -137,13 +138,20 @@ def copies(parameters: Mapping[str, Tensor]) -> dict[str, str]:
     return found
 
 
-def _kurtosis(entries: Tensor) -> float:
+def _kurtosis(entries: Tensor, squares: Tensor, square: float) -> float:
     """E w⁴/(E w²)², of entries of any size."""
+    if _LEAST < square < 1 / _LEAST:
+        flat = squares.flatten()
+        return float(torch.dot(flat, flat)) / flat.numel() / square**2
     largest = float(entries.abs().max())
     if not 0 < largest < math.inf:
         return 3.0
     squares = (entries / largest).square()
     return float(squares.square().mean()) / float(squares.mean()) ** 2
+
+
+_LEAST = 1e-100
+"""Mean square from which, and up to the inverse of which, fourth powers are floats."""
 
 
 def _row_sum(entries: Tensor, square: float) -> float:

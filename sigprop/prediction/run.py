@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from sigprop.prediction.inputs import example_of, tokens
 from sigprop.prediction.materialize import Materializer
 from sigprop.prediction.measured import Measured, Places
 from sigprop.prediction.planned import Draw
+from sigprop.prediction.room import Room
 from sigprop.prediction.translate import Translator
 from sigprop.reading.build import build
 from sigprop.reading.calling import check_model, flatten, is_mask, labelled, unwrapped
@@ -140,6 +141,7 @@ class ModelRun:
         example, drawn = example_of(model, x)
         _check_inputs(model, example, finite=as_it_is)
         self.model, self.example, self.places = model, example, Places()
+        self.choice = choice
         with errors_named(model, example):
             recorder, ends = record_steps(model, example, measure=True, witness=self.places)
         self.reading = reading = build(model, recorder.steps, ends, list(recorder.cuts))
@@ -178,6 +180,7 @@ class ModelRun:
             measure=self.measured.forward,
             measure_back=self.measured.backward,
             decide=None if decider is None else decider.begin(self.translator),
+            watch=Room(asdict(self.choice), len(self.calls)),
         )
 
 

@@ -308,11 +308,11 @@ class Translator:
                 out = replay(value, self.around(value, leaves))
         except (CannotReplay, CannotPredict):
             return {}
-        if not isinstance(out, Tensor) or not out.requires_grad:
+        if not isinstance(out, Tensor) or not out.requires_grad or out.is_complex():
             return {}
         source = torch.Generator().manual_seed(_SEED)
         sent = torch.randn(out.shape, generator=source).to(out) * square**0.5
-        found = torch.autograd.grad(out, list(leaves.values()), sent, allow_unused=True)
+        found = torch.autograd.grad((out * sent).sum(), list(leaves.values()), allow_unused=True)
         return {
             self.laws.names[key]: float(grad.detach().double().square().mean())
             for key, grad in zip(leaves, found, strict=True)

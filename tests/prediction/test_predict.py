@@ -15,6 +15,7 @@ from sigprop.measurement import measure_nodes
 from sigprop.prediction import NodePrediction, predict
 from sigprop.prediction.entry import propagated
 from sigprop.prediction.inputs import example_of
+from sigprop.prediction.room import free_bytes
 from sigprop.reading import record
 
 
@@ -391,6 +392,26 @@ def test_what_is_too_large_for_what_was_asked_is_named():
     assert not predict(images, (2, 1, 8, 8), positions="full").notes
     (note,) = predict(images, (2, 1, 60, 60), positions="full").notes
     assert note.startswith("places told apart only in part") and note.endswith(": 0, 2")
+
+
+def test_moments_that_would_not_fit_are_refused(monkeypatch):
+    """Each node has 2·2 relations of 50² pairs, 8 bytes a number: two are more than half of 0.3 MB,
+    three less than half of 0.5 MB; exchangeable places have few."""
+    net = nn.Sequential(nn.Conv1d(2, 8, 3, padding=1), nn.ReLU())
+    for free, fits in ((0.5e6, True), (0.3e6, False)):
+        monkeypatch.setattr("sigprop.prediction.room.free_bytes", lambda free=free: free)
+        assert len(predict(net, (4, 2, 50))) == 3
+        if fits:
+            assert len(predict(net, (4, 2, 50), positions="full")) == 3
+            continue
+        with pytest.raises(MemoryError, match=r"positions='full' .* 2 of 3 nodes .* GiB are free"):
+            predict(net, (4, 2, 50), positions="full")
+
+
+def test_the_memory_that_is_free_is_known(monkeypatch, tmp_path):
+    assert 2**20 < free_bytes() < 2**60
+    monkeypatch.setattr("sigprop.prediction.room._MEMINFO", tmp_path / "none")
+    assert free_bytes() > 2**20  # all of the machine's, or not known
 
 
 def test_covariances_that_are_not_followed_are_said(monkeypatch):

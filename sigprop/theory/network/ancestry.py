@@ -52,6 +52,7 @@ class Ancestry:
 
     def __init__(self, calls: Mapping[str, Call], unpredicted: Collection[str]) -> None:
         self.calls, self.unpredicted = calls, unpredicted
+        self.names = list(calls)
         self.place = {name: place for place, name in enumerate(calls)}
 
     def of(self, one: str, two: str) -> Met | None:
@@ -63,12 +64,11 @@ class Ancestry:
         sides: dict[str, set[int]] = {one: {0}}
         sides.setdefault(two, set()).add(1)
         through: dict[str, str] = {}
-        names = list(self.calls)
         waiting = [-self.place[name] for name in sides if name in self.place]
         heapq.heapify(waiting)
         left = {0: 1, 1: 1}
         while waiting and all(left.values()):
-            name = names[-heapq.heappop(waiting)]
+            name = self.names[-heapq.heappop(waiting)]
             if len(sides[name]) == 2:
                 return Met(name, through.get(name, ""))
             (side,) = sides[name]

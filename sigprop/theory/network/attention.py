@@ -161,13 +161,14 @@ def _attention_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState
                 strict=True)  # fmt: skip
     for i, (name, made, like) in enumerate(sides):
         place = ctx.call.argument(i, name).place
-        mine = reshaped(summed_to(replace(made, mean=made.mean * 0), like), ctx.inputs[place].shape)
+        mine = summed_to(replace(made, mean=made.mean * 0), like.shape)
+        mine = reshaped(mine, ctx.inputs[place].shape)
         earlier = found[place]
         found[place] = mine if earlier is None else added(earlier, mine, None)
     if heads.bias is not None:
-        like = reshaped(ctx.state(heads.bias), _grouped_shape(ctx.state(heads.bias).shape, before))
-        mine = summed_to(before, like)
-        found[heads.bias.place] = reshaped(mine, ctx.state(heads.bias).shape)
+        bias = ctx.state(heads.bias).shape
+        mine = summed_to(before, _grouped_shape(bias, before))
+        found[heads.bias.place] = reshaped(mine, bias)
     return found
 
 

@@ -40,6 +40,7 @@ class Axis:
     sizes: tuple[int, ...]
 
     @classmethod
+    @functools.lru_cache(maxsize=1024)
     def exchangeable(cls, size: int) -> Axis:
         """One class."""
         return cls((size,))
@@ -47,7 +48,7 @@ class Axis:
     @classmethod
     def positions(cls, size: int) -> Axis:
         """Each entry for itself."""
-        return cls((1,) * size)
+        return cls.exchangeable(1) if size == 1 else cls((1,) * size)
 
     @functools.cached_property
     def size(self) -> int:
@@ -119,16 +120,19 @@ def pair_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 
     A sum that cancels within rounding is 0: the total of what is centred.
     """
-    found = _weighted(second, axis.counts, dim)
-    size = _weighted(np.abs(second), axis.counts, dim)
+    weights = None if axis.full else axis.counts
+    found = _weighted(second, weights, dim)
+    if second.min(initial=0.0) >= 0:
+        return found
+    size = _weighted(np.abs(second), weights, dim)
     return np.where(np.abs(found) <= ROUNDING * size, 0.0, found)
 
 
-def _weighted(values: FloatArray, weights: FloatArray, dim: int) -> FloatArray:
+def _weighted(values: FloatArray, weights: FloatArray | None, dim: int) -> FloatArray:
     """Σ of what stands along one dimension, with weights; the dimension keeps one place."""
     shape = values.shape
-    if (weights == 1.0).all():
-        return np.asarray(np.sum(values, axis=dim, keepdims=True))
+    if weights is None:
+        return np.asarray(np.add.reduce(values, axis=dim, keepdims=True))
     flat = values.reshape(math.prod(shape[:dim]), shape[dim], -1)
     return np.asarray(weights @ flat).reshape(*shape[:dim], 1, *shape[dim + 1 :])
 
@@ -147,7 +151,18 @@ def class_sum(values: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """Σ over the entries of one axis of what depends on single entries."""
     if axis.classes == 1:
         return values * axis.size
-    return _weighted(values, np.array(axis.sizes, dtype=np.float64), dim)
+    weights = None if axis.full else np.array(axis.sizes, dtype=np.float64)
+    return _weighted(values, weights, dim)
+
+
+def class_mean(values: FloatArray, axis: Axis, dim: int) -> FloatArray:
+    """The mean over the entries of one axis of what depends on single entries."""
+    return values if axis.classes == 1 else class_sum(values, axis, dim) / axis.size
+
+
+def own_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
+    """The mean over the entries of one axis, each with itself."""
+    return class_mean(own(second, axis, dim), axis, dim)
 
 
 def diagonal(second: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
@@ -181,10 +196,12 @@ def _at(values: FloatArray, axes: tuple[Axis, ...], end: int) -> FloatArray:
 
 def outer(first: FloatArray, other: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """m_i n_j of the pairs of each relation, from what depends on single entries."""
+    shape = tuple(axis.relations for axis in axes)
+    if first.size == other.size == 1:
+        return np.full(shape, first.item() * other.item())
     left, pairs = _opened(first, axes, 0)
     right, _ = _opened(other, axes, 1)
-    made = np.broadcast_to(left * right, pairs)
-    return made.reshape(tuple(axis.relations for axis in axes))
+    return np.broadcast_to(left * right, pairs).reshape(shape)
 
 
 def _opened(
@@ -219,6 +236,9 @@ def all_same(axes: tuple[Axis, ...]) -> np.ndarray:
 
 def mean_left(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """E x̄ x_j: the first entry replaced by the mean over one axis; relations as before."""
+    if axis.classes == 1:
+        found = _weighted(second, axis.counts / axis.size**2, dim)
+        return np.broadcast_to(found, second.shape)
     totals = np.zeros_like(second)
     moved, found = np.moveaxis(second, dim, 0), np.moveaxis(totals, dim, 0)
     k, sizes = axis.classes, np.array(axis.sizes, dtype=np.float64)

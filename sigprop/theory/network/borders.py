@@ -25,7 +25,7 @@ import numpy as np
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import same_sum
+from sigprop.theory.network.axes import along, own_mean
 from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.norm_calls import norm_of
 from sigprop.theory.network.state import SignalState
@@ -98,14 +98,15 @@ class Borders:
         even = _ones(len(state.dims))
         read = self.signals.get(ctx.call.inputs[0], even)
         sent = self.gradients.get(ctx.call.name, even)
-        return float((sent * _windows(read, plan)).mean() / _windows(even, plan).mean())
+        return float((sent * _windows(read, plan)).mean()) / plan.inside
 
 
 def _keep(places: dict[str, Places], name: str, found: Places | None) -> None:
-    if found is None or np.ptp(found) <= 1e-9 * float(found.mean()):
+    mean = 0.0 if found is None else float(found.mean())
+    if found is None or float(found.max() - found.min()) <= 1e-9 * mean:
         places.pop(name, None)  # even
     else:
-        places[name] = found / found.mean()
+        places[name] = found / mean
 
 
 def _ones(dims: int) -> Places:
@@ -139,19 +140,10 @@ def _spatial(ctx: RuleContext) -> range:
 # Convolutions
 
 
-def _along(matrix: Any, places: Places, dim: int) -> Places:
-    n = matrix.shape[1]
-    shape = [*places.shape]
-    shape[dim] = n
-    moved = np.moveaxis(np.broadcast_to(places, shape), dim, 0)
-    made = np.asarray(matrix @ moved.reshape(n, -1)).reshape(matrix.shape[0], *moved.shape[1:])
-    return np.moveaxis(made, 0, dim)
-
-
 def _windows(places: Places, plan: ConvolutionPlan) -> Places:
     """Sums over the taps that are inside."""
     for dim, taps in zip(plan.spatial, plan.taps, strict=True):
-        places = _along(taps.total, places, dim)
+        places = taps.sums(places, dim)
     return places
 
 
@@ -161,7 +153,7 @@ def _convolved(
     plan = plan_of(ctx)[1]
     even = _ones(len(made.dims))
     read = even if given[0] is None else given[0]
-    windows, counts = _windows(read, plan), _windows(even, plan).mean()
+    windows, counts = _windows(read, plan), plan.inside
     own = bias_of(ctx)
     weighted = max(made.q - own, 0.0) * windows / counts + own
     return weighted, float(weighted.mean()) / made.q if made.q > 0 else 1.0
@@ -176,9 +168,10 @@ def _in_common(ctx: RuleContext, given: Places | None) -> Places:
     plan, found = plan_of(ctx)[1], _ones(len(ctx.only.dims))
     u = np.sqrt(found if given is None else given)
     for dim, taps in zip(plan.spatial, plan.taps, strict=True):
+        n = taps[0].shape[1]
         others = tuple(d for d in range(u.ndim) if d != dim)
-        read = [_along(tap, u.mean(axis=others, keepdims=True), dim) for tap in taps]
-        found = found * sum(each * each.mean() for each in read)
+        read = taps.at(np.broadcast_to(u.mean(axis=others), n))
+        found = found * along(read.mean(axis=1) @ read, dim, u.ndim)
     return found
 
 
@@ -191,10 +184,10 @@ def bias_of(ctx: RuleContext) -> float:
 def _convolved_back(
     ctx: RuleContext, part: SignalState, told: Sequence[Any]
 ) -> tuple[Places | None, float]:
-    plan = plan_of(ctx)[1].back()
+    plan = plan_of(ctx)[1].back
     even = _ones(len(part.dims))
     sent = _windows(even if told[0] is None else told[0], plan)
-    return sent, float(sent.mean() / _windows(even, plan).mean())
+    return sent, float(sent.mean()) / plan.inside
 
 
 # The others
@@ -277,7 +270,7 @@ def own_and_apart(state: SignalState) -> tuple[float, float]:
     """E x² and E x(p) x(p′) for two places that differ along each axis, over all channels."""
     second, first = state.second, len(state.axes) - len(state.dims[2:])
     for place, axis in enumerate(state.axes[:first]):
-        second = same_sum(second, axis, place) / axis.size
+        second = own_mean(second, axis, place)
     return float(second.ravel()[-1]), float(second.ravel()[0])
 
 

@@ -22,7 +22,7 @@ from sigprop.theory.network.divisions import (
 from sigprop.theory.network.layout import first_signal, shape_of
 from sigprop.theory.network.mapping import chosen
 from sigprop.theory.network.marginals import POINTS, mixed
-from sigprop.theory.network.state import SignalState, from_values
+from sigprop.theory.network.state import SignalState, from_values, on_grid
 from sigprop.theory.network.table import RuleContext, rule
 
 # One tensor as several
@@ -230,9 +230,10 @@ def plus(one: SignalState, two: SignalState) -> SignalState:
     """The sum of two independent gradients, with the profile of both."""
     one, two = aligned(one, two)
     share = one.q / (one.q + two.q) if one.q + two.q > 0 else 1.0
+    profile = _mixed(on_grid(one.profile), on_grid(two.profile), share)
+    both = _mixed(on_grid(one.chosen), on_grid(two.chosen), share)
     return replace(one, second=one.second + two.second, mean=one.mean + two.mean,
-                   profile=_mixed(one.profile, two.profile, share),
-                   chosen=_mixed(one.chosen, two.chosen, share), told=None)  # fmt: skip
+                   profile=profile, chosen=both, told=None)  # fmt: skip
 
 
 def _mixed(one: FloatArray | None, two: FloatArray | None, share: float) -> FloatArray | None:

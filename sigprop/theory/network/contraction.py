@@ -342,7 +342,7 @@ def gradient_of(
     dims = iter(made.dims)
     made = replace(made, dims=tuple(next(dims) if label in reached else () for label in mine),
                    mean=made.mean * 0, scatter=Scatter())  # fmt: skip
-    made = summed_to(made, like)
+    made = summed_to(made, like.shape)
     return broadcast(made, like.shape)
 
 
@@ -355,8 +355,7 @@ def product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, 
             made = gradient_of(plan, gradient, states[1 - side], side, states[side])
             found[value.parameter] = made.q * plan.factor**2
     if isinstance(plan.added, Constant) and plan.added.parameter:
-        table = from_moments(plan.added.shape, 1.0)
-        found[plan.added.parameter] = summed_to(gradient, table).q * plan.beta**2
+        found[plan.added.parameter] = summed_to(gradient, plan.added.shape).q * plan.beta**2
     return found
 
 

@@ -30,7 +30,7 @@ from sigprop.theory.network.kernels import (
     opened,
     random_kernel,
     spatial_axes,
-    tap_map,
+    through_taps,
 )
 from sigprop.theory.network.linear import (
     INDEPENDENT,
@@ -155,7 +155,7 @@ def _convolution(ctx: RuleContext) -> SignalState:
 
 def _convolution_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     plan = plan_of(ctx)[1]
-    sent = _through(ctx, gradient, plan.back())
+    sent = _through(ctx, gradient, plan.back)
     if is_thin(plan) and not ctx.call.actual:
         sent = _of_own_weights(ctx, gradient, sent, plan)
     return [undone(ctx, gradient, sent, channels=plan.groups == plan.channels[0])]
@@ -219,7 +219,7 @@ def _read(state: SignalState, plan: ConvolutionPlan) -> SignalState:
         place = state.places(dim - 1).start
         axis, n = state.axes[place], taps[0].shape[0]
         out = Axis.positions(n) if axis.full and axis.size > 1 else Axis.exchangeable(n)
-        second = through(tap_map(taps, axis, out, False), second, place)
+        second = through_taps(taps, second, place, axis, out)
         dims[dim - 1] = (out,)
     mean = np.zeros(tuple(axis.classes for dim in dims for axis in dim))
     return SignalState(tuple(dims), second, mean)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, along, same_sum
+from sigprop.theory.network.axes import Axis, along, own_mean
 from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.divisions import one_axis, with_axis
 from sigprop.theory.network.state import SignalState, of_products
@@ -145,7 +145,7 @@ def _of_pairs(state: SignalState, counts: Mapping[int, FloatArray], n: int) -> f
     squares = second**2
     for place, axis in enumerate(state.axes):
         if place not in weights:
-            trace, squares = (same_sum(x, axis, place) / axis.size for x in (trace, squares))
+            trace, squares = (own_mean(x, axis, place) for x in (trace, squares))
             continue
         count = along(weights[place], place, second.ndim)
         own = np.where(along(axis.is_same, place, second.ndim), count, 0.0)

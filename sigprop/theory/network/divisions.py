@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, class_sum, pair_sum, same_sum
+from sigprop.theory.network.axes import Axis, class_mean, pair_sum, same_sum
 from sigprop.theory.network.calls import CannotPredict
 from sigprop.theory.network.maps import mixed, mixed_mean
 from sigprop.theory.network.state import Dims, SignalState
@@ -107,7 +107,7 @@ def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
     for i, axis in enumerate(axes):
         own = same_sum(own, axis, place + i)
         every = pair_sum(every, axis, place + i)
-        mean = class_sum(mean, axis, place + i) / axis.size
+        mean = class_mean(mean, axis, place + i)
     gone_dims = tuple(range(place + 1, place + count))
     own, every, mean = (np.squeeze(a, axis=gone_dims) for a in (own, every, mean))
     second = np.concatenate([(every - own) / max(n * (n - 1), 1), own / n], axis=place)
@@ -170,6 +170,8 @@ def reshaped(state: SignalState, shape: Sequence[int]) -> SignalState:
     """
     if math.prod(shape) != math.prod(state.shape):
         raise CannotPredict(f"{state.shape} has not the entries of {tuple(shape)}")
+    if state.shape == tuple(shape) and all(axis.size > 1 for axis in state.axes):
+        return state
     state = without_single(state)
     groups = _groups([axis.size for axis in state.axes], [n for n in shape if n > 1])
     place = 0

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import diagonal
 from sigprop.theory.network.state import SignalState, of_products
 
 
@@ -17,11 +18,20 @@ def typical(state: SignalState) -> tuple[float, float]:
 
 
 def correlations(state: SignalState) -> FloatArray:
-    """(E x y − means)/stds of each pair, in [−1, 1]; 0 where an entry is constant."""
-    std = np.sqrt(state.variance)
-    size = std**2 if std.size == 1 else of_products(std, std, state.axes)
-    cov = state.second
+    """(E x y − means)/stds of each pair, in [−1, 1]; 0 where an entry is constant.
+
+    That of an entry with itself is exactly 1: a kernel like arccos c has an infinite slope there.
+    """
+    variance, cov = state.variance, state.second
     if state.mean.any():
         cov = cov - of_products(state.mean, state.mean, state.axes)
-    c = np.divide(cov, size, out=None if size.all() else np.zeros_like(cov), where=size > 0)
-    return np.clip(c, -1.0, 1.0, out=c)
+    if variance.size == 1:
+        if not variance.item() > 0:
+            return np.zeros_like(cov)
+        c = cov / variance.item()
+    else:
+        std = np.sqrt(variance)
+        size = of_products(std, std, state.axes)
+        c = np.divide(cov, size, out=np.zeros_like(cov), where=size > 0)
+        diagonal(c, state.axes)[...] = variance > 0
+    return np.minimum(np.maximum(c, -1.0, out=c), 1.0, out=c)

@@ -28,6 +28,17 @@ _HERMITE = 48
 
 
 @functools.cache
+def _gauss() -> tuple[FloatArray, FloatArray]:
+    w, p = np.polynomial.hermite_e.hermegauss(_HERMITE)
+    return w, p / p.sum()
+
+
+def _common(c: float) -> tuple[FloatArray, FloatArray]:
+    """Points and weights of the number that a window has in common; one if there is none."""
+    return _gauss() if c > 0 else (np.zeros(1), np.ones(1))
+
+
+@functools.cache
 def _line() -> FloatArray:
     """Points that two numbers are compared at; 0 is none of them."""
     return np.arange(_LEFT, _RIGHT, _STEP)
@@ -111,8 +122,7 @@ def quantiles(m: float, c: float) -> FloatArray:
     e, v = of_independent(m)
     c0 = max(c, 0.0)
     t = np.linspace(-9.0, 9.0, 1201)
-    w, p = np.polynomial.hermite_e.hermegauss(_HERMITE)
-    p = p / p.sum()
+    w, p = _common(c0)
     inside = (t[:, None] - np.sqrt(c0) * w) / np.sqrt(max(1 - c0, 1e-12))
     log_below = m * special.log_ndtr(inside)
     below, above = np.exp(log_below) @ p, -np.expm1(log_below) @ p
@@ -135,7 +145,7 @@ def of_function(m: float, c: float, h: FloatArray) -> tuple[float, float]:
 def share_given(m: float, c: float) -> FloatArray:
     """m·P(an entry is the largest | its value), on the grid."""
     c0 = min(max(c, 0.0), 1.0)
-    w, p = np.polynomial.hermite_e.hermegauss(_HERMITE)
+    w, p = _common(c0)
     inside = np.sqrt(1 - c0) * grid()[:, None] - np.sqrt(c0) * w
-    found = np.exp((m - 1) * special.log_ndtr(inside)) @ (p / p.sum())
+    found = np.exp((m - 1) * special.log_ndtr(inside)) @ p
     return np.asarray(found / float(found @ weights()))

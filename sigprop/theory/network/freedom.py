@@ -20,19 +20,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.integrate import trapezoid
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, pair_mean, same_sum
+from sigprop.theory.network.axes import Axis, own_mean, pair_mean
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import one_axis
+from sigprop.theory.network.maps import along_one
 from sigprop.theory.network.marginals import excess_of
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import SMALL, RuleContext
 from sigprop.theory.network.taps import Taps
 from sigprop.theory.network.told import ByNorm, Orthogonal, Told
 
-_LOG_S = np.linspace(-26.0, 40.0, 800)
+_LOG_S, _STEP = np.linspace(-26.0, 40.0, 800, retstep=True)
+_S = np.exp(_LOG_S)
+_TRAPEZOID = np.full(len(_S), _STEP)
+_TRAPEZOID[[0, -1]] /= 2
+"""What a function of log s is multiplied with for its integral."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,38 +68,33 @@ class Freedom:
         Raises:
             CannotPredict: it is infinite.
         """
-        return float(trapezoid(self._integrand(share), _LOG_S))
+        return float(self._integrand(share) @ _TRAPEZOID)
 
     def undone(self, share: float = 0.0) -> float:
         """E[Σ_i t_i/n / v]/E[1/v]: what the gradient of the weights' own map takes back."""
-        whole = self._integrand(share)
-        s = np.exp(_LOG_S)[:, None]
-        by = 1 / (1 + s * (1 - share) * self.values / self.shape) @ self.counts
-        return float(trapezoid(whole * by, _LOG_S) / trapezoid(whole, _LOG_S)) / float(
-            self.counts.sum()
-        )
+        whole = self._integrand(share) * _TRAPEZOID
+        by = 1 / (1 + _S[:, None] * ((1 - share) * self.values / self.shape)) @ self.counts
+        return float(whole @ by / whole.sum() / self.counts.sum())
 
     def shares(self, values: FloatArray, share: float = 0.0) -> FloatArray:
         """E[t/v] of a term λ t of v for each λ; E[λ t/v] is the share of v that it has."""
-        whole, s = self._integrand(share), np.exp(_LOG_S)
-        by = 1 / (1 + (1 - share) * values[..., None] * s / self.shape)
-        return np.asarray(trapezoid(whole * by, _LOG_S))
+        by = 1 / (1 + ((1 - share) / self.shape * values)[..., None] * _S)
+        return np.asarray(by @ (self._integrand(share) * _TRAPEZOID))
 
     def off_weights(self, share: float = 0.0) -> float:
         """1 − E[Σ λ_i² t_i/v²]/E[1/v]: what is left of the weights' gradient off the weights."""
-        whole = self._integrand(share)
-        s = np.exp(_LOG_S)[:, None]
+        whole, s = self._integrand(share) * _TRAPEZOID, _S[:, None]
         values = (1 - share) * self.values
-        by = s / (1 + s * values / self.shape) @ (self.counts * values**2)
-        return 1 - float(trapezoid(whole * by, _LOG_S) / trapezoid(whole, _LOG_S))
+        by = s / (1 + s * (values / self.shape)) @ (self.counts * values**2)
+        return 1 - float(whole @ by / whole.sum())
 
+    @functools.lru_cache(maxsize=16)  # noqa: B019 – a few are kept
     def _integrand(self, share: float) -> FloatArray:
         met = float(self.counts @ (self.values > 0))
         if share <= 0 and met * self.shape <= 1:
             raise CannotPredict("a variance over so few entries that the mean of 1/v is infinite")
-        s = np.exp(_LOG_S)
-        grown = np.log1p(s[:, None] * (1 - share) * self.values / self.shape) @ self.counts
-        return np.asarray(s * np.exp(-self.shape * grown - s * share))
+        grown = np.log1p(_S[:, None] * ((1 - share) * self.values / self.shape)) @ self.counts
+        return np.asarray(_S * np.exp(-self.shape * grown - _S * share))
 
 
 def freedom(values: FloatArray, counts: FloatArray, shape: float = 0.5) -> Freedom | None:
@@ -115,7 +114,7 @@ def fan(state: SignalState, dim: int) -> tuple[FloatArray, FloatArray]:
     for i, other in enumerate(state.axes):
         if i != place:
             every = pair_mean(own if every is None else every, other, i)
-            own = same_sum(own, other, i) / other.size
+            own = own_mean(own, other, i)
     left = own if every is None else np.maximum(own - every, 0.0)
     return left.ravel(), np.array(axis.sizes, dtype=np.float64)
 
@@ -132,16 +131,14 @@ def taps_fan(
         fan_in: channels that one unit reads.
     """
     axes, first = state.axes, state.places(channel).start
-    own = same_sum(state.second, axes[first], first) / axes[first].size
+    own = own_mean(state.second, axes[first], first)
     every = own
     for place in range(first):
-        own = same_sum(own, axes[place], place) / axes[place].size
+        own = own_mean(own, axes[place], place)
         every = pair_mean(every, axes[place], place)
     for i, each in enumerate(taps):
         place = first + 1 + i
-        one, two = _read_pairs(each, axes[place])
-        own = np.moveaxis(np.tensordot(one, own, axes=(1, place)), 0, place)
-        every = np.moveaxis(np.tensordot(two, every, axes=(1, place)), 0, place)
+        own, every = _read_by_pairs(each, axes[place], own, every, place)
     kernel = [len(each) for each in taps]
     opened = (own - every).reshape([k for size in kernel for k in (size, size)])
     count, n = len(kernel), math.prod(kernel)
@@ -150,22 +147,48 @@ def taps_fan(
     return np.where(values > 1e-9 * values.max(), values, 0.0), np.full(n, float(fan_in))
 
 
-def _read_pairs(taps: Taps, axis: Axis) -> tuple[FloatArray, FloatArray]:
-    """Matrices (pairs of taps, relations): what two taps read at one place, and at any two."""
+def _read_by_pairs(
+    taps: Taps, axis: Axis, own: FloatArray, every: FloatArray, place: int
+) -> tuple[FloatArray, FloatArray]:
+    """What pairs of taps read along an axis: both at one place, and each at any, means over them.
+
+    Where many places are told apart no matrix of pairs by pairs is made.
+    """
     small = len(taps) ** 2 * axis.relations <= SMALL
-    return (_remembered_pairs if small else _pairs_of)(taps, axis)
+    if small or not axis.full:
+        one, two = (_remembered_pairs if small else _pairs_of)(taps, axis)
+        return tuple(  # type: ignore[return-value]
+            along_one(matrix, values, place) for matrix, values in ((one, own), (two, every))
+        )
+    n, count, places = axis.size, len(taps), taps.read.shape[1]
+    own, every = (np.moveaxis(each, place, 0) for each in (own, every))
+    rest = own.shape[1:]
+    own = own.reshape(n, n, *rest)
+    at_one = np.zeros((count, count, *rest))
+    for t, u in itertools.product(range(count), repeat=2):
+        i, j = taps.read[t], taps.read[u]
+        both = (i >= 0) & (j >= 0)
+        at_one[t, u] = own[i[both], j[both]].sum(axis=0) / places
+    met = _places_met(taps, n)
+    at_any = np.tensordot(met, every.reshape(n, n, *rest), axes=(1, 0))
+    at_any = np.swapaxes(np.tensordot(met, at_any, axes=(1, 1)), 0, 1)
+    one, two = (each.reshape(count**2, *rest) for each in (at_one, at_any))
+    return np.moveaxis(one, 0, place), np.moveaxis(two, 0, place)
+
+
+def _places_met(taps: Taps, n: int) -> FloatArray:
+    """How often each tap reads each place, (taps, places in), over the places out."""
+    met = np.zeros((len(taps), n))
+    for t, at in enumerate(taps.read):
+        met[t, at[at >= 0]] += 1 / len(at)
+    return met
 
 
 def _pairs_of(taps: Taps, axis: Axis) -> tuple[FloatArray, FloatArray]:
     n, k, count = axis.size, axis.classes, len(taps)
     places = taps[0].shape[0]
     one, two = np.zeros((2, count, count, axis.relations))
-    read = np.full((count, places), -1)
-    met = np.zeros((count, n))
-    for t, matrix in enumerate(taps):
-        rows, columns = matrix.nonzero()
-        read[t, rows] = columns
-        met[t, columns] += 1 / places
+    read, met = taps.read, _places_met(taps, n)
     c = axis.class_of
     for t, u in itertools.product(range(count), repeat=2):
         both = (read[t] >= 0) & (read[u] >= 0)

@@ -74,6 +74,7 @@ class GradientCovariances(Followed):
             for name in call.inputs:
                 self.users.setdefault(name, []).append(call.name)
         self.behind: dict[str, set[str]] = {}
+        self.kinds = {name: _kind_of(call) for name, call in signals.calls.items()}
 
     def of(self, one: str, two: str) -> Pair:
         """E g h of the gradients of two nodes; None: 0."""
@@ -169,24 +170,7 @@ class GradientCovariances(Followed):
         return self._kind(edge) == "sum" and call.norm is None and call.kind != "normalization"
 
     def _kind(self, edge: Edge) -> str:
-        call = self.call(edge)
-        if call.norm is not None or call.kind == "normalization":
-            return "sum"
-        if call.activation is not None:
-            return "factor"
-        if call.kind == "weight":
-            return "weight" if weight_of(call) and len(call.inputs) == 1 else ""
-        if call.kind == "attention":
-            return "attention"
-        if call.operation in ("cat", "stack"):
-            return "join"
-        if call.operation in MAPS:
-            return "sum"
-        if call.operation in ("mul", "div"):
-            two = all(isinstance(value, Signal) for value in call.args[:2])
-            return "sum" if not two else "factor" if call.operation == "mul" else ""
-        return _KINDS.get(call.operation, "" if call.kind == "pooling" else
-                          _KINDS.get(call.kind, ""))  # fmt: skip
+        return self.kinds[edge[1]]
 
     # Pairs of edges
 
@@ -388,8 +372,28 @@ _KINDS = {
     **LAYOUT,
     **dict.fromkeys(("add", "sub", "sum", "shift", "neg", "scale"), "sum"),
     **dict.fromkeys(("dropout", "clone", "contiguous", "positive", "to"), "sum"),
+    **dict.fromkeys(("cat", "stack"), "join"),
     "product": "factor",
 }
+
+
+def _kind_of(call: Call) -> str:
+    """How a call sends a gradient on; "": it cannot be followed."""
+    if call.norm is not None or call.kind == "normalization":
+        return "sum"
+    if call.activation is not None:
+        return "factor"
+    if call.kind == "weight":
+        return "weight" if weight_of(call) and len(call.inputs) == 1 else ""
+    if call.kind == "attention":
+        return "attention"
+    if call.operation in MAPS:
+        return "sum"
+    if call.operation in ("mul", "div"):
+        two = all(isinstance(value, Signal) for value in call.args[:2])
+        return "sum" if not two else "factor" if call.operation == "mul" else ""
+    return _KINDS.get(call.operation, "" if call.kind == "pooling" else
+                      _KINDS.get(call.kind, ""))  # fmt: skip
 
 
 def crossed_parameters(pairs: GradientCovariances, ctx: RuleContext) -> dict[str, float]:

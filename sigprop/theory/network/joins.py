@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import flipped
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.marginals import given_term, of_sum
 from sigprop.theory.network.numbers import scaled, shifted, summed_to
-from sigprop.theory.network.state import Scatter, SignalState, of_products
+from sigprop.theory.network.state import Later, Scatter, SignalState, of_products, on_grid
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.told import ByActivation, Products, Told
 
@@ -104,7 +106,8 @@ def _sum_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | Non
         if isinstance(side, Signal):
             mine = _with_profile(ctx, gradient, side, other)
             told = _told_of_term(ctx, gradient, side, other)
-            found[side.place] = replace(summed_to(mine, ctx.state(side)), told=told or mine.told)
+            sent = summed_to(mine, ctx.state(side).shape)
+            found[side.place] = replace(sent, told=told or mine.told)
     return found
 
 
@@ -133,10 +136,14 @@ def _with_profile(ctx: RuleContext, gradient: SignalState, side: Signal, other: 
     if one.shape != gradient.shape:
         return replace(gradient, profile=None, chosen=None)
 
-    profile, chosen = given_term(
-        (gradient.profile, gradient.chosen), ctx.output.marginal, one.marginal, two.marginal,
-        (_std(one), _std(two)),
-    )  # fmt: skip
+    @functools.cache
+    def both() -> list[FloatArray | None]:
+        functions = [on_grid(gradient.profile), on_grid(gradient.chosen)]
+        std = (_std(one), _std(two))
+        return given_term(functions, ctx.output.marginal, one.marginal, two.marginal, std)
+
+    profile = None if gradient.profile is None else Later(lambda: both()[0])
+    chosen = None if gradient.chosen is None else Later(lambda: both()[1])
     return replace(gradient, profile=profile, chosen=chosen)
 
 
@@ -151,9 +158,7 @@ def _sum_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, flo
 def at_table(gradient: SignalState, table: Constant) -> float:
     """The mean square of the gradient of a table that is added, summed over where it is used."""
     missing = len(gradient.dims) - len(table.shape)
-    shape = (1,) * missing + tuple(table.shape)
-    like = broadcast(SignalState(((),) * len(shape), np.array(1.0), np.array(1.0)), shape)
-    return summed_to(gradient, like).q
+    return summed_to(gradient, (1,) * missing + tuple(table.shape)).q
 
 
 # Products
@@ -218,15 +223,15 @@ def _beside_factor(
     """
     by, factor = gradient.told_at(ctx.call.name), ctx.state(side)
     if not isinstance(by, Products):
-        return summed_to(through, factor)
+        return summed_to(through, factor.shape)
     if factor.shape == gradient.shape:
         return replace(through, told=Told(ctx.call.inputs[side.place], Products(by.state)))
     if not isinstance(other, Signal):
-        return summed_to(through, factor)
+        return summed_to(through, factor.shape)
     both, copies = aligned(by.state(), broadcast(factor, gradient.shape))
     second = np.divide(both.second, copies.second, out=np.zeros_like(both.second),
                        where=copies.second > 0)  # fmt: skip
-    return summed_to(replace(both, second=second), factor)
+    return summed_to(replace(both, second=second), factor.shape)
 
 
 def _product_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:

@@ -17,7 +17,7 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.divisions import one_axis
 from sigprop.theory.network.linear import pair_moments, significant_mean
-from sigprop.theory.network.maps import Matrix, apply_mean, summed, through
+from sigprop.theory.network.maps import Matrix, apply, apply_mean, summed, through
 from sigprop.theory.network.state import Scatter, SignalState
 from sigprop.theory.network.table import SMALL
 from sigprop.theory.network.taps import MOST, ConvolutionPlan, Taps
@@ -36,7 +36,7 @@ def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
     own = np.tensordot(members, np.moveaxis(state.second, place, 0)[axis.same], axes=1)
     same = (plan.weight.square - pair) * tapped(own, state, plan, spatial)
     differ = np.zeros((kinds.classes, *same.shape))
-    moved = np.zeros((kinds.classes, *_moved_mean(state, plan, spatial).shape[1:]))
+    mean_out = np.zeros(_mean_shape(state, plan, kinds, spatial))
     if mean or pair:
         shared, apart = _group_pairs(state, plan, kinds, members)
         shared = tapped(shared, state, plan, spatial, together=True)
@@ -45,20 +45,23 @@ def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
         within = np.array([(wide - 1) / max(n * wide - 1, 1) for n in kinds.sizes])
         for a, share in enumerate(within):
             differ[a, a] = share * shared[a] + (1 - share) * differ[a, a]
-        moved = mean * np.tensordot(members, _moved_mean(state, plan, spatial), axes=1)
+        mean_out = mean * np.tensordot(members, _moved_mean(state, plan, spatial), axes=1)
     second = np.moveaxis(assembled(differ, same, out), 0, place)
-    return on_axes(state, plan, second, np.moveaxis(moved, 0, place), out, spatial)
+    return on_axes(state, plan, second, np.moveaxis(mean_out, 0, place), out, spatial)
 
 
 def opened(state: SignalState, plan: ConvolutionPlan) -> SignalState:
     """One axis for each dimension that a kernel moves along."""
     for dim in (plan.channel, *plan.spatial):
-        state = one_axis(state, dim)
+        if len(state.dims[dim]) != 1:
+            state = one_axis(state, dim)
     return state
 
 
 def groups_of(axis: Axis, groups: int) -> tuple[Axis, FloatArray]:
     """Groups of channels in classes, and how many of each class of channels one group has."""
+    if axis.classes == 1:
+        return Axis.exchangeable(groups), np.array([[axis.size / groups]])
     inside = axis.class_of.reshape(groups, -1)
     counts = np.zeros((groups, axis.classes))
     np.add.at(counts, (np.arange(groups)[:, None], inside), 1.0)
@@ -107,14 +110,27 @@ def tapped(
     last = second.ndim - (len(state.axes) - state.places(plan.channel).start - 1)
     for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
         axis = state.axes[state.places(dim).start]
-        second = through(tap_map(taps, axis, out[i], together), second, last + i)
+        second = through_taps(taps, second, last + i, axis, out[i], together=together)
     return second
 
 
-def tap_map(taps: Taps, axis: Axis, out: Axis, together: bool) -> Matrix:
-    """What the taps of one axis do to second moments: Σ_k A_k M A_kᵀ, or S M Sᵀ."""
+def through_taps(
+    taps: Taps, second: FloatArray, dim: int, axis: Axis, out: Axis, *, together: bool = False
+) -> FloatArray:
+    """What the taps of one axis do to second moments there: Σ_k A_k M A_kᵀ, or S M Sᵀ.
+
+    Where many places are told apart no matrix of pairs by pairs is made.
+    """
     small = len(taps) * axis.relations <= SMALL
-    return (_remembered_map if small else _map_of)(taps, axis, out, together)
+    if small or not (axis.full and out.full):
+        matrix = (_remembered_map if small else _map_of)(taps, axis, out, together)
+        return through(matrix, second, dim)
+    if together:
+        return apply(taps.total, taps.total, second, dim, axis, out)
+    made = np.zeros(1)
+    for tap in taps:
+        made = made + apply(tap, tap, second, dim, axis, out)
+    return made
 
 
 def _map_of(taps: Taps, axis: Axis, out: Axis, together: bool) -> Matrix:
@@ -131,6 +147,16 @@ def _moved_mean(state: SignalState, plan: ConvolutionPlan, out: Sequence[Axis]) 
         place = state.places(dim).start
         mean = apply_mean(taps.total, mean, place, state.axes[place], out[i])
     return mean
+
+
+def _mean_shape(
+    state: SignalState, plan: ConvolutionPlan, kinds: Axis, out: Sequence[Axis]
+) -> list[int]:
+    """That of means on new axes of channels and places, channels first."""
+    shape, place = list(state.mean.shape), state.places(plan.channel).start
+    for dim, axis in zip(plan.spatial, out, strict=True):
+        shape[state.places(dim).start] = axis.classes
+    return [kinds.classes, *shape[:place], *shape[place + 1 :]]
 
 
 def assembled(differ: FloatArray, same: FloatArray, out: Axis) -> FloatArray:

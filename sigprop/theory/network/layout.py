@@ -107,7 +107,7 @@ def _expand(ctx: RuleContext) -> SignalState:
 
 
 def _expand_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
-    return [summed_to(gradient, first_signal(ctx))]
+    return [summed_to(gradient, first_signal(ctx).shape)]
 
 
 rule("expand expand_as broadcast_to expand_copy", _expand, _expand_back, "exact")
@@ -142,7 +142,7 @@ def _repeat(ctx: RuleContext) -> SignalState:
 
 def _repeat_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     state, wide = _opened(ctx)
-    return [reshaped(summed_to(reshaped(gradient, wide), state), first_signal(ctx).shape)]
+    return [reshaped(summed_to(reshaped(gradient, wide), state.shape), first_signal(ctx).shape)]
 
 
 rule("repeat tile repeat_interleave", _repeat, _repeat_back, "exact")

@@ -12,19 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from weakref import ref
 
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, class_sum, pair_sum, same_sum
-from sigprop.theory.network.calls import Call, CannotPredict, Constant
+from sigprop.theory.network.axes import Axis, class_mean, class_sum, own_mean, pair_sum, same_sum
+from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.directions import scatter_of_products
 from sigprop.theory.network.divisions import aligned, one_axis, with_position_axis
 from sigprop.theory.network.freedom import fan, off_weights, telling, undone
 from sigprop.theory.network.maps import apply, apply_mean
 from sigprop.theory.network.state import Scatter, SignalState, of_products
-from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.table import RuleContext, kept_for_the_parameters, rule
 from sigprop.theory.network.told import ByActivation, Products, Told
 
 _SIGNIFICANT = 6.0
@@ -162,7 +161,7 @@ def unit_scatter(state: SignalState, dim: int) -> SignalState:
     for i, other in enumerate(state.axes):
         if i != place:
             squared = pair_sum(squared, other, i)
-            q = same_sum(q, other, i) / other.size
+            q = own_mean(q, other, i)
             pairs *= other.size**2
     r = float(squared.item()) / pairs / max(float(q.item()) ** 2, 1e-300)
     return replace(state, scatter=Scatter(state.scatter.base, 2 * r / n))
@@ -217,6 +216,7 @@ def _linear_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | 
     return [sent]
 
 
+@kept_for_the_parameters
 def coherent(
     ctx: RuleContext, gradient: SignalState, mapped: Callable[[], SignalState]
 ) -> SignalState | None:
@@ -233,22 +233,7 @@ def coherent(
     by = gradient.told_at(ctx.call.name)
     if ctx.call.actual or not isinstance(by, ByActivation | Products):
         return None
-    for kept, call, made in _KEPT:
-        if kept() is gradient and call is ctx.call:
-            return made
-    made = _coherent(ctx, gradient, by, mapped())
-    _KEPT[:] = [(ref(gradient), ctx.call, made)]
-    return made
-
-
-_KEPT: list[tuple[ref[SignalState], Call, SignalState]] = []
-"""The last one: the gradient of the signal asks for it, then those of the parameters."""
-
-
-def _coherent(
-    ctx: RuleContext, gradient: SignalState, by: ByActivation | Products, h: SignalState
-) -> SignalState:
-    bias = ctx.call.argument(2, "bias")
+    h, bias = mapped(), ctx.call.argument(2, "bias")
     if isinstance(by, Products):
         found = by.state()
     else:
@@ -338,7 +323,7 @@ def without(state: SignalState, dim: int, *, total: bool) -> SignalState:
     place = state.places(dim).start
     axis = state.axes[place]
     second = (pair_sum if total else same_sum)(state.second, axis, place) / axis.size
-    mean = class_sum(state.mean, axis, place) / axis.size
+    mean = class_mean(state.mean, axis, place)
     dims = (*state.dims[:dim], *state.dims[dim + 1 :])
     return replace(state, dims=dims, second=np.squeeze(second, place), mean=np.squeeze(mean, place))
 

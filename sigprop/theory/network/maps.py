@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,28 @@ from sigprop.theory.network.axes import Axis, as_positions, pair_sum, same_sum
 
 Matrix = Any
 """A map of the entries of an axis: a numpy matrix or a sparse array, (entries out, entries in)."""
+SMALL = 2**12
+"""Numbers in a tensor up to which a matrix is applied without turning its dimensions."""
 REMEMBERED = 2**12
 """Entries of matrices up to which what they do to second moments is remembered."""
+
+
+def as_rows(matrix: Matrix) -> Matrix:
+    """A matrix as a sparse one, row by row."""
+    return matrix if isinstance(matrix, sparse.csr_array) else sparse.csr_array(matrix)
+
+
+@functools.lru_cache(maxsize=256)
+def same_entries(n: int) -> Matrix:
+    """The map that leaves n entries as they are."""
+    return sparse.csr_array(sparse.eye(n))
+
+
+def rows_times(factors: FloatArray, matrix: Matrix) -> Matrix:
+    """A matrix, each of its rows times a number."""
+    made = as_rows(matrix)
+    values = made.data * np.repeat(factors, np.diff(made.indptr))
+    return sparse.csr_array((values, made.indices, made.indptr), made.shape)
 
 
 def apply(
@@ -62,7 +83,7 @@ def summed(pairs: Iterable[tuple[Matrix, Matrix]], axis: Axis, out: Axis) -> Mat
     total: Matrix = None
     for left, right in pairs:
         if axis.full and out.full:
-            made = sparse.kron(sparse.csr_array(left), sparse.csr_array(right), format="csr")
+            made = sparse.kron(as_rows(left), as_rows(right), format="csr")
         else:
             made = relation_weights(left, right, axis, out)
         total = made if total is None else total + made
@@ -71,15 +92,24 @@ def summed(pairs: Iterable[tuple[Matrix, Matrix]], axis: Axis, out: Axis) -> Mat
 
 def through(operator: Matrix, second: FloatArray, dim: int) -> FloatArray:
     """What such a map makes of a relation tensor along one dimension."""
+    if isinstance(operator, np.ndarray) and second.size <= SMALL:
+        return along_one(operator, second, dim)
     moved = np.moveaxis(second, dim, 0)
     made = operator @ moved.reshape(moved.shape[0], -1)
     return np.moveaxis(made.reshape(-1, *moved.shape[1:]), 0, dim)
 
 
+def along_one(matrix: FloatArray, values: FloatArray, dim: int) -> FloatArray:
+    """A small dense matrix applied along one dimension of few numbers."""
+    shape = values.shape
+    flat = values.reshape(math.prod(shape[:dim]), shape[dim], -1)
+    return np.asarray(matrix @ flat).reshape(*shape[:dim], len(matrix), *shape[dim + 1 :])
+
+
 def relation_weights(left: Matrix, right: Matrix, axis: Axis, out: Axis) -> FloatArray:
     """The matrix (relations out, relations in) that averages Σ A_ip B_jq over the pairs."""
-    a = sparse.csr_array(left)
-    b = a if left is right else sparse.csr_array(right)
+    a = as_rows(left)
+    b = a if left is right else as_rows(right)
     if max(a.nnz, b.nnz) > REMEMBERED:
         return _weights_of(a, b, axis, out)
     one = _Entries.of(a)
@@ -178,12 +208,12 @@ def _span(axis: Axis, place: int) -> tuple[int, int]:
 
 def apply_mean(matrix: Matrix, mean: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
     """The mean of A x, averaged over the entries of each class."""
-    sparse_matrix = sparse.csr_array(matrix)
+    sparse_matrix = as_rows(matrix)
     if sparse_matrix.nnz <= REMEMBERED:
         weights = _remembered_mean(_Entries.of(sparse_matrix), axis, out)
     else:
         weights = _mean_weights(sparse_matrix, axis, out)
-    return np.moveaxis(np.tensordot(weights, mean, axes=(1, dim)), 0, dim)
+    return mean * weights.item() if weights.size == 1 else along_one(weights, mean, dim)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -210,7 +240,7 @@ def mixed(second: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
         total, own = pair_sum(second, axis, dim), same_sum(second, axis, dim)
         n = axis.size
         return np.concatenate([(total - own) / max(n * (n - 1), 1), own / n], axis=dim)
-    one = sparse.csr_array(sparse.eye(axis.size))
+    one = same_entries(axis.size)
     return apply(one, one, second, dim, axis, out)
 
 
@@ -220,4 +250,4 @@ def mixed_mean(mean: FloatArray, dim: int, axis: Axis, out: Axis) -> FloatArray:
         return mean
     if out.full:
         return np.asarray(np.take(mean, axis.class_of, axis=dim))
-    return apply_mean(sparse.csr_array(sparse.eye(axis.size)), mean, dim, axis, out)
+    return apply_mean(same_entries(axis.size), mean, dim, axis, out)

@@ -87,7 +87,9 @@ def expand(
         marginal: h on the grid.
         profile: what the square is weighted with, on the grid.
     """
-    pairs, back = np.unique(np.stack([mean, std], axis=1), axis=0, return_inverse=True)
+    pairs, back = np.stack([mean, std], axis=1), np.zeros(1, dtype=int)
+    if len(pairs) > 1:
+        pairs, back = np.unique(pairs, axis=0, return_inverse=True)
     coefficients = np.empty((len(pairs), ORDERS + 1))
     square = np.empty(len(pairs))
     by = weights() if profile is None else weights() * profile
@@ -181,6 +183,10 @@ def pair_values(
         rho: correlation of the normal numbers behind them.
         rest: √(E φ² − Σ a_k²) of the first times that of the second; None: nothing.
     """
+    if rho.size <= _FEW and one.ndim == two.ndim == 1:
+        powers = np.power.outer(rho, np.arange(ORDERS + 2))
+        last = 0.0 if rest is None else rest * powers[..., -1]
+        return np.asarray(powers[..., :-1] @ (one * two) + last)
     total = np.zeros_like(rho) if rest is None else rest * rho
     for k in range(ORDERS, -1, -1):
         total += one[k] * two[k]
@@ -197,15 +203,18 @@ def normal_correlation(c: FloatArray, marginal: FloatArray | None) -> FloatArray
     return np.interp(c, table, rho)
 
 
+@functools.cache
+def _powers() -> FloatArray:
+    """ρ, ρ², …, ρ^(orders + 1) of the correlations that a table has."""
+    rho = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 801))
+    return np.asarray(rho[:, None] ** np.arange(1, ORDERS + 2))
+
+
 @functools.lru_cache(maxsize=64)
 def _correlations(key: bytes) -> tuple[FloatArray, FloatArray]:
     """Correlation of the entries, increasing, for correlations of the normal numbers."""
-    h = np.frombuffer(key)
-    b = (h @ hermite())[1:] ** 2
-    rest = max(1.0 - b.sum(), 0.0)
-    rho = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 801))
-    powers = rho[:, None] ** np.arange(1, ORDERS + 1)
-    c = powers @ b + rest * rho ** (ORDERS + 1)
+    b = (np.frombuffer(key) @ hermite())[1:] ** 2
+    rho, c = _powers()[:, 0], _powers() @ np.append(b, max(1.0 - b.sum(), 0.0))
     start = int(np.argmin(c[:401]))
     c, rho = np.maximum.accumulate(c[start:]), rho[start:]
     c = c / c[-1] if c[-1] > 0 else c
@@ -252,7 +261,9 @@ def of_sum(
 def mixed(marginals: Sequence[FloatArray | None], shares: Sequence[float]) -> FloatArray | None:
     """The marginal of an entry of one of several tensors, each with its share of all entries.
 
-    Where what follows standardizes each channel, averages over all channels are those of it.
+    Where what follows standardizes each channel, averages over all channels are those of it. Values
+    that are equal but for rounding (of a ReLU in several branches) stand in the order of the normal
+    numbers behind them.
 
     Example:
         >>> mixed([None, heavy(1.0)], [1.0, 0.0]) is None, round(excess_of(mixed(
@@ -264,7 +275,7 @@ def mixed(marginals: Sequence[FloatArray | None], shares: Sequence[float]) -> Fl
         return kept[0][0]
     values = np.concatenate([grid() if h is None else h for h, _ in kept])
     chances = np.concatenate([share * weights() for _, share in kept])
-    order = np.argsort(values, kind="stable")
+    order = np.lexsort((np.tile(grid(), len(kept)), np.round(values, 12)))
     below = np.cumsum(chances[order]) - chances[order] / 2
     return standardized(np.interp(special.ndtr(grid()), below / chances.sum(), values[order]))
 
@@ -299,6 +310,7 @@ def _coarse(marginal: FloatArray | None) -> FloatArray:
     return np.asarray(h.reshape(-1, _COARSE).mean(axis=1))
 
 
+@functools.cache
 def _coarse_weights() -> FloatArray:
     return np.asarray(weights().reshape(-1, _COARSE).sum(axis=1))
 
@@ -324,7 +336,7 @@ def heavy(excess: float) -> FloatArray:
 
 def excess_of(marginal: FloatArray | None) -> float:
     """E h⁴ − 3."""
-    return 0.0 if marginal is None else float(marginal**4 @ weights()) - 3.0
+    return 0.0 if marginal is None else float((marginal**2) ** 2 @ weights()) - 3.0
 
 
 def fourth_excess(mean: float, std: float, marginal: FloatArray | None) -> float:

@@ -24,7 +24,7 @@ from sigprop.theory.network.axes import Axis, all_same, along, diagonal
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import aligned, one_axis
 from sigprop.theory.network.mapping import mapped
-from sigprop.theory.network.maps import Matrix, apply_mean, summed, through
+from sigprop.theory.network.maps import Matrix, apply_mean, as_rows, rows_times, summed, through
 from sigprop.theory.network.marginals import (
     ORDERS,
     grid,
@@ -46,7 +46,7 @@ from sigprop.theory.network.pooling import (
     with_dims,
     without_dims,
 )
-from sigprop.theory.network.state import SignalState, of_products
+from sigprop.theory.network.state import SignalState, of_products, on_grid
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.taps import per_axis
 
@@ -177,7 +177,7 @@ def _overlapping(found: Windows, size: float, r: FloatArray) -> FloatArray:
 
 def _overlaps(matrix: Matrix, out: Axis) -> dict[int, FloatArray]:
     """For each number of entries that two windows of an axis share: its share by relation."""
-    matrix = sparse.csr_array(matrix)
+    matrix = as_rows(matrix)
     shared = (matrix @ matrix.T).toarray().astype(int)
     found: dict[int, FloatArray] = {}
     for length in np.unique(shared[shared > 0]):
@@ -223,7 +223,7 @@ def _averaged(found: Windows, values: FloatArray) -> FloatArray:
     for dim, matrix in found.matrices.items():
         place = found.state.places(dim).start
         count = np.asarray(matrix.sum(axis=1)).ravel()
-        by = sparse.csr_array(sparse.csr_array(sparse.diags(1 / np.maximum(count, 1))) @ matrix)
+        by = rows_times(1 / np.maximum(count, 1), matrix)
         values = apply_mean(by, values, place, found.state.axes[place], found.out[dim])
     return values
 
@@ -253,7 +253,7 @@ def to_largest(gradient: SignalState, state: SignalState, matrices: Maps) -> Sig
     m = found.size
     chance = extremes.both_largest(m, found.residual)
     like = SignalState(found.dims, chance, np.zeros(tuple(a.classes for a in found.axes)))
-    profile, typical = gradient.profile, round(found.typical, 6)
+    profile, typical = on_grid(gradient.profile), round(found.typical, 6)
     for dim in matrices:
         gradient = one_axis(gradient, dim)
     gradient, like = aligned(gradient, like)
@@ -291,7 +291,7 @@ def _spread(gradient: SignalState, found: Windows) -> SignalState:
     """Each window's gradient at one of its entries by chance."""
     for dim, matrix in found.matrices.items():
         count = np.maximum(np.asarray(matrix.sum(axis=1)).ravel(), 1.0)
-        scaled = sparse.csr_array(sparse.csr_array(sparse.diags(1 / count)) @ matrix)
+        scaled = rows_times(1 / count, matrix)
         axis = found.state.axes[found.state.places(dim).start]
         gradient = mapped(gradient, dim, scaled.T.tocsr(), axis)
     return gradient
@@ -362,7 +362,8 @@ def _row(names: str, maps: Callable[[RuleContext], Maps], *, sign: float = 1.0) 
 
 
 def _mirrored(gradient: SignalState) -> SignalState:
-    turned = [None if p is None else p[::-1].copy() for p in (gradient.profile, gradient.chosen)]
+    both = on_grid(gradient.profile), on_grid(gradient.chosen)
+    turned = [None if p is None else p[::-1].copy() for p in both]
     return replace(gradient, profile=turned[0], chosen=turned[1])
 
 

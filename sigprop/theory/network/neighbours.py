@@ -16,7 +16,7 @@ covariance. The other part is in the mean of each place, of which a norm takes o
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -27,9 +27,10 @@ from sigprop.theory.network.axes import Axis, all_same
 from sigprop.theory.network.borders import bias_of, has_windows, scale_and_common
 from sigprop.theory.network.calls import Signal
 from sigprop.theory.network.linear import as_it_is
+from sigprop.theory.network.pointwise import pair_expectation
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
-from sigprop.theory.network.taps import ConvolutionPlan, per_axis, plan_of
+from sigprop.theory.network.taps import ConvolutionPlan, Taps, per_axis, plan_of
 
 Rule = Callable[[RuleContext], Any]
 LEAST = 1e-3
@@ -51,45 +52,45 @@ def in_common(plan: ConvolutionPlan, read: FloatArray | None) -> FloatArray | No
     where the windows are further apart than one place: what they read are no neighbours.
     """
     apart = np.zeros((len(plan.spatial), WIDEST))
+    if any(_step(taps) > 1 for taps in plan.taps):
+        return None
     for i, (dim, taps) in enumerate(zip(plan.spatial, plan.taps, strict=True)):
-        r = _mean_along(read, dim, taps[0].shape[1])
-        places = [_place_read(tap) for tap in taps]
-        if any(_step(each) > 1 for each in places):
-            return None
-        apart[i] = [_along(places, r, d) for d in range(WIDEST)]
+        if read is None or read.shape[dim] == 1:
+            apart[i] = _along_even(taps)
+        else:
+            apart[i] = _along(taps, _mean_along(read, dim))
     mean = apart.mean(axis=0)
     return np.array([_of_window(mean[:width], len(plan.spatial)) for width in WIDTHS])
 
 
-def _mean_along(read: FloatArray | None, dim: int, n: int) -> FloatArray:
-    if read is None or read.shape[dim] == 1:
-        return np.ones(n)
+def _mean_along(read: FloatArray, dim: int) -> FloatArray:
     return np.asarray(read.mean(axis=tuple(d for d in range(read.ndim) if d != dim)))
 
 
-def _place_read(tap: Any) -> np.ndarray:
-    """Which place each window reads by a tap; −1 where it is outside."""
-    rows, columns = tap.nonzero()
-    found = np.full(tap.shape[0], -1)
-    found[rows] = columns
-    return found
-
-
-def _step(read: np.ndarray) -> int:
+@functools.lru_cache(maxsize=256)
+def _step(taps: Taps) -> int:
     """How many places on the next window reads."""
-    both = (read[:-1] >= 0) & (read[1:] >= 0)
+    read = taps.read
+    both = (read[:, :-1] >= 0) & (read[:, 1:] >= 0)
     return int(np.diff(read)[both].max(initial=0))
 
 
-def _along(places: Sequence[np.ndarray], r: FloatArray, d: int) -> float:
-    """What two places have in common that are d apart along an axis."""
-    d = min(d, len(places[0]) - 1)  # as far as the map goes
-    n = len(places[0]) - d
-    size = np.append(np.sqrt(r), 0.0)  # 0 outside
-    own = sum(size[read] ** 2 for read in places)
-    shared = sum(size[read[:n]] * size[read[d:]] for read in places)
-    square = np.sqrt(own[:n] * own[d:])
-    return float(np.sum(shared) / np.sum(square)) if np.any(square) else 0.0
+@functools.lru_cache(maxsize=256)
+def _along_even(taps: Taps) -> list[float]:
+    return _along(taps, np.ones(taps[0].shape[1]))
+
+
+def _along(taps: Taps, r: FloatArray) -> list[float]:
+    """What two places have in common that are 0, 1, … apart along an axis."""
+    size = taps.at(np.sqrt(r))
+    own, found = (size**2).sum(axis=0), []
+    for d in range(WIDEST):
+        d = min(d, len(own) - 1)  # as far as the map goes
+        n = len(own) - d
+        square = np.sqrt(own[:n] * own[d:])
+        shared = float((size[:, :n] * size[:, d:]).sum())
+        found.append(shared / float(square.sum()) if np.any(square) else 0.0)
+    return found
 
 
 def _of_window(apart: FloatArray, spatial: int) -> float:
@@ -151,7 +152,10 @@ def _each(alike: FloatArray | None, of: Callable[[float], float]) -> FloatArray 
 
 def _close(ctx: RuleContext, rule: Rule, n: float) -> SignalState:
     """What a rule makes where any two places are as alike as these."""
-    made: SignalState = rule(replace(ctx, inputs=[as_neighbours(ctx.inputs[0], n)]))
+    state = as_neighbours(ctx.inputs[0], n)
+    if ctx.call.activation is not None:
+        return replace(state, second=pair_expectation(ctx.call.activation, state))
+    made: SignalState = rule(replace(ctx, inputs=[state]))
     return made
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.layout import first_signal
-from sigprop.theory.network.table import RuleContext
+from sigprop.theory.network.table import RuleContext, kept_by_shape
 
 SPHERE = 100.0
 """Equal normal entries up to which x/s is told from a Gaussian."""
@@ -46,6 +46,7 @@ class Norm:
     group: int = 0
 
 
+@kept_by_shape
 def norm_of(ctx: RuleContext) -> Norm:
     """What a call normalizes.
 

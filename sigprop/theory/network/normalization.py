@@ -24,12 +24,12 @@ from sigprop.theory.network.axes import (
     ROUNDING,
     Axis,
     all_same,
-    class_sum,
+    class_mean,
     diagonal,
     flipped,
     mean_left,
+    own_mean,
     pair_mean,
-    same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import aligned, reshaped
@@ -40,8 +40,13 @@ from sigprop.theory.network.marginals import grid, heavy, sphere, weights
 from sigprop.theory.network.norm_calls import Norm, at_channels, norm_of
 from sigprop.theory.network.numbers import scaled, shifted
 from sigprop.theory.network.spectrum import shares_kept, spectrum
-from sigprop.theory.network.state import Scatter, SignalState, of_products
-from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
+from sigprop.theory.network.state import Scatter, SignalState, of_products, on_grid
+from sigprop.theory.network.table import (
+    RuleContext,
+    kept_for_the_parameters,
+    kept_for_the_way_back,
+    rule,
+)
 from sigprop.theory.network.told import ByActivation, ByNorm, Orthogonal, Products, Told
 
 SPHERE = 100.0
@@ -99,12 +104,12 @@ def normalize(
     if centre:
         second = centred(second, state, places)
         for place in places:
-            mean = mean - class_sum(mean, axes[place], place) / axes[place].size
+            mean = mean - class_mean(mean, axes[place], place)
         if len(places) > 1:
             mean = _centred_mean(state, places)
     v = np.maximum(diagonal(second, axes), 0.0)
     for place in places:
-        v = class_sum(v, axes[place], place) / axes[place].size
+        v = class_mean(v, axes[place], place)
     size = v + eps
     if not np.all(size > 0):
         raise CannotPredict("a normalization of what is constant")
@@ -131,7 +136,7 @@ def _marginal(number: float, excess: float) -> FloatArray | None:
 def _centred_mean(state: SignalState, places: Sequence[int]) -> FloatArray:
     whole = state.mean
     for place in places:
-        whole = class_sum(whole, state.axes[place], place) / state.axes[place].size
+        whole = class_mean(whole, state.axes[place], place)
     return np.asarray(state.mean - whole)
 
 
@@ -178,7 +183,7 @@ def _together(hat: SignalState, places: Sequence[int]) -> FloatArray:
     """
     own = hat.second
     for place in places:
-        own = same_sum(own, hat.axes[place], place) / hat.axes[place].size
+        own = own_mean(own, hat.axes[place], place)
     top = float(np.max(np.abs(own))) or 1.0
     return np.asarray(0.75 + 0.25 * np.minimum((own / top) ** 2, 1.0))
 
@@ -277,7 +282,7 @@ def _backward(ctx: RuleContext, gradient: Any) -> list[SignalState | None]:
         inverse, told = 1.0, None
     else:
         inverse, told = _inverse(ctx, norm, found, found.law)
-    projected = _projected(ctx, norm, gradient, through, reshaped(found.state, state.shape))
+    projected = _projected(ctx, gradient, norm, through, reshaped(found.state, state.shape))
     made = normalize_back(
         found, reshaped(through, norm.shape), reshaped(projected, norm.shape), norm.dims,
         centre=norm.centre, inverse=inverse,
@@ -319,7 +324,7 @@ def _inverse(
     if not isinstance(behind, Freedom):
         return inverse, Told(name, Orthogonal()) if _by_channel(norm) else None
     units = _units(norm, behind.dim)
-    behind = replace(behind, shape=behind.shape * units)
+    behind = behind if units == 1 else replace(behind, shape=behind.shape * units)
     by = ByNorm(behind.undone(share), behind.off_weights(share), _by_channel(norm))
     return inverse * behind.inverse(share), Told(name, by)
 
@@ -336,8 +341,9 @@ def _units(norm: Norm, dim: int) -> int:
     return norm.shape[dim] if dim in norm.dims else 1
 
 
+@kept_for_the_parameters
 def _projected(
-    ctx: RuleContext, norm: Norm, gradient: SignalState, through: SignalState, hat: SignalState
+    ctx: RuleContext, gradient: SignalState, norm: Norm, through: SignalState, hat: SignalState
 ) -> SignalState:
     """E (γg x̂)(γg′ x̂′): the mask of an activation behind the norm depends on x̂."""
     by = gradient.told_at(ctx.call.name)
@@ -354,9 +360,10 @@ def _projected(
     second = through.second * hat.second
     if getattr(by, "orthogonal", False) and _by_channel(norm) and not _shifts(norm):
         second = second * 0
-    if gradient.profile is not None:
+    profile = on_grid(gradient.profile)
+    if profile is not None:
         h = grid() if hat.marginal is None else hat.marginal
-        own = float((gradient.profile * h**2) @ weights())
+        own = float((profile * h**2) @ weights())
         second = np.where(all_same(through.axes), second * own, second)
     return replace(through, second=second, profile=None, told=None)
 
@@ -376,8 +383,8 @@ def _parameters(ctx: RuleContext, gradient: Any) -> Mapping[str, float]:
     hat, norm = _hat(ctx)
     found: dict[str, float] = {}
     if isinstance(norm.scale, Constant) and norm.scale.parameter:
-        through = scaled(gradient, norm.scale)
-        both = _projected(ctx, norm, gradient, through, hat)
+        through = scaled(gradient.times(norm.factor), norm.scale)
+        both = _projected(ctx, gradient, norm, through, hat)
         size = norm.scale.square
         found[norm.scale.parameter] = (
             at_table(both, norm.scale) / size if size > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -97,11 +98,11 @@ def shifted(state: SignalState, added: Any, sign: float = 1.0) -> SignalState:
     return fixed_part_added(state, replace(state, second=second, mean=mean))
 
 
-def summed_to(gradient: SignalState, like: SignalState) -> SignalState:
-    """The gradient of what was broadcast: summed over its copies."""
-    while len(gradient.dims) > len(like.dims):
+def summed_to(gradient: SignalState, shape: Sequence[int]) -> SignalState:
+    """The gradient of what was broadcast from a shape: summed over its copies."""
+    while len(gradient.dims) > len(shape):
         gradient = _sum_out(gradient, 0, keep=False)
-    for dim, n in enumerate(like.shape):
+    for dim, n in enumerate(shape):
         if n == 1 and gradient.shape[dim] > 1:
             gradient = _sum_out(gradient, dim, keep=True)
     return gradient

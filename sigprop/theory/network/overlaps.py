@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ import numpy as np
 from scipy import sparse
 
 from sigprop.theory.network.axes import Axis
-from sigprop.theory.network.maps import Matrix
+from sigprop.theory.network.maps import SMALL, Matrix
 
 Sizes = tuple[int, int, int]
 """Entries of two windows, and of both."""
@@ -123,7 +124,9 @@ def _maps(key: _TapsKey, pairs: list[tuple[int, int]], entries: Axis, windows: A
     both = len(pairs) / same.sum()  # 1/s, as all pairs share as many
     shared = sparse.csr_array((np.full(same.sum(), both), (rows[same], at[same])), shape)
     counts = sparse.csr_array(sparse.diags(1 / np.maximum(entries.counts, 1)))
-    return Pairs(counts @ by_chance, counts @ shared)
+    made = counts @ by_chance, counts @ shared
+    small = math.prod(shape) <= SMALL
+    return Pairs(*(each.toarray() if small else each for each in made))
 
 
 def _relations(axis: Axis, i: np.ndarray, j: np.ndarray) -> np.ndarray:

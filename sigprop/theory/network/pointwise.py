@@ -41,7 +41,7 @@ from sigprop.theory.network.marginals import (
     standardized,
     weights,
 )
-from sigprop.theory.network.state import Scatter, SignalState, of_products
+from sigprop.theory.network.state import Scatter, SignalState, of_products, on_grid
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.terms import of_term
 from sigprop.theory.network.told import ByActivation, Told
@@ -220,7 +220,7 @@ def _activation_back(ctx: RuleContext, gradient: SignalState) -> list[SignalStat
     behind = getattr(gradient.told_at(ctx.call.name), "orthogonal", False)
     left, still = None, False
     if behind:
-        left = _left(act.df, act.f, state, gradient.profile)
+        left = _left(act.df, act.f, state, on_grid(gradient.profile))
         still = _left(partial(_times_slope, act, 0.0), act.f, state) == 0
     by = ByActivation(
         partial(with_entries, act, gradient), left, partial(of_term, act, gradient), still
@@ -253,18 +253,19 @@ def with_entries(
         orthogonal: Σ g φ(x) is 0 behind φ: what xφ′(x) has along φ(x) counts for nothing.
     """
     mean, std = state.mean.ravel(), np.sqrt(state.variance).ravel()
+    profile, chosen = on_grid(gradient.profile), on_grid(gradient.chosen)
     second: Any = 0.0
     for point, share in _POINTS if shift else ((0.0, 1.0),):
         b = point * math.sqrt(shift)
         inside = partial(_times_slope, act, b)
         found = expand(inside, tuple(c - b for c in act.breakpoints), mean, std, state.marginal,
-                       gradient.profile)  # fmt: skip
+                       profile)  # fmt: skip
         if orthogonal:
             share *= _left(inside, partial(_shifted, act, b), state)
         pairs = expanded(found, state)
-        if gradient.chosen is not None:
+        if chosen is not None:
             own = all_same(state.axes)
-            pairs = np.where(own, pairs, where_chosen(inside, state, gradient.chosen))
+            pairs = np.where(own, pairs, where_chosen(inside, state, chosen))
         second = second + share * pairs
     gradient, state = aligned(gradient, replace(state, second=second))
     return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
@@ -282,22 +283,23 @@ def _shifted(act: Activation, b: float, x: FloatArray) -> FloatArray:
 def back_through(act: Activation, state: SignalState, gradient: SignalState) -> SignalState:
     """The gradient before φ: G·E φ′(x)φ′(y), single entries weighted by their profile."""
     slopes, before = pair_expectation(act, state, slope=True), state
-    if gradient.chosen is not None:
-        slopes = where_chosen(act.df, state, gradient.chosen)
-    if gradient.profile is not None:
-        weighted = expansion_of(act, state, slope=True, profile=gradient.profile).square
+    chosen, behind = on_grid(gradient.chosen), on_grid(gradient.profile)
+    if chosen is not None:
+        slopes = where_chosen(act.df, state, chosen)
+    if behind is not None:
+        weighted = expansion_of(act, state, slope=True, profile=behind).square
         if slope_variance(act):
             mean, std = before.mean.ravel(), np.sqrt(before.variance).ravel()
-            below = expand(_is_below, (0.0,), mean, std, before.marginal, gradient.profile)
+            below = expand(_is_below, (0.0,), mean, std, before.marginal, behind)
             weighted = weighted + slope_variance(act) * below.square
         own = np.sqrt(weighted).reshape(state.mean.shape)
         slopes = np.where(all_same(state.axes), of_products(own, own, state.axes), slopes)
     state = replace(state, second=slopes)
     gradient, state = aligned(gradient, state)
-    profile = _before(partial(_squared, act.df), before, gradient.profile)
+    profile = _before(partial(_squared, act.df), before, behind)
     return replace(gradient, second=gradient.second * state.second, mean=gradient.mean * 0,
                    marginal=None, profile=profile,
-                   chosen=_before(act.df, before, gradient.chosen))  # fmt: skip
+                   chosen=_before(act.df, before, chosen))  # fmt: skip
 
 
 def where_chosen(f: Function, state: SignalState, chosen: FloatArray) -> FloatArray:

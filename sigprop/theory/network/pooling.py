@@ -15,12 +15,12 @@ import numpy as np
 from scipy import sparse
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, class_sum
+from sigprop.theory.network.axes import Axis, class_mean
 from sigprop.theory.network.calls import CannotPredict
 from sigprop.theory.network.divisions import one_axis
 from sigprop.theory.network.linear import plus_constant
 from sigprop.theory.network.mapping import mapped, selection
-from sigprop.theory.network.maps import Matrix
+from sigprop.theory.network.maps import Matrix, rows_times
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule
 from sigprop.theory.network.taps import MOST, per_axis
@@ -79,7 +79,7 @@ def pooled_dims(ctx: RuleContext) -> range:
 
 
 def _rows_divided(matrix: Matrix, by: FloatArray) -> Matrix:
-    return sparse.csr_array(sparse.csr_array(sparse.diags(1.0 / by)) @ matrix)
+    return rows_times(1.0 / by, matrix)
 
 
 # What each operation does
@@ -308,7 +308,7 @@ def _spread(state: SignalState) -> float:
     """The mean variance of an entry."""
     values = state.variance
     for place, axis in enumerate(state.axes):
-        values = class_sum(values, axis, place) / axis.size
+        values = class_mean(values, axis, place)
     return float(values.item())
 
 

@@ -126,7 +126,7 @@ def _matmul_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | 
             made = replace(made, told=Told(met.softmax.call.name, met.common_source))
         found[value.place] = made
     if isinstance(plan.added, Signal):
-        found[plan.added.place] = summed_to(gradient.times(plan.beta), ctx.state(plan.added))
+        found[plan.added.place] = summed_to(gradient.times(plan.beta), ctx.state(plan.added).shape)
     return found
 
 

@@ -35,6 +35,7 @@ from sigprop.theory.network.told import (
 
 Measure = Callable[[Call, Mapping[str, Any]], Any]
 MeasureBack = Callable[[Call, Any, Mapping[str, Any]], Sequence[Any]]
+Watch = Callable[[int, int], None]
 Decide = Callable[[Call, Mapping[str, Any], Callable[[Call], Any]], Call]
 """A call as it is reached, the states so far, and what its rule makes of a call → that call."""
 
@@ -90,6 +91,7 @@ def propagate(
     measure: Measure | None = None,
     measure_back: MeasureBack | None = None,
     decide: Decide | None = None,
+    watch: Watch | None = None,
 ) -> Propagation:
     """Predict every node.
 
@@ -103,6 +105,8 @@ def propagate(
             a :class:`Whole` or :class:`Lost`; None: none arrive. Asked with the gradient None
             where that of the call is lost, and with all states.
         decide: may change each call when it is reached, such as the law of its weight.
+        watch: told after each node how many are done forward, and the bytes that their states hold;
+            stops all by raising.
 
     Raises:
         CannotPredict: a call without a rule, where ``measure`` is None.
@@ -111,7 +115,8 @@ def propagate(
     by_name = {call.name: call for call in calls}
     pairs = Covariances(by_name, found.states)
     found.ancestry = Ancestry(by_name, found.unpredicted)
-    for call in calls:
+    kept = sum(map(_bytes_of, given.values()))
+    for done, call in enumerate(calls, 1):
         if call.name in found.states:
             continue
         if decide is not None:
@@ -120,6 +125,9 @@ def propagate(
                 pairs.put(chosen)
             call = chosen
         found.states[call.name] = _forward(found, pairs, call, measure)
+        kept += _bytes_of(found.states[call.name])
+        if watch is not None:
+            watch(done, kept)
     for name, cotangent in cotangents.items():
         _add(found, name, cotangent)
     back = GradientCovariances(pairs, found.gradients, cotangents)
@@ -136,6 +144,12 @@ def propagate(
             _backward(found, back, call, measure_back)
     found.cut = pairs.cut or back.cut
     return found
+
+
+def _bytes_of(state: Any) -> int:
+    if isinstance(state, tuple):
+        return sum(map(_bytes_of, state))
+    return state.second.nbytes if isinstance(state, SignalState) else 0
 
 
 def _context(found: Propagation, pairs: Covariances, call: Call) -> RuleContext:

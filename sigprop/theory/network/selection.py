@@ -123,7 +123,7 @@ def _extreme_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState |
     found: list[SignalState | None] = [None] * len(ctx.inputs)
     for value, sent in _shares(ctx, gradient):
         if isinstance(value, Signal):
-            found[value.place] = summed_to(sent, ctx.state(value))
+            found[value.place] = summed_to(sent, ctx.state(value).shape)
     return found
 
 
@@ -218,7 +218,7 @@ def back_by_signal(ctx: RuleContext, gradient: SignalState) -> list[SignalState 
         if isinstance(value, Signal):
             mine, factor = aligned(gradient, broadcast(share, gradient.shape))
             sent = replace(mine, second=mine.second * factor.second, profile=None, told=None)
-            found[value.place] = summed_to(sent, ctx.state(value))
+            found[value.place] = summed_to(sent, ctx.state(value).shape)
     return found
 
 
@@ -268,10 +268,10 @@ def _quotient_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState 
     gradient = replace(gradient, profile=None)
     if isinstance(first, Signal):
         sent = multiplied(gradient, power_of(ctx.state(second), -1.0))
-        found[first.place] = summed_to(_alone(sent), ctx.state(first))
+        found[first.place] = summed_to(_alone(sent), ctx.state(first).shape)
     above = _state(ctx, first, gradient)
     sent = multiplied(multiplied(gradient, above), power_of(ctx.state(second), -2.0))
-    found[second.place] = summed_to(_alone(sent), ctx.state(second))
+    found[second.place] = summed_to(_alone(sent), ctx.state(second).shape)
     return found
 
 
@@ -300,7 +300,7 @@ def _blend_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | N
     found: list[SignalState | None] = [None] * len(ctx.inputs)
     for place, share in ((0, 1 - w), (1, w)):
         signal = ctx.call.args[place]
-        found[signal.place] = summed_to(gradient.times(share), ctx.state(signal))
+        found[signal.place] = summed_to(gradient.times(share), ctx.state(signal).shape)
     return found
 
 

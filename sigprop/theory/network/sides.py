@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from scipy import sparse
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, at_left, at_right, flipped
 from sigprop.theory.network.divisions import aligned, one_axis
 from sigprop.theory.network.mapping import selection
-from sigprop.theory.network.maps import Matrix, apply, relation_weights
+from sigprop.theory.network.maps import Matrix, apply, as_rows, relation_weights, same_entries
 from sigprop.theory.network.marginals import ORDERS, Expansion, expansion_of, pair_values
 from sigprop.theory.network.state import SignalState, of_products
 
@@ -105,8 +104,8 @@ def one_side_mapped(
 ) -> SignalState:
     """Square matrices along some dimensions of one side, their transposes if ``back``."""
     for dim, matrix in maps.items():
-        turned = sparse.csr_array(matrix.T if back else matrix)
-        one = sparse.csr_array(sparse.eye(turned.shape[0]))
+        turned = as_rows(matrix.T if back else matrix)
+        one = same_entries(turned.shape[0])
         pair = one_axis(pair, dim)
         out = pair.axes[pair.places(dim).start]
         pair = mapped_sides(pair, dim, *((turned, one) if left else (one, turned)), out)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, pair_sum, same_sum
+from sigprop.theory.network.axes import Axis, own_mean, pair_sum, same_sum
 from sigprop.theory.network.freedom import Freedom, freedom
+from sigprop.theory.network.maps import along_one
 from sigprop.theory.network.state import SignalState
 
 MANY = 50.0
@@ -29,7 +30,7 @@ def spectrum(state: SignalState, places: Sequence[int]) -> Freedom | None:
     second = state.second
     for place, axis in enumerate(state.axes):
         if place not in places:
-            second = same_sum(second, axis, place) / axis.size
+            second = own_mean(second, axis, place)
     axes = [state.axes[place] for place in places]
     trace, square = second, second**2
     for place, axis in zip(places, axes, strict=True):
@@ -123,7 +124,7 @@ def _kept(kernel: FloatArray, axes: Sequence[Axis], share: float) -> FloatArray:
     values = kernel
     for place, axis in enumerate(axes):
         if axis.relations > 1:
-            values = _turned(values, place, ((axis.size - 1, 1), (-1, 1)))
+            values = _turned(values, place, ((axis.size - 1.0, 1.0), (-1.0, 1.0)))
             shape = [-1 if i == place else 1 for i in range(kernel.ndim)]
             counts = counts * np.array([1.0, axis.size - 1]).reshape(shape)
     values, counts = np.maximum(values, 0.0), np.broadcast_to(counts, values.shape)
@@ -144,5 +145,4 @@ def _turned(
     values: FloatArray, place: int, matrix: tuple[tuple[float, float], tuple[float, float]]
 ) -> FloatArray:
     """A matrix applied along one axis of two relations."""
-    moved = np.tensordot(np.array(matrix, dtype=np.float64), values, axes=(1, place))
-    return np.moveaxis(moved, 0, place)
+    return along_one(np.array(matrix), values, place)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,9 +16,10 @@ from sigprop.theory.network.axes import (
     Axis,
     all_same,
     along,
-    class_sum,
+    class_mean,
     diagonal,
     outer,
+    own_mean,
     pair_sum,
     same_sum,
 )
@@ -44,6 +46,30 @@ class Scatter:
         return self.base + self.own
 
 
+class Later:
+    """A function on the grid of ``marginals`` that is computed when it is asked for.
+
+    Args:
+        make: computes it.
+    """
+
+    def __init__(self, make: Callable[[], FloatArray | None]) -> None:
+        self.make = make
+
+    @functools.cached_property
+    def values(self) -> FloatArray | None:
+        """It."""
+        return self.make()
+
+
+OnGrid = FloatArray | Later | None
+
+
+def on_grid(function: OnGrid) -> FloatArray | None:
+    """The values of a function on the grid; None: it is constant."""
+    return function.values if isinstance(function, Later) else function
+
+
 @dataclass(frozen=True)
 class SignalState:
     """Second moments and means of a tensor, relation by relation.
@@ -67,8 +93,8 @@ class SignalState:
     second: FloatArray
     mean: FloatArray
     marginal: FloatArray | None = None
-    profile: FloatArray | None = None
-    chosen: FloatArray | None = None
+    profile: OnGrid = None
+    chosen: OnGrid = None
     scatter: Scatter = field(default_factory=Scatter)
     told: Told | None = None
 
@@ -84,8 +110,13 @@ class SignalState:
 
     def places(self, dim: int) -> range:
         """The places of the axes of one dimension."""
-        start = sum(len(axes) for axes in self.dims[:dim])
-        return range(start, start + len(self.dims[dim]))
+        end = self._ends[dim]
+        return range(end - len(self.dims[dim]), end)
+
+    @functools.cached_property
+    def _ends(self) -> tuple[int, ...]:
+        """How many axes the dimensions up to each have."""
+        return tuple(itertools.accumulate(map(len, self.dims)))
 
     @functools.cached_property
     def variance(self) -> FloatArray:
@@ -113,7 +144,7 @@ class SignalState:
             return math.nan
         for place, axis in enumerate(self.axes):
             if place not in differ:
-                second = same_sum(second, axis, place) / axis.size
+                second = own_mean(second, axis, place)
         whole, own = second, second
         pairs = math.prod(self.axes[place].size for place in differ)
         for place in differ:
@@ -142,7 +173,7 @@ class SignalState:
 
 def _mean_of(values: FloatArray, axes: tuple[Axis, ...]) -> float:
     for place, axis in enumerate(axes):
-        values = class_sum(values, axis, place) / axis.size
+        values = class_mean(values, axis, place)
     return float(values.item())
 
 

@@ -112,6 +112,40 @@ def kept_for_the_way_back(make: Callable[[RuleContext], T]) -> Callable[[RuleCon
     return found
 
 
+def kept_by_shape(make: Callable[[RuleContext], T]) -> Callable[[RuleContext], T]:
+    """A function of a call and of the shapes of its inputs alone, made once for them."""
+    kept: WeakKeyDictionary[Call, tuple[tuple[Any, ...], T]] = WeakKeyDictionary()
+
+    @functools.wraps(make)
+    def found(ctx: RuleContext) -> T:
+        shapes = tuple(getattr(state, "shape", None) for state in ctx.inputs)
+        before = kept.get(ctx.call)
+        if before is None or before[0] != shapes:
+            before = kept[ctx.call] = (shapes, make(ctx))
+        return before[1]
+
+    return found
+
+
+def kept_for_the_parameters(make: Callable[..., T]) -> Callable[..., T]:
+    """A function of a call and the gradient that reaches it: the last one is kept.
+
+    The gradient of the signal asks for it, then those of the parameters. It goes with the call.
+    """
+    last: list[tuple[ref[Call], ref[Any], T]] = []
+
+    @functools.wraps(make)
+    def found(ctx: RuleContext, gradient: Any, *more: Any) -> T:
+        for call, given, made in last:
+            if call() is ctx.call and given() is gradient:
+                return made
+        made = make(ctx, gradient, *more)
+        last[:] = [(ref(ctx.call, lambda gone: last.clear()), ref(gradient), made)]
+        return made
+
+    return found
+
+
 Forward = Callable[[RuleContext], Any]
 Backward = Callable[[RuleContext, Any], Sequence[SignalState | None]]
 Parameters = Callable[[RuleContext, Any], Mapping[str, float]]

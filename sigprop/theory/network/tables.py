@@ -240,7 +240,7 @@ def _fill_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | No
             through = gradient
         else:
             through = _times(gradient, table, gradient.shape)
-        found[value.place] = summed_to(through, ctx.state(value))
+        found[value.place] = summed_to(through, ctx.state(value).shape)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import along
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.maps import Matrix
 from sigprop.theory.network.state import SignalState
-from sigprop.theory.network.table import RuleContext
+from sigprop.theory.network.table import RuleContext, kept_by_shape
 
 MOST = 2**24
 """Numbers in a relation tensor; where a full one would have more, its places are exchangeable."""
@@ -48,6 +51,31 @@ class Taps(tuple[Matrix, ...]):
         made = Taps(matrix.T.tocsr() for matrix in self)
         made.__dict__["back"] = self
         return made
+
+    @functools.cached_property
+    def read(self) -> np.ndarray:
+        """Which place each place out reads by each tap, (taps, places out); −1: it is outside."""
+        found = np.full((len(self), self[0].shape[0]), -1)
+        for each, matrix in zip(found, self, strict=True):
+            rows, columns = matrix.nonzero()
+            each[rows] = columns
+        return found
+
+    @functools.cached_property
+    def inside(self) -> FloatArray:
+        """How many taps of each place out are inside."""
+        return np.asarray((self.read >= 0).sum(axis=0, dtype=np.float64))
+
+    def at(self, values: FloatArray, dim: int = 0) -> FloatArray:
+        """What each tap reads along a dimension, in its place (taps, places out); outside 0."""
+        shape = (*values.shape[:dim], 1, *values.shape[dim + 1 :])
+        return np.take(np.concatenate([values, np.zeros(shape)], axis=dim), self.read, axis=dim)
+
+    def sums(self, values: FloatArray, dim: int) -> FloatArray:
+        """Σ_k A_k along a dimension; one of size 1 stands for a value that all places have."""
+        if values.shape[dim] == 1:
+            return values * along(self.inside, dim, values.ndim)
+        return np.asarray(self.at(values, dim).sum(axis=dim))
 
 
 @dataclass(frozen=True)
@@ -80,11 +108,17 @@ class ConvolutionPlan:
         """Taps of each axis."""
         return tuple(len(taps) for taps in self.taps)
 
+    @functools.cached_property
     def back(self) -> ConvolutionPlan:
         """The way of the gradient."""
         taps = tuple(each.back for each in self.taps)
         turned = (self.channels[1], self.channels[0])
         return ConvolutionPlan(self.channel, taps, self.groups, turned, self.weight, 1 - self.rows)
+
+    @functools.cached_property
+    def inside(self) -> float:
+        """How many taps are inside, the mean over places."""
+        return math.prod(float(taps.inside.mean()) for taps in self.taps)
 
     def matrices(self) -> dict[tuple[int, ...], Matrix]:
         """The matrix (channels out, channels in) of each tap, from the weight as it is."""
@@ -124,6 +158,11 @@ def plan_of(ctx: RuleContext) -> tuple[SignalState, ConvolutionPlan]:
     Raises:
         CannotPredict: a kernel that data computes, an unknown shape.
     """
+    return ctx.state(ctx.call.argument(0, "input")), _plan_of(ctx)
+
+
+@kept_by_shape
+def _plan_of(ctx: RuleContext) -> ConvolutionPlan:
     call = ctx.call
     state, weight = ctx.state(call.argument(0, "input")), call.argument(1, "weight")
     if not isinstance(weight, Constant):
@@ -142,7 +181,7 @@ def plan_of(ctx: RuleContext) -> tuple[SignalState, ConvolutionPlan]:
     for n, out, *rest in zip(before, after, kernel, stride, padding, dilation, strict=True):
         taps.append(taps_of(out, n, *rest).back if turned else taps_of(n, out, *rest))
     channels = (state.shape[channel], call.shape[channel])
-    return state, ConvolutionPlan(channel, tuple(taps), groups, channels, weight, int(turned))
+    return ConvolutionPlan(channel, tuple(taps), groups, channels, weight, int(turned))
 
 
 def _padding(value: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:

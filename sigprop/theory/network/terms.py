@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from sigprop.theory.network.axes import all_same, over_pairs
 from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.entries import correlations, typical
 from sigprop.theory.network.marginals import grid, hermite, normal_correlation
-from sigprop.theory.network.state import SignalState
+from sigprop.theory.network.state import SignalState, on_grid
 
 _EVERY, _TERMS = 8, 12
 """Points of the grid taken as one, and orders kept, for functions of two entries."""
@@ -42,7 +43,7 @@ def of_term(
     (y, by), (r, _) = (_points(state) for state in (term, other))
     x = y[:, None] + r[None, :]
     values, p = y[:, None] * act.df(x), by[:, 0]
-    behind, own = (_at_sum(x, p, part) for part in (gradient.chosen, gradient.profile))
+    behind, own = (_at_sum(x, p, on_grid(f)) for f in (gradient.chosen, gradient.profile))
     rho = [normal_correlation(correlations(state), state.marginal) for state in (term, other)]
     second = over_pairs(partial(_of_two, by.T @ (values * behind) @ by), term.axes, *rho)
     if gradient.chosen is not None:
@@ -83,5 +84,9 @@ def _points(state: SignalState) -> tuple[FloatArray, FloatArray]:
     """A typical entry on a coarse grid, and the Hermite functions with their weights there."""
     mean, std = typical(state)
     h = grid() if state.marginal is None else state.marginal
-    by = hermite()[:, :_TERMS].reshape(-1, _EVERY, _TERMS).sum(axis=1)
-    return mean + std * h.reshape(-1, _EVERY).mean(axis=1), by
+    return mean + std * h.reshape(-1, _EVERY).mean(axis=1), _coarse_hermite()
+
+
+@functools.cache
+def _coarse_hermite() -> FloatArray:
+    return np.asarray(hermite()[:, :_TERMS].reshape(-1, _EVERY, _TERMS).sum(axis=1))

@@ -66,7 +66,7 @@ def with_own_weights(
     kurtosis = plan.weight.kurtosis if math.isfinite(plan.weight.kurtosis) else 3.0
     if kept is not None:
         share /= 1 + (kurtosis - 1) * (1 - kept)
-    every, apart = (_beside(_by_taps(more, plan.back(), own), y) for own in (True, False))
+    every, apart = (_beside(_by_taps(more, plan.back, own), y) for own in (True, False))
     sent, found = aligned(sent, apart)
     made = replace(sent, second=sent.second + share * found.second)
     if not made.q > 0:

@@ -176,8 +176,7 @@ def _out_of_box(gradient: SignalState, state: SignalState) -> SignalState:
     """The gradient of what was written, summed over the copies of one entry."""
     if math.prod(gradient.shape) > math.prod(state.shape):
         kept = reshaped(gradient, [n for n in gradient.shape if n > 1])
-        flat = reshaped(state, [n for n in state.shape if n > 1])
-        gradient = summed_to(kept, flat)
+        gradient = summed_to(kept, [n for n in state.shape if n > 1])
     if math.prod(gradient.shape) < math.prod(state.shape):
         for dim, n in enumerate(state.shape):
             if n > gradient.shape[dim]:

@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sigprop.activations import activation
 from sigprop.measurement import measure_nodes
 from sigprop.prediction import predict
 from sigprop.theory.network import concatenation
@@ -47,8 +48,6 @@ def test_a_norm_and_an_activation_behind_parts_of_two_laws(monkeypatch):
 
 
 def test_a_mixture_has_the_quantiles_of_its_parts():
-    from sigprop.activations import activation
-
     relu = after(activation("relu"), 0.0, 1.0, None)
     made = mixed([relu, None], [0.25, 0.75])
     for x in (-1.0, 0.3, 2.0):
@@ -57,3 +56,13 @@ def test_a_mixture_has_the_quantiles_of_its_parts():
     assert mixed([relu, relu], [0.5, 0.5]) is relu and mixed([None, None], [0.5, 0.5]) is None
     assert mixed([None, heavy(1.0)], [1.0, 0.0]) is None
     assert float(made @ weights()) == pytest.approx(0, abs=1e-9) and len(made) == len(grid())
+
+
+def test_rounding_does_not_decide_in_which_order_equal_values_stand():
+    """A ReLU's many equal values in two branches that differ by rounding: one marginal, not two."""
+    relu = after(activation("relu"), 0.0, 1.0, None)
+    even, above, below = (
+        mixed([relu, relu * (1 + sign * 4e-16)], [0.1, 0.9]) for sign in (0.0, 1.0, -1.0)
+    )
+    np.testing.assert_allclose(above, even, atol=1e-12)
+    np.testing.assert_allclose(below, even, atol=1e-12)

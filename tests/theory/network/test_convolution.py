@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,12 +21,12 @@ from tests.theory.network.simulate import Op, assert_predicts
 RNG = np.random.default_rng(5)
 
 
-def called(module, x, *, full, actual=False):
+def called(module, x, *, full, actual=False, mean=0.0):
     """The rule's state of one convolution of data, and the context."""
     name = "conv" + ("_transpose" if "Transpose" in type(module).__name__ else "")
     spatial = int(type(module).__name__[-2])
     w = module.weight.detach().double().numpy()
-    law = Constant(w.shape, lambda: w, 0.0, float((w**2).mean()), "weight")
+    law = Constant(w.shape, lambda: w, mean, float((w**2).mean()), "weight")
     args = (Signal(0), law, None, module.stride, module.padding)
     if "Transpose" in type(module).__name__:
         args += (module.output_padding, module.groups, module.dilation)
@@ -247,13 +248,30 @@ def test_channels_out_of_a_kernel_that_has_a_mean_are_alike_within_their_group(g
     assert made["sum"].q == pytest.approx(4 * (0.5 * 8 / groups) ** 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_many_places_go_another_way_to_the_same_numbers(name, monkeypatch):
+    """Tap by tap and without matrices of pairs by pairs: forward, the law of the weights, back."""
+    module = PLAIN[name]()
+    module.weight.data += 1.0  # a mean: pairs of taps count too
+    x = data(module)
+    found = []
+    for small in (kernels.SMALL, 0):
+        monkeypatch.setattr(kernels, "SMALL", small)
+        monkeypatch.setattr(freedom, "SMALL", small)
+        made, ctx = called(module, x, full=range(2, x.ndim), mean=1.0)
+        sent = RULES[ctx.call.operation].backward(ctx, replace(made, told=None))[0]
+        found.append([made.second, made.told.what.values, sent.second])
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-11, atol=1e-12 * np.abs(one).max())
+
+
 def test_what_is_large_is_not_kept_for_other_nets():
     """Of places told apart there are so many pairs that a few geometries would fill the memory."""
     caches = (kernels._remembered_map, freedom._remembered_pairs)
     taps = taps_of(301, 301, 5, 1, 2, 1)
     for axis, kept in ((Axis.exchangeable(301), 1), (Axis.positions(301), 0)):
         before = [cache.cache_info().currsize for cache in caches]
-        kernels.tap_map(taps, axis, axis, False)
-        freedom._read_pairs(taps, axis)
+        kernels.through_taps(taps, second := np.ones(axis.relations), 0, axis, axis)
+        freedom._read_by_pairs(taps, axis, second, second, 0)
         after = [cache.cache_info().currsize for cache in caches]
         assert [a - b for a, b in zip(after, before, strict=True)] == [kept, kept]

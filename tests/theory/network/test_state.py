@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sigprop.theory.network.divisions import (
     split_axis,
     with_axis,
 )
+from sigprop.theory.network.entries import correlations
 from sigprop.theory.network.state import (
     SignalState,
     from_moments,
@@ -144,3 +146,16 @@ def test_data_in_classes(axes: tuple[Axis, ...]):
     assert found.dims == wanted.dims
     np.testing.assert_allclose(found.second, wanted.second, atol=1e-12)
     np.testing.assert_allclose(found.mean, wanted.mean, atol=1e-12)
+
+
+@pytest.mark.parametrize("axis", [Axis((7,)), Axis((3, 4)), Axis.positions(7)])
+def test_an_entry_has_correlation_one_with_itself(axis):
+    """Not one but for rounding: E φ′φ′ of a ReLU falls by √(2·1e-16)/π there; 0 where constant."""
+    for seed in range(200):
+        variance = np.random.default_rng(seed).uniform(0.1, 3.0, size=axis.classes)
+        left, right = axis.ends
+        second = 0.3 * np.sqrt(variance[left] * variance[right])
+        second[axis.same] = variance
+        state = SignalState(((axis,),), second, np.zeros(axis.classes))
+        assert (correlations(state)[axis.same] == 1.0).all()
+    assert not correlations(replace(state, second=second * 0)).any()

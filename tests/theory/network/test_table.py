@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -14,7 +15,14 @@ from sigprop.graph.vocabulary import KINDS
 from sigprop.reading.operations import OPAQUE, ROWS
 from sigprop.theory import network
 from sigprop.theory.network import FAMILIES, RULES, Call, Rule, from_moments
-from sigprop.theory.network.table import MEASURED, RuleContext, kept_for_the_way_back
+from sigprop.theory.network.state import SignalState
+from sigprop.theory.network.table import (
+    MEASURED,
+    RuleContext,
+    kept_by_shape,
+    kept_for_the_parameters,
+    kept_for_the_way_back,
+)
 
 SILENT = ("comparison", "constant", "input", "output")
 """Kinds that carry no signal."""
@@ -132,3 +140,44 @@ def test_parts_are_kept_for_the_way_back(numbers: int, again: int):
         assert len(made) == 6 + again + 1
         made.clear()
         del calls, call
+
+
+def test_what_shapes_alone_decide_is_made_once_for_them():
+    made: list[int] = []
+
+    @kept_by_shape
+    def make(ctx: RuleContext) -> int:
+        made.append(len(made))
+        return made[-1]
+
+    call, other = (Call(name, "x", "x", None) for name in "ab")
+    shapes = [(2,), (2,), (3,), (2,)]
+    found = [make(RuleContext(call, [from_moments(shape, 1.0)])) for shape in shapes]
+    assert found == [0, 0, 1, 2] and make(RuleContext(other, [from_moments((2,), 1.0)])) == 3
+
+
+def test_what_the_parameters_ask_for_again_is_kept_for_one_call_and_gradient():
+    made: list[float] = []
+
+    @kept_for_the_parameters
+    def make(ctx: RuleContext, gradient: object, more: float) -> float:
+        made.append(more)
+        return more
+
+    first, second = (RuleContext(Call(name, "x", "x", None), []) for name in "ab")
+    one, two = (from_moments((2,), q) for q in (1.0, 1.0))
+    asked = [(first, one), (first, one), (first, two), (second, two), (second, two), (first, one)]
+    found = [make(ctx, gradient, float(i)) for i, (ctx, gradient) in enumerate(asked)]
+    assert found == [0, 0, 2, 3, 3, 5]
+
+
+def test_what_was_kept_for_a_call_goes_with_it():
+    @kept_for_the_parameters
+    def make(ctx: RuleContext, gradient: object) -> SignalState:
+        return from_moments((3,), 1.0)
+
+    call, gradient = Call("a", "x", "x", None), from_moments((2,), 1.0)
+    made = ref(make(RuleContext(call, []), gradient))
+    assert made() is not None
+    del call
+    assert made() is None
