@@ -34,6 +34,8 @@ from sigprop.theory.network import (
     propagate,
 )
 from sigprop.theory.network.divisions import with_position_axis
+from sigprop.theory.network.lags import lags_of
+from sigprop.theory.network.neighbours import before_pools
 from sigprop.theory.network.propagate import Decide
 
 Positions = Literal["exchangeable", "full"]
@@ -155,6 +157,7 @@ class ModelRun:
         self.translator.meta = any(tensor.is_meta for tensor in tensors)
         self.calls = self.translator.calls()
         self.states = _entries(reading, self.translator, self.calls, drawn, choice)
+        self.lags = _lags(reading, self.translator, self.calls, drawn)
         self.measured = Measured(
             self.translator,
             self.places,
@@ -178,6 +181,7 @@ class ModelRun:
             measure=self.measured.forward,
             measure_back=self.measured.backward,
             decide=None if decider is None else decider.begin(self.translator),
+            lags=self.lags,
         )
 
 
@@ -267,6 +271,23 @@ def _entries(
         else:
             states[call.name] = from_values(tensor.detach().double().cpu().numpy(), full)
     return states
+
+
+def _lags(
+    reading: Reading, translator: Translator, calls: Sequence[Call], drawn: set[int]
+) -> dict[str, np.ndarray]:
+    """What neighbours have in common in the inputs that pools come behind."""
+    found: dict[str, np.ndarray] = {}
+    pooled = before_pools(calls)
+    for call in calls:
+        step = reading.steps[call.name]
+        if step.what == "input" and call.name in pooled:
+            tensor = translator.given[step]
+            known = tensor.is_floating_point() and not tensor.is_meta and id(tensor) not in drawn
+            lags = lags_of(tensor.detach().double().cpu().numpy()) if known else None
+            if lags is not None:
+                found[call.name] = lags
+    return found
 
 
 def _full_dims(tensor: Tensor, channel: int, choice: Choice) -> list[int]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from scipy import interpolate, special
+from scipy import interpolate, optimize, special
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.marginals import grid, weights
@@ -25,6 +25,7 @@ _STEP = 0.1
 _LEFT, _RIGHT = -8.05, 8.0
 _NODES = 33
 _HERMITE = 48
+_POINTS = 2**13
 
 
 @functools.cache
@@ -130,6 +131,52 @@ def of_function(m: float, c: float, h: FloatArray) -> tuple[float, float]:
     """E h(u) and E h(u)² of the largest u, h on the grid."""
     values = np.interp(quantiles(m, c), grid(), h)
     return float(values @ weights()), float(values**2 @ weights())
+
+
+def square_of_correlated(c: FloatArray, h: FloatArray) -> float:
+    """E h(u)² of the largest u of few normal numbers with a matrix of correlations, on a lattice.
+
+    Example:
+        >>> alike = np.full((4, 4), 0.5) + 0.5 * np.eye(4)
+        >>> exact = of_function(4.0, 0.5, grid())[1]
+        >>> abs(square_of_correlated(alike, grid()) / exact - 1) < 2e-3
+        True
+    """
+    values, vectors = np.linalg.eigh(c)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    root = root / np.sqrt((root**2).sum(axis=1, keepdims=True))
+    return float((np.interp((_lattice(len(c)) @ root.T).max(axis=1), grid(), h) ** 2).mean())
+
+
+@functools.lru_cache(maxsize=16)
+def _lattice(m: int) -> FloatArray:
+    """Even points of m independent standard normal numbers: multiples of powers of one root.
+
+    The root is that of x^(m+1) = x + 1, for m = 1 the golden ratio.
+    """
+    root = 2.0
+    for _ in range(60):
+        root = (1 + root) ** (1 / (m + 1))
+    steps = root ** -np.arange(1.0, m + 1)
+    z = special.ndtri((0.5 + np.outer(np.arange(_POINTS), steps)) % 1.0)
+    return np.asarray((z - z.mean(axis=0)) / z.std(axis=0))
+
+
+def typical(m: float, square: float, x: FloatArray) -> float:
+    """The correlation at which E x(u)² of the largest of m numbers is this, between 0 and 1.
+
+    Args:
+        m: numbers, more than 2: of two E u² is 1 at any.
+        square: that is sought.
+        x: an increasing function, on the grid.
+    """
+
+    def off(c: float) -> float:
+        return of_function(m, c, x)[1] - square
+
+    if off(0.0) * off(1.0) >= 0:
+        return 0.0 if abs(off(0.0)) < abs(off(1.0)) else 1.0
+    return float(optimize.brentq(off, 0.0, 1.0, xtol=1e-3))
 
 
 def share_given(m: float, c: float) -> FloatArray:

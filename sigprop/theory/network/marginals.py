@@ -197,6 +197,14 @@ def normal_correlation(c: FloatArray, marginal: FloatArray | None) -> FloatArray
     return np.interp(c, table, rho)
 
 
+def entry_correlation(rho: float, marginal: FloatArray | None) -> float:
+    """The correlation of two entries whose normal numbers have correlation ρ."""
+    if marginal is None:
+        return rho
+    table, numbers = _correlations(marginal.tobytes())
+    return float(np.interp(rho, numbers, table))
+
+
 @functools.lru_cache(maxsize=64)
 def _correlations(key: bytes) -> tuple[FloatArray, FloatArray]:
     """Correlation of the entries, increasing, for correlations of the normal numbers."""

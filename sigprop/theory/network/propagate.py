@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.checks import FloatArray
 from sigprop.theory.network.ancestry import Ancestry
 from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.borders import Borders, Places
@@ -22,7 +23,7 @@ from sigprop.theory.network.gradient_covariance import (
     met,
 )
 from sigprop.theory.network.joins import multiplied
-from sigprop.theory.network.neighbours import Neighbours
+from sigprop.theory.network.neighbours import Neighbours, before_pools
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
 from sigprop.theory.network.told import (
@@ -90,6 +91,7 @@ def propagate(
     measure: Measure | None = None,
     measure_back: MeasureBack | None = None,
     decide: Decide | None = None,
+    lags: Mapping[str, FloatArray] | None = None,
 ) -> Propagation:
     """Predict every node.
 
@@ -103,11 +105,15 @@ def propagate(
             a :class:`Whole` or :class:`Lost`; None: none arrive. Asked with the gradient None
             where that of the call is lost, and with all states.
         decide: may change each call when it is reached, such as the law of its weight.
+        lags: of given states, what their places have in common (``lags.lags_of``); of others any
+            two have as much.
 
     Raises:
         CannotPredict: a call without a rule, where ``measure`` is None.
     """
-    found = Propagation(states=dict(given))
+    neighbours = Neighbours(lags, before_pools(calls))
+    neighbours.begin(given)
+    found = Propagation(states=dict(given), neighbours=neighbours)
     by_name = {call.name: call for call in calls}
     pairs = Covariances(by_name, found.states)
     found.ancestry = Ancestry(by_name, found.unpredicted)
@@ -225,7 +231,7 @@ def _backward(
     try:
         if call.name in found.unpredicted:
             raise CannotPredict(found.unpredicted[call.name])
-        rule = rule_of(call)
+        rule, ctx = rule_of(call), found.neighbours.backward(ctx)
         sent = rule.backward(ctx, gradient) if call.inputs else ()
         if any(isinstance(part, SignalState) and part.q < 0 for part in sent):
             gradient = _apart(gradient)

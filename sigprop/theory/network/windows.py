@@ -1,0 +1,238 @@
+"""The windows of a pool: what one takes together, and how alike two of them are.
+
+A pool is given the state of places as alike as those of one of its windows are in the mean, and
+what it makes of a single window is taken from there. Averages of windows have the c of averages. Of
+the maxima of two windows c is linear in the mean c of entries of the two, between no correlation
+and that inside a window; where windows have entries in common, they are compared on a map that has
+the two alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import Axis
+from sigprop.theory.network.calls import Signal
+from sigprop.theory.network.extremes import square_of_correlated, typical
+from sigprop.theory.network.lags import WIDEST, Reads, known_behind, through
+from sigprop.theory.network.marginals import entry_correlation, normal_correlation
+from sigprop.theory.network.maxima import WINDOWS, increasing
+from sigprop.theory.network.pooling import MAPS, Maps
+from sigprop.theory.network.state import SignalState
+from sigprop.theory.network.table import RuleContext
+from sigprop.theory.network.taps import per_axis
+
+Rule = Callable[[RuleContext], Any]
+FAR, NEAR = 0, 1
+"""Rows of c: were places beside each other no more alike than others; as they are."""
+_MANY = 64
+"""Entries of a window up to which they are told apart."""
+_EVEN = 0.02
+"""Differences of c inside a window that are none."""
+_APART = 0.05
+"""Correlation inside a window from which on that of two windows is taken in proportion to it."""
+
+
+# A state as one of places that are all so alike
+
+
+def _relations(state: SignalState) -> tuple[FloatArray, tuple[Any, ...], tuple[Any, ...]]:
+    """The second moments, and where those of one entry and of two places stand."""
+    first = len(state.axes) - len(state.dims[2:])
+    own: tuple[Any, ...] = tuple(int(axis.same[0]) for axis in state.axes)
+    apart = tuple(place if i < first else 1 - place for i, place in enumerate(own))
+    return state.second, own, apart
+
+
+def of_all(state: SignalState) -> float:
+    """E x(p) x(p′)/E x² of any two places."""
+    second, own, apart = _relations(state)
+    square = float(second[own])
+    return float(second[apart]) / square if square > 0 else 0.0
+
+
+def as_neighbours(state: SignalState, n: float | None) -> SignalState:
+    """The same, any two places as alike as neighbours."""
+    if n is None:
+        return state
+    spatial = len(state.dims[2:])
+    first = len(state.axes) - spatial
+    second = state.second.copy()
+    at: tuple[Any, ...] = tuple(int(axis.same[0]) for axis in state.axes[first:])
+    own = second[(Ellipsis, *at)].copy()
+    for where in np.ndindex(*(2,) * spatial):
+        if where != at:
+            second[(Ellipsis, *where)] = n * own
+    return replace(state, second=second)
+
+
+def close(ctx: RuleContext, rule: Rule, n: float) -> SignalState:
+    """What a rule makes where any two places are as alike as these."""
+    made: SignalState = rule(replace(ctx, inputs=[as_neighbours(ctx.inputs[0], n)]))
+    return made
+
+
+# What windows read
+
+
+def maps_of(ctx: RuleContext) -> Maps:
+    """The windows of a pool, a matrix for each axis."""
+    known = MAPS if _is_linear(ctx) else WINDOWS
+    return known[ctx.call.operation](ctx)
+
+
+def _is_linear(ctx: RuleContext) -> bool:
+    return ctx.call.operation in MAPS
+
+
+def weighted(ctx: RuleContext) -> list[Reads]:
+    """What windows read along each axis: of averages by their weights, of maxima evenly."""
+    maps, found = maps_of(ctx), []
+    for dim, axis in enumerate(ctx.inputs[0].dims[2:], 2):
+        matrix = maps.get(dim)
+        rows = Reads.of(sparse.eye_array(axis[0].size) if matrix is None else matrix)
+        total = np.maximum(rows.weight.sum(axis=1, keepdims=True), 1.0)
+        found.append(rows if _is_linear(ctx) else Reads(rows.entry, rows.weight / total))
+    return found
+
+
+def shared(read: Reads, lags: int) -> FloatArray:
+    """The share of pairs of entries of two windows that are one entry, by lags along an axis."""
+    return read.shares(1, lags)[:, 0] / np.maximum(len(read.entry) - np.arange(lags), 1)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The windows of one pool.
+
+    Attributes:
+        ctx: of the pool.
+        rule: of it.
+        reads: see :func:`weighted`.
+        alike: c of the input, rows FAR and NEAR.
+        beyond: c of places further apart.
+    """
+
+    ctx: RuleContext
+    rule: Rule
+    reads: Sequence[Reads]
+    alike: FloatArray
+    beyond: float
+
+    @functools.cached_property
+    def products(self) -> FloatArray:
+        """E of the products of the means of two windows over that of entries, by lags."""
+        shares = []
+        for read, known in zip(self.reads, self.alike.shape[1:], strict=True):
+            out = known_behind([read], known)
+            pairs = np.maximum(len(read.entry) - np.arange(out), 1)
+            shares.append(read.shares(known, out) / pairs[:, None])
+        far, near = self.alike
+        far = far.copy()
+        far.flat[0] = far[tuple(min(1, n - 1) for n in far.shape)]  # no entry in common
+        return np.array([through(shares, row, self.beyond) for row in (far, near)])
+
+    @functools.cached_property
+    def inside(self) -> float:
+        """The c of entries that are as alike as those of a window.
+
+        Of averages the mean; of maxima that at which their mean square is what it is.
+        """
+        if _is_linear(self.ctx) or math.prod(read.entry.shape[1] for read in self.reads) <= 2:
+            return self._mean
+        between = self._between()
+        if len(between) > _MANY or np.ptp(between[~np.eye(len(between), dtype=bool)]) < _EVEN:
+            return self._mean
+        state = self.ctx.inputs[0]
+        mean, std = state.mean_entry, math.sqrt(max(state.q - state.mean_entry**2, 0.0))
+        if not std > 1e-6 * math.sqrt(state.q):
+            return self._mean
+        h = increasing(state)
+        marginal = None if state.marginal is None else h
+        rho = np.clip((between * state.q - mean**2) / std**2, -1.0, 1.0)
+        x = mean + std * h
+        square = square_of_correlated(normal_correlation(rho, marginal), x)
+        c = entry_correlation(typical(float(len(between)), square, x), marginal)
+        return float((mean**2 + std**2 * c) / state.q)
+
+    def _between(self) -> FloatArray:
+        """The c of all pairs of entries of a window in the middle."""
+        rows = []
+        for read in self.reads:
+            middle = len(read.entry) // 2
+            rows.append(read.entry[middle][read.weight[middle] != 0])
+        places = np.stack([each.ravel() for each in np.meshgrid(*rows, indexing="ij")])
+        return np.asarray(self.alike[(NEAR, *np.abs(places[:, :, None] - places[:, None, :]))])
+
+    @functools.cached_property
+    def _mean(self) -> float:
+        """The mean c of two entries of a window."""
+        own = math.prod(float((read.weight**2).sum(axis=1).mean()) for read in self.reads)
+        every = math.prod(float((read.weight.sum(axis=1) ** 2).mean()) for read in self.reads)
+        if every <= own * (1 + 1e-9):
+            return self.beyond
+        return (float(self.products[NEAR].flat[0]) - own) / (every - own)
+
+    @functools.cached_property
+    def made(self) -> SignalState:
+        """What leaves, all windows as alike as the entries of one."""
+        return close(self.ctx, self.rule, self.inside)
+
+    def lags(self) -> FloatArray:
+        """The c of what leaves."""
+        if _is_linear(self.ctx):
+            found = self.products / max(float(self.products[NEAR].flat[0]), 1e-300)
+        else:
+            found = self._of_maxima()
+        found.reshape(len(found), -1)[:, 0] = 1.0
+        return found
+
+    def _of_maxima(self) -> FloatArray:
+        state = self.ctx.inputs[0]
+        apart = state.mean_entry**2 / state.q
+        inside = max(self.inside, apart + _APART)
+        like = self.made if inside == self.inside else close(self.ctx, self.rule, inside)
+        least = like.mean_entry**2 / like.q
+        slope = (of_all(like) - least) / (inside - apart)
+        found = np.clip(least + slope * (self.products - apart), -1.0, 1.0)
+        if self.ctx.call.operation.startswith("max_pool"):
+            ends = [min(WIDEST, n) for n in found.shape[1:]]
+            both = [shared(read, n) for read, n in zip(self.reads, ends, strict=True)]
+            for d in np.ndindex(*ends):
+                one = math.prod(float(each[i]) for each, i in zip(both, d, strict=True))
+                if any(d) and one > 0:
+                    others = (self.products[(NEAR, *d)] - one) / (1 - one)
+                    c = self._of_two(d) + slope * (others - self.inside)
+                    found[(NEAR, *d)] = np.clip(c, -1.0, 1.0)
+        return np.asarray(found)
+
+    def _of_two(self, d: Sequence[int]) -> float:
+        """The c of two windows d windows apart, all of their entries as alike as those of one."""
+        state, (size, stride, dilation) = self.ctx.inputs[0], _window(self.ctx)
+        step = [s * i for s, i in zip(stride, d, strict=True)]
+        read = [s + n * (k - 1) + 1 for s, n, k in zip(step, dilation, size, strict=True)]
+        few = replace(state, dims=(*state.dims[:2], *((Axis.exchangeable(m),) for m in read)))
+        args = (Signal(0), size, [max(s, 1) for s in step], 0, dilation)
+        shape = (*state.shape[:2], *(2 if i else 1 for i in d))
+        call = replace(self.ctx.call, args=args, kwargs={}, shape=shape)
+        made = self.rule(RuleContext(call, [as_neighbours(few, self.inside)]))
+        own = tuple(int(axis.same[0]) for axis in made.axes)
+        first = len(own) - len(d)
+        two = (*own[:first], *(0 if i else at for i, at in zip(d, own[first:], strict=True)))
+        return float(made.second[two] / made.second[own]) if made.second[own] > 0 else 0.0
+
+
+def _window(ctx: RuleContext) -> tuple[tuple[int, ...], ...]:
+    """Places, steps and dilation of the windows of a maximum."""
+    spatial = len(ctx.inputs[0].dims[2:])
+    size = per_axis(ctx.call.argument(1, "kernel_size"), spatial)
+    stride = per_axis(ctx.call.argument(2, "stride") or size, spatial)
+    return size, stride, per_axis(ctx.call.argument(4, "dilation", 1), spatial)
