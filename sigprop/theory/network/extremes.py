@@ -14,6 +14,8 @@ correlation b, but for s pairs with correlation a, have
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import interpolate, optimize, special
@@ -133,19 +135,26 @@ def of_function(m: float, c: float, h: FloatArray) -> tuple[float, float]:
     return float(values @ weights()), float(values**2 @ weights())
 
 
-def square_of_correlated(c: FloatArray, h: FloatArray) -> float:
-    """E h(u)² of the largest u of few normal numbers with a matrix of correlations, on a lattice.
+def largest_of_correlated(c: FloatArray, x: FloatArray, windows: Sequence[Any]) -> FloatArray:
+    """E x(u) x(u′) of the largest u, u′ of windows of few correlated normal numbers, on a lattice.
+
+    Args:
+        c: the matrix of their correlations.
+        x: a function, on the grid.
+        windows: which of the numbers each has.
 
     Example:
         >>> alike = np.full((4, 4), 0.5) + 0.5 * np.eye(4)
         >>> exact = of_function(4.0, 0.5, grid())[1]
-        >>> abs(square_of_correlated(alike, grid()) / exact - 1) < 2e-3
+        >>> bool(abs(largest_of_correlated(alike, grid(), [slice(None)]) / exact - 1) < 2e-3)
         True
     """
     values, vectors = np.linalg.eigh(c)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    root = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, ::-1]
     root = root / np.sqrt((root**2).sum(axis=1, keepdims=True))
-    return float((np.interp((_lattice(len(c)) @ root.T).max(axis=1), grid(), h) ** 2).mean())
+    z = _lattice(len(c)) @ root.T
+    found = np.array([np.interp(z[:, each].max(axis=1), grid(), x) for each in windows])
+    return np.asarray(found @ found.T / len(z))
 
 
 @functools.lru_cache(maxsize=16)

@@ -5,10 +5,7 @@ Neighbours may be much more alike: in smooth images, and on small maps, as at bo
 zeros two places far apart have few taps in common. Here c(d) = E x(p) x(p + d)/E x² is followed by
 lags (``lags``), from those of the example on. Independent weights keep c, convolutions but for what
 borders and strides make of it; activations make of each c(d) what their rules make of a state in
-which all places are so alike. A pool is given the state of places as alike as those of one of its
-windows, and what it makes is taken from there. Averages of windows have the c of averages. Of two
-windows' maxima c is linear in that of their entries, between no correlation and that inside a
-window; windows that share places are compared on a map that has the two alone.
+which all places are so alike. Pools: ``windows``.
 
 Of what places have in common beside any two a norm leaves what it leaves of any covariance. The
 other part is in the mean of each place, of which a norm takes off that of all (``borders``): behind

@@ -1,10 +1,10 @@
 """The windows of a pool: what one takes together, and how alike two of them are.
 
 A pool is given the state of places as alike as those of one of its windows are in the mean, and
-what it makes of a single window is taken from there. Averages of windows have the c of averages. Of
-the maxima of two windows c is linear in the mean c of entries of the two, between no correlation
-and that inside a window; where windows have entries in common, they are compared on a map that has
-the two alone.
+what it makes of a single window is taken from there. Averages of windows have the c of averages.
+Maxima are taken of entries with a Gaussian copula: inside a window, and of two windows beside each
+other, on a lattice of all their entries. Further apart c is linear in the mean c of entries of the
+two, between no correlation and that inside a window.
 """
 
 from __future__ import annotations
@@ -19,16 +19,13 @@ import numpy as np
 from scipy import sparse
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis
-from sigprop.theory.network.calls import Signal
-from sigprop.theory.network.extremes import square_of_correlated, typical
+from sigprop.theory.network.extremes import largest_of_correlated, typical
 from sigprop.theory.network.lags import WIDEST, Reads, known_behind, through
 from sigprop.theory.network.marginals import entry_correlation, normal_correlation
 from sigprop.theory.network.maxima import WINDOWS, increasing
 from sigprop.theory.network.pooling import MAPS, Maps
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
-from sigprop.theory.network.taps import per_axis
 
 Rule = Callable[[RuleContext], Any]
 FAR, NEAR = 0, 1
@@ -146,31 +143,50 @@ class Pool:
 
         Of averages the mean; of maxima that at which their mean square is what it is.
         """
-        if _is_linear(self.ctx) or math.prod(read.entry.shape[1] for read in self.reads) <= 2:
+        one = self._places((0,) * len(self.reads))
+        if _is_linear(self.ctx) or not 2 < len(one) <= _MANY:
             return self._mean
-        between = self._between()
-        if len(between) > _MANY or np.ptp(between[~np.eye(len(between), dtype=bool)]) < _EVEN:
+        between = self._between(one)
+        if np.ptp(between[~np.eye(len(one), dtype=bool)]) < _EVEN:
             return self._mean
-        state = self.ctx.inputs[0]
-        mean, std = state.mean_entry, math.sqrt(max(state.q - state.mean_entry**2, 0.0))
-        if not std > 1e-6 * math.sqrt(state.q):
-            return self._mean
-        h = increasing(state)
-        marginal = None if state.marginal is None else h
-        rho = np.clip((between * state.q - mean**2) / std**2, -1.0, 1.0)
-        x = mean + std * h
-        square = square_of_correlated(normal_correlation(rho, marginal), x)
-        c = entry_correlation(typical(float(len(between)), square, x), marginal)
-        return float((mean**2 + std**2 * c) / state.q)
+        state, x = self.ctx.inputs[0], self._entry
+        square = largest_of_correlated(self._normal(between), x, [slice(None)])[0, 0]
+        c = entry_correlation(typical(float(len(one)), square, x), self._marginal)
+        return float((state.mean_entry**2 * (1 - c) + state.q * c) / state.q)
 
-    def _between(self) -> FloatArray:
-        """The c of all pairs of entries of a window in the middle."""
+    @functools.cached_property
+    def _entry(self) -> FloatArray:
+        """An entry as an increasing function of a normal number."""
+        state = self.ctx.inputs[0]
+        variance = max(state.q - state.mean_entry**2, 0.0)
+        return np.asarray(state.mean_entry + math.sqrt(variance) * increasing(state))
+
+    @property
+    def _marginal(self) -> FloatArray | None:
+        state = self.ctx.inputs[0]
+        return None if state.marginal is None else increasing(state)
+
+    def _normal(self, c: FloatArray) -> FloatArray:
+        """Correlations of the normal numbers behind entries."""
+        state = self.ctx.inputs[0]
+        variance = max(state.q - state.mean_entry**2, 1e-12 * state.q)
+        rho = np.clip((c * state.q - state.mean_entry**2) / variance, -1.0, 1.0)
+        return normal_correlation(rho, self._marginal)
+
+    def _places(self, d: Sequence[int]) -> np.ndarray:
+        """The entries of a window d places beside one in the middle."""
         rows = []
-        for read in self.reads:
-            middle = len(read.entry) // 2
-            rows.append(read.entry[middle][read.weight[middle] != 0])
-        places = np.stack([each.ravel() for each in np.meshgrid(*rows, indexing="ij")])
-        return np.asarray(self.alike[(NEAR, *np.abs(places[:, :, None] - places[:, None, :]))])
+        for read, apart in zip(self.reads, d, strict=True):
+            row = min((len(read.entry) - 1) // 2 + apart, len(read.entry) - 1)
+            rows.append(read.entry[row][read.weight[row] != 0])
+        return np.stack([each.ravel() for each in np.meshgrid(*rows, indexing="ij")], axis=1)
+
+    def _between(self, places: np.ndarray) -> FloatArray:
+        """The c of all pairs of some places."""
+        near = self.alike[NEAR]
+        known = np.pad(near, [(0, 1)] * near.ndim, constant_values=self.beyond)
+        apart = np.abs(places[:, None, :] - places[None, :, :])
+        return np.asarray(known[tuple(np.moveaxis(np.minimum(apart, near.shape), -1, 0))])
 
     @functools.cached_property
     def _mean(self) -> float:
@@ -203,36 +219,17 @@ class Pool:
         least = like.mean_entry**2 / like.q
         slope = (of_all(like) - least) / (inside - apart)
         found = np.clip(least + slope * (self.products - apart), -1.0, 1.0)
-        if self.ctx.call.operation.startswith("max_pool"):
-            ends = [min(WIDEST, n) for n in found.shape[1:]]
-            both = [shared(read, n) for read, n in zip(self.reads, ends, strict=True)]
-            for d in np.ndindex(*ends):
-                one = math.prod(float(each[i]) for each, i in zip(both, d, strict=True))
-                if any(d) and one > 0:
-                    others = (self.products[(NEAR, *d)] - one) / (1 - one)
-                    c = self._of_two(d) + slope * (others - self.inside)
-                    found[(NEAR, *d)] = np.clip(c, -1.0, 1.0)
+        for d in np.ndindex(*(min(WIDEST, n) for n in found.shape[1:])):
+            two = self._two(d) if any(d) else None
+            found[(NEAR, *d)] = found[(NEAR, *d)] if two is None else two
         return np.asarray(found)
 
-    def _of_two(self, d: Sequence[int]) -> float:
-        """The c of two windows d windows apart, all of their entries as alike as those of one."""
-        state, (size, stride, dilation) = self.ctx.inputs[0], _window(self.ctx)
-        step = [s * i for s, i in zip(stride, d, strict=True)]
-        read = [s + n * (k - 1) + 1 for s, n, k in zip(step, dilation, size, strict=True)]
-        few = replace(state, dims=(*state.dims[:2], *((Axis.exchangeable(m),) for m in read)))
-        args = (Signal(0), size, [max(s, 1) for s in step], 0, dilation)
-        shape = (*state.shape[:2], *(2 if i else 1 for i in d))
-        call = replace(self.ctx.call, args=args, kwargs={}, shape=shape)
-        made = self.rule(RuleContext(call, [as_neighbours(few, self.inside)]))
-        own = tuple(int(axis.same[0]) for axis in made.axes)
-        first = len(own) - len(d)
-        two = (*own[:first], *(0 if i else at for i, at in zip(d, own[first:], strict=True)))
-        return float(made.second[two] / made.second[own]) if made.second[own] > 0 else 0.0
-
-
-def _window(ctx: RuleContext) -> tuple[tuple[int, ...], ...]:
-    """Places, steps and dilation of the windows of a maximum."""
-    spatial = len(ctx.inputs[0].dims[2:])
-    size = per_axis(ctx.call.argument(1, "kernel_size"), spatial)
-    stride = per_axis(ctx.call.argument(2, "stride") or size, spatial)
-    return size, stride, per_axis(ctx.call.argument(4, "dilation", 1), spatial)
+    def _two(self, d: Sequence[int]) -> float | None:
+        """The c of two windows d windows apart; None: they have many entries."""
+        one, other = self._places((0,) * len(d)), self._places(d)
+        places, where = np.unique(np.concatenate([one, other]), axis=0, return_inverse=True)
+        if len(places) > _MANY:
+            return None
+        windows = [where.ravel()[: len(one)], where.ravel()[len(one) :]]
+        square = largest_of_correlated(self._normal(self._between(places)), self._entry, windows)
+        return float(2 * square[0, 1] / max(float(np.trace(square)), 1e-300))

@@ -11,8 +11,8 @@ import torch
 from scipy import sparse
 from torch.nn import functional as F
 
-from sigprop.theory.network.extremes import of_function, square_of_correlated, typical
-from sigprop.theory.network.lags import LONGEST, Reads, each, lags_of, through
+from sigprop.theory.network.extremes import largest_of_correlated, of_function, typical
+from sigprop.theory.network.lags import LONGEST, Reads, each, known_behind, lags_of, through
 from sigprop.theory.network.marginals import grid
 from sigprop.theory.network.pooling import resized, windows
 from sigprop.theory.network.taps import taps_of
@@ -83,6 +83,12 @@ def test_what_is_further_apart_than_is_known_is_beyond():
     np.testing.assert_allclose(found, [0.75, (0.5 + 2 * 0.3 + 0.1) / 4, 0.1, 0.1])
 
 
+def test_of_a_map_that_skips_places_fewer_lags_are_known():
+    reads = Reads.of(windows(64, 31, 3, 2, 0))
+    assert reads.step == 2 and known_behind([reads], 16) == 8 and known_behind([reads], 64) == 31
+    assert known_behind([reads], 3) == 3
+
+
 def test_a_long_axis_is_read_in_its_middle():
     long = Reads.of(windows(4 * LONGEST, 2 * LONGEST, 3, 2, 0)).shares(8, 4)
     short = Reads.of(windows(2 * LONGEST, LONGEST, 3, 2, 0)).shares(8, 4)
@@ -120,7 +126,7 @@ def test_the_largest_of_nine_in_a_smooth_image():
     def drawn(n: int, rng: np.random.Generator) -> np.ndarray:
         return (rng.standard_normal((n, 9)) @ root.T).max(axis=1) ** 2
 
-    expected = square_of_correlated(c, grid())
+    expected = largest_of_correlated(c, grid(), [slice(None)])[0, 0]
     wrong = of_function(9.0, float(mean), grid())[1]
     assert_mean(
         "largest of a smooth window", drawn, expected=expected, std=1.9, detect=0.09,
