@@ -284,6 +284,7 @@ def _lags(
         if step.what == "input" and call.name in pooled:
             tensor = translator.given[step]
             known = tensor.is_floating_point() and not tensor.is_meta and id(tensor) not in drawn
+            known = known and tensor.dim() > 2
             lags = lags_of(tensor.detach().double().cpu().numpy()) if known else None
             if lags is not None:
                 found[call.name] = lags

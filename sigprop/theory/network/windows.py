@@ -174,10 +174,12 @@ class Pool:
         return normal_correlation(rho, self._marginal)
 
     def _places(self, d: Sequence[int]) -> np.ndarray:
-        """The entries of a window d places beside one in the middle."""
+        """The entries of a window d windows beside a whole one in the middle."""
         rows = []
         for read, apart in zip(self.reads, d, strict=True):
-            row = min((len(read.entry) - 1) // 2 + apart, len(read.entry) - 1)
+            count = (read.weight != 0).sum(axis=1)
+            whole = np.flatnonzero(count == count.max())
+            row = min(int(whole[(len(whole) - 1) // 2]) + apart, len(count) - 1)
             rows.append(read.entry[row][read.weight[row] != 0])
         return np.stack([each.ravel() for each in np.meshgrid(*rows, indexing="ij")], axis=1)
 
