@@ -104,9 +104,7 @@ def decided(model: nn.Module, x: Any, decider: Decider) -> DecidedMoments:
     """
     with ONE_AT_A_TIME, quiet():
         run = ModelRun(model, x, Choice(), decider.prepare, as_it_is=False)
-        found = run.propagated(decider)
-        while decider.again():
-            found = run.propagated(decider)
+        found = run.decided(decider)
     return DecidedMoments(run.reading, found, run.places.of, run.example, run.measured.as_run)
 
 
@@ -166,14 +164,28 @@ class ModelRun:
             other_weights=bool(draws),
         )
 
-    def propagated(self, decider: Decider | None = None) -> Propagation:
+    def propagated(self) -> Propagation:
         """All moments, those included that no rule predicts: measured on the example."""
-        found = self._propagated(decider)
+        found = self._propagated()
         if not self.measured.collected and self.measured.collect():
-            found = self._propagated(decider)
+            found = self._propagated()
         return found
 
-    def _propagated(self, decider: Decider | None) -> Propagation:
+    def decided(self, decider: Decider) -> Propagation:
+        """The same, when nothing is decided anew; until then signals alone are sent."""
+
+        def enough() -> bool:
+            unknown = self.measured.wanted and not self.measured.collected
+            return bool(unknown) or not decider.again()
+
+        while True:
+            found = self._propagated(decider, enough)
+            if not found.forward_only and (self.measured.collected or not self.measured.collect()):
+                return found
+
+    def _propagated(
+        self, decider: Decider | None = None, enough: Callable[[], bool] | None = None
+    ) -> Propagation:
         return propagate(
             self.calls,
             self.states,
@@ -182,6 +194,7 @@ class ModelRun:
             measure_back=self.measured.backward,
             decide=None if decider is None else decider.begin(self.translator),
             lags=self.lags,
+            enough=enough,
         )
 
 

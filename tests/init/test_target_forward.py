@@ -15,7 +15,9 @@ from sigprop.activations import activation
 from sigprop.init import SignalWarning, branches, plan
 from sigprop.init.responses import respond
 from sigprop.measurement import measure_nodes
+from sigprop.prediction import run
 from sigprop.reading import read
+from sigprop.theory.network import propagate
 from tests.init.target_nets import Residual, Transformer, chain, levels, seeded, square
 
 X = torch.randn(64, 100, generator=seeded(1))
@@ -580,3 +582,17 @@ def test_weight_gradients_grow_as_the_stream_does(residual, even):
     assert ends == pytest.approx(between**exponent, rel=0.06)
     assert others == pytest.approx(between ** (exponent - 1), rel=0.06)
     assert (ends < 1.4) == even
+
+
+def test_gradients_are_sent_once_nothing_is_decided_anew(monkeypatch):
+    kept = []
+
+    def propagated(*args, **options):
+        kept.append(propagate(*args, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(run, "propagate", propagated)
+    tokens = torch.randint(50, (4, 12), generator=seeded(3))
+    plan(Transformer(tied=True), example=tokens, target="forward")
+    assert [found.forward_only for found in kept] == [*[True] * (len(kept) - 1), False]
+    assert len(kept) > 1 and kept[-1].gradients and not kept[0].gradients

@@ -68,6 +68,7 @@ class Propagation:
         borders: where in space second moments are.
         neighbours: how alike places beside each other are.
         ancestry: what nodes are made of, entry by entry.
+        forward_only: whether there was no pass backward.
     """
 
     states: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +82,7 @@ class Propagation:
     borders: Borders = field(default_factory=Borders)
     neighbours: Neighbours = field(default_factory=Neighbours)
     ancestry: Ancestry | None = None
+    forward_only: bool = False
 
 
 def propagate(
@@ -92,6 +94,7 @@ def propagate(
     measure_back: MeasureBack | None = None,
     decide: Decide | None = None,
     lags: Mapping[str, FloatArray] | None = None,
+    enough: Callable[[], bool] | None = None,
 ) -> Propagation:
     """Predict every node.
 
@@ -107,6 +110,7 @@ def propagate(
         decide: may change each call when it is reached, such as the law of its weight.
         lags: of given states, what their places have in common (``lags.lags_of``); of others any
             two have as much.
+        enough: asked behind the pass forward whether to go back at all; None: yes.
 
     Raises:
         CannotPredict: a call without a rule, where ``measure`` is None.
@@ -126,6 +130,9 @@ def propagate(
                 pairs.put(chosen)
             call = chosen
         found.states[call.name] = _forward(found, pairs, call, measure)
+    if enough is not None and not enough():
+        found.forward_only = True
+        return found
     for name, cotangent in cotangents.items():
         _add(found, name, cotangent)
     back = GradientCovariances(pairs, found.gradients, cotangents)
