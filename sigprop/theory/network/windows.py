@@ -95,7 +95,7 @@ def weighted(ctx: RuleContext) -> list[Reads]:
     maps, found = maps_of(ctx), []
     for dim, axis in enumerate(ctx.inputs[0].dims[2:], 2):
         matrix = maps.get(dim)
-        rows = Reads.of(sparse.eye_array(axis[0].size) if matrix is None else matrix)
+        rows = Reads.of(sparse.csr_array(sparse.eye(axis[0].size)) if matrix is None else matrix)
         total = np.maximum(rows.weight.sum(axis=1, keepdims=True), 1.0)
         found.append(rows if _is_linear(ctx) else Reads(rows.entry, rows.weight / total))
     return found
