@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from analyses._nets import attention, convolutional, language, mobile, others, residual
+from analyses._streams import Streams
 from sigprop.measurement import NodeStatistics, measure_nodes
 
 Inputs = Callable[[Generator], tuple[Tensor, ...]]
@@ -280,25 +281,6 @@ def exact_zeros(architecture: Architecture, seed: int) -> frozenset[str]:
     found = {name: square for name, square in run.parameters.items() if square is not None}
     least = ROUNDING * max(found.values(), default=0.0)
     return frozenset(name for name, square in found.items() if square <= least)
-
-
-@dataclass(frozen=True)
-class Streams:
-    """Seeds of random numbers that are independent of each other.
-
-    One seed for all would make them the same numbers: a cotangent of the shape of the input would
-    be the input, and torch takes seeds that differ by 2**32 for one.
-    """
-
-    weights: int
-    inputs: int
-    cotangents: int
-    dropout: int
-
-    @classmethod
-    def of(cls, seed: int) -> Streams:
-        """Those of one net."""
-        return cls(*(int(word) for word in np.random.SeedSequence(seed).generate_state(4)))
 
 
 def drawn(architecture: Architecture, seed: int) -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 
 from analyses._architectures import ARCHITECTURES, BY_NAME, Inputs, normal, tokens
 from analyses._nets import attention, language, residual
+from analyses._streams import Streams
 
 Build = Callable[[], nn.Module]
 
@@ -41,10 +42,11 @@ class Patient:
 
     def admitted(self, seed: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """The model and its inputs at a seed; torch's random state is left as it was."""
+        streams = Streams.of(seed)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(streams.weights)
             model = self.build()
-        return model, self.inputs(torch.Generator().manual_seed(seed))
+        return model, self.inputs(torch.Generator().manual_seed(streams.inputs))
 
 
 # Plain nets

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from analyses._init_nets import Residual
+from analyses._streams import Streams
 from sigprop import initialize
 
 WEIGHTS = (
@@ -208,7 +209,8 @@ def signal(model: nn.Module, x: Tensor, first: str, last: str, seed: int = 0) ->
     for name in (first, last):
         model.get_submodule(name).register_forward_hook(keeper(name))
     out = model(x.double() if x.is_floating_point() else x)
-    projection = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).double()
+    source = torch.Generator().manual_seed(Streams.of(seed).cotangents)  # not that of weights
+    projection = torch.randn(out.shape, generator=source).double()
     gradients = torch.autograd.grad((out * projection).sum(), [kept[first], kept[last]])
     forward = _decades(*(kept[name].detach().square().mean() for name in (last, first)))
     backward = _decades(*(gradient.square().sum() for gradient in gradients))

@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import nn
 
+from analyses._streams import Streams
 from sigprop import plots
 from sigprop.activations import ACTIVATIONS, activation
 from sigprop.checks import FloatArray
@@ -82,16 +83,15 @@ def compute(params: Params) -> list[Row]:
 
 def measured_squares(name: str, params: Params) -> FloatArray:
     """The mean of φ² over the units of each real layer."""
-    generator = torch.Generator().manual_seed(
-        len(ACTIVATIONS) * params.seed + list(ACTIVATIONS).index(name)
-    )
+    streams = Streams.of(len(ACTIVATIONS) * params.seed + list(ACTIVATIONS).index(name))
+    generator = torch.Generator().manual_seed(streams.weights)
     record = activation(name)
     module = record.module().double().train()
     outputs = params.width * int(record.parameters.get("k", 1))  # maxout takes k a unit
     layer = nn.Linear(params.inputs, outputs, bias=False, dtype=torch.float64)
     means = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(generator.initial_seed())  # slopes drawn in the forward pass
+        torch.manual_seed(streams.dropout)  # slopes drawn in the forward pass
         for _ in range(params.layers):
             nn.init.normal_(layer.weight, std=params.inputs**-0.5, generator=generator)
             x = torch.randn(1, params.inputs, dtype=torch.float64, generator=generator)

@@ -36,6 +36,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analyses._health import LATE, TUNED, UNSEEN, Patient, libraries
+from analyses._streams import Streams
 from sigprop import plots
 from sigprop.checking.evidence import evidence
 from sigprop.checking.rules import find
@@ -87,7 +88,7 @@ def _examined(patient: Patient, ward: str, seed: int, forecast: bool) -> Row:
     model, inputs = patient.admitted(seed)
     start = time.process_time()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 2**32)  # dropout
+        torch.manual_seed(Streams.of(seed).dropout)
         found = find(evidence(model, inputs, forecast=forecast, judged=False, seed=seed))
     problems = {level: [f.problem for f in found if f.level == level] for level in LEVELS}
     return {

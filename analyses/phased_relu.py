@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor, nn
 
+from analyses._streams import Streams
 from sigprop import DeepMLP, kaiming_leaky_init, measure, plots, validate
 from sigprop.activations import Activation, activation
 from sigprop.data import load_inputs
@@ -135,7 +136,7 @@ def _gains(params: Params, phi: Activation, q: float, seed: int) -> list[Row]:
     squares, slopes = [], []
     for net in seeds:
         _redraw(model, net)
-        cotangent = torch.Generator().manual_seed(net)
+        cotangent = torch.Generator().manual_seed(Streams.of(net).cotangents)
         seen = measure(model, x, backward=True, generator=cotangent, layers=_every_part)
         first, last = seen["layers.0"], seen["layers.1"]
         squares.append(seen["activations.0"].second_moment)

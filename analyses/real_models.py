@@ -33,6 +33,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from analyses._streams import Streams
 from sigprop import initialize, plots
 from sigprop.graph import streams
 from sigprop.init import SignalWarning, plan
@@ -91,8 +92,9 @@ def _cases(params: Params) -> Iterator[Case]:
         yield "rebuilt", entry.name, entry.build, entry.inputs
     if not params.packages:
         return
-    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(params.seed))
-    words = torch.randint(100, (2, 12), generator=torch.Generator().manual_seed(params.seed))
+    source = torch.Generator().manual_seed(Streams.of(params.seed).inputs)
+    images = torch.randn(2, 3, 224, 224, generator=source)
+    words = torch.randint(100, (2, 12), generator=source)
     if find_spec("torchvision") is not None:
         from torchvision.models import get_model
 

@@ -12,13 +12,15 @@ from analyses._architectures import (
     ARCHITECTURES,
     BY_NAME,
     Spread,
-    Streams,
     drawn,
     natural_images,
+    normal,
     truth,
     with_mean_squares,
     with_natural_images,
 )
+from analyses._health import Patient
+from analyses._streams import Streams
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 each = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
@@ -97,6 +99,13 @@ def test_photographs():
     assert not torch.equal(images, natural_images(16, 12, seed=2))
     near = (images[..., 1:] * images[..., :-1]).mean()
     assert near > 0.7, "neighbours in photographs are alike"
+
+
+def test_a_patient_is_no_copy_of_what_it_is_given():
+    """Normal weights and inputs drawn by one seed would be the same numbers."""
+    patient = Patient("", "", lambda: nn.ParameterList([torch.randn(32, 64)]), normal(32, 64))
+    (weight,), (x,) = patient.admitted(0)
+    assert abs(float((weight.detach() * x).mean())) < 0.15  # six standard errors
 
 
 def test_weights_inputs_and_cotangents_are_independent():

@@ -35,6 +35,8 @@ from sigprop.theory.network import (
     propagate,
 )
 from sigprop.theory.network.divisions import with_position_axis
+from sigprop.theory.network.lags import lags_of
+from sigprop.theory.network.neighbours import before_pools
 from sigprop.theory.network.propagate import Decide
 
 Positions = Literal["exchangeable", "full"]
@@ -103,9 +105,7 @@ def decided(model: nn.Module, x: Any, decider: Decider) -> DecidedMoments:
     """
     with ONE_AT_A_TIME, quiet():
         run = ModelRun(model, x, Choice(), decider.prepare, as_it_is=False)
-        found = run.propagated(decider)
-        while decider.again():
-            found = run.propagated(decider)
+        found = run.decided(decider)
     return DecidedMoments(run.reading, found, run.places.of, run.example, run.measured.as_run)
 
 
@@ -157,6 +157,7 @@ class ModelRun:
         self.translator.meta = any(tensor.is_meta for tensor in tensors)
         self.calls = self.translator.calls()
         self.states = _entries(reading, self.translator, self.calls, drawn, choice)
+        self.lags = _lags(reading, self.translator, self.calls, drawn)
         self.measured = Measured(
             self.translator,
             self.places,
@@ -165,14 +166,28 @@ class ModelRun:
             other_weights=bool(draws),
         )
 
-    def propagated(self, decider: Decider | None = None) -> Propagation:
+    def propagated(self) -> Propagation:
         """All moments, those included that no rule predicts: measured on the example."""
-        found = self._propagated(decider)
+        found = self._propagated()
         if not self.measured.collected and self.measured.collect():
-            found = self._propagated(decider)
+            found = self._propagated()
         return found
 
-    def _propagated(self, decider: Decider | None) -> Propagation:
+    def decided(self, decider: Decider) -> Propagation:
+        """The same, when nothing is decided anew; until then signals alone are sent."""
+
+        def enough() -> bool:
+            unknown = self.measured.wanted and not self.measured.collected
+            return bool(unknown) or not decider.again()
+
+        while True:
+            found = self._propagated(decider, enough)
+            if not found.forward_only and (self.measured.collected or not self.measured.collect()):
+                return found
+
+    def _propagated(
+        self, decider: Decider | None = None, enough: Callable[[], bool] | None = None
+    ) -> Propagation:
         return propagate(
             self.calls,
             self.states,
@@ -181,6 +196,8 @@ class ModelRun:
             measure_back=self.measured.backward,
             decide=None if decider is None else decider.begin(self.translator),
             watch=Room(asdict(self.choice), len(self.calls)),
+            lags=self.lags,
+            enough=enough,
         )
 
 
@@ -270,6 +287,24 @@ def _entries(
         else:
             states[call.name] = from_values(tensor.detach().double().cpu().numpy(), full)
     return states
+
+
+def _lags(
+    reading: Reading, translator: Translator, calls: Sequence[Call], drawn: set[int]
+) -> dict[str, np.ndarray]:
+    """What neighbours have in common in the inputs that pools come behind."""
+    found: dict[str, np.ndarray] = {}
+    pooled = before_pools(calls)
+    for call in calls:
+        step = reading.steps[call.name]
+        if step.what == "input" and call.name in pooled:
+            tensor = translator.given[step]
+            known = tensor.is_floating_point() and not tensor.is_meta and id(tensor) not in drawn
+            known = known and tensor.dim() > 2
+            lags = lags_of(tensor.detach().double().cpu().numpy()) if known else None
+            if lags is not None:
+                found[call.name] = lags
+    return found
 
 
 def _full_dims(tensor: Tensor, channel: int, choice: Choice) -> list[int]:

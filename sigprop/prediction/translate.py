@@ -100,10 +100,8 @@ class Translator:
                 self.known[step] = False
             else:
                 sources = self._sources(step)
-                known, given = (
-                    all([self.is_known(s) for s in sources]),
-                    self.of_inputs.issuperset(sources),
-                )
+                each = [self.is_known(s) for s in sources]
+                known, given = all(each), self.of_inputs.issuperset(sources)
                 if given and not self._reads_a_parameter(step):
                     self.of_inputs.add(step)
                     compares = step.row is not None and step.row.kind == "comparison"

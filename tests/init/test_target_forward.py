@@ -11,9 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from sigprop import initialize, predict
+from sigprop.activations import activation
 from sigprop.init import SignalWarning, branches, plan
+from sigprop.init.responses import respond
 from sigprop.measurement import measure_nodes
+from sigprop.prediction import run
 from sigprop.reading import read
+from sigprop.theory.network import propagate
 from tests.init.target_nets import Residual, Transformer, chain, levels, seeded, square
 
 X = torch.randn(64, 100, generator=seeded(1))
@@ -487,9 +491,12 @@ def test_a_mask_of_logits_is_no_signal():
 
     x = torch.randn(16, 9, 64, generator=seeded())
     mask = torch.full((9, 9), -math.inf).triu(1)
-    made = [initialize(Attention(), (x, m), generator=seeded()) for m in (mask, mask.clamp(-1e9))]
+    made = []
+    for each in (mask, mask.clamp(-1e9)):
+        torch.manual_seed(1)  # softmax is measured on the weights it had
+        made.append(initialize(Attention(), (x, each), generator=seeded()))
     one, other = (model.parts[3].weight for model in made)
-    assert torch.allclose(one, other, rtol=0.02)  # softmax is measured on the weights it had
+    assert torch.allclose(one, other, rtol=0.02)
     assert 0.3 < square(made[0](x, mask)) < 3
     with pytest.raises(ValueError, match="infinite"):
         initialize(Attention(), (x, mask + 1))
@@ -542,3 +549,53 @@ def test_a_gradient_that_changes_by_ten_is_said():
         return any("squared gradient grows" in words for words in made.warnings)
 
     assert said(20) and not said(8)  # χ = 1.18 a layer
+
+
+class Normed(nn.Module):
+    """Branches of two layers behind a norm."""
+
+    def __init__(self, blocks: int, width: int = 64) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Linear(100, width), nn.LayerNorm(width)
+        self.ups = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(blocks))
+        self.downs = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(blocks))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for up, down in zip(self.ups, self.downs, strict=True):
+            x = x + down(torch.tanh(up(self.norm(x))))
+        return x
+
+
+@pytest.mark.parametrize(("residual", "even"), [(math.e, False), (1.2, True)])
+def test_weight_gradients_grow_as_the_stream_does(residual, even):
+    """Of what ends a branch by growth^χ, χ = q E φ′²/E φ² ≥ 1 where E φ = 0; of the others less."""
+    blocks = 12
+    model, x = Normed(blocks), torch.randn(8, 100, generator=seeded(1))
+    made = plan(model, example=x, target="forward", residual=residual)
+    found = predict(model, x, init=made).parameters
+    first, last = (
+        [found[f"{part}.{i}.weight"] for part in ("downs", "ups")] for i in (0, blocks - 1)
+    )
+    ends, others = (a / b for a, b in zip(first, last, strict=True))
+    chi = respond(activation("tanh"), 1.0)
+    exponent = chi.slope / chi.q
+    assert exponent > 1
+    between = residual ** ((blocks - 1) / blocks)
+    assert ends == pytest.approx(between**exponent, rel=0.06)
+    assert others == pytest.approx(between ** (exponent - 1), rel=0.06)
+    assert (ends < 1.4) == even
+
+
+def test_gradients_are_sent_once_nothing_is_decided_anew(monkeypatch):
+    kept = []
+
+    def propagated(*args, **options):
+        kept.append(propagate(*args, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(run, "propagate", propagated)
+    tokens = torch.randint(50, (4, 12), generator=seeded(3))
+    plan(Transformer(tied=True), example=tokens, target="critical")
+    assert [found.forward_only for found in kept] == [*[True] * (len(kept) - 1), False]
+    assert len(kept) > 1 and kept[-1].gradients and not kept[0].gradients

@@ -14,9 +14,11 @@ correlation b, but for s pairs with correlation a, have
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from scipy import interpolate, special
+from scipy import interpolate, optimize, special
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.marginals import grid, weights
@@ -25,6 +27,7 @@ _STEP = 0.1
 _LEFT, _RIGHT = -8.05, 8.0
 _NODES = 33
 _HERMITE = 48
+_POINTS = 2**13
 
 
 @functools.cache
@@ -140,6 +143,59 @@ def of_function(m: float, c: float, h: FloatArray) -> tuple[float, float]:
     """E h(u) and E h(u)² of the largest u, h on the grid."""
     values = np.interp(quantiles(m, c), grid(), h)
     return float(values @ weights()), float(values**2 @ weights())
+
+
+def largest_of_correlated(c: FloatArray, x: FloatArray, windows: Sequence[Any]) -> FloatArray:
+    """E x(u) x(u′) of the largest u, u′ of windows of few correlated normal numbers, on a lattice.
+
+    Args:
+        c: the matrix of their correlations.
+        x: a function, on the grid.
+        windows: which of the numbers each has.
+
+    Example:
+        >>> alike = np.full((4, 4), 0.5) + 0.5 * np.eye(4)
+        >>> exact = of_function(4.0, 0.5, grid())[1]
+        >>> bool(abs(largest_of_correlated(alike, grid(), [slice(None)]) / exact - 1) < 2e-3)
+        True
+    """
+    values, vectors = np.linalg.eigh(c)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, ::-1]
+    root = root / np.sqrt((root**2).sum(axis=1, keepdims=True))
+    z = _lattice(len(c)) @ root.T
+    found = np.array([np.interp(z[:, each].max(axis=1), grid(), x) for each in windows])
+    return np.asarray(found @ found.T / len(z))
+
+
+@functools.lru_cache(maxsize=16)
+def _lattice(m: int) -> FloatArray:
+    """Even points of m independent standard normal numbers: multiples of powers of one root.
+
+    The root is that of x^(m+1) = x + 1, for m = 1 the golden ratio.
+    """
+    root = 2.0
+    for _ in range(60):
+        root = (1 + root) ** (1 / (m + 1))
+    steps = root ** -np.arange(1.0, m + 1)
+    z = special.ndtri((0.5 + np.outer(np.arange(_POINTS), steps)) % 1.0)
+    return np.asarray((z - z.mean(axis=0)) / z.std(axis=0))
+
+
+def typical(m: float, square: float, x: FloatArray) -> float:
+    """The correlation at which E x(u)² of the largest of m numbers is this, between 0 and 1.
+
+    Args:
+        m: numbers, more than 2: of two E u² is 1 at any.
+        square: that is sought.
+        x: an increasing function, on the grid.
+    """
+
+    def off(c: float) -> float:
+        return of_function(m, c, x)[1] - square
+
+    if off(0.0) * off(1.0) >= 0:
+        return 0.0 if abs(off(0.0)) < abs(off(1.0)) else 1.0
+    return float(optimize.brentq(off, 0.0, 1.0, xtol=1e-3))
 
 
 def share_given(m: float, c: float) -> FloatArray:

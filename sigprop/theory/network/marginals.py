@@ -210,6 +210,14 @@ def _powers() -> FloatArray:
     return np.asarray(rho[:, None] ** np.arange(1, ORDERS + 2))
 
 
+def entry_correlation(rho: float, marginal: FloatArray | None) -> float:
+    """The correlation of two entries whose normal numbers have correlation ρ."""
+    if marginal is None:
+        return rho
+    table, numbers = _correlations(marginal.tobytes())
+    return float(np.interp(rho, numbers, table))
+
+
 @functools.lru_cache(maxsize=64)
 def _correlations(key: bytes) -> tuple[FloatArray, FloatArray]:
     """Correlation of the entries, increasing, for correlations of the normal numbers."""

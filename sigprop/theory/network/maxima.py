@@ -96,7 +96,8 @@ class Windows:
         return float(np.mean(self.inside))
 
 
-def _increasing(state: SignalState) -> FloatArray:
+def increasing(state: SignalState) -> FloatArray:
+    """(x − mean)/std as an increasing function of a normal number."""
     return grid() if state.marginal is None else np.sort(state.marginal)
 
 
@@ -106,7 +107,7 @@ def _normal_correlations(state: SignalState) -> FloatArray:
     size = of_products(std, std, state.axes)
     cov = state.second - of_products(state.mean, state.mean, state.axes)
     c = np.clip(np.divide(cov, size, out=np.zeros_like(cov), where=size > 0), -1.0, 1.0)
-    h = None if state.marginal is None else _increasing(state)
+    h = None if state.marginal is None else increasing(state)
     return normal_correlation(c, h)
 
 
@@ -198,7 +199,7 @@ def largest(state: SignalState, matrices: Maps) -> SignalState:
     """The largest entry of each window."""
     found = compared(state, matrices)
     state, axes = found.state, found.axes
-    h = _increasing(state)
+    h = increasing(state)
     first, square = _moments(found, h)
     mean, std = _averaged(found, state.mean), _averaged(found, np.sqrt(state.variance))
     size = np.sqrt(np.maximum(square - first**2, 0.0))
@@ -367,7 +368,11 @@ def _mirrored(gradient: SignalState) -> SignalState:
     return replace(gradient, profile=turned[0], chosen=turned[1])
 
 
-_row("max_pool1d max_pool2d max_pool3d", _pool)
-_row("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", _adaptive)
+_POOLS = "max_pool1d max_pool2d max_pool3d"
+_ADAPTIVE = "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"
+WINDOWS = dict.fromkeys(_POOLS.split(), _pool) | dict.fromkeys(_ADAPTIVE.split(), _adaptive)
+"""The windows of each pool, 0/1."""
+_row(_POOLS, _pool)
+_row(_ADAPTIVE, _adaptive)
 _row("amax pooling.max", _over)
 _row("amin pooling.min", _over, sign=-1.0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.checks import FloatArray
 from sigprop.theory.network.ancestry import Ancestry
 from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.borders import Borders, Places
@@ -22,7 +23,7 @@ from sigprop.theory.network.gradient_covariance import (
     met,
 )
 from sigprop.theory.network.joins import multiplied
-from sigprop.theory.network.neighbours import Neighbours
+from sigprop.theory.network.neighbours import Neighbours, before_pools
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
 from sigprop.theory.network.told import (
@@ -68,6 +69,7 @@ class Propagation:
         borders: where in space second moments are.
         neighbours: how alike places beside each other are.
         ancestry: what nodes are made of, entry by entry.
+        forward_only: whether there was no pass backward.
     """
 
     states: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Propagation:
     borders: Borders = field(default_factory=Borders)
     neighbours: Neighbours = field(default_factory=Neighbours)
     ancestry: Ancestry | None = None
+    forward_only: bool = False
 
 
 def propagate(
@@ -92,6 +95,8 @@ def propagate(
     measure_back: MeasureBack | None = None,
     decide: Decide | None = None,
     watch: Watch | None = None,
+    lags: Mapping[str, FloatArray] | None = None,
+    enough: Callable[[], bool] | None = None,
 ) -> Propagation:
     """Predict every node.
 
@@ -107,11 +112,16 @@ def propagate(
         decide: may change each call when it is reached, such as the law of its weight.
         watch: told after each node how many are done forward, and the bytes that their states hold;
             stops all by raising.
+        lags: of given states, what their places have in common (``lags.lags_of``); of others any
+            two have as much.
+        enough: asked behind the pass forward whether to go back at all; None: yes.
 
     Raises:
         CannotPredict: a call without a rule, where ``measure`` is None.
     """
-    found = Propagation(states=dict(given))
+    neighbours = Neighbours(lags, before_pools(calls))
+    neighbours.begin(given)
+    found = Propagation(states=dict(given), neighbours=neighbours)
     by_name = {call.name: call for call in calls}
     pairs = Covariances(by_name, found.states)
     found.ancestry = Ancestry(by_name, found.unpredicted)
@@ -128,6 +138,9 @@ def propagate(
         kept += _bytes_of(found.states[call.name])
         if watch is not None:
             watch(done, kept)
+    if enough is not None and not enough():
+        found.forward_only = True
+        return found
     for name, cotangent in cotangents.items():
         _add(found, name, cotangent)
     back = GradientCovariances(pairs, found.gradients, cotangents)
@@ -239,7 +252,7 @@ def _backward(
     try:
         if call.name in found.unpredicted:
             raise CannotPredict(found.unpredicted[call.name])
-        rule = rule_of(call)
+        rule, ctx = rule_of(call), found.neighbours.backward(ctx)
         sent = rule.backward(ctx, gradient) if call.inputs else ()
         if any(isinstance(part, SignalState) and part.q < 0 for part in sent):
             gradient = _apart(gradient)

@@ -128,9 +128,9 @@ def of_state(state: SignalState) -> dict[str, float]:
 
 
 def predicted(
-    build: Build, shape: tuple[int, ...], lift: str = "0", **options: object
+    build: Build, shape: tuple[int, ...] | Tensor, lift: str = "0", **options: object
 ) -> dict[str, float]:
-    """The same moments as predicted for standard normal inputs."""
+    """The same moments as predicted for standard normal inputs, or for one example."""
     from sigprop.prediction.entry import propagated
 
     found, output = propagated(normalized(built(build)), shape, **options)  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ def predicted(
 def assert_predicts(
     name: str,
     build: Build,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | Tensor,
     *,
     nets: int = 300,
     tolerance: float | Mapping[str, float] = 0.02,
@@ -159,7 +159,7 @@ def assert_predicts(
     Args:
         name: of the check; seeds its draws.
         build: a fresh net.
-        shape: of its input, N(0, 1).
+        shape: of its input, N(0, 1); or the input of all nets.
         nets: drawn.
         tolerance: the rule's own error, relative to the scale of each moment; by key or for all.
         skip: beginnings of keys that the rule says nothing of.
@@ -185,7 +185,7 @@ _SIMULATED: dict[tuple[object, ...], dict[str, Moment]] = {}
 
 
 def _simulated(
-    name: str, build: Build, shape: tuple[int, ...], nets: int, lift: str
+    name: str, build: Build, shape: tuple[int, ...] | Tensor, nets: int, lift: str
 ) -> dict[str, Moment]:
     """The simulation of a check, shared by checks of one name: positions alike and told apart.
 
@@ -193,9 +193,10 @@ def _simulated(
     """
     code = getattr(build, "__code__", None)
     place = (code.co_filename, code.co_firstlineno) if code is not None else build
-    key = (name, place, str(build()), shape, nets, lift)
+    given = shape if isinstance(shape, Tensor) else None
+    key = (name, place, str(build()), shape if given is None else given.shape, nets, lift)
     if key not in _SIMULATED:
-        draw: Draw = lambda g: torch.randn(shape, generator=g)  # noqa: E731
+        draw: Draw = lambda g: torch.randn(shape, generator=g) if given is None else given  # noqa: E731
         _SIMULATED[key] = simulate(build, draw, nets, name, lift)
     return _SIMULATED[key]
 

@@ -138,8 +138,9 @@ def test_maxima_of_correlated_places_and_what_follows(positions):
             nn.Flatten(), nn.Linear(64, 30),
         )  # fmt: skip
 
-    assert_predicts("pooled", build, (4, 4, 8, 8), nets=150, mutant=1.6,
-                    positions=positions, tolerance={"parameter": 0.15, "": 0.06})  # fmt: skip
+    gradient = 0.06 if positions == "full" else 0.1  # half of the last windows are cut by a border
+    assert_predicts("pooled", build, (4, 4, 8, 8), nets=150, mutant=1.6, positions=positions,
+                    tolerance={"parameter": 0.15, "gradient": gradient, "": 0.06})  # fmt: skip
 
 
 def test_axes_of_one_entry_vanish_in_a_reshape():
