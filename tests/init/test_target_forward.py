@@ -407,7 +407,10 @@ def test_the_forecast_of_an_error_along_a_stream_is_what_the_prediction_says(act
     ("arguments", "words"),
     [
         ({"target": "forward"}, "give an example of the input"),
-        ({"target": "backward", "example": X}, "unknown target .backward."),
+        (
+            {"target": "backward", "example": X},
+            "unknown target .backward.; .* Did you mean .critical.",
+        ),
         ({"target": "forward", "example": X, "kind": "forward"}, "give one of the two"),
         ({"target": "forward", "example": X, "gain": 1.0}, "give one of the two"),
         ({"target": "forward", "example": X, "bias_std": 0.1}, "give one of the two"),
