@@ -235,10 +235,10 @@ def deficit_expectation(
     gap = real_array("deficit", deficit, minimum=0, maximum=2)
     q, gap = _broadcast(q=q, deficit=gap)
     near = None if df is None else NearZero(f, df)
-    rises = near is not None and near.at != 0
-    side = _side(near.rise if rises else f, q, _breaks("breakpoints", breakpoints), "f")
+    near = near if near is not None and near.at else None
+    side = _side(f if near is None else near.rise, q, _breaks("breakpoints", breakpoints), "f")
     value, error = deficit_values(side, gap, df, with_error=with_error)
-    if with_error and rises:  # beyond the size of ``near``, f itself was rounded
+    if with_error and near is not None:  # beyond the size of ``near``, f itself was rounded
         blur = 4.4e-16 * abs(near.at) * np.exp(-0.5 * near.size**2 / np.maximum(q, 1e-300))
         error = error + blur * (np.sqrt(value) + blur)
     return (value[()], error[()]) if with_error else value[()]
