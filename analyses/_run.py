@@ -208,7 +208,8 @@ def answer(module: ModuleType) -> str:
         raise ValueError(f"{module.__name__}: its docstring has no line that starts with 'Answer:'")
     text = " ".join(found.group(1).split())
     sentence = re.split(r"(?<=\.)\s(?=[A-Z`])", text, maxsplit=1)[0]
-    return sentence[0].upper() + sentence[1:]
+    first = sentence[0]  # a symbol stays: a capital β is Β
+    return (first.upper() if first.isascii() else first) + sentence[1:]
 
 
 def gallery(out: Path = FIGURES) -> str:
@@ -267,7 +268,7 @@ def run(
             "parameters": dataclasses.asdict(params),
             "seconds": round(seconds, 1),
             **({"resumed": place.resumed} if sweeps(module) else {}),
-            **_machine(str(place) if sweeps(module) else f"{torch.get_num_threads()} threads"),
+            **_machine(str(place) if sweeps(module) else _threads()),
         }
         write_json(record, out / f"{name}.json")
         redraw(name, out)
@@ -322,6 +323,11 @@ def _save(module: ModuleType, rows: list[Row], path: Path) -> None:
                 )
             place = path.with_name(f"{path.stem}-{key}.png") if key else path
             write_bytes(small.getvalue(), place)
+
+
+def _threads() -> str:
+    number = torch.get_num_threads()
+    return f"{number} thread" + "s" * (number != 1)
 
 
 def _machine(cores: str) -> Row:

@@ -185,8 +185,8 @@ def draw(rows: list[Row]) -> Figure:
         at = [y + shift for y in range(len(names))]
         ax.barh(at, cost, 0.36, color=color, label=f"a report {often}")
         for y, value in zip(at, cost, strict=True):
-            text = f"{value:.0f} %" if value >= 0 else f"{value:.0f} % (noise)".replace("-", "−")
-            ax.text(max(value, 0) + 0.6, y, text, va="center")
+            text = f"{value:.{int(value < 9.5)}f} %" + " (noise)" * (value < 0)
+            ax.text(max(value, 0) + 0.6, y, text.replace("-", "−"), va="center")
     ax.axvline(0, color=plots.INK, lw=1)
     ax.set_yticks(range(len(names)), names)
     ax.grid(axis="y", visible=False)
@@ -196,7 +196,7 @@ def draw(rows: list[Row]) -> Figure:
     seldom = [100 * row["cost"] for row in rows if row["every"] == 50]
     often = [100 * row["cost"] for row in rows if row["every"] == 1]
     figure.suptitle(
-        f"A monitor that reports every 50 steps costs {max(seldom):.0f} % of the training time "
+        f"A monitor that reports every 50 steps costs {max(seldom):.1f} % of the training time "
         f"at most,\none that reports every step {min(often):.0f} to {max(often):.0f} %",
         fontweight="bold",
     )

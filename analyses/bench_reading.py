@@ -11,10 +11,10 @@ this process on one thread. Recording is the one run under the recorder with its
 that is its measure. That the numbers are right is checked: what leaves the recorded net, and the
 gains set.
 Answer: large nets are read at 1.1 times their forward pass and initialized at 1.0 to 1.1 times the
-cost of the draws; a thousand layers of width 128 take 1.5 times the draws and 20 ms (1.4 to 1.6 in
-other runs). Small calls cost 35 µs more each in a deep MLP (32 to 35), and 43 in a transformer of
-64 calls (41 to 43), which misses the target of 40: there some 5 µs of each are paid once a model,
-and 8 are the functions themselves, which run on a cold cache.
+cost of the draws; a thousand layers of width 128 take 1.7 times the draws. That is 20 ms and 1.5
+times the draws (1.4 to 1.6 in other runs). Small calls cost 35 µs more each in a deep MLP (32 to
+35), and 43 in a transformer of 64 calls (41 to 43), which misses the target of 40: there some 5 µs
+of each are paid once a model, and 8 are the functions themselves, which run on a cold cache.
 Source: the targets are this project's own.
 Run time: 45 s on one core.
 """
@@ -228,7 +228,7 @@ def check(rows: list[Row]) -> None:
 def draw(rows: list[Row]) -> Figure:
     figure, ax = plt.subplots(figsize=(11.5, 3.8), layout="constrained")
     names = [row["name"].replace("record / forward pass", "read")
-             .replace("kaiming_leaky_init / torch loop", "initialize")
+             .replace("kaiming_leaky_init / torch loop", "initialize, once read")
              .removesuffix(", reading off") for row in rows]  # fmt: skip
     side_by_side(ax, rows, names, "a forward pass, or the draws")
     small = [row["value"] for row in rows if row["unit"].startswith("µs")]

@@ -280,8 +280,9 @@ def draw(rows: list[Row]) -> Figure:
     _draw_power(axes[1], power, [row for row in rows if row["kind"] == "predicted"])
     _draw_mistakes(axes[2], [row for row in rows if row["kind"] == "mistake"])
     figure.suptitle(
-        f"The p-value means what it says: {(p < 0.05).mean():.1%} of right nets fall below 5 %,\n"
-        f"a gain off by {power[-1]['error']:.1%} is caught {power[-1]['hits']} times in "
+        f"The p-value means what it says: {100 * (p < 0.05).mean():.1f} % of right nets fall "
+        "below 5 %,\n"
+        f"a gain off by {100 * power[-1]['error']:.1f} % is caught {power[-1]['hits']} times in "
         f"{power[-1]['repeats']} (largest p: {power[-1]['worst_p']:.0e})",
         fontweight="bold",
     )

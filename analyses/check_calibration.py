@@ -268,6 +268,7 @@ def _draw_faults(ax: plt.Axes, faults: list[Row]) -> None:
         z = 0.21 / math.sqrt(beta - 1) * np.sqrt(np.geomspace(*size, 60))
         predicted = -(stats.norm.logsf(z / 1.21 * 1.1) + math.log(2)) / math.log(10)
         ax.plot(np.geomspace(*size, 60), predicted, color=color, ls=(0, (4, 3)), lw=1.2)
+    ax.plot([], [], color=plots.INK, ls=(0, (4, 3)), lw=1.2, label="expected of that many weights")
     bar = -math.log10(LEVEL / 10)
     ax.axhline(
         bar, color=plots.ALARM, ls=":", lw=1.3, label=f"named above it ({LEVEL:g}/10 layers)"

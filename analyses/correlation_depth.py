@@ -8,7 +8,8 @@ and climbs to 1 like 1 − c ≈ 44.4·((1+α²)/(1−α)²)²/l², so ReLU merg
 slope of 0.5 keeps them some 10 times further apart. The map is exact for infinite width; at width n
 it errs by O(1/n) a layer, and nets scatter by O(√(l/n)).
 Answer: the difference is forgotten with depth, and a slope of 0.5 keeps it 12 times larger than
-ReLU after 100 layers. Step by step, real nets of width 1,024 follow C within their scatter.
+ReLU after 100 layers (16 times in these nets). Step by step, real nets of width 1,024 follow C
+within their scatter.
 Source: cho2009 (the map), poole2016 and schoenholz2017 (its iteration).
 Run time: 25 s on one core.
 """
@@ -150,10 +151,13 @@ def draw(rows: list[Row]) -> Figure:
     ax.legend(loc="lower left")
     ax.set(xscale="log", yscale="log", xlabel="layer", ylabel="1 − cosine of a real 3 and a real 8")
     ax.set_xlim(0.9, 1.9 * layer[-1])
-    kept = paths[max(paths)][-1]["theory"] / paths[min(paths)][-1]["theory"]
+    kept, found = (
+        paths[max(paths)][-1][kind] / paths[min(paths)][-1][kind] for kind in ("theory", "measured")
+    )
     figure.suptitle(
         f"Deep nets forget what tells a 3 from an 8; after {int(layer[-1])} layers\n"
-        f"slope {max(paths):g} keeps them {kept:.0f} times further apart than ReLU",
+        f"slope {max(paths):g} keeps them {kept:.0f} times further apart than ReLU "
+        f"({found:.0f} in these)",
         fontweight="bold",
     )
     return figure

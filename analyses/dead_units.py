@@ -327,8 +327,8 @@ def _draw_dead(rows: list[Row], net: str) -> Figure:
         _draw_lines(ax, rows, number, "bias", ("relu", "phased_relu", "leaky_relu"))
     left.legend()
     figure.suptitle(
-        "Without a negative slope units die and nothing is learnt; with one none is ever dead\n"
-        f"{net}",
+        "From low biases, nets without a negative slope die and do not learn; "
+        f"with one no unit dies\n{net}",
         fontweight="bold",
     )
     return figure

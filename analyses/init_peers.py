@@ -359,4 +359,4 @@ def _draw_costs(axes: Sequence[plt.Axes], tools: list[str], table: list[Row]) ->
         ax.set(xscale="log")
         ax.set_yticks(range(len(tools)), tools)
         ax.set_ylim(len(tools) - 0.5, -0.5)
-        ax.set_title(f"{words} (| median)", loc="left")
+        ax.set_title(f"{words} (| median; 0.001: that or less)", loc="left")

@@ -281,4 +281,6 @@ def _draw_claims(ax: plt.Axes, claims: list[Row], colors: dict[str, str]) -> Non
     ax.set_ylim(-0.6, len(PEERS) - 0.3)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("accuracy gained by the rule (points)")
-    ax.set_title("open: small rate; filled: each at its best", loc="left", fontsize="medium")
+    ax.set_title(
+        f"open: rate {FULL.small:g}; filled: each at its best", loc="left", fontsize="medium"
+    )

@@ -406,6 +406,11 @@ def _of_models(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["family"] not in ("neural-tangents", ALL)]
 
 
+def _share(predicted: float) -> str:
+    """ "all" only where none is missing."""
+    return "all" if predicted == 1 else f"{math.floor(1000 * predicted) / 10:.1f} % of"
+
+
 def draw(rows: list[Row]) -> Figure:
     (together,) = (row for row in rows if row["family"] == ALL)
     rows = sorted(_of_models(rows), key=lambda row: row["forward_median"])
@@ -428,7 +433,7 @@ def draw(rows: list[Row]) -> Figure:
     axes[0].set_yticks(place, [row["name"] for row in rows], fontsize="x-small")
     axes[0].set_ylim(-1, len(rows))
     figure.suptitle(
-        f"From the graph alone: {100 * together['predicted']:.1f} % of "
+        f"From the graph alone: {_share(together['predicted'])} "
         f"{together['nodes']:,} nodes predicted,\nhalf of them within "
         f"{100 * together['forward_median']:.1f} % forward and "
         f"{100 * together['backward_median']:.1f} % backward",

@@ -218,7 +218,8 @@ def draw(rows: list[Row]) -> Figure:
     named = [row for row in rows if row["spread"] >= SPREAD]
     ax.scatter(
         plots.column(named, "spread_default"), plots.column(named, "spread"), s=90,
-        facecolors="none", edgecolors=plots.INK, label=f"said, with the layers ({len(named)})",
+        facecolors="none", edgecolors=plots.INK,
+        label=f"over 50, and the plan says where ({len(named)})",
     )  # fmt: skip
     ax.axhline(SPREAD, color=plots.INK, lw=1.2)
     ax.text(1.2, SPREAD * 1.15, "factor 50", fontsize="small")

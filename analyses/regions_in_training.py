@@ -230,7 +230,9 @@ def draw(rows: list[Row]) -> Figure:
     _draw_ends(right, nets, slopes, theory)
     last = max(row["step"] for row in nets)
     drop, relu, leaky = (
-        f"{np.mean([_change(nets, kind, alpha, last) for alpha in which]):+.0%}".replace("-", "−")
+        f"{100 * np.mean([_change(nets, kind, alpha, last) for alpha in which]):+.0f} %".replace(
+            "-", "−"
+        )
         for kind, which in ((KINDS[1], slopes), (KINDS[0], slopes[:1]), (KINDS[0], slopes[-1:]))
     )
     figure.suptitle(

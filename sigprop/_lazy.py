@@ -36,12 +36,13 @@ def lazy_names(
     return get, lambda: names, names
 
 
-def misspelled(package: str, names: Iterable[str]) -> Callable[[str], Any]:
+def misspelled(package: str, names: Iterable[str], namesake: str = "") -> Callable[[str], Any]:
     """A ``__getattr__`` that names the nearest public names of a package.
 
     Args:
         package: qualified name of the package.
         names: its public names.
+        namesake: a package of the same last name that may be meant, as after ``import *``.
     """
 
     def refuse(name: str) -> Any:
@@ -52,6 +53,9 @@ def misspelled(package: str, names: Iterable[str]) -> Callable[[str], Any]:
             hint = did_you_mean(name, names) or f" It has {', '.join(names)}."
             if importlib.util.find_spec(f"{package}.{name}") is not None:
                 hint = f" It is a module: import {package}.{name}."
+            elif namesake and hasattr(importlib.import_module(namesake), name):
+                own = namesake.rpartition(".")[2]
+                hint = f" That is {namesake}.{name}: here {own} is {package}, not {namesake}."
         raise AttributeError(f"module {package!r} has no attribute {name!r}.{hint}")
 
     return refuse

@@ -30,6 +30,13 @@ TORCH_NAMES = {
 }
 """Names that ``torch.nn`` has for arguments, and ours."""
 
+_MEANT = {
+    "seed": ("generator", " For a seed, give generator=torch.Generator().manual_seed(seed)."),
+    "rng": ("generator", " Give generator=torch.Generator().manual_seed(seed)."),
+    "x": ("example", " An input to run the model on goes into example=."),
+}
+"""Arguments of other functions here → the one that serves, where there is it, and how."""
+
 NO_SLOPE = (
     " The slope of ReLU is 0, that of nn.LeakyReLU(a) is a; activations by name go into gain(…), "
     "MeanField(…) and validate(activation=…)."
@@ -213,6 +220,8 @@ def torch_names(function: Callable[P, R]) -> Callable[P, R]:
         if takes_all:
             return key
         hint = did_you_mean(key, parameters) or f" It takes {', '.join(parameters)}."
+        if key in _MEANT and _MEANT[key][0] in parameters:
+            hint = _MEANT[key][1]
         if found == "activation":
             hint = " It is of leaky ReLU; gain(…), initialize(…), validate(…) take activation=."
         raise TypeError(f"{name} has no argument {key!r}.{hint}")

@@ -125,6 +125,8 @@ def write_bytes(content: bytes, path: str | Path) -> Path:
         if mode is not None:
             beside.chmod(stat.S_IMODE(mode))
         beside.replace(place)
+    except OSError as error:  # a full disk names no file, and the one beside is nobody's
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
     return path
@@ -143,10 +145,12 @@ def append_whole(file: BinaryIO, content: bytes, start: int) -> None:
     try:
         while written < len(content):
             written += file.write(content[written:])
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # a pipe cannot take anything back
             if written and os.fstat(file.fileno()).st_size == start + written:
                 os.ftruncate(file.fileno(), start)
+        if isinstance(error, OSError) and error.filename is None:
+            raise OSError(error.errno, error.strerror, file.name) from error
         raise
 
 

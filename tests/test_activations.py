@@ -244,7 +244,8 @@ def test_a_slope_by_torchs_name():
     [
         ("elu", {"beta": 1}, TypeError, "'elu' has no parameter 'beta'; it takes alpha"),
         ("gelu", {"beta": 1}, TypeError, "'gelu' has no parameter 'beta'; it takes none"),
-        ("tanh", {"sigma_w": 1}, TypeError, r"it takes none\. Here sigma_w is called gain\."),
+        ("tanh", {"sigma_w": 1}, TypeError, r"it takes none\. Here sigma_w is gain\."),
+        ("gelu", {"approximate": "tanh"}, TypeError, "is another activation, 'gelu_tanh'"),
         ("celu", {"alpha": 0}, ValueError, "alpha must be > 0; got 0"),
         ("elu", {"alpha": np.nan}, ValueError, "alpha contains NaN"),
         ("elu", {"alpha": "x"}, TypeError, "alpha must be real numbers"),

@@ -162,6 +162,8 @@ Run time: 1 s.
     assert "## Is it so?\n\nIt is .5 of 3.\n\n![Is it so?](stub.png)" in page
     assert "![Is it so?](stub-more.png)" in page and "More" not in page
     assert "took 2.5 min (cpu)" in page
+    words = words.replace("it is .5", "β is .5")  # no capital, which would be a B
+    assert "\n\nβ is .5 of 3.\n" in _run.gallery(tmp_path)
 
 
 def test_list_names_every_analysis(capsys):

@@ -157,6 +157,9 @@ def test_the_activation_under_the_name_of_torch():
             r"no argument 'nonlinearity'. It is of leaky ReLU; gain\(…\), initialize",
         ),
         (lambda: gain("relu", slope=1), "'relu' has no parameter 'slope'"),
+        (lambda: initialize(_net(), x=1), r"no argument 'x'\. An input .* goes into example="),
+        (lambda: kaiming_leaky_init(_net(), seed=1), r"give generator=torch\.Generator\(\)\.man"),
+        (lambda: g_star(0.2, seed=1), "no argument 'seed'. It takes alpha"),
     ],
 )
 def test_an_argument_that_is_not_there(call, message):

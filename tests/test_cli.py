@@ -195,6 +195,21 @@ def test_what_argparse_refuses_ends_with_2_too(capsys, arguments):
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["validate", "--Depth", "3"], "unrecognized arguments: --Depth 3. Did you mean '--depth'"),
+        (["gain", "relu", "--negative_slope=1"], "Did you mean '--negative-slope'"),
+        (["gain", "relu", "gelu"], "sigprop gain: error: unrecognized arguments: gelu.\n"),
+    ],
+)
+def test_what_a_command_does_not_take_is_met_with_its_own_options(capsys, arguments, words):
+    with pytest.raises(SystemExit, match="2"):
+        run(*arguments)
+    error = capsys.readouterr().err
+    assert words in error and error.startswith(f"usage: sigprop {arguments[0]} ")
+
+
 def test_gain(capsys):
     assert run("gain", "--activation", "leaky_relu", "--alpha", "0.2", "--json") == 0
     row = json.loads(capsys.readouterr().out)

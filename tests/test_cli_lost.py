@@ -135,7 +135,29 @@ def test_what_is_found_is_printed_before_a_disk_is_full(capsys, monkeypatch, und
     words = {"validate": "theory holds", "check": "healthy", "phase": "bias_std",
              "regions": "activation regions"}  # fmt: skip
     assert words[command] in out
-    assert "No space left on device" in error
+    assert re.search(r"out/[\w.-]+: No space left on device\.$", error)
+
+
+@pytest.mark.parametrize("line", ["gain relu", "explain relu --gain 1", "gain relu --json"])
+def test_standard_output_that_is_full_is_said_and_one_that_is_closed_is_not(
+    capsys, monkeypatch, line
+):
+    class Full:
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", Full())
+        assert run(line) == 2
+    name = line.split()[0]
+    said = f"sigprop {name}: standard output: No space left on device.\n"
+    assert capsys.readouterr().err == said
+    read, write = os.pipe()
+    os.close(read)
+    with monkeypatch.context() as patched, open(write, "w") as closed:
+        patched.setattr(sys, "stdout", closed)
+        assert run(line) == 0
+    assert capsys.readouterr().err == ""
 
 
 # Ctrl-C

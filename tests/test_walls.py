@@ -588,6 +588,14 @@ def test_a_name_that_is_near_nothing_is_answered_with_all_and_a_module_as_one():
         misspelled("sigprop", [])("references")
 
 
+def test_a_name_of_torch_nn_is_told_from_ours():
+    """``from sigprop import *`` takes the name ``nn`` from torch."""
+    with pytest.raises(AttributeError, match=r"That is torch\.nn\.Linear: here nn is sigprop\.nn"):
+        _ = sigprop.nn.Linear
+    with pytest.raises(AttributeError, match=r"Did you mean 'ReLUSquared'"):
+        _ = sigprop.nn.ReluSquared
+
+
 LAZY = ("sigprop", "sigprop.theory", "sigprop.piecewise")
 
 

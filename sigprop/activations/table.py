@@ -33,6 +33,11 @@ _OURS = {
     "sigma_w2": "gain (its square root)",
     "sigma_b": "bias_std",
     "sigma_b2": "bias_std (its square root)",
+    "b_std": "bias_std",
+    "w_std": "gain",
+    "weight_std": "gain",
+    "approximate": "another activation, 'gelu_tanh'",
+    "mode": "the mode of kaiming_leaky_init(…) and initialize(…)",
 }
 """Names of papers for what is no parameter of an activation, and ours."""
 
@@ -60,7 +65,10 @@ def row_name(name: str) -> str:
         ('leaky_relu', 'silu', 'identity')
     """
     if not isinstance(name, str):
-        raise TypeError(f"the name of an activation must be text; got {type(name).__name__}.")
+        raise TypeError(
+            f"the name of an activation must be text; got {type(name).__name__}. A module, a class "
+            "or a function goes into activations.as_activation(…), gain(…), MeanField(…)."
+        )
     if name in _ROWS:
         return name
     bare = _bare(name.rpartition(".")[2])
@@ -110,7 +118,7 @@ def activation(name: str, **parameters: Any) -> Activation:
             given[own] = _plain(key, value)
         else:
             takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-            ours = f" Here {key} is called {_OURS[key]}." if key in _OURS else ""
+            ours = f" Here {key} is {_OURS[key]}." if key in _OURS else ""
             raise TypeError(f"activation {name!r} has no parameter {key!r}; {takes}.{ours}")
     return _made(name, tuple(given.items()))
 

@@ -20,9 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = argparse.Namespace(command="")
     try:
-        parser().parse_args(arguments, options)
+        reader = parser()
+        _, rest = reader.parse_known_args(arguments, options)
+        if rest:
+            unknown(reader, options.command, rest)
         code: int = options.run(options)
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, FloatingPointError) as error:
+    except OSError as error:
+        words = str(error)
+        if error.filename is not None and error.strerror:
+            words = f"{error.filename}: {error.strerror}."
+        print(f"sigprop {options.command}: {words}", file=sys.stderr)
+        return USAGE
+    except (ValueError, TypeError, ModuleNotFoundError, FloatingPointError) as error:
         print(f"sigprop {options.command}: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt as error:
@@ -31,6 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{f'sigprop {options.command}'.strip()}: {said(error)}", file=sys.stderr)
         return INTERRUPTED
     return code
+
+
+def unknown(reader: argparse.ArgumentParser, command: str, rest: Sequence[str]) -> None:
+    """End with what a command does not take, and the option of it that is nearest."""
+    from sigprop._lazy import did_you_mean
+
+    (commands,) = (a for a in reader._actions if isinstance(a, argparse._SubParsersAction))
+    own: argparse.ArgumentParser = commands.choices[command]
+    known = {word.lstrip("-"): word for action in own._actions for word in action.option_strings}
+    hint = ""
+    if rest[0].startswith("-"):
+        hint = did_you_mean(rest[0].partition("=")[0].lstrip("-"), known)
+        for bare, word in known.items():
+            hint = hint.replace(f"'{bare}'", f"'{word}'")
+    own.error(f"unrecognized arguments: {' '.join(rest)}.{hint}")
 
 
 def parser() -> argparse.ArgumentParser:

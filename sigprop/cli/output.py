@@ -66,11 +66,17 @@ def write_figure(figure: Figure, path: Path) -> Path:
 
 
 def show(text: str) -> None:
-    """Print a result; a reader that has closed the pipe (``| head``) ends nothing else."""
+    """Print a result; a reader that has closed the pipe (``| head``) ends nothing else.
+
+    Raises:
+        OSError: it cannot be printed, as on a full disk.
+    """
     try:
         print(text, flush=True)
     except BrokenPipeError:  # what Python flushes at its end goes nowhere, and says nothing
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _check_place(path: Path) -> None:

@@ -145,18 +145,21 @@ def _gain(options: argparse.Namespace) -> int:
         slope = float(leaky_slopes(options.activation, options.alpha))
         row |= {"width": options.width, "typical_gain": float(g_star(slope, width=options.width))}
     if options.json:
-        print(json_text(row, indent=2))
+        show(json_text(row, indent=2))
         return 0
     parameters = ", ".join(f"{name} = {value:g}" for name, value in record.parameters.items())
-    print(", ".join(filter(None, (options.activation, parameters, _bias(options.bias_std)))))
-    print(f"  forward gain        {_digits(row['forward_gain'])}  keeps q = {options.q:g}")
-    print(f"  critical gain       {_digits(row['critical_gain'])}  {row['critical_reason']}")
-    print(f"  unit-variance gain  {_digits(row['unit_variance_gain'])}  for centred weights")
+    lines = [
+        ", ".join(filter(None, (options.activation, parameters, _bias(options.bias_std)))),
+        f"  forward gain        {_digits(row['forward_gain'])}  keeps q = {options.q:g}",
+        f"  critical gain       {_digits(row['critical_gain'])}  {row['critical_reason']}",
+        f"  unit-variance gain  {_digits(row['unit_variance_gain'])}  for centred weights",
+    ]
     if options.width is not None:
-        print(
+        lines.append(
             f"  typical gain        {_digits(row['typical_gain'])}  no drift of log q in one net "
             f"of width {options.width}"
         )
+    show("\n".join(lines))
     return 0
 
 
@@ -164,7 +167,7 @@ def _explain(options: argparse.Namespace) -> int:
     from sigprop.theory.explain import explain_gain
 
     report = explain_gain(_record(options), options.gain, bias_std=options.bias_std)
-    print(json_text(report.records()[0], indent=2) if options.json else report)
+    show(json_text(report.records()[0], indent=2) if options.json else str(report))
     return 0
 
 
@@ -250,11 +253,12 @@ def _activations(options: argparse.Namespace) -> int:
             }
         )
     if options.json:
-        print(json_text(rows, indent=2))
+        show(json_text(rows, indent=2))
         return 0
     digits = dict.fromkeys(("forward", "critical", "unit_variance"), ".6f")
-    print(table(rows, {"name": "", "parameters": "", **digits, "stable": "", "torch": ""}))
-    print("gains at q = 1 without biases; stable: whether a net of the critical gain settles there")
+    text = table(rows, {"name": "", "parameters": "", **digits, "stable": "", "torch": ""})
+    note = "gains at q = 1 without biases; stable: whether a net of the critical gain settles there"
+    show(f"{text}\n{note}")
     return 0
 
 

@@ -14,10 +14,10 @@ def _sine_of_difference(
 ) -> FloatArray:
     """sin(a − b), sin a = top/h, sin b = s/h, from h·cos a, h·cos b and 1 − (s/top)²; 0 at top = 0.
 
-    It is (top² − s²)/(top·root + s·root_top), divided first: the squares may underflow.
+    It is (top² − s²)/(top·root + s·root_top), divided first: squares may underflow or overflow.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.divide(top, top * root + s * root_top)
+        share = 1 / (root + s / top * root_top)
     return np.asarray(np.where(top > 0, share * open_ * top, 0.0))
 
 
@@ -54,23 +54,21 @@ def _gelu_derivatives(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
 
 def _gelu_deficit(q: ArrayLike, delta: ArrayLike) -> FloatArray:
     q, delta = as_float(q), as_float(delta)
-    s, h = q * (1 - delta), 1 + q
-    gap = q * q * delta * (2 - delta)
-    low, high = 1 + 2 * q, 1 + 2 * q + gap  # D at δ = 0 and at δ
-    root_low, root_high = np.sqrt(low), np.sqrt(high)
+    s, h, open_ = q * (1 - delta), 1 + q, delta * (2 - delta)
+    root_low = np.sqrt(1 + 2 * q)  # of D at δ = 0, and at δ; no square of q, which may overflow
+    root_high = np.hypot(root_low, q * np.sqrt(open_))
     angle_s = np.arctan2(s, root_high)
-    top, rest = 2 * q * q / h, (q - 1) / h
-    folded = np.maximum(s, 0.0)
-    span = q * root_high + folded * root_low
-    sine = _sine_of_difference(q, folded, root_low, root_high, delta * (2 - delta))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        bracket = (2 * q * root_high / h - rest * folded * root_low) / (root_high * span)
-    bracket = np.where(span > 0, bracket, 0.0)
-    angle = np.arctan2(sine, (root_low * root_high + q * s) / (h * h))
-    bracket = bracket + top / (root_low * root_high * (root_low + root_high))
-    near = q * delta * (np.pi / 2 + angle_s) + q * _less_sine(angle, sine) + gap * bracket
+    top, rest, wide = 2 * q * (q / h), (q - 1) / h, q / root_high
+    same = np.maximum(1 - delta, 0.0)
+    sine = _sine_of_difference(q, q * same, root_low, root_high, open_)
+    bracket = 2 * (q / h) - rest * same * root_low * wide
+    bracket = bracket / (root_high + same * root_low)
+    bracket = bracket + 2 * (q / h) * wide * (q / (root_low + root_high)) / root_low
+    angle = np.arctan2(sine, root_low / h * (root_high / h) + q / h * (s / h))
+    near = delta * (np.pi / 2 + angle_s) + _less_sine(angle, sine) + open_ * bracket
+    near = q * near
     far = np.pi / 2 * q * delta + q * np.arctan2(q, root_low) - s * angle_s
-    far = far + top / root_low - (top + rest * gap) / root_high
+    far = far + top / root_low - top / root_high - rest * q * open_ * wide
     return (np.where(delta < 1, near, far) / (2 * np.pi))[()]
 
 
@@ -132,11 +130,13 @@ def _erf_derivatives(q1: ArrayLike, q2: ArrayLike, c: ArrayLike) -> FloatArray:
 def _erf_deficit(q: ArrayLike, delta: ArrayLike) -> FloatArray:
     q, delta = as_float(q), as_float(delta)
     top, s = 2 * q, 2 * q * (1 - delta)
-    gap = top * top * delta * (2 - delta)
-    low, high = np.sqrt(1 + 2 * top), np.sqrt(1 + 2 * top + gap)
+    low = np.sqrt(1 + 2 * top)
+    high = np.hypot(low, top * np.sqrt(delta * (2 - delta)))
     folded = np.maximum(s, 0.0)
     sine = _sine_of_difference(top, folded, low, high, delta * (2 - delta))
-    near = np.arctan2(sine, (low * high + top * folded) / (1 + top) ** 2)
+    near = np.arctan2(
+        sine, low / (1 + top) * (high / (1 + top)) + top / (1 + top) * (folded / (1 + top))
+    )
     far = np.arctan2(top, low) - np.arctan2(s, high)
     return (2 / np.pi * np.where(delta < 1, near, far))[()]
 

@@ -23,12 +23,14 @@ from sigprop.gaussian.mesh import (
     refuse,
     resolve,
 )
+from sigprop.gaussian.near_zero import NearZero
 from sigprop.gaussian.pairs import AccuracyWarning, Side, UnresolvedWarning, pair_values
 
 __all__ = [
     "AccuracyWarning",
     "Breakpoints",
     "Function",
+    "NearZero",
     "UnresolvedWarning",
     "deficit_expectation",
     "expectation",
@@ -232,8 +234,13 @@ def deficit_expectation(
     q = real_array("q", q, minimum=0)
     gap = real_array("deficit", deficit, minimum=0, maximum=2)
     q, gap = _broadcast(q=q, deficit=gap)
-    side = _side(f, q, _breaks("breakpoints", breakpoints), "f")
+    near = None if df is None else NearZero(f, df)
+    near = near if near is not None and near.at else None
+    side = _side(f if near is None else near.rise, q, _breaks("breakpoints", breakpoints), "f")
     value, error = deficit_values(side, gap, df, with_error=with_error)
+    if with_error and near is not None:  # beyond the size of ``near``, f itself was rounded
+        blur = 4.4e-16 * abs(near.at) * np.exp(-0.5 * near.size**2 / np.maximum(q, 1e-300))
+        error = error + blur * (np.sqrt(value) + blur)
     return (value[()], error[()]) if with_error else value[()]
 
 
@@ -256,7 +263,7 @@ def _mesh(f: Function, breaks: FloatArray, q: FloatArray, name: str = "f") -> Pa
     if not mesh.resolved:
         warnings.warn(
             f"{name} is not resolved over ±{BODY * widest:.3g}: it oscillates or jumps too "
-            "often. Give breakpoints=, a smaller q, or use a closed form.",
+            "often, or is rounding near 0. Give breakpoints=, another q, or use a closed form.",
             UnresolvedWarning,
             stacklevel=4,
         )

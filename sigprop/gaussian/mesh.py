@@ -155,7 +155,7 @@ def interpolant(f: Function, edges: FloatArray, x: FloatArray) -> tuple[FloatArr
     used, local = np.unique(place, return_inverse=True)
     low, width = edges[used, None], (edges[used + 1] - edges[used])[:, None]
     values = call(f, low + width * gauss()[0])
-    fit, peak = values @ _to_legendre().T, np.abs(values).max(axis=1)
+    fit, peak = values @ to_legendre().T, np.abs(values).max(axis=1)
     z = 2 * (x - low[local, 0]) / width[local, 0] - 1
     return np.asarray(legendre.legval(z, fit.T[:, local], tensor=False)), peak[local]
 
@@ -185,7 +185,7 @@ def _finest(f: Function, narrowest: float, name: str) -> float:
         with np.errstate(all="ignore"):
             least = _FAINT * np.nanmax(np.where(np.isfinite(wide), np.abs(wide), 0.0))
             size = max(np.abs(scan).max(), np.abs(fit).max())
-            there = legendre.legval(2 * x / inner - 1, _to_legendre() @ fit)
+            there = legendre.legval(2 * x / inner - 1, to_legendre() @ fit)
             near = np.abs(scan - there) <= np.maximum(_TOLERANCE * size, least)
             moved = np.abs(scan - scan[0]) > np.maximum(_TOLERANCE * size, least)
         if not near.all() and moved.any():
@@ -194,7 +194,7 @@ def _finest(f: Function, narrowest: float, name: str) -> float:
 
 
 @cache
-def _to_legendre() -> FloatArray:
+def to_legendre() -> FloatArray:
     """From values at the Gauss points of a panel to Legendre coefficients."""
     basis = legendre.legvander(2 * gauss()[0] - 1, ORDER - 1)
     return np.asarray(np.linalg.inv(basis), dtype=np.float64)

@@ -38,7 +38,7 @@ class Aim:
         Raises:
             TypeError, ValueError: unknown words, a growth of 1 or less.
         """
-        target = one_of("target", target, TARGETS)
+        target = one_of("target", target, TARGETS, also={"backward": "critical"})
         if not isinstance(data, bool):
             raise TypeError(f"data must be True or False; got {described(data)}.")
         if isinstance(residual, str):

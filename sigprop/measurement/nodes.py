@@ -7,6 +7,7 @@ One forward pass under the recorder that writes the graph, so that names agree w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,7 @@ from sigprop.reading.calling import (
     unwrapped,
     with_gradient,
 )
+from sigprop.reading.failures import errors_named
 from sigprop.reading.random_states import own_generator
 from sigprop.reading.running import record_steps
 from sigprop.reading.steps import Step
@@ -141,7 +143,12 @@ def measure_nodes(
         1.0
     """
     seed = count("cotangent_seed", cotangent_seed, minimum=0)
-    return watched_nodes(model, inputs, kwargs, cotangent_seed=seed, gradients=gradients)[0]
+    check_model(model)
+    lone = len(inputs) == 1 and not isinstance(inputs[0], tuple)
+    example = inputs[0] if lone else inputs
+    named = nullcontext() if kwargs else errors_named(model, example)
+    with named:
+        return watched_nodes(model, inputs, kwargs, cotangent_seed=seed, gradients=gradients)[0]
 
 
 def watched_nodes(

@@ -27,8 +27,8 @@ from sigprop.reading.calling import (
     cotangent,
     described,
     flatten,
+    loss_of,
     named_modules,
-    scalar,
     some,
     unwrapped,
     with_gradient,
@@ -290,7 +290,7 @@ class _Measurement:
         self, output: Any, leaves: list[Tensor], observer: Observer, seen: Observation
     ) -> None:
         loss, source = self.loss, self.generator or own_generator(0)
-        targets = list(flatten(output)) if loss is None else [scalar(loss(output))]
+        targets = list(flatten(output)) if loss is None else [loss_of(loss, output)]
         targets = [t for t in targets if t.is_floating_point() and t.requires_grad]
         start = sources(leaves, observer.edges)
         if not targets or not start:

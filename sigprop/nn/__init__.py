@@ -25,4 +25,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__ = misspelled(__name__, __all__)
+    __getattr__ = misspelled(__name__, __all__, namesake="torch.nn")

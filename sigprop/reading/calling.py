@@ -60,6 +60,25 @@ def scalar(value: Any) -> Tensor:
     return value
 
 
+def loss_of(loss: Callable[[Any], Any], output: Any) -> Tensor:
+    """A loss of the model's output; one that wants a target besides is told how it gets it.
+
+    Raises:
+        TypeError: it takes more than the output.
+        ValueError: it returns no tensor of one entry.
+    """
+    try:
+        inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).bind(output)
+    except TypeError as error:
+        raise TypeError(
+            f"loss is called with the model's output alone; {described(loss)} does not take that "
+            f"({error}). Give a function of it, as loss=lambda out: cross_entropy(out, labels)."
+        ) from None
+    except ValueError:  # one without a signature
+        pass
+    return scalar(loss(output))
+
+
 def check_model(model: Any) -> None:
     """Refuse what is no module.
 

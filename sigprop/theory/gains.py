@@ -90,7 +90,7 @@ def gain(
             f"no gain keeps q = {q:g} with bias_std = {bias_std:g}: the bias alone adds "
             f"{bias_std**2:g}. Take bias_std below {math.sqrt(q):g}."
         )
-    with resolved(kernel.given.name):
+    with resolved(kernel.given):
         moment = float(moments.second_moment(np.asarray(q)))
         square = float(moments.mean(np.asarray(q))) ** 2 if kind == "unit_variance" else 0.0
     if kind == "unit_variance":

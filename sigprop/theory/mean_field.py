@@ -173,7 +173,7 @@ class MeanField:
                 "q of the next layer is 0 (or below the smallest float), so that it has no "
                 "correlation; give q > 0, a larger gain or a bias. trajectory() works in logs."
             )
-        with resolved(self.activation.name):
+        with np.errstate(over="ignore"), resolved(self.activation):
             lost = self.gain**2 * self.kernel.moments.deficit(q, 1 - c)
         return np.asarray(np.clip(1 - lost / after, -1.0, 1.0))[()]
 
@@ -371,13 +371,13 @@ class MeanField:
     ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """g² times an integral of ``GaussianMoments`` plus an offset, with its error if wanted."""
         moments, square, bound = self.kernel.moments, self.gain**2, None
-        with np.errstate(over="ignore"), resolved(self.activation.name):
+        with np.errstate(over="ignore"), resolved(self.activation):
             if error:
                 moment, bound = moments.with_error(name, *arguments)
             else:
                 moment = getattr(moments, name)(*arguments)
             value = np.asarray(square * moment + offset)
-        if np.any(np.isinf(value) & np.isfinite(moment)):
+        if np.any(np.isinf(value) & (np.isfinite(moment) | (name != "slope"))):
             raise ValueError(
                 f"g^2 times the integral is beyond {np.finfo(float).max:.3g}, the largest float; "
                 "give a smaller gain or q. fixed_point() and trajectory() work in logs."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import ArrayLike
 from sigprop.activations import Activation, Function
 from sigprop.checks import FloatArray, real_array
 from sigprop.gaussian import (
+    NearZero,
     UnresolvedWarning,
     deficit_expectation,
     expectation,
@@ -27,18 +30,24 @@ EXACT = 1e-14  # error of a φ′ that is as good as given
 
 
 @contextmanager
-def resolved(name: str) -> Iterator[None]:
-    """Refuse what oscillates or jumps too often for a quadrature, instead of a warning.
+def resolved(act: Activation) -> Iterator[None]:
+    """Refuse what a quadrature does not resolve, instead of a warning.
 
     Args:
-        name: of the activation.
+        act: the activation.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", UnresolvedWarning)
         try:
             yield
         except UnresolvedWarning as warning:
-            raise ValueError(f"activation {name!r}: {warning}") from None
+            hint = ""
+            if act.df_error > EXACT:
+                hint = (
+                    " Its slope is taken by differences, which are rounding where φ is flat: give "
+                    "a function that takes complex numbers too."
+                )
+            raise ValueError(f"activation {act.name!r}: {warning}{hint}") from None
 
 
 def variances(name: str, q: ArrayLike) -> FloatArray:
@@ -96,22 +105,55 @@ class GaussianMoments:
     def slope(self, q: Array) -> Array:
         """dV/dq = E[u φ(u) φ′(u)]/q, and at a jump b of φ the density of u there times [φ²]·b/2q.
 
-        At q = 0 the limit q → 0, which exists if φ(0) = 0.
+        At q = 0 the limit q → 0: φ′(0)² + φ(0)φ″(0), infinite where φ(0) ≠ 0 has a kink.
         """
         known = self._closed("chi_parallel_moment", q)
         if known is not None:
             return known
-        act, q = self.activation, np.asarray(q, dtype=np.float64)
-        at_zero = float((act.f(np.array([0.0])) * act.df(np.array([0.0])))[0])
+        act, q, near = self.activation, np.asarray(q, dtype=np.float64), self._near
         inside = np.where(q > 0, q, 1.0)
-        # E[u] = 0: taking φφ′(0)·u off changes nothing but the rounding at small q.
-        value = self._integral(lambda u: u * (act.f(u) * act.df(u) - at_zero), inside) / inside
+        value = self._near_slope(inside)
+        if near.at and act.df_error > EXACT:  # φ′ is known near 0 alone
+            flat = float((act.f(np.zeros(1)) * act.df(np.zeros(1)))[0])  # E[u] = 0
+            edge = near.size**2 / 144
+            if np.any(inside > edge):
+                wide = np.maximum(inside, edge)
+                rough = self._integral(lambda u: u * (act.f(u) * act.df(u) - flat), wide) / wide
+                value = np.where(inside <= edge, value, rough)
+        self._check_zero(act.f, value, q)
         for b, jump in zip(act.breakpoints, act.jumps, strict=True):
             if jump and b:
                 after = float(act.f(np.array([np.nextafter(b, np.inf)]))[0])
                 density = np.exp(-(b**2) / (2 * inside)) / np.sqrt(2 * np.pi * inside)
                 value = value + (2 * after - jump) * jump * density * b / (2 * inside)
-        return np.where(q > 0, value, self.derivative_square(q))[()]
+        if np.all(q > 0):
+            return value[()]
+        bend = near.at * near.bend if near.at else 0.0
+        if math.isnan(bend):
+            raise ValueError(
+                f"the slope of the variance map of {act.name!r} at q = 0 takes φ″(0), which is not "
+                "known of it; ask for q > 0."
+            )
+        return np.where(q > 0, value, self.derivative_square(q) + bend)[()]
+
+    def _near_slope(self, q: Array) -> Array:
+        """E[u φ φ′]/q with φ = φ(0) + (φ − φ(0)): of φ(0)·uφ′ only the odd part of φ′ counts."""
+        act, near, ends = self.activation, self._near, self._ends
+        if not near.at:
+            return self._integral(lambda u: u * act.f(u) * act.df(u), q) / q
+        if act.df_error > EXACT:  # beyond, it is not used
+            q = np.minimum(q, max(near.size, 1e-150) ** 2 / 144)
+
+        def product(u: Array) -> Array:
+            return u * (near.rise(u) * near.df(u) + near.at * near.odd_slope(u))
+
+        ends = tuple(sorted({*ends, *(-end for end in ends)}))
+        return _array(expectation(product, q, breakpoints=ends)) / q
+
+    @cached_property
+    def _near(self) -> NearZero:
+        act = self.activation
+        return NearZero(act.f, act.df, exact=act.df_error <= EXACT)
 
     def covariance(self, q1: Array, q2: Array, c: Array) -> Array:
         """K = E φ(u)φ(v), u and v of second moments q1, q2 and correlation c."""
@@ -162,9 +204,10 @@ class GaussianMoments:
         return _array(total)
 
     def _seen(self, f: Function, square: Array, q: Array) -> Array:
-        """E f², refused where f is not zero but its square is below the floats."""
+        """E f², refused where it is below the floats, or where f is lost in its own rounding."""
         small = np.asarray(square) < LEAST
         if small.any():
+            self._check_zero(f, square, q)
             deviation = np.sqrt(np.broadcast_to(q, small.shape)[small])
             values = np.abs(f(deviation[:, None] * np.array([-2.0, -1.0, -0.3, 0.3, 1.0, 2.0])))
             if (values.max(axis=1) > 0).any():
@@ -175,6 +218,27 @@ class GaussianMoments:
                     "φ by a power of 2 and divide the gain by it, or take a larger q."
                 )
         return square
+
+    def _check_zero(self, f: Function, value: Array, q: Array) -> None:
+        """Refuse 0 where f is 0 up to no kink: x − tanh x is 0 in floats below 1e-8."""
+        deviation = math.sqrt(float(np.max(np.where(np.asarray(value) == 0, q, 0.0))))
+        if deviation == 0:
+            return
+        x = np.exp2(np.arange(math.log2(deviation), max(math.log2(deviation), 0.0) + 14, 0.25))
+        for side in (-1.0, 1.0):
+            ends = side * np.array(self.activation.breakpoints)
+            with np.errstate(all="ignore"):
+                found = np.flatnonzero(f(side * x))
+            if not found.size or found[0] < 12:
+                continue
+            first = float(x[found[0]])
+            if not np.any((ends > first / 2) & (ends <= first)):
+                raise ValueError(
+                    f"{self.activation.name!r} or its slope is 0 in floats up to "
+                    f"|z| = {first:.3g} and bends there: what is left of it below is lost in its "
+                    f"rounding, and q = {deviation**2:.3g} is asked for. Write it so that it keeps "
+                    "its digits near 0, or take a larger q."
+                )
 
     def _closed(self, name: str, *arguments: Array) -> Array | None:
         known: Any = getattr(self.activation.kernels, name, None)
@@ -202,13 +266,20 @@ class GaussianMoments:
         return _array(expectation(f, q, breakpoints=self._ends))
 
     def _pair(self, f: Function, q1: Array, q2: Array, c: Array) -> Array:
-        breaks = self._ends
-        return _array(pair_expectation(f, f, q1, q2, c, breakpoints=breaks))
+        value = _array(pair_expectation(f, f, q1, q2, c, breakpoints=self._ends))
+        self._check_zero(f, value, q1)
+        return value
 
     def _difference(self, q: Array, delta: Array) -> Array:
+        f, df = self._rising()
+        return _array(deficit_expectation(f, q, delta, df=df, breakpoints=self._ends))
+
+    def _rising(self) -> tuple[Function, Function | None]:
+        """φ, or less its value at 0, and φ′ if it has all its digits."""
         act = self.activation
-        df = None if act.df_error > EXACT else act.df
-        return _array(deficit_expectation(act.f, q, delta, df=df, breakpoints=self._ends))
+        if act.df_error <= EXACT:
+            return act.f, act.df
+        return (self._near.rise if self._near.at else act.f), None
 
 
 class _Bounded(GaussianMoments):
@@ -227,10 +298,9 @@ class _Bounded(GaussianMoments):
         return _array(value)
 
     def _difference(self, q: Array, delta: Array) -> Array:
-        act = self.activation
-        df = None if act.df_error > EXACT else act.df
+        f, df = self._rising()
         value, self.error = deficit_expectation(
-            act.f, q, delta, df=df, breakpoints=self._ends, with_error=True
+            f, q, delta, df=df, breakpoints=self._ends, with_error=True
         )
         return _array(value)
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from sigprop.checks import Progress, count, real_number
+from sigprop.checks import Progress, count, real_number, shown
 from sigprop.sweep.engines import cores
 from sigprop.sweep.entry import results
 from sigprop.validation.nets import find_device
@@ -54,7 +54,12 @@ def validate_many(
         >>> [round(result.gain, 4) for result in validate_many(cases)]
         [1.4072, 1.3868]
     """
-    cases = list(cases)
+    given, cases = cases, [] if isinstance(cases, Mapping) else list(cases)
+    if isinstance(given, Mapping) or not all(isinstance(case, Mapping) for case in cases):
+        raise TypeError(
+            "cases must be a list of dicts, the keyword arguments of validate for each; "
+            f"got {shown(given)}."
+        )
     nets = [count("seeds", case.get("seeds", SEEDS)) for case in cases]
     over = threading.Event()
     each = _counted(progress, sum(nets), over)

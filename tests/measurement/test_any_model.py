@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sigprop.measurement import statistics
 from sigprop.measurement.layer_statistics import FIELDS
+from sigprop.measurement.nodes import measure_nodes
 from sigprop.measurement.signals import measure
 from tests.measurement.nets import (
     Tokens,
@@ -419,6 +420,16 @@ def test_any_gradient_context(context, training):
             lambda: measure(nn.Linear, seeded(3, 5)),
             TypeError,
             "must be a torch.nn.Module; got the class Linear",
+        ),
+        (
+            lambda: measure(mlp(), seeded(3, 5), loss=nn.CrossEntropyLoss()),
+            TypeError,
+            r"CrossEntropyLoss does not take that \(missing .*'target'\)\. Give a function of it",
+        ),
+        (
+            lambda: measure_nodes(mlp(), seeded(3, 5).double()),
+            ValueError,
+            r"does not run on input \(3, 5\) float64 cpu",
         ),
         (
             lambda: measure(mlp(), seeded(3, 5), loss=lambda z: z),

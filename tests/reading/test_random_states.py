@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sigprop.reading.random_states import random_states_kept
+from sigprop.reading.random_states import own_generator, random_states_kept
 
 DRAWS = {
     "nothing": lambda: None,
@@ -25,7 +25,7 @@ def numbers() -> list[float]:
     return [*map(float, drawn), *torch.rand(2).tolist()]
 
 
-@pytest.mark.parametrize("before", [0, 1])  # an odd number leaves one for the next call
+@pytest.mark.parametrize("before", [0, 1, 2])  # an odd number leaves one for the next call
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_numbers_are_given_back(draw, before):
     def seeded() -> None:
@@ -50,3 +50,9 @@ def test_numbers_of_another_generator_of_numpy_are_given_back():
         assert np.random.random(2).tolist() == first.tolist()  # noqa: NPY002
     finally:
         np.random.set_bit_generator(own)
+
+
+def test_an_own_generator_goes_by_its_seed_and_by_it_alone():
+    first, again, other = (torch.randn(8, generator=own_generator(s)) for s in (3, 3, 4))
+    assert torch.equal(first, again) and not (first == other).any()
+    assert not (first == torch.randn(8, generator=torch.Generator().manual_seed(3))).any()

@@ -1,8 +1,11 @@
 """Every public number of the theory: finite and right, or refused by a ValueError of ours."""
 
 import itertools
+import json
 import math
+from decimal import Decimal
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +17,32 @@ from sigprop.theory import solve_critical
 from sigprop.theory.log_kernel import LogKernel
 from sigprop.theory.pair_rule import fast_deficit, graded_sizes
 
+TABLE = json.loads(Path(__file__).with_name("range_table.json").read_text())
 SMOOTH = ("tanh", "mish", "gelu_tanh", "elu")
 GAINS = (1e-150, 1e-20, 1.0, 1e20, 1e150)
 BIASES = (0.0, 1e-160, 0.3, 1e150)
 Q = (0.0, 1e-320, 1e-300, 1.0, 1e20, 1e300)
 C = (-1.0, 0.0, 0.5, 1 - 1e-12, 1.0)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_maps_and_deficits_agree_with_mpmath_at_the_ends_of_the_floats(name):
+    """From q = 1e-300 to 1e300 to 1e-14 of the value, or of what floats hold below 1e-307."""
+    net = MeanField(name)
+    moments = net.kernel.moments
+    for q, known in ((float(text), known) for text, known in TABLE[name].items()):
+        for key, text in known.items():
+            if key in ("V", "chi", "chi_parallel"):
+                found = {"V": net.variance_map, "chi": net.chi, "chi_parallel": net.chi_parallel}
+                # φ′ as backpropagation sees it, where φ jumps
+                value = found[key](q) if key != "chi" else moments.derivative_square(np.float64(q))
+            else:
+                c = 1 - 1e-9 if key == "1-1e-9" else float(key)
+                value = moments.deficit(np.float64(q), np.float64(1 - c))
+                after = net.correlation_map(c, q)
+                assert after == pytest.approx(1 - float(text) / float(known["V"]), abs=2e-15)
+            off = abs(Decimal(float(value)) - Decimal(text))
+            assert off <= Decimal("1e-14") * abs(Decimal(text)) + Decimal("1e-320"), (q, key, value)
 
 
 def refused_or_finite(call):
@@ -200,3 +224,62 @@ def test_panels_of_a_bump_hold_its_pairs_at_every_angle(q):
         wanted = -math.expm1(-math.log1p(share) / 2) / math.sqrt(1 + 4 * q)
         found = fast_deficit(bump.f, bump.breakpoints, sizes, q, angle)
         assert found == pytest.approx(wanted, rel=2e-9, abs=0), angle
+
+
+@pytest.mark.parametrize("q", [1e-100, 1e-20, 1e-6, 1.0, 1e6])
+def test_a_bump_keeps_its_digits_below_the_rounding_of_its_height(q):
+    """φ = exp(−z²): V − K = 1/√h − 1/√(h + 4q²s²) with h = 1 + 4q, and dV/dq = −2h^(−3/2)."""
+    moments = MeanField(lambda z: np.exp(-(z**2))).kernel.moments
+    for deficit in (1e-9, 0.5, 1.0, 1.7):
+        share = 4 * q * q * deficit * (2 - deficit) / (1 + 4 * q)
+        wanted = -math.expm1(-math.log1p(share) / 2) / math.sqrt(1 + 4 * q)
+        if share < 1e-300:
+            continue
+        found = moments.deficit(np.float64(q), np.float64(deficit))
+        assert found == pytest.approx(wanted, rel=1e-13, abs=0), deficit
+    assert moments.slope(np.float64(q)) == pytest.approx(-2 * (1 + 4 * q) ** -1.5, rel=1e-13, abs=0)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e100])
+def test_a_value_at_zero_hides_nothing_at_any_scale(scale):
+    def phi(z, scale=1.0):
+        return 1 + np.tanh(scale * z)
+
+    one, wide = (MeanField(f).kernel.moments for f in (phi, lambda z: phi(z, scale)))
+    for q in (1e-20, 1.0):
+        own = np.float64(q / scale / scale)
+        assert wide.slope(own) / scale**2 == pytest.approx(one.slope(np.float64(q)), rel=1e-12)
+        found, known = (m.deficit(at, np.float64(0.5)) for m, at in ((wide, own), (one, q)))
+        assert found == pytest.approx(known, rel=1e-12, abs=0)
+
+
+def test_the_slope_of_the_variance_map_at_zero_counts_the_value_there():
+    """dV/dq → φ′(0)² + φ(0)φ″(0); a kink at 0 makes it infinite: E|u| = √(2q/π)."""
+    assert MeanField("softplus").chi_parallel(0.0) == pytest.approx(
+        0.25 + math.log(2) / 4, rel=1e-13
+    )
+    kinked = MeanField(lambda z: np.abs(z) + 1)
+    assert kinked.chi_parallel(0.0) == np.inf
+    assert kinked.chi_parallel(1e-20) == pytest.approx(1 + math.sqrt(2 / math.pi) * 1e10, rel=1e-12)
+
+
+@pytest.mark.parametrize("phi", [lambda z: z - np.tanh(z), lambda z: z - np.sin(z)])
+def test_what_is_lost_in_its_own_rounding_is_refused_and_a_dead_zone_is_not(phi):
+    net = MeanField(phi)
+    for q in (1e-300, 1e-20):
+        for call in (net.variance_map, net.chi, net.chi_parallel, lambda q: net.chi(q, 0.5),
+                     lambda q: net.covariance_map(q, q, 0.5)):  # fmt: skip
+            with pytest.raises(ValueError, match="lost in its rounding"):
+                call(q)
+    dead = MeanField(lambda z: np.sign(z) * np.maximum(np.abs(z) - 1, 0.0))
+    assert dead.variance_map(1e-20) == dead.chi(1e-20) == dead.chi_parallel(1e-20) == 0
+
+
+def test_closed_forms_neither_overflow_nor_end_at_infinity():
+    for name in ("erf", "gelu"):
+        low, high = (MeanField(name).correlation_map([-0.5, 0.3, 0.999], q) for q in (1e20, 1e300))
+        assert high == pytest.approx(low, rel=1e-9)
+    square = MeanField("relu_squared")
+    for call in (square.variance_map, lambda q: square.covariance_map(q, q, 0.5)):
+        with pytest.raises(ValueError, match="the largest float"):
+            call(1e160)

@@ -55,3 +55,9 @@ def test_an_executor_counts_the_nets_of_each_case():
     assert [result.p_value for result in found] == [
         result.p_value for result in validate_many([case, case | {"seeds": 3}])
     ]
+
+
+@pytest.mark.parametrize("cases", [{"alpha": 0.2, "depth": 1, "width": 8}, ["relu"]])
+def test_cases_that_are_no_list_of_dicts_are_refused(cases):
+    with pytest.raises(TypeError, match="cases must be a list of dicts, the keyword arguments of"):
+        validate_many(cases)

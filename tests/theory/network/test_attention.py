@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sigprop.prediction.entry import predict, propagated
 from sigprop.theory.network import SignalState, from_values, softmax
 from sigprop.theory.network.axes import Axis, as_positions
-from sigprop.theory.network.concentration import exact, overlap, responsive
+from sigprop.theory.network.concentration import exact, leading, overlap, responsive
 from sigprop.theory.network.contraction import contracted
 from sigprop.theory.network.maps import mixed_mean
 from sigprop.theory.network.rows import bracket, weighed
@@ -408,3 +408,11 @@ def test_queries_of_patches_that_are_alike_inside():
         tolerance={"parameter q": 0.25, "": 1.0}, skip=("out", "gradient", "parameter k",
         "parameter v", "parameter lift"), mutant=2.0,
     )  # fmt: skip
+
+
+def test_a_softmax_of_small_logits_is_its_first_order_and_one_entry_the_limit_of_two():
+    share, v, w = np.array([0.05, 0.25, 0.9]), np.array(9e-4), np.array(5e-4)
+    assert overlap(share, v, w) == pytest.approx(leading(share, w), rel=1e-6)
+    share = np.array([0.5, 0.7, 0.95])
+    factors = responsive(share, np.array(1.0), np.array(0.5)) / (share * (1 - share))
+    assert factors == pytest.approx([factors[0]] * 3, rel=1e-9)
