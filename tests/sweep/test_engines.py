@@ -105,18 +105,25 @@ class KilledWorker(Exception):
 
 
 class Fragile(Executor):
-    """Loses a worker with the first case that it is given, and all that is under way with it."""
+    """Loses a worker with the first case that it is given, and all that is under way with it.
 
-    def __init__(self, log, broken, error=BrokenExecutor):
+    ``together``: cases that are under way before one of them is lost.
+    """
+
+    def __init__(self, log, broken, error=BrokenExecutor, together=1):
         self.log, self.broken, self.error, self.under_way = log, broken, error, 0
+        self.together, self.complete = together if broken else 1, threading.Event()
 
     def submit(self, function, batch):
         future = Future()
         self.under_way += 1
         self.log.append((batch.cases[0]["value"], self.under_way))
         late = 0.05 if self.under_way > 1 else 0.01
+        if self.under_way >= self.together:
+            self.complete.set()
 
         def end():
+            self.complete.wait(timeout=20)
             self.under_way -= 1
             if self.broken > 0:
                 self.broken -= 1
@@ -134,7 +141,7 @@ def test_what_was_under_way_in_a_broken_executor_runs_again_one_by_one(monkeypat
     log = []
     result = quietly(
         functions.same, sweep.grid(value=range(9)), batch=1,
-        executor=lambda: Fragile(log, broken=0 if log else 4),
+        executor=lambda: Fragile(log, broken=0 if log else 4, together=4),
     )  # fmt: skip
     assert values(result) == list(range(9))
     assert sorted(log[:4]) == [(value, value + 1) for value in range(4)]
@@ -148,7 +155,7 @@ def test_what_waited_at_a_worker_that_died_is_not_to_blame(monkeypatch):
     log = []
     result = quietly(
         functions.same, sweep.grid(value=range(9)), batch=1,
-        executor=Fragile(log, broken=4, error=KilledWorker),
+        executor=Fragile(log, broken=4, error=KilledWorker, together=4),
     )  # fmt: skip
     assert values(result) == list(range(9)) and not result.errors()
     (error,) = quietly(
