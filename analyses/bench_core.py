@@ -261,7 +261,7 @@ def _validate(shape: tuple[int, int, int], params: Params, device: torch.device)
     names = {f"aten::{name}" for name in HEAVY}
     heavy = sum(getattr(e, clock) for e in profile.key_averages() if e.key in names) / 1e6
     name = f"validate: products and random numbers, {depth} × {width}"
-    return _row(name, heavy, seconds, "of the time", heavy / seconds, "at least", 0.75)
+    return _row(name, heavy, seconds, "of the time", heavy / seconds, "at least", 0.85)
 
 
 def check(rows: list[Row]) -> None:

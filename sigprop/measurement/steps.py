@@ -88,20 +88,9 @@ def steps_of_net(
     Returns:
         The statistics of the L weight steps and the L − 1 activation steps.
     """
-    entering, leaving = [], []
-
-    def keep(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        entering.append(inputs[0])
-        leaving.append(output)
-
-    handles = [layer.register_forward_hook(keep) for layer in model.layers]
-    try:
-        with torch.enable_grad():
-            output = model(x.detach().requires_grad_())
-    finally:
-        for handle in handles:
-            handle.remove()
-    gradients = torch.autograd.grad(output, [*entering, *leaving], cotangent)
+    with torch.enable_grad():
+        entering, leaving = zip(*model.passes(x.detach().requires_grad_()), strict=True)
+    gradients = torch.autograd.grad(leaving[-1], [*entering, *leaving], cotangent)
     depth = len(leaving)
     steps = [
         WeightStep(h.detach(), z.detach(), grad_h, grad_z, activation=activation)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,11 +87,14 @@ class DeepMLP(nn.Module):
             # torch's PReLU takes axis 1 for the channels; ours are last.
             z = self.forward(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))
             return z.reshape(*x.shape[:-1], z.shape[-1])
-        first, *others = self.layers
-        z = first(x)
-        for layer, act in zip(others, self.activations, strict=True):
-            z = layer(act(z))
-        return cast(Tensor, z)
+        return deque(self.passes(x), maxlen=1)[0][1]
+
+    def passes(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What enters each weight layer, and what leaves it, for an input of shape (B, n_0)."""
+        for layer, act in zip(self.layers, [*self.activations, None], strict=True):
+            z: Tensor = layer(x)
+            yield x, z
+            x = z if act is None else act(z)
 
 
 def layer_widths(width: int | Sequence[int], depth: int | None) -> list[int]:

@@ -48,6 +48,7 @@ class NetPlan:
         distribution: the claimed law of the weights; None: only their variance is claimed.
         dtype: of weights and signals.
         device: where the nets run.
+        foreign: whether the initialization is the user's, who may leave weights as they were.
     """
 
     record: Activation
@@ -59,6 +60,7 @@ class NetPlan:
     distribution: str | None
     dtype: torch.dtype
     device: torch.device
+    foreign: bool = False
 
     @property
     def homogeneous(self) -> bool:
@@ -157,7 +159,7 @@ def plan_nets(
     claimed = forward_gain(record, slopes) if gain is None else real_number("gain", gain, above=0)
     return NetPlan(
         record, slopes, widths, claimed, bias_std, read_init(init, claimed, bias_std), distribution,
-        floating_dtype(dtype), find_device(device),
+        floating_dtype(dtype), find_device(device), foreign=init is not None,
     )  # fmt: skip
 
 
@@ -210,7 +212,7 @@ def whole_runner(plan: NetPlan, sizes: Sequence[int], look: Look | None = None) 
     model = DeepMLP(sizes[0], sizes[1:], activation=plan.record, device="meta", dtype=plan.dtype)
     model.to_empty(device=plan.device)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in model.named_parameters() if plan.foreign else ():
             parameter.fill_(0.0 if name.endswith("bias") else math.nan)
     model.activations = nn.ModuleList(_activations(plan, sizes))
 
@@ -260,10 +262,12 @@ def layerwise_runner(plan: NetPlan, sizes: Sequence[int], look: Look | None = No
                 states.append(generator.get_state())
             else:
                 generator.set_state(states[index])
-            with torch.no_grad():
-                layers[shape].weight.fill_(math.nan)
+            if plan.foreign:
+                with torch.no_grad():
+                    layers[shape].weight.fill_(math.nan)
             plan.init(layers[shape], generator)
-            _check_set(layers[shape])
+            if plan.foreign:
+                _check_set(layers[shape])
             if first and look is not None:
                 look(index + 1, layers[shape].weight)
             return layers[shape]
