@@ -93,7 +93,7 @@ def steps_of_net(
     gradients = torch.autograd.grad(leaving[-1], [*entering, *leaving], cotangent)
     depth = len(leaving)
     steps = [
-        WeightStep(h.detach(), z.detach(), grad_h, grad_z, activation=activation)
+        WeightStep(h, z, grad_h, grad_z, activation=activation)
         for h, z, grad_h, grad_z, activation in zip(
             entering,
             leaving,
@@ -187,6 +187,7 @@ def _times_power(values: Tensor, power: int) -> Tensor:
     return values * 2.0**power if power else values
 
 
+@torch.no_grad()
 def _collect(steps: Iterable[WeightStep], chunk: int) -> NetSteps:
     """Reduce steps, given from the last to the first, on their device; bring all home at once."""
     parts: list[Tensor] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,16 +57,15 @@ def forward_log_variance(
         >>> forward_log_variance([100, 100], 0.2, [[1.0]]).round(4)
         array([0.    , 0.0202, 0.0671])
     """
-    c = _cosines(correlation)
     at_one = square_covariance(1.0, alpha)
     own = {n: _step_variance(n, 1.0) for n in set(widths)}
     passed = {n: _step_variance(n, alpha) for n in set(widths[:-1])}
     carried, variances = 0.0, [0.0]
-    for layer, n in enumerate(widths, start=1):
+    path = np.array(_path(_cosines(correlation), alpha, len(widths)))
+    shares = square_covariance(path[:-1], alpha).mean(axis=(1, 2)) / at_one
+    for n, c, share in zip(widths, path, [*shares.tolist(), 0.0], strict=True):
         variances.append(carried + own[n] * float((c**2).mean()))
-        if layer < len(widths):
-            carried += passed[n] * float(square_covariance(c, alpha).mean() / at_one)
-            c = _next(c, alpha)
+        carried += passed.get(n, 0.0) * share
     return np.array(variances)
 
 
@@ -86,9 +86,7 @@ def backward_log_variance(
     Returns:
         Shape (L + 1,): layers 1 … L; layer L, the given cotangent, has variance 0. Layer 0 is NaN.
     """
-    path = [_cosines(correlation)]
-    for _ in widths[1:-1]:
-        path.append(_next(path[-1], alpha))
+    path = _path(_cosines(correlation), alpha, len(widths))[: len(widths) - 1]
     c_grad = _cosines(cotangent)
     even, odd = _even_odd(alpha)
     at_one = square_covariance(1.0, alpha)
@@ -119,10 +117,22 @@ def _cosines(correlation: ArrayLike) -> FloatArray:
     return np.clip(np.atleast_2d(np.asarray(correlation, dtype=np.float64)), -1, 1)
 
 
-def _next(c: FloatArray, alpha: ArrayLike) -> FloatArray:
+def _path(c: FloatArray, alpha: ArrayLike, layers: int) -> Sequence[FloatArray]:
+    """The cosines of the signals that enter 1, 2, … layers."""
     slopes = real_array("alpha", alpha)
-    axis = None if slopes.ndim == 0 else 0
-    return np.clip(correlation_map(c, slopes, channel_axis=axis), -1, 1)
+    return _followed(c.tobytes(), c.shape, slopes.tobytes(), slopes.shape, layers)
+
+
+@functools.lru_cache(maxsize=2)
+def _followed(
+    c: bytes, pairs: tuple[int, ...], slopes: bytes, channels: tuple[int, ...], layers: int
+) -> Sequence[FloatArray]:
+    alpha = np.frombuffer(slopes).reshape(channels)
+    path = [np.frombuffer(c).reshape(pairs)]
+    for _ in range(layers - 1):
+        made = correlation_map(path[-1], alpha, channel_axis=None if alpha.ndim == 0 else 0)
+        path.append(np.clip(made, -1, 1))
+    return tuple(path)
 
 
 def _step_variance(width: int, alpha: ArrayLike) -> float:
