@@ -11,12 +11,12 @@ this process on one thread. Recording is the one run under the recorder with its
 that is its measure. That the numbers are right is checked: what leaves the recorded net, and the
 gains set.
 Answer: large nets are read at 1.1 times their forward pass and initialized at 1.0 to 1.1 times the
-cost of the draws; a thousand layers of width 128 take 1.7 times the draws. That is 20 ms and 1.5
-times the draws (1.4 to 1.6 in other runs). Small calls cost 35 µs more each in a deep MLP (32 to
-35), and 43 in a transformer of 64 calls (41 to 43), which misses the target of 40: there some 5 µs
-of each are paid once a model, and 8 are the functions themselves, which run on a cold cache.
+cost of the draws; a thousand layers of width 128 take 1.9 times the draws: 20 ms and 1.46 times
+them (1.4 to 1.5 in other runs). Small calls cost 16 µs more each in a deep MLP, and 19 in a
+transformer of 64 calls. Another machine, of half this speed by what an empty mode adds, paid 35 and
+43 µs before the last changes: there the target of 40 was missed in the transformer.
 Source: the targets are this project's own.
-Run time: 45 s on one core.
+Run time: 20 s on one core.
 """
 
 from __future__ import annotations
