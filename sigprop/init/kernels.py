@@ -9,8 +9,7 @@ Source: chang2020.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,23 +25,28 @@ class Kernel:
 
     Attributes:
         layer: that it is the kernel of.
-        signal: the node that this layer is applied to, before reshapes.
-        fan: terms that it sums.
+        fan: terms that it sums: its mean square over those of kernel and signal, on the example.
+        signal: the nodes that the layer is applied to, the last one first, each with the mean
+            square that the last has over its own, on the example.
     """
 
     layer: str
-    signal: str
     fan: float
+    signal: tuple[tuple[str, float], ...]
 
     def wanted(self, q: float, states: Mapping[str, Any]) -> Wanted:
         """What is to leave the weight, for the layer to come out at q."""
-        state = states.get(self.signal)
-        enters = state.q if isinstance(state, SignalState) and state.q > 0 else q
+        known = ((states.get(name), factor) for name, factor in self.signal)
+        sizes = (state.q * factor for state, factor in known if isinstance(state, SignalState))
+        enters = next((size for size in sizes if size > 0), q)
         return Wanted(q / (self.fan * enters), f"makes the kernel of {self.layer!r}")
 
 
 def kernels(reading: Reading) -> dict[str, Kernel]:
     """The weights of a model whose output is a kernel, through reshapes alone.
+
+    Args:
+        reading: of a model on an example.
 
     Example:
         >>> import torch
@@ -51,26 +55,38 @@ def kernels(reading: Reading) -> dict[str, Kernel]:
         >>> class Hyper(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
-        ...         self.make = nn.Linear(8, 64 * 16)
+        ...         self.make = nn.Linear(8, 256 * 64)
         ...     def forward(self, x, z):
-        ...         return nn.functional.linear(x, self.make(z).view(64, 16))
-        >>> kernels(read(Hyper(), (torch.randn(5, 16), torch.randn(8))))
-        {'make': Kernel(layer='linear', signal='x', fan=16.0)}
+        ...         return nn.functional.linear(x, self.make(z).view(256, 64))
+        >>> found = kernels(read(Hyper(), (torch.randn(50, 64), torch.randn(8))))
+        >>> found["make"].layer, 50 < found["make"].fan < 80
+        ('linear', True)
     """
     found: dict[str, Kernel] = {}
     for node in reading.graph.of_kind("product"):
         if node.operation in BY_DATA and len(node.inputs) > 1:
-            signal, weight = (_behind(reading, name) for name in node.inputs[:2])
-            shape = reading.steps[node.inputs[1]].shape or ()
-            if weight.kind == "weight" and len(shape) > 1:
-                terms = (shape[0], *shape[2:]) if "transpose" in node.operation else shape[1:]
-                found[weight.name] = Kernel(node.name, signal.name, float(math.prod(terms)))
+            signal, kernel = (list(_row(reading, name)) for name in node.inputs[:2])
+            plain = (each for each in kernel if each.kind != "passage")
+            weight = next(plain, None)
+            sizes = [_square(each) for each in (node, signal[0], kernel[0])]
+            if weight is not None and weight.kind == "weight" and min(sizes) > 0:
+                fan = sizes[0] / (sizes[1] * sizes[2])
+                factors = ((each.name, _square(each)) for each in signal)
+                row = tuple((name, sizes[1] / own) for name, own in factors if own > 0)
+                found[weight.name] = Kernel(node.name, fan, row)
     return found
 
 
-def _behind(reading: Reading, name: str) -> Node:
-    """What a node is, with nothing but reshapes between."""
+def _row(reading: Reading, name: str) -> Iterator[Node]:
+    """A node and those before it, as long as each is made of one signal alone."""
     node = reading.graph.by_name[name]
-    while node.kind == "passage" and len(node.inputs) == 1:
+    while True:
+        yield node
+        if node.kind == "weight" or len(node.inputs) != 1:
+            return
         node = reading.graph.by_name[node.inputs[0]]
-    return node
+
+
+def _square(node: Node) -> float:
+    """The mean square of what leaves a node on the example; 0 if it is not known."""
+    return 0.0 if node.measured is None else node.measured.q

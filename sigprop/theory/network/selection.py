@@ -190,10 +190,6 @@ def _not_together(mask: SignalState, shape: tuple[int, ...]) -> SignalState:
     return replace(mask, second=at_left(mask.mean, mask.axes) - mask.second)
 
 
-_WHERE = ("condition", "input", "other")
-_FILL = ("input", "mask", "value")
-
-
 def mask_of(ctx: RuleContext) -> Any:
     """The argument that is the mask of ``where`` or ``masked_fill``."""
     where = ctx.call.operation == "where"
