@@ -132,14 +132,7 @@ class Measured:
                 "device has no values to measure; give a model with values"
             )
         own = self._kept(step)
-        inputs = self._entering(call, states)
-        made: Any = None
-        if inputs and all(value is not None for value in inputs.values()):
-            try:
-                with torch.no_grad():
-                    made = self._run_alone(step, inputs if self.other_weights else {})
-            except CannotReplay:
-                made = None
+        made = self._at_size(step, states) if self.other_weights else self._as_it_was(call)
         if isinstance(made, Tensor) and tuple(made.shape) != call.shape:
             made = None  # other rows were chosen than on the example
         if self.other_weights and made is not None:
@@ -155,17 +148,48 @@ class Measured:
             return from_moments(step.shape or (), m.q, m.mean, m.mean**2)
         return tuple([None] * 8) if step.shape is None else from_moments(step.shape, 1.0)
 
+    def _as_it_was(self, call: Call) -> Any:
+        """What an operation makes of the values kept; None where one is missing."""
+        if not call.inputs or any(self._kept(self.steps[name]) is None for name in call.inputs):
+            return None
+        try:
+            with torch.no_grad():
+                return self._run_alone(self.steps[call.name])
+        except CannotReplay:
+            return None
+
+    def _at_size(self, step: Step, states: Mapping[str, Any]) -> Any:
+        """What an operation makes of what is to enter it; None where it cannot be run."""
+        given = self._fitted_before(step.data, states)
+        return None if given is None else self._value(step, given)
+
+    def _fitted_before(
+        self, steps: Sequence[Step], states: Mapping[str, Any]
+    ) -> dict[Any, Tensor] | None:
+        """The inputs, and what the ends before some steps are to give; None where one is lost."""
+        given: dict[Any, Tensor] = dict(self.translator.given)
+        ends = [(end, self._kept(end)) for end in self._ends(steps)]
+        for end, kept in ends:
+            if kept is None:
+                return None
+            given[end] = _fitted(kept, states.get(self.translator.names[end]))
+        return given
+
     def _entering(self, call: Call, states: Mapping[str, Any]) -> dict[Step, Any]:
-        """What enters a node, where it is kept: as it was, or as it is to be."""
+        """What enters a node: as it was, or as it is to be; None where that is not known."""
         steps = [self.steps[name] for name in call.inputs]
         if not self.other_weights:
             return {step: self._kept(step) for step in steps}
-        given: dict[Step, Tensor] = {}
-        for step in self._ends(steps):
-            kept = self._kept(step)
-            if kept is not None:
-                given[step] = _fitted(kept, states.get(self.translator.names[step]))
-        return {step: self._made_of(step, given) for step in steps}
+        given = self._fitted_before(steps, states)
+        return {step: None if given is None else self._value(step, given) for step in steps}
+
+    def _value(self, step: Step, given: Mapping[Any, Tensor]) -> Any:
+        """What a step makes of given values; None where it cannot be run."""
+        try:
+            with torch.no_grad():
+                return given[step] if step in given else replay(step, given)
+        except CannotReplay:
+            return None
 
     def _ends(self, steps: Sequence[Step]) -> list[Step]:
         """Where values are brought to size: the last weights, sums and norms before some steps."""
@@ -196,18 +220,6 @@ class Measured:
         given = self.translator.given.get(step)
         return given is not None and given.is_floating_point() and hides(given.cpu().numpy())
 
-    def _made_of(self, step: Step, given: Mapping[Step, Tensor]) -> Any:
-        """What a step makes of given values; None where it cannot be run."""
-        if step in given:
-            return given[step]
-        if any(end not in given for end in self._ends([step])):
-            return None
-        try:
-            with torch.no_grad():
-                return replay(step, {**self.translator.given, **given})
-        except CannotReplay:
-            return None
-
     def backward(self, call: Call, gradient: Any, states: Mapping[str, Any]) -> Sequence[Any]:
         """Gradients of the inputs of a node.
 
@@ -229,7 +241,7 @@ class Measured:
         given = dict(zip(steps, leaves, strict=True))
         try:
             with torch.enable_grad():
-                out = self._run_alone(self.steps[call.name], given)
+                out = self._again(self.steps[call.name], given, states)
         except CannotReplay:
             return self._whole(call)
         if isinstance(out, Tensor) and call.shape is not None and tuple(out.shape) != call.shape:
@@ -277,6 +289,15 @@ class Measured:
             return None
         self.wanted.add(place)
         return self.values.get(place)
+
+    def _again(self, step: Step, leaves: Mapping[Step, Tensor], states: Mapping[str, Any]) -> Any:
+        """What an operation makes of leaves, and of whatever enters it besides."""
+        if not self.other_weights:
+            return self._run_alone(step, leaves)
+        before = self._fitted_before(step.data, states)
+        if before is None:
+            raise CannotReplay(f"{step!r} needs values that are lost")
+        return replay(step, {**before, **leaves})
 
     def _run_alone(self, step: Step, given: Mapping[Any, Any] = {}) -> Any:
         """What an operation makes of the values kept."""
