@@ -19,7 +19,7 @@ from torch import Tensor
 from sigprop.measurement.nodes import NodeStatistics
 from sigprop.prediction.translate import Translator
 from sigprop.reading.random_states import own_generator
-from sigprop.reading.steps import CannotReplay, Step, replay, tensors_in
+from sigprop.reading.steps import CannotReplay, Step, nearest, replay, tensors_in
 from sigprop.reading.witness import Witness, moments
 from sigprop.theory.network import Call, CannotPredict, SignalState, from_moments, from_values
 from sigprop.theory.network.propagate import Lost, Whole
@@ -193,21 +193,13 @@ class Measured:
 
     def _ends(self, steps: Sequence[Step]) -> list[Step]:
         """Where values are brought to size: the last weights, sums and norms before some steps."""
-        kinds = self.translator.reading.graph.by_name
-        found: list[Step] = []
-        todo, seen = list(steps), set[Step]()
-        while todo:
-            step = todo.pop()
-            if step in seen:
-                continue
-            seen.add(step)
-            name = self.translator.names.get(step)
-            end = name is not None and (kinds[name].kind in _ENDS or not step.data)
-            if end and not any(self._is_mask(before) for before in step.data):
-                found.append(step)
-            else:
-                todo += step.data
-        return found
+        graph, names = self.translator.reading.graph.by_name, self.translator.names
+
+        def ends(step: Step) -> bool:
+            last = step in names and (graph[names[step]].kind in _ENDS or not step.data)
+            return last and not any(map(self._is_mask, step.data))
+
+        return nearest(steps, ends)
 
     def _holds_old(self, step: Step) -> bool:
         """Whether it takes weights, or whole numbers made of data, as they are in the model now."""

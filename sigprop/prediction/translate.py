@@ -25,6 +25,7 @@ from sigprop.reading.steps import (
     Step,
     behind,
     data_of,
+    nearest,
     parts,
     replay,
     steps_in,
@@ -135,7 +136,9 @@ class Translator:
     def _call(
         self, node: Node, step: Step, meaning: Meaning, sources: Iterable[Step], last: bool = False
     ) -> Call:
-        names = [self.names[s] for s in self._named(sources) if self.is_signal(s)]
+        names = [
+            self.names[s] for s in nearest(sources, self.names.__contains__) if self.is_signal(s)
+        ]
         inputs = tuple(dict.fromkeys(names))
         shape = step.shape if step.signal is not False else None
         more: dict[str, Any] = {
@@ -174,19 +177,6 @@ class Translator:
             return self._call(node, step, meaning, step.data, last=True)
         return call
 
-    def _named(self, sources: Iterable[Step]) -> list[Step]:
-        """The nearest steps that are nodes behind some."""
-        found: dict[Step, None] = {}
-        todo, seen = list(sources)[::-1], set[Step]()
-        while todo:
-            step = todo.pop()
-            if step in self.names:
-                found[step] = None
-            elif step not in seen:
-                todo += step.data[::-1]
-            seen.add(step)
-        return list(found)
-
     def _refused(self, step: Step) -> str:
         """Why no rule may be asked for a step."""
         return "complex numbers" if any(s.complex for s in (step, *step.data)) else ""
@@ -219,18 +209,12 @@ class Translator:
 
     def _nodes_behind(self, steps: Sequence[Step]) -> tuple[str, ...]:
         """The nearest nodes among what steps are computed from that carry a signal."""
-        found: dict[str, None] = {}
-        todo, seen = list(steps), set[Step]()
-        while todo:
-            step = todo.pop()
-            if step in seen:
-                continue
-            seen.add(step)
-            if step in self.names and self.is_signal(step):
-                found[self.names[step]] = None
-            else:
-                todo += steps_in((step.args, step.kwargs))
-        return tuple(found)
+        found = nearest(
+            steps,
+            lambda step: step in self.names and self.is_signal(step),
+            lambda step: steps_in((step.args, step.kwargs)),
+        )
+        return tuple(self.names[step] for step in found)
 
     def _whole(self, value: Any) -> Any:
         if isinstance(value, Step | Tensor):

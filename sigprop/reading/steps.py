@@ -280,6 +280,26 @@ def replay(
     return value(step)
 
 
+def nearest(
+    steps: Iterable[Step],
+    stops: Callable[[Step], bool],
+    before: Callable[[Step], Sequence[Step]] = lambda step: step.data,
+) -> list[Step]:
+    """The first steps that stop a walk back from some, these among them; each once, in order."""
+    found: list[Step] = []
+    todo, seen = list(steps)[::-1], set[Step]()
+    while todo:
+        step = todo.pop()
+        if step in seen:
+            continue
+        seen.add(step)
+        if stops(step):
+            found.append(step)
+        else:
+            todo += before(step)[::-1]
+    return found
+
+
 def behind(step: Step, given: Mapping[Any, Any] = {}) -> list[Step]:
     """The steps that a step is computed from, those given left out, each after its own."""
     order: list[Step] = []
