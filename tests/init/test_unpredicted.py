@@ -97,6 +97,21 @@ def test_what_a_plan_would_give_is_predicted_at_its_own_size(chain):
         assert found[f"layers.{index}"].q == pytest.approx(1.0, rel=0.1), index
 
 
+@pytest.mark.filterwarnings("ignore::sigprop.init.SignalWarning")
+def test_gradients_go_back_through_what_is_measured_at_its_size(chain):
+    """As they are in the net that the plan draws, whatever the weights were before."""
+    net, x = chain
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(0.1)
+    found = predict(net, x, init=plan(net, example=x, target="forward"))
+    initialize(net, x, generator=torch.Generator().manual_seed(1))
+    seen = measure_nodes(net, x)
+    for index in range(5, 8):
+        name = f"layers.{index}"
+        assert 0.5 < found[name].gradient / seen[name].gradient < 2, name
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [
@@ -231,6 +246,7 @@ def test_kernels_that_are_made_by_weights_are_small(make, shapes, kind):
     assert len(out) == {Hyper: 6, Mixed: 4, Upsampled: 3}[make]
     for q in out:
         assert 0.4 < q < 2.5
+    assert out[0] == pytest.approx(1.0, rel=0.3)
 
 
 class Coupled(nn.Module):
