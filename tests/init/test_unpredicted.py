@@ -275,3 +275,29 @@ def test_streams_that_start_at_halves_of_one_tensor():
     assert found["cat"].q == pytest.approx(math.e, rel=0.05)
     ends = [layer.q for layer in made.layers if layer.name.endswith(".1")]
     assert max(ends) < 4 * min(ends)
+
+
+class Masked(nn.Module):
+    """An operation without a rule that takes a mask of the input beside the signal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).masked_scatter(x > 0, torch.zeros(x.numel())))
+
+
+@pytest.mark.filterwarnings("ignore::sigprop.init.SignalWarning")
+def test_a_gradient_goes_through_an_operation_that_takes_a_mask_besides():
+    """Half of it, at the size of the weights that are to come."""
+    torch.manual_seed(0)
+    net, x = Masked(), torch.randn(64, 64)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(0.01)
+    found = predict(net, x, init=plan(net, example=x, target="forward"))
+    assert list(found.measured) == ["masked_scatter"]
+    initialize(net, x, generator=torch.Generator().manual_seed(1))
+    seen = measure_nodes(net, x)["first"].gradient
+    assert found["first"].gradient == pytest.approx(seen, rel=0.2)
