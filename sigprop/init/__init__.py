@@ -2,6 +2,7 @@
 
 By the prediction, with an example (``targets.py``): ``aim.py`` (what is to hold), ``deciding.py``
 (each law when its weight is reached), ``lever.py`` (the level), ``branches.py`` (residual streams),
+``kernels.py`` (kernels that weights make), ``mirrored_decision.py`` (chains of the leaky family),
 ``forecast.py`` (what will not hold), ``data_pass.py`` (scaled on the example). By the graph alone
 (``decisions.py``): ``levels.py`` and the rules of single operations. Both write by ``jobs.py``.
 """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -255,6 +256,19 @@ def merged(jobs: Sequence[Job], ways: str) -> list[Job]:
 def writables_of(jobs: Iterable[Job]) -> list[Writable]:
     """Everything that is written."""
     return [writable for job in jobs for writable in (job.weight, *job.biases)]
+
+
+@contextmanager
+def put_back(jobs: Sequence[Job]) -> Iterator[None]:
+    """All that the jobs write has the values it had, if what is done meanwhile fails."""
+    kept = [(t, t.detach().clone()) for w in writables_of(jobs) for t in w.held]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for tensor, value in kept:
+                tensor.copy_(value)
+        raise
 
 
 def root_mean_square(alpha: Slopes | None) -> float | None:
