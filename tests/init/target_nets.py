@@ -11,6 +11,10 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def named(layers) -> dict:
+    return {layer.name: layer for layer in layers}
+
+
 def chain(act, depth: int, width: int = 128, inputs: int = 100, outputs: int = 60):
     layers = [nn.Linear(inputs, width)]
     for _ in range(depth):

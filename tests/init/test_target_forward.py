@@ -16,13 +16,9 @@ from sigprop.measurement import measure_nodes
 from sigprop.prediction import run
 from sigprop.reading import read
 from sigprop.theory.network import propagate
-from tests.init.target_nets import Residual, Transformer, chain, levels, seeded, square
+from tests.init.target_nets import Residual, Transformer, chain, levels, named, seeded, square
 
 X = torch.randn(64, 100, generator=seeded(1))
-
-
-def named(layers) -> dict:
-    return {layer.name: layer for layer in layers}
 
 
 # Levels

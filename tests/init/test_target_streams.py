@@ -11,13 +11,9 @@ from sigprop import initialize, predict
 from sigprop.activations import activation
 from sigprop.init import branches, plan
 from sigprop.init.responses import respond
-from tests.init.target_nets import Residual, seeded, square
+from tests.init.target_nets import Residual, named, seeded, square
 
 X = torch.randn(64, 100, generator=seeded(1))
-
-
-def named(layers) -> dict:
-    return {layer.name: layer for layer in layers}
 
 
 @pytest.mark.parametrize("residual", [math.e, 1.5])
