@@ -82,7 +82,7 @@ def as_activation(
     _probe(f, label)
     points, jumps, features = _breakpoints(f, breakpoints)
     if gradient is None:
-        df, error = numeric_derivative(f, thing, points, np.append(PROBES, features))
+        df, error = numeric_derivative(f, thing, points, features, PROBES)
     else:
         df, error = gradient, 0.0
     return Activation(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sigprop.activations.panel_slopes import REACH, PanelSlopes
 from sigprop.activations.record import Function
 from sigprop.checks import FloatArray
 
@@ -25,22 +26,28 @@ _SMALL = np.geomspace(1e-280, 0.5, 562)  # twice a decade: φ may vary at any sc
 
 
 def numeric_derivative(
-    f: Function, raw: Callable[..., Any], breakpoints: tuple[float, ...], probes: FloatArray
+    f: Function,
+    raw: Callable[..., Any],
+    breakpoints: tuple[float, ...],
+    features: tuple[float, ...],
+    probes: FloatArray,
 ) -> tuple[Function, float]:
     """φ′ of a numpy callable and an estimate of its error relative to the largest |φ′| probed.
 
     A complex step where the callable takes complex numbers and agrees with differences at all
-    probes; else differences of order six, one-sided near a breakpoint, of a step that resolves φ.
-    On a breakpoint: the slope just below it.
+    probes; else within ±100 the slope of the polynomials that φ is there, panel by panel; beyond,
+    or where no panels hold φ, differences of order six, one-sided near a breakpoint, of a step
+    that resolves φ. On a breakpoint: the slope just below it.
 
     Args:
         f: φ, on real arrays.
         raw: the callable behind it, to be tried on complex ones.
         breakpoints: where φ or a derivative of it jumps.
-        probes: where the two are compared, besides all scales around 0.
+        features: ends of panels about what is narrow beside its distance from 0.
+        probes: where the ways are compared, besides these and all scales around 0.
     """
     rough = _differences(f, breakpoints, STEP)
-    probes = np.concatenate([probes, _SMALL, -_SMALL])
+    probes = np.concatenate([probes, features, _SMALL, -_SMALL])
     at = probes[_distance(probes, breakpoints) > 1e-6 * np.minimum(1.0, np.abs(probes))]
     expected = rough(at)
     size = max(float(np.abs(expected).max()), 1e-300)
@@ -51,6 +58,20 @@ def numeric_derivative(
         agrees = False
     if agrees:
         return analytic, 4e-15
+    try:
+        panels = PanelSlopes(f, (*breakpoints, *features))
+    except ValueError:  # noise, or faster than floats can tell
+        pass
+    else:
+
+        def slope(x: FloatArray) -> FloatArray:
+            x = np.asarray(x, dtype=np.float64)
+            near = np.abs(x) <= REACH
+            value = np.empty_like(x)
+            value[near], value[~near] = panels(x[near]), rough(x[~near])
+            return value
+
+        return slope, max(panels.error / size, 1e-13)
     twice = _differences(f, breakpoints, 2 * STEP)
     return rough, max(BETWEEN * float(np.abs(twice(at) - expected).max()) / size, 1e-12)
 
