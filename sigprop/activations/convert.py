@@ -32,7 +32,8 @@ def as_activation(
     - A module with a method ``slopes()``, whatever its class: ``prelu`` with these slopes.
     - Any other torch module or callable on tensors: run in float64, differentiated by autograd.
     - Any vectorised numpy callable: differentiated by a complex step where the callable allows it
-      (error near 1e-15), else by differences of order six (near 1e-11 away from undeclared kinks);
+      (error near 1e-15), else by the polynomials that it is between ±100 (near 1e-12), and beyond,
+      or where its values are rougher than floats, by differences of order six (near 1e-11);
       ``df_error`` of the record is an estimate.
 
     Args:

@@ -89,11 +89,9 @@ class PanelSlopes:
         edges = [np.array([-REACH, 0.0, REACH]), ends]
         for side in (-1.0, 1.0):
             self._seen(side)
-            own = side * ends[side * ends > 0]
             outer, zeros = side * _SCALES, np.zeros(_SCALES.size)
             off, peak = self._misfit(np.minimum(outer, zeros), np.maximum(outer, zeros))
-            held = (off <= 1) & (_SCALES <= own.min(initial=np.inf))
-            first = int(np.nonzero(~held)[0].max(initial=-1)) + 1
+            first = int(np.nonzero(off > 1)[0].max(initial=-1)) + 1
             with np.errstate(over="ignore"):
                 share = peak / _SCALES
             first = min(first, share.size - 2)

@@ -11,7 +11,7 @@ from numpy.polynomial import Legendre, legendre
 
 from sigprop.checks import FloatArray, real_number
 from sigprop.gaussian.features import features, seen
-from sigprop.gaussian.mesh import Function, Panels, call, gauss, kink_at_zero, resolve
+from sigprop.gaussian.mesh import Function, Panels, call, finest, gauss, kink_at_zero, resolve
 
 _DEGREE = 7
 _NODES = 24
@@ -69,7 +69,7 @@ def find_breakpoints(
     """
     reach = real_number("reach", reach, above=0)
     widest = reach / 4
-    narrowest = min(1.0, widest)
+    narrowest = finest(f, min(1.0, widest), "f")
 
     def resolved(ends: FloatArray) -> Panels:
         return resolve(f, ends, widest, narrowest)
@@ -142,7 +142,8 @@ def _explained(
         elif sides is not None:
             break
         size /= 2
-    return None if sides is None else _judged(f, place, width, *sides)
+    with np.errstate(all="ignore"):  # slopes that overflow meet nowhere
+        return None if sides is None else _judged(f, place, width, *sides)
 
 
 @cache

@@ -115,7 +115,7 @@ def resolve(
         name: what messages call f.
     """
     top = REACH * widest
-    narrowest = _finest(f, narrowest, name)
+    narrowest = finest(f, narrowest, name)
     breaks = breaks[np.abs(breaks) < top]
     steps = int(np.ceil(np.log2(top) - np.log2(narrowest))) + 3
     dyadic: FloatArray = np.ldexp(top, -np.arange(steps + 1))
@@ -167,7 +167,7 @@ def kink_at_zero(f: Function, narrowest: float) -> bool:
     return bool((wrong > _TOLERANCE * peak).all())
 
 
-def _finest(f: Function, narrowest: float, name: str) -> float:
+def finest(f: Function, narrowest: float, name: str) -> float:
     """The scale around 0 that panels start from: ``narrowest``, or less where f varies below it.
 
     f is compared, at two points an octave down to the smallest floats, with the polynomial that it

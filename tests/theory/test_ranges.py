@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import special
 
 from sigprop import MeanField, gain
 from sigprop.activations import activation, as_activation
-from sigprop.gaussian import find_breakpoints
+from sigprop.gaussian import expectation, find_breakpoints
 from sigprop.theory import solve_critical
 from sigprop.theory.log_kernel import LogKernel
 from sigprop.theory.pair_rule import fast_deficit, graded_sizes
@@ -283,3 +284,43 @@ def test_closed_forms_neither_overflow_nor_end_at_infinity():
     for call in (square.variance_map, lambda q: square.covariance_map(q, q, 0.5)):
         with pytest.raises(ValueError, match="the largest float"):
             call(1e160)
+
+
+def bent(kind, scale):
+    """A callable with a bend at 0 of width 1/scale, from values alone, and its slope at u/scale."""
+    phi, slope = {
+        "softplus": (lambda z: np.logaddexp(0, z), special.expit),
+        "hypot": (lambda z: np.hypot(z, 1), lambda u: u / np.hypot(u, 1)),
+        "kinked": (lambda z: np.maximum(z, 0) + np.tanh(z.real), lambda u: (u > 0) + np.cosh(u) ** -2.0),
+    }[kind]  # fmt: skip
+    return (lambda z: phi(scale * z)), lambda u: scale * slope(u)
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e7, 1e20, 1e100])
+@pytest.mark.parametrize("kind", ["softplus", "hypot", "kinked"])
+def test_a_bend_at_zero_of_any_width_has_its_own_slope(kind, scale):
+    phi, slope = bent(kind, scale)
+    net = MeanField(phi)
+    for inside in (1e-2, 1.0, 1e3):
+        wanted = expectation(lambda u: slope(u) ** 2, inside**2, breakpoints=(0.0,))
+        assert net.chi((inside / scale) ** 2) == pytest.approx(wanted, rel=1e-11), inside
+    if scale < 1e15:  # hypot is 1e-16 and less of what it is further out
+        assert bool(net.kernel.activation.breakpoints) == (kind == "kinked")
+
+
+def test_what_no_panels_hold_falls_back_on_differences():
+    """Ripples of 1e-12, faster than panels may be fine: seen past, and in the error."""
+    rippled = MeanField(lambda z: np.hypot(z, 1) + 1e-12 * np.sin(1e9 * np.abs(z)))
+    plain = MeanField(lambda z: np.hypot(z, 1))
+    assert plain.kernel.activation.df_error < 1e-12 < rippled.kernel.activation.df_error < 1e-8
+    assert rippled.chi(1.0) == pytest.approx(plain.chi(1.0), rel=1e-8)
+
+
+def test_a_slope_that_goes_to_zero_keeps_its_digits():
+    """relu² from values alone: E φ′² = 2q; 1 + tanh, which is its own rounding from −18 on."""
+    net = MeanField(lambda z: np.square(np.maximum(z.real, 0)))
+    for q in (1e-200, 1e-30, 1.0, 1e3):
+        assert net.chi(q) == pytest.approx(2 * q, rel=1e-12, abs=0)
+    shifted = MeanField(lambda z: 1 + np.tanh(z.real))
+    assert shifted.kernel.activation.df_error < 1e-12
+    assert shifted.chi(9.0) == pytest.approx(MeanField("tanh").chi(9.0), rel=1e-13)
