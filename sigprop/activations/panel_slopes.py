@@ -133,7 +133,7 @@ def _nodes() -> FloatArray:
 @cache
 def _to_terms() -> FloatArray:
     """From values at the nodes to Legendre coefficients."""
-    return np.linalg.inv(legendre.legvander(2 * _nodes() - 1, ORDER - 1))
+    return np.asarray(np.linalg.inv(legendre.legvander(2 * _nodes() - 1, ORDER - 1)), np.float64)
 
 
 @cache
@@ -141,7 +141,9 @@ def _added() -> FloatArray:
     """From the coefficients of p of degree ORDER − 4 to those of (p − p(start))/share."""
     times = np.zeros((ORDER - 3, ORDER - 4))  # by share = (z + 1)/2
     for k in range(ORDER - 4):
-        times[: k + 2, k] = legendre.legadd(legendre.legmulx(np.eye(k + 1)[k]), np.eye(k + 1)[k]) / 2
+        times[: k + 2, k] = (
+            legendre.legadd(legendre.legmulx(np.eye(k + 1)[k]), np.eye(k + 1)[k]) / 2
+        )
     from_start = np.eye(ORDER - 3)
     from_start[0] -= (-1.0) ** np.arange(ORDER - 3)
-    return np.linalg.lstsq(times, from_start, rcond=None)[0]
+    return np.asarray(np.linalg.lstsq(times, from_start, rcond=None)[0], np.float64)

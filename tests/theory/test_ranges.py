@@ -291,7 +291,8 @@ def bent(kind, scale):
     phi, slope = {
         "softplus": (lambda z: np.logaddexp(0, z), special.expit),
         "hypot": (lambda z: np.hypot(z, 1), lambda u: u / np.hypot(u, 1)),
-        "kinked": (lambda z: np.maximum(z, 0) + np.tanh(z.real), lambda u: (u > 0) + np.cosh(u) ** -2.0),
+        "kinked": (lambda z: np.maximum(z, 0) + np.tanh(z.real),
+                   lambda u: (u > 0) + np.cosh(u) ** -2.0),
     }[kind]  # fmt: skip
     return (lambda z: phi(scale * z)), lambda u: scale * slope(u)
 
