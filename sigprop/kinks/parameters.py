@@ -130,7 +130,7 @@ def places(weight: Matrix) -> tuple[Integers, Integers]:
         rows, columns = np.indices(weight.shape).reshape(2, -1)
         return rows, columns
     coo = weight.tocoo()
-    return coo.coords[0].astype(np.intp), coo.coords[1].astype(np.intp)
+    return coo.row.astype(np.intp), coo.col.astype(np.intp)
 
 
 def direction_arrays(direction: Any, shapes: Mapping[str, tuple[int, ...]]) -> list[FloatArray]:

@@ -252,7 +252,7 @@ _FIRES_TWICE = r"Using `torch\.compile\(module\)` when there are global hooks"
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Run compiled code as it is written: a switch of the process, on while a thread is inside."""
-    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+    if "torch._dynamo" not in sys.modules:
         yield
         return
     with _STANCE:
@@ -260,7 +260,7 @@ def uncompiled() -> Iterator[None]:
             quiet = ExitStack()
             quiet.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", _FIRES_TWICE)
-            quiet.enter_context(torch.compiler.set_stance("force_eager"))
+            quiet.enter_context(_run_eagerly())
             _eager.append(quiet)
         _eager.append(_eager[0])
     try:
@@ -270,6 +270,13 @@ def uncompiled() -> Iterator[None]:
             _eager.pop()
             if len(_eager) == 1:
                 _eager.pop().__exit__(None, None, None)
+
+
+def _run_eagerly() -> Any:
+    if hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")
+    # before torch 2.6: what was compiled before runs as it was compiled
+    return torch._dynamo.config.patch(disable=True)
 
 
 @contextmanager

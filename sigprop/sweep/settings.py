@@ -87,7 +87,7 @@ def _settings() -> dict[str, Setting]:
         if hasattr(torch, "get_default_device"):
             found["device"] = (
                 "cpu",
-                lambda: str(torch.get_default_device()),
+                lambda: str(torch.empty(0).device),
                 lambda value: torch.set_default_device(None if value == "cpu" else value),
             )
     return found

@@ -155,7 +155,7 @@ def unsettles(x):
     found = {
         "dtype": str(torch.get_default_dtype()), "grad": torch.is_grad_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "device": str(torch.get_default_device()), "over": np.geterr()["over"],
+        "device": str(torch.empty(0).device), "over": np.geterr()["over"],
         "folder": Path.cwd().name, "variable": os.environ.get("SIGPROP_X"),
         "strict": any(kind == "error" and said is None for kind, said, *_ in warnings.filters),
     }  # fmt: skip

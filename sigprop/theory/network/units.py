@@ -78,7 +78,9 @@ class GaussianPath:
             row: shape (width, width·(steps so far + 1)).
         """
         a, b = self.done, self.done + self.width
-        left = linalg.solve_triangular(self.factor[:a, :a], row[:, :a].T, lower=True).T
+        left = row[:, :a]
+        if a:  # older solvers take no empty matrix
+            left = linalg.solve_triangular(self.factor[:a, :a], left.T, lower=True).T
         self.factor[a:b, :a] = left
         self.factor[a:b, a:b] = _root(row[:, a:] - left @ left.T, float(np.diag(row[:, a:]).max()))
         self.done = b
