@@ -3,13 +3,14 @@
 Prediction (targets): recording takes at most 1.6 times the bare forward pass where that takes
 100 µs or more a torch call, and at most 40 µs more a call where it takes less. Initialization, with
 the reading taken off, takes at most 1.3 times a loop of ``torch.nn.init`` at 100 layers of
-1024, and at most 1.5 times and 20 ms at 1,000 layers of 128.
+1024, and at most 1.5 times and 20 ms at 1,000 layers of 128. ``initialize`` by a target, reading
+included, takes at most 1.5 times the draws and one prediction together.
 Experiment: ours and the bare one in turns in one run, after a warm-up, medians of CPU seconds of
 this process on one thread. Recording is the one run under the recorder with its checks
 (``verify``); making the graph of it is in the table beside it, without a target. What a
 ``TorchFunctionMode`` that does nothing adds to a call is measured too: seconds are the machine's,
-that is its measure. That the numbers are right is checked: what leaves the recorded net, and the
-gains set.
+that is its measure. That the numbers are right is checked: what leaves the recorded net, the gains
+set, and that a prediction from the weights to be drawn finds them at their levels.
 Answer: large nets are read at 1.1 times their forward pass and initialized at 1.0 to 1.1 times the
 cost of the draws; a thousand layers of width 128 take 1.9 times the draws: 20 ms and 1.46 times
 them (1.4 to 1.5 in other runs). Small calls cost 16 µs more each in a deep MLP, and 19 in a
@@ -30,11 +31,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from analyses._init_nets import GPT2, UNet, ViT, residual
+from analyses._init_nets import mlp as plain_mlp
+from analyses._inits import quietly
 from analyses._paid import side_by_side
-from sigprop import g_star, kaiming_leaky_init
+from sigprop import g_star, initialize, kaiming_leaky_init, predict
 from sigprop.init import plan
 from sigprop.reading import read
 from sigprop.reading.running import record_steps
@@ -60,10 +64,13 @@ class Params:
         (100, 1024, 1.3, 0.0),
         (1000, 128, 1.5, 0.02),
     )  # layers, width, times, seconds more
+    target: tuple[int, int, int] = (24, 96, 1024)  # blocks, width, width of a wide MLP
 
 
 FULL = Params()
-QUICK = Params(0, 1, (3, 16, 4), (2, 4, 8, 2), (1, 16, 4, 1), (4, 8, 2), ((4, 32, 1.3, 0.0),))
+QUICK = Params(
+    0, 1, (3, 16, 4), (2, 4, 8, 2), (1, 16, 4, 1), (4, 8, 2), ((4, 32, 1.3, 0.0),), (1, 16, 32)
+)
 
 
 class Calls(TorchFunctionMode):
@@ -105,7 +112,8 @@ def compute(params: Params) -> list[Row]:
     torch.set_num_threads(1)
     torch.manual_seed(params.seed)
     try:
-        return [*_recording(params), *(_init(*shape, params.turns) for shape in params.init)]
+        rows = [*_recording(params), *(_init(*shape, params.turns) for shape in params.init)]
+        return rows + _targets(params)
     finally:
         torch.set_num_threads(threads)
 
@@ -187,6 +195,43 @@ def _init(layers: int, width: int, times: float, more: float, turns: int) -> Row
     )
 
 
+def _targets(params: Params) -> list[Row]:
+    blocks, width, wide = params.target
+    images = torch.randn(8, 3, 32, 32)
+    cases = {
+        f"GPT-2 {blocks} × {width}": (GPT2(blocks, width), torch.randint(96, (8, 32))),
+        f"ViT {blocks} × {width}": (ViT(blocks, width), images[..., :16, :16]),
+        f"residual {2 * blocks} × {width}": (residual(2 * blocks, width), torch.randn(64, width)),
+        f"U-Net {width // 4}": (UNet(width // 4), images),
+        f"MLP 5 × {wide}": (plain_mlp("GELU", 5, wide), torch.randn(64, wide)),
+    }
+    turns = max(params.turns // 3, 1)
+    with quietly():
+        return [_target(name, *case, turns) for name, case in cases.items()]
+
+
+def _target(name: str, model: nn.Module, x: Tensor, turns: int) -> Row:
+    """By target critical, which draws orthogonal weights."""
+    planned = plan(model, example=x, target="critical")
+    found = {node.name: node.q for node in predict(model, x, init=planned).nodes}
+    error = max(abs(found[layer.name] / layer.q - 1) for layer in planned.layers)
+    modules = dict(model.named_modules())
+    weights = [modules[layer.name].weight for layer in planned.layers]
+    source = torch.Generator().manual_seed(0)
+
+    def bare() -> None:
+        for weight in weights:
+            nn.init.orthogonal_(weight, generator=source)
+
+    draws, known, ours = _in_turns(
+        turns, bare, lambda: predict(model, x),
+        lambda: initialize(model, x, target="critical", generator=source),
+    )  # fmt: skip
+    peer = draws + known
+    name = f"initialize / draws and a prediction, {name}"
+    return _row(name, ours, peer, "× time", ours / peer, 1.5, whole=ours, step_error=error)
+
+
 def _in_turns(turns: int, *calls: Callable[[], Any]) -> list[float]:
     """Median CPU seconds of calls made alternately, after a warm-up; short ones more often."""
     seconds: list[list[float]] = [[] for _ in calls]
@@ -222,15 +267,17 @@ def _row(
 def check(rows: list[Row]) -> None:
     for row in rows:
         assert row["peer"] > 0 and row["with_the_graph"] > 0, row["name"]
-        assert row["step_error"] < 1e-6, f"{row['name']}: off by {row['step_error']}"
+        allowed = 2e-3 if row["name"].startswith("initialize") else 1e-6  # tied tables settle so
+        assert row["step_error"] < allowed, f"{row['name']}: off by {row['step_error']}"
 
 
 def draw(rows: list[Row]) -> Figure:
-    figure, ax = plt.subplots(figsize=(11.5, 3.8), layout="constrained")
+    figure, ax = plt.subplots(figsize=(11.5, 5.6), layout="constrained")
     names = [row["name"].replace("record / forward pass", "read")
              .replace("kaiming_leaky_init / torch loop", "initialize, once read")
+             .replace("initialize / draws and a prediction", "target critical")
              .removesuffix(", reading off") for row in rows]  # fmt: skip
-    side_by_side(ax, rows, names, "a forward pass, or the draws")
+    side_by_side(ax, rows, names, "a forward pass, or the draws (and a prediction)")
     small = [row["value"] for row in rows if row["unit"].startswith("µs")]
     figure.suptitle(
         "A large model is read in little more than a forward pass;\n"

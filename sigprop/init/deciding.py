@@ -103,8 +103,7 @@ class Deciding:
         """How the parameters count until they are reached."""
         found = {name: Draw(0.0) for name in self.biases}
         for name, weight in self.weight_of.items():
-            fan = weight.fans[0] if weight.fans else 1.0
-            found[self.key(name)] = Draw(self.fixed.get(weight, 1 / math.sqrt(max(fan, 1.0))))
+            found[self.key(name)] = Draw(self.fixed.get(weight, self._first_guess(weight)))
         return {key: draw for key, draw in found.items() if key}
 
     def begin(self, translator: Translator) -> Decide:
@@ -179,7 +178,8 @@ class Deciding:
         }  # fmt: skip
 
     def _first_guess(self, weight: ModelWeight) -> float:
-        return 1 / math.sqrt(max(weight.fans[0] if weight.fans else 1.0, 1.0))
+        """What brings entries of mean square 1, as behind a norm, to the level."""
+        return math.sqrt(self.lever.q / max(weight.fans[0] if weight.fans else 1.0, 1.0))
 
     # One use
 

@@ -53,7 +53,11 @@ def target_decision(
     assert aim is not None
     refuse_lazy(model)
     example, _ = example_of(model, request.example)
-    if aim.target == "critical" and aim.free and is_leaky_chain(read(model, example).graph):
+    if (
+        aim.target == "critical"
+        and aim.free
+        and is_leaky_chain(read(model, example, measure=False).graph)
+    ):
         mirrored = replace(
             request,
             criterion=Criterion("critical"),

@@ -9,9 +9,19 @@ from torch import nn
 from sigprop import initialize, predict
 from sigprop.activations import activation
 from sigprop.init import lever, plan
+from sigprop.init.deciding import Deciding
 from sigprop.init.jobs import Job
 from sigprop.theory.fixed_points import NoSolution
-from tests.init.target_nets import Residual, chain, levels, seeded, square, through
+from tests.init.target_nets import (
+    Residual,
+    Transformer,
+    chain,
+    levels,
+    named,
+    seeded,
+    square,
+    through,
+)
 
 X = torch.randn(64, 100, generator=seeded(1))
 FRESH = torch.randn(64, 100, generator=seeded(2))
@@ -282,3 +292,19 @@ def test_what_transformers_learn_better_from_is_said():
     notes = plan(layer, example=x, target="critical").notes
     assert sum("learnt worse from this target than from 'forward'" in note for note in notes) == 1
     assert not any("learnt" in note for note in plan(layer, example=x, target="forward").notes)
+
+
+def test_a_table_tied_to_a_head_behind_a_norm_is_decided_in_one_round(monkeypatch):
+    """Each round costs most of a prediction."""
+    rounds, begin = [], Deciding.begin
+
+    def counted(self, translator):
+        rounds.append(self)
+        return begin(self, translator)
+
+    monkeypatch.setattr(Deciding, "begin", counted)
+    tokens = torch.randint(50, (8, 12), generator=seeded(1))
+    made = plan(Transformer(tied=True), example=tokens, target="critical")
+    assert len(rounds) == 1
+    level = math.sqrt(named(made.layers)["parts.0.up"].q / 64)
+    assert named(made.layers)["head"].std == pytest.approx(level, rel=2e-3)
