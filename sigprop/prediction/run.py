@@ -34,10 +34,12 @@ from sigprop.theory.network import (
     from_values,
     propagate,
 )
+from sigprop.theory.network.borders import places_of
 from sigprop.theory.network.divisions import with_position_axis
-from sigprop.theory.network.lags import lags_of
+from sigprop.theory.network.lags import Seen, lags_of
 from sigprop.theory.network.neighbours import before_pools
 from sigprop.theory.network.propagate import Decide
+from sigprop.theory.network.roughness import roughness_of
 
 Positions = Literal["exchangeable", "full"]
 Weights = Literal["law", "actual"]
@@ -158,6 +160,7 @@ class ModelRun:
         self.calls = self.translator.calls()
         self.states = _entries(reading, self.translator, self.calls, drawn, choice)
         self.lags = _lags(reading, self.translator, self.calls, drawn)
+        self.sizes = _sizes(reading, self.translator, self.calls, drawn)
         self.measured = Measured(
             self.translator,
             self.places,
@@ -197,6 +200,7 @@ class ModelRun:
             decide=None if decider is None else decider.begin(self.translator),
             watch=Room(asdict(self.choice), len(self.calls)),
             lags=self.lags,
+            places=self.sizes,
             enough=enough,
         )
 
@@ -291,20 +295,36 @@ def _entries(
 
 def _lags(
     reading: Reading, translator: Translator, calls: Sequence[Call], drawn: set[int]
-) -> dict[str, np.ndarray]:
+) -> dict[str, Seen]:
     """What neighbours have in common in the inputs that pools come behind."""
-    found: dict[str, np.ndarray] = {}
-    pooled = before_pools(calls)
-    for call in calls:
-        step = reading.steps[call.name]
-        if step.what == "input" and call.name in pooled:
+    found: dict[str, Seen] = {}
+    for name, values in _seen(reading, translator, before_pools(calls), drawn):
+        lags = lags_of(values)
+        if lags is not None:
+            found[name] = Seen(lags, roughness_of(values))
+    return found
+
+
+def _sizes(
+    reading: Reading, translator: Translator, calls: Sequence[Call], drawn: set[int]
+) -> dict[str, np.ndarray]:
+    """Where in space inputs of convolutions are how large."""
+    read = {call.inputs[0] for call in calls if call.operation.startswith("conv") and call.inputs}
+    given = _seen(reading, translator, read, drawn)
+    return {name: places_of(values) for name, values in given if values.any()}
+
+
+def _seen(
+    reading: Reading, translator: Translator, names: Collection[str], drawn: set[int]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Those of the named inputs that have values and places."""
+    for name in sorted(names):
+        step = reading.steps[name]
+        if step.what == "input":
             tensor = translator.given[step]
             known = tensor.is_floating_point() and not tensor.is_meta and id(tensor) not in drawn
-            known = known and tensor.dim() > 2
-            lags = lags_of(tensor.detach().double().cpu().numpy()) if known else None
-            if lags is not None:
-                found[call.name] = lags
-    return found
+            if known and tensor.dim() > 2:
+                yield name, tensor.detach().double().cpu().numpy()
 
 
 def _full_dims(tensor: Tensor, channel: int, choice: Choice) -> list[int]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,15 +41,25 @@ _GRID = np.geomspace(1e-8, 9.0, 600)
 
 
 class Borders:
-    """The places of signals and of gradients, by node; what is not there is even."""
+    """The places of signals and of gradients, by node; what is not there is even.
 
-    def __init__(self) -> None:
-        self.signals: dict[str, Places] = {}
+    Args:
+        given: of inputs.
+    """
+
+    def __init__(self, given: Mapping[str, Places] | None = None) -> None:
+        self.signals: dict[str, Places] = dict(given or {})
         self.gradients: dict[str, Places] = {}
         self.common: dict[str, Places] = {}
 
-    def forward(self, ctx: RuleContext, made: Any) -> Any:
-        """What a rule made, with the mean square that its places give it."""
+    def forward(self, ctx: RuleContext, made: Any, windows: Places | None = None) -> Any:
+        """What a rule made, with the mean square that its places give it.
+
+        Args:
+            ctx: of the call.
+            made: by the rule.
+            windows: what a pool makes of places that are even, over the mean; None: even.
+        """
         for places_of in (self.signals, self.common):
             places_of.pop(ctx.call.name, None)
         follow = _rule(ctx, made)
@@ -60,6 +70,8 @@ class Borders:
             _keep(self.common, ctx.call.name, _in_common(ctx, given[0]))
         told = [self.common.get(ctx.call.inputs[0])] if follow is _normed else []
         places, factor = follow(ctx, made, [*given, *told])
+        if windows is not None:
+            places = windows if places is None else places * windows
         _keep(self.signals, ctx.call.name, places)
         return made.times(math.sqrt(factor))
 
@@ -99,6 +111,20 @@ class Borders:
         read = self.signals.get(ctx.call.inputs[0], even)
         sent = self.gradients.get(ctx.call.name, even)
         return float((sent * _windows(read, plan)).mean()) / plan.inside
+
+
+def places_of(values: FloatArray) -> Places:
+    """Of data (samples, channels, places …), axis by axis.
+
+    Example:
+        >>> places_of(np.array([[[2.0, 1.0, 1.0, 2.0]]])).ravel().tolist()
+        [1.6, 0.4, 0.4, 1.6]
+    """
+    square, found = values**2, _ones(values.ndim)
+    for dim in range(2, values.ndim):
+        others = tuple(d for d in range(values.ndim) if d != dim)
+        found = found * square.mean(axis=others, keepdims=True)
+    return np.asarray(found / found.mean())
 
 
 def _keep(places: dict[str, Places], name: str, found: Places | None) -> None:

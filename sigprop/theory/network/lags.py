@@ -8,6 +8,7 @@ of two places of the output that are d apart, what they read stands e apart in a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,12 +26,14 @@ MOST = 2**20
 """Entries of an example from which lags are taken, at most: those of every so many samples."""
 LONGEST = 512
 """Places of a long axis from which shares are taken: those in its middle."""
+_ALIKE, _ROUGH = 0.02, 5
+"""Squared deviation of 1 − c below which all places are alike; nodes of its law."""
 _NODES = ((0.1, 3), (0.4, 5), (2.1, 9))
 """Nodes of a function of lags, by how far they spread."""
 
 
 def lags_of(values: FloatArray) -> FloatArray | None:
-    """The lags of data (samples, channels, places …); None where all is zero.
+    """The lags of data (samples, channels, places …), E x² over the pairs; None where all is zero.
 
     Example:
         >>> lags_of(np.array([[[1.0, 1.0, 0.0, 0.0]]])).round(3).tolist()
@@ -40,17 +43,32 @@ def lags_of(values: FloatArray) -> FloatArray | None:
     reach = [min(n, REACH.get(len(sizes), 8)) for n in sizes]
     shape = [fft.next_fast_len(n + m - 1, real=True) for n, m in zip(sizes, reach, strict=True)]
     every = max(1, -(-values.size // MOST))
-    axes, power = tuple(range(1, len(sizes) + 1)), 0.0
+    axes, power, own = tuple(range(1, len(sizes) + 1)), 0.0, np.zeros(sizes)
     for sample in values[::every]:
         spectrum = fft.rfftn(sample, shape, axes=axes)
         power = power + (spectrum.real**2 + spectrum.imag**2).sum(axis=0)
+        own = own + (sample**2).sum(axis=0)
     found = np.asarray(fft.irfftn(power, shape))
     for axis, (n, m) in enumerate(zip(sizes, reach, strict=True)):
         d = np.arange(m)
-        both = (np.take(found, d, axis) + np.take(found, -d, axis)) / 2
-        found = both / (n - d).reshape(-1, *(1,) * (found.ndim - axis - 1))
-    own = float(found.flat[0])
-    return found / own if own > 0 else None
+        found = (np.take(found, d, axis) + np.take(found, -d, axis)) / 2
+        whole = np.insert(np.cumsum(own, axis), 0, 0.0, axis)
+        inside = np.take(whole, n - d, axis) + np.take(whole, [n], axis) - np.take(whole, d, axis)
+        own = inside / 2
+    return np.divide(found, own, out=np.zeros_like(found), where=own > 0) if own.flat[0] else None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is seen of the places of an input.
+
+    Attributes:
+        alike: its lags.
+        rough: how places differ in roughness, by lags (``roughness``); None: they do not.
+    """
+
+    alike: FloatArray
+    rough: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -115,16 +133,42 @@ def through(shares: Sequence[FloatArray], lags: FloatArray, beyond: float) -> Fl
     return found
 
 
-def each(lags: FloatArray, of: Callable[[float], float]) -> FloatArray:
-    """A smooth function of each, 1 at no distance; many are interpolated, in arccos c."""
-    values = np.clip(lags.ravel()[1:], -1.0, 1.0)
+def spread(c: FloatArray, square: float) -> tuple[FloatArray, FloatArray]:
+    """What c is at some places, whose shares come second; where c is 0 it is that everywhere.
+
+    Example:
+        >>> values, shares = spread(np.array([0.9, 0.0]), 0.4)
+        >>> (shares @ values).round(3).tolist(), values[:, 0].round(2).tolist()
+        ([0.9, 0.0], [0.98, 0.96, 0.91, 0.82, 0.59])
+    """
+    if square < _ALIKE:
+        return c[None], np.ones(1)
+    z, shares = np.polynomial.hermite_e.hermegauss(_ROUGH)
+    v = math.log1p(square)
+    values = np.exp(math.sqrt(v) * z - v / 2)
+    shares = shares / shares.sum()
+    more = values / (values @ shares) - 1
+    more = more.reshape(-1, *(1,) * c.ndim)
+    return 1 - (1 - c) * (1 + np.maximum(c, 0.0) * more), shares
+
+
+def each(lags: FloatArray, of: Callable[[float], float], rough: float = 0.0) -> FloatArray:
+    """A smooth function of each, 1 at no distance; many are interpolated, in arccos c.
+
+    Args:
+        lags: c by lags.
+        of: the function.
+        rough: how places differ in roughness: the mean over them.
+    """
+    apart, shares = spread(lags.ravel()[1:], rough)
+    values = np.clip(apart.ravel(), -1.0, 1.0)
     distinct, back = np.unique(values.round(9), return_inverse=True)
-    spread = float(np.ptp(distinct)) if len(distinct) else 0.0
-    nodes = next(count for most, count in _NODES if spread <= most)
+    wide = float(np.ptp(distinct)) if len(distinct) else 0.0
+    nodes = next(count for most, count in _NODES if wide <= most)
     if len(distinct) <= nodes:
         made = np.array([of(float(c)) for c in distinct])[back]
     else:
         angle = np.linspace(np.arccos(distinct[-1]), np.arccos(distinct[0]), nodes)
         known = [of(float(c)) for c in np.cos(angle)]
         made = interpolate.CubicSpline(angle, known)(np.arccos(values))
-    return np.append(1.0, made).reshape(lags.shape)
+    return np.append(1.0, shares @ made.reshape(apart.shape)).reshape(lags.shape)

@@ -25,8 +25,9 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.borders import bias_of, has_windows, scale_and_common
 from sigprop.theory.network.calls import Call
-from sigprop.theory.network.lags import WIDEST, Reads, each, known_behind, through
+from sigprop.theory.network.lags import WIDEST, Reads, Seen, each, known_behind, through
 from sigprop.theory.network.linear import as_it_is
+from sigprop.theory.network.roughness import Rough, mixed
 from sigprop.theory.network.state import SignalState, of_products
 from sigprop.theory.network.table import RuleContext
 from sigprop.theory.network.taps import ConvolutionPlan, plan_of
@@ -94,41 +95,52 @@ class Neighbours:
     """c of the nodes where it is not that of all pairs.
 
     Args:
-        given: lags of inputs, see ``lags.lags_of``.
+        given: what is seen of inputs.
         followed: the nodes whose lags matter; None: all.
     """
 
     def __init__(
-        self, given: Mapping[str, FloatArray] | None = None,
+        self, given: Mapping[str, Seen] | None = None,
         followed: Collection[str] | None = None,
     ) -> None:  # fmt: skip
         self.alike: dict[str, FloatArray] = {}
         self.inside: dict[str, float] = {}
+        self.rough: dict[str, Rough] = {}
+        self.sizes: dict[str, FloatArray] = {}
         self.given, self.followed = dict(given or {}), followed
 
     def begin(self, states: Mapping[str, Any]) -> None:
         """The lags of inputs, where neighbours are more alike than any two places."""
-        for name, lags in self.given.items():
-            state: Any = states.get(name)
-            if has_places(state) and lags.ndim == len(state.dims) - 2:
+        for name, seen in self.given.items():
+            state, lags = states.get(name), seen.alike
+            if isinstance(state, SignalState) and has_places(state):
+                if lags.ndim != len(state.dims) - 2:
+                    continue
                 far = np.full(lags.shape, of_all(state))
                 far.flat[0] = 1.0
                 self._keep(name, state, np.array([far, lags]))
+                if seen.rough is not None:
+                    self.rough[name] = Rough(seen.rough, [None] * lags.ndim)
 
     def forward(self, ctx: RuleContext, rule: Rule, read: FloatArray | None) -> Any:
         """What the rule of a call makes, of windows by what neighbours have in common."""
         call = ctx.call
-        self.alike.pop(call.name, None)
-        self.inside.pop(call.name, None)
+        for known in (self.alike, self.inside, self.rough, self.sizes):
+            known.pop(call.name, None)
         made = rule(ctx)
         states = [made, *ctx.inputs]
         if call.full or len(states) < 2 or not all(map(has_places, states)):
             return made
         given = [self.alike.get(name) for name in call.inputs]
+        rough = [self.rough.get(name) for name in call.inputs]
         if _takes_neighbours(ctx, made):
-            return self._behind_windows(ctx, rule, made, given[0])
+            return self._behind_windows(ctx, rule, made, given[0], rough[0])
         if self.followed is None or call.name in self.followed:
-            self._keep(call.name, made, _followed(ctx, rule, made, given, read))
+            alike = _followed(ctx, rule, made, given, read, rough)
+            self._keep(call.name, made, alike)
+            behind = None if alike is None else _rough_behind(ctx, given, alike, rough, read)
+            if behind is not None:
+                self.rough[call.name] = behind
         return made
 
     def backward(self, ctx: RuleContext) -> RuleContext:
@@ -139,8 +151,9 @@ class Neighbours:
         return replace(ctx, inputs=[as_neighbours(ctx.inputs[0], inside)])
 
     def _behind_windows(
-        self, ctx: RuleContext, rule: Rule, made: SignalState, given: FloatArray | None
-    ) -> SignalState:
+        self, ctx: RuleContext, rule: Rule, made: SignalState, given: FloatArray | None,
+        rough: Rough | None,
+    ) -> SignalState:  # fmt: skip
         """What a pool makes of windows of neighbours, and how alike windows are."""
         state, reads = ctx.inputs[0], weighted(ctx)
         if given is None and not any(shared(read, 2)[-1] > 0 for read in reads):
@@ -148,10 +161,15 @@ class Neighbours:
         alike = _or_all(given, state)
         if any(read.entry.shape[1] > n for read, n in zip(reads, alike.shape[1:], strict=True)):
             return made
-        taken = Pool(ctx, rule, reads, alike, of_all(state))
+        taken = Pool(ctx, rule, reads, alike, of_all(state), rough)
         self.inside[ctx.call.name] = taken.inside
+        sizes = taken.sizes()
+        if sizes is not None:
+            self.sizes[ctx.call.name] = sizes[None, None]
         if self.followed is None or ctx.call.name in self.followed:
             self._keep(ctx.call.name, made, taken.lags())
+            if rough is not None:
+                self.rough[ctx.call.name] = rough.pooled(reads)
         return _with_windows(made, taken.made)
 
     def _keep(self, name: str, made: SignalState, alike: FloatArray | None) -> None:
@@ -164,7 +182,7 @@ class Neighbours:
 
 def _followed(
     ctx: RuleContext, rule: Rule, made: SignalState, given: Sequence[FloatArray | None],
-    read: FloatArray | None,
+    read: FloatArray | None, rough: Sequence[Rough | None],
 ) -> FloatArray | None:  # fmt: skip
     """The c behind a call that is no pool."""
     call, state = ctx.call, ctx.inputs[0]
@@ -179,7 +197,7 @@ def _followed(
     if known is None:
         return None
     if len(ctx.inputs) == 1 and call.kind in _ALONE and made.shape[2:] == state.shape[2:]:
-        return _each(ctx, rule, known)
+        return _each(ctx, rule, known, 0.0 if rough[0] is None else rough[0].square(known[NEAR]))
     if call.kind == "normalization" and made.shape == state.shape:
         return _normed(state, made, known)
     if call.kind in ("sum", "concatenation"):
@@ -187,26 +205,48 @@ def _followed(
     return None
 
 
-def _each(ctx: RuleContext, rule: Rule, alike: FloatArray) -> FloatArray:
+def _rough_behind(
+    ctx: RuleContext, given: Sequence[FloatArray | None], alike: FloatArray,
+    rough: Sequence[Rough | None], read: FloatArray | None,
+) -> Rough | None:  # fmt: skip
+    """How places differ in roughness behind a call that is no pool."""
+    if ctx.call.operation.startswith("conv"):
+        state, plan = plan_of(ctx)
+        sizes = [_mean_along(read, d, t[0].shape[1])
+                 for d, t in zip(plan.spatial, plan.taps, strict=True)]  # fmt: skip
+        before = rough[0] or Rough(None, [None] * len(plan.taps))
+        near = _or_all(given[0], state)[NEAR]
+        return before.convolved(plan.taps, sizes, near, of_all(state))
+    if ctx.call.activation is not None and given[0] is not None and rough[0] is not None:
+        return rough[0].activated(given[0][NEAR], alike[NEAR])
+    return rough[0] if len(rough) == 1 else mixed(rough, _shares(ctx))
+
+
+def _shares(ctx: RuleContext) -> FloatArray:
+    """Of the parts of a sum, or of signals beside each other."""
+    sizes = np.array([state.q for state in ctx.inputs])
+    if ctx.call.kind == "concatenation":
+        sizes = sizes * [state.shape[1] for state in ctx.inputs]
+    return np.asarray(sizes / max(sizes.sum(), 1e-300))
+
+
+def _each(ctx: RuleContext, rule: Rule, alike: FloatArray, rough: float) -> FloatArray:
     """What a rule makes of each c."""
 
     def of(c: float) -> float:
         return of_all(close(ctx, rule, c))
 
     same = np.array_equal(alike[FAR], alike[NEAR])
-    far = each(alike[FAR], of)
-    return np.array([far, far if same else each(alike[NEAR], of)])
+    far = each(alike[FAR], of, rough if same else 0.0)
+    return np.array([far, far if same else each(alike[NEAR], of, rough)])
 
 
 def _mixed(ctx: RuleContext, given: Sequence[FloatArray | None]) -> FloatArray:
     """The c of a sum, or of signals beside each other, by the sizes of the parts."""
-    sizes = np.array([state.q for state in ctx.inputs])
-    if ctx.call.kind == "concatenation":
-        sizes = sizes * [state.shape[1] for state in ctx.inputs]
     parts = [_or_all(n, state) for n, state in zip(given, ctx.inputs, strict=True)]
     known = [min(ends) for ends in zip(*(part.shape for part in parts), strict=True)]
     cut = tuple(slice(n) for n in known)
-    return np.tensordot(sizes / max(sizes.sum(), 1e-300), [part[cut] for part in parts], axes=1)
+    return np.asarray(np.tensordot(_shares(ctx), [part[cut] for part in parts], axes=1))
 
 
 def _normed(before: SignalState, made: SignalState, given: FloatArray) -> FloatArray | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.checks import FloatArray
 from sigprop.theory.network.ancestry import Ancestry
 from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.borders import Borders, Places
@@ -23,6 +22,7 @@ from sigprop.theory.network.gradient_covariance import (
     met,
 )
 from sigprop.theory.network.joins import multiplied
+from sigprop.theory.network.lags import Seen
 from sigprop.theory.network.neighbours import Neighbours, before_pools
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
@@ -95,7 +95,8 @@ def propagate(
     measure_back: MeasureBack | None = None,
     decide: Decide | None = None,
     watch: Watch | None = None,
-    lags: Mapping[str, FloatArray] | None = None,
+    lags: Mapping[str, Seen] | None = None,
+    places: Mapping[str, Places] | None = None,
     enough: Callable[[], bool] | None = None,
 ) -> Propagation:
     """Predict every node.
@@ -112,8 +113,8 @@ def propagate(
         decide: may change each call when it is reached, such as the law of its weight.
         watch: told after each node how many are done forward, and the bytes that their states hold;
             stops all by raising.
-        lags: of given states, what their places have in common (``lags.lags_of``); of others any
-            two have as much.
+        lags: of given states, what their places have in common; of others any two have as much.
+        places: of given states, how large they are in space; others are even.
         enough: asked behind the pass forward whether to go back at all; None: yes.
 
     Raises:
@@ -121,7 +122,7 @@ def propagate(
     """
     neighbours = Neighbours(lags, before_pools(calls))
     neighbours.begin(given)
-    found = Propagation(states=dict(given), neighbours=neighbours)
+    found = Propagation(states=dict(given), neighbours=neighbours, borders=Borders(places))
     by_name = {call.name: call for call in calls}
     pairs = Covariances(by_name, found.states)
     found.ancestry = Ancestry(by_name, found.unpredicted)
@@ -186,7 +187,7 @@ def _made(found: Propagation, pairs: Covariances, call: Call) -> Any:
     read = found.borders.signals.get(call.inputs[0]) if call.inputs else None
     made = found.neighbours.forward(ctx, rule_of(call).forward, read)
     _check(made, call)
-    return found.borders.forward(ctx, made)
+    return found.borders.forward(ctx, made, found.neighbours.sizes.get(call.name))
 
 
 def _forward(found: Propagation, pairs: Covariances, call: Call, measure: Measure | None) -> Any:

@@ -20,11 +20,12 @@ from scipy import sparse
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.extremes import largest_of_correlated, typical
-from sigprop.theory.network.lags import WIDEST, Reads, known_behind, through
+from sigprop.theory.network.lags import WIDEST, Reads, known_behind, spread, through
 from sigprop.theory.network.marginals import entry_correlation, normal_correlation
 from sigprop.theory.network.maxima import WINDOWS, increasing
 from sigprop.theory.network.pointwise import pair_expectation
 from sigprop.theory.network.pooling import MAPS, Maps
+from sigprop.theory.network.roughness import Rough
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
 
@@ -120,6 +121,7 @@ class Pool:
         reads: see :func:`weighted`.
         alike: c of the input, rows FAR and NEAR.
         beyond: c of places further apart.
+        rough: how places differ in roughness; None: they do not.
     """
 
     ctx: RuleContext
@@ -127,6 +129,7 @@ class Pool:
     reads: Sequence[Reads]
     alike: FloatArray
     beyond: float
+    rough: Rough | None = None
 
     @functools.cached_property
     def products(self) -> FloatArray:
@@ -147,16 +150,50 @@ class Pool:
 
         Of averages the mean; of maxima that at which their mean square is what it is.
         """
-        one = self._places((0,) * len(self.reads))
-        if _is_linear(self.ctx) or not 2 < len(one) <= _MANY:
+        if self._maxima is None:
             return self._mean
-        between = self._between(one)
-        if np.ptp(between[~np.eye(len(one), dtype=bool)]) < _EVEN:
-            return self._mean
-        state, x = self.ctx.inputs[0], self._entry
-        square = largest_of_correlated(self._normal(between), x, [slice(None)])[0, 0]
-        c = entry_correlation(typical(float(len(one)), square, x), self._marginal)
+        squares, _, shares = self._maxima
+        state, x, m = self.ctx.inputs[0], self._entry, float(len(self._one))
+        c = entry_correlation(typical(m, float(shares @ squares), x), self._marginal)
         return float((state.mean_entry**2 * (1 - c) + state.q * c) / state.q)
+
+    @functools.cached_property
+    def _one(self) -> np.ndarray:
+        return self._places((0,) * len(self.reads))
+
+    @functools.cached_property
+    def _maxima(self) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+        """Mean squares of the largest, 1 − c of neighbours and shares of windows that differ.
+
+        None: the mean c says enough.
+        """
+        if _is_linear(self.ctx) or not 2 < len(self._one) <= _MANY:
+            return None
+        between = self._between(self._one)
+        even = np.ptp(between[~np.eye(len(between), dtype=bool)]) < _EVEN
+        rough = (
+            0.0 if self.rough is None else self.rough.pooled(self.reads).square(self.alike[NEAR])
+        )
+        matrices, shares = spread(between, rough)
+        if even and len(shares) == 1:
+            return None
+        squares = [
+            largest_of_correlated(self._normal(c), self._entry, [slice(None)])[0, 0]
+            for c in matrices
+        ]
+        return np.array(squares), 1 - matrices[:, 0, 1], shares
+
+    def sizes(self) -> FloatArray | None:
+        """The mean squares of the largest over their mean, by places; None: even."""
+        if self._maxima is None or self.rough is None or len(self._maxima[-1]) == 1:
+            return None
+        squares, apart, _ = self._maxima
+        steep = self.rough.at_windows(self.reads, self.alike[NEAR])
+        if steep is None or not min(squares.min(), apart.min()) > 0:
+            return None
+        power = np.polyfit(np.log(apart), np.log(squares), 1)[0]
+        found = np.asarray(np.maximum(steep, 0.0) ** power)
+        return found / float(found.mean())
 
     @functools.cached_property
     def _entry(self) -> FloatArray:
