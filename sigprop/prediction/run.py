@@ -40,6 +40,7 @@ from sigprop.theory.network.lags import Seen, lags_of
 from sigprop.theory.network.neighbours import before_pools
 from sigprop.theory.network.propagate import Decide
 from sigprop.theory.network.roughness import roughness_of
+from sigprop.theory.network.spans import span_of
 
 Positions = Literal["exchangeable", "full"]
 Weights = Literal["law", "actual"]
@@ -160,6 +161,7 @@ class ModelRun:
         self.calls = self.translator.calls()
         self.states = _entries(reading, self.translator, self.calls, drawn, choice)
         self.lags = _lags(reading, self.translator, self.calls, drawn)
+        self.spans = _spans(reading, self.translator, self.calls, drawn)
         self.sizes = _sizes(reading, self.translator, self.calls, drawn)
         self.measured = Measured(
             self.translator,
@@ -201,6 +203,7 @@ class ModelRun:
             watch=Room(asdict(self.choice), len(self.calls)),
             lags=self.lags,
             places=self.sizes,
+            spans=self.spans,
             enough=enough,
         )
 
@@ -309,9 +312,23 @@ def _sizes(
     reading: Reading, translator: Translator, calls: Sequence[Call], drawn: set[int]
 ) -> dict[str, np.ndarray]:
     """Where in space inputs of convolutions are how large."""
-    read = {call.inputs[0] for call in calls if call.operation.startswith("conv") and call.inputs}
-    given = _seen(reading, translator, read, drawn)
+    given = _seen(reading, translator, _read_by_kernels(calls), drawn)
     return {name: places_of(values) for name, values in given if values.any()}
+
+
+def _spans(
+    reading: Reading, translator: Translator, calls: Sequence[Call], drawn: set[int]
+) -> dict[str, np.ndarray]:
+    """How few directions inputs of convolutions span, where norms come behind."""
+    if not any(call.kind == "normalization" for call in calls):
+        return {}
+    given = _seen(reading, translator, _read_by_kernels(calls), drawn)
+    spans = {name: span_of(values) for name, values in given}
+    return {name: span for name, span in spans.items() if span is not None}
+
+
+def _read_by_kernels(calls: Sequence[Call]) -> set[str]:
+    return {call.inputs[0] for call in calls if call.operation.startswith("conv") and call.inputs}
 
 
 def _seen(

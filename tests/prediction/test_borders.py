@@ -111,7 +111,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 BY = {
     "wide kernels": 0.045,
     "gated": 0.16,  # told apart is the worse one: simulated, .88 of the gradient against .95
-    "batch norm": 0.025,
+    "batch norm": 0.035,
     "interpolated": 0.055,
     "residual": 0.0085,
     "average pooling": 0.045,

@@ -34,7 +34,7 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     linear.py: dense layers; convolution.py: convolutions; kernels.py: random ones; taps.py: their
     taps as matrices; thin.py: kernels that read few channels; borders.py: zeros beside an image;
     neighbours.py: places beside each other; lags.py: how alike they are by their distance;
-    roughness.py: places that differ in that.
+    roughness.py: places that differ in that; spans.py: how few directions they span.
     pooling.py: known linear maps, averages, padding; patches.py: entries between dimensions.
     maxima.py: the largest of a window; extremes.py: its law; overlaps.py: two windows that share;
     windows.py: windows of places beside each other.

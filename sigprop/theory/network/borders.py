@@ -25,9 +25,10 @@ import numpy as np
 
 from sigprop.activations import Activation
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import along, own_mean
+from sigprop.theory.network.axes import along
 from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.norm_calls import norm_of
+from sigprop.theory.network.normalization import divided_by
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
 from sigprop.theory.network.taps import ConvolutionPlan, plan_of
@@ -278,26 +279,17 @@ def _normed(
     if places is None or made.shape != ctx.inputs[0].shape:
         return None, 1.0
     if t is not None and set(range(2, places.ndim)) <= set(norm_of(ctx).dims):
-        q, (_, c) = ctx.inputs[0].q, scale_and_common(ctx.inputs[0], made)
+        q, (_, c) = ctx.inputs[0].q, scale_and_common(ctx, made)
         left = q * places - 2 * c * t + c
         if c > 0 and float(left.min()) > 0:
             places = left
     return places / _together(ctx, places), 1.0
 
 
-def scale_and_common(before: SignalState, made: SignalState) -> tuple[float, float]:
-    """V and C of a norm that makes M of pairs (M − C)/V, from two places of a channel."""
-    (q, apart), (one, two) = own_and_apart(before), own_and_apart(made)
-    v = (q - apart) / (one - two) if one > two else 0.0
-    return v, q - one * v
-
-
-def own_and_apart(state: SignalState) -> tuple[float, float]:
-    """E x² and E x(p) x(p′) for two places that differ along each axis, over all channels."""
-    second, first = state.second, len(state.axes) - len(state.dims[2:])
-    for place, axis in enumerate(state.axes[:first]):
-        second = own_mean(second, axis, place)
-    return float(second.ravel()[-1]), float(second.ravel()[0])
+def scale_and_common(ctx: RuleContext, made: SignalState) -> tuple[float, float]:
+    """V and C of a norm that makes (M − C)/V of E x²."""
+    v = divided_by(ctx)
+    return v, ctx.inputs[0].q - made.q * v
 
 
 def _normed_back(

@@ -49,6 +49,7 @@ class Freedom:
         shape: a = 1/(E t² − 1).
         dim: the dimension of the units that each have such a v.
         excess: of one unit's entries over samples and places: E x⁴/(E x²)² − 3.
+        pairs: the mean of (k/E x²)² over pairs of places, k their covariance (``spans``).
     """
 
     values: FloatArray
@@ -56,6 +57,7 @@ class Freedom:
     shape: float = 0.5
     dim: int = -1
     excess: float = 0.0
+    pairs: float = 0.0
 
     @property
     def number(self) -> float:
@@ -103,6 +105,28 @@ def freedom(values: FloatArray, counts: FloatArray, shape: float = 0.5) -> Freed
     counts = np.broadcast_to(np.asarray(counts, dtype=np.float64), values.shape)
     total = float(values @ counts)
     return Freedom(values / total, counts, shape) if total > 0 else None
+
+
+FEWEST = 2.5
+"""Of fewer directions E[1/v] is that of a channel in a hundred: no net of some width shows it."""
+
+
+def number_of(number: float) -> float:
+    """A number of directions that :func:`uneven` takes: three digits, at least FEWEST."""
+    return max(float(f"{number:.3g}"), FEWEST)
+
+
+@functools.lru_cache(maxsize=64)
+def uneven(number: float) -> Freedom:
+    """Normal directions that scatter like a number of equal ones: each λ a share of the one before.
+
+    Example:
+        >>> round(uneven(4.0).number, 3), uneven(4.0).inverse(1e-5) < 1.7
+        (4.0, True)
+    """
+    ratio = (number - 1) / (number + 1)
+    values = ratio ** np.arange(min(max(2, math.ceil(12 / -math.log(ratio))), 1000))
+    return Freedom(values / values.sum(), np.ones(len(values)))
 
 
 def fan(state: SignalState, dim: int) -> tuple[FloatArray, FloatArray]:

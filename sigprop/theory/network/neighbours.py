@@ -46,7 +46,7 @@ from sigprop.theory.network.windows import (
 Rule = Callable[[RuleContext], Any]
 LEAST = 1e-3
 """Difference of c from that of all pairs from which it is followed."""
-_ALONE = ("activation", "passage", "scale", "shift", "dropout")
+ALONE = ("activation", "passage", "scale", "shift", "dropout")
 """Kinds that act on each place by itself."""
 
 
@@ -196,10 +196,10 @@ def _followed(
     known = next((n for n in given if n is not None), None)
     if known is None:
         return None
-    if len(ctx.inputs) == 1 and call.kind in _ALONE and made.shape[2:] == state.shape[2:]:
+    if len(ctx.inputs) == 1 and call.kind in ALONE and made.shape[2:] == state.shape[2:]:
         return _each(ctx, rule, known, 0.0 if rough[0] is None else rough[0].square(known[NEAR]))
     if call.kind == "normalization" and made.shape == state.shape:
-        return _normed(state, made, known)
+        return _normed(ctx, made, known)
     if call.kind in ("sum", "concatenation"):
         return _mixed(ctx, given)
     return None
@@ -219,10 +219,10 @@ def _rough_behind(
         return before.convolved(plan.taps, sizes, near, of_all(state))
     if ctx.call.activation is not None and given[0] is not None and rough[0] is not None:
         return rough[0].activated(given[0][NEAR], alike[NEAR])
-    return rough[0] if len(rough) == 1 else mixed(rough, _shares(ctx))
+    return rough[0] if len(rough) == 1 else mixed(rough, shares_of(ctx))
 
 
-def _shares(ctx: RuleContext) -> FloatArray:
+def shares_of(ctx: RuleContext) -> FloatArray:
     """Of the parts of a sum, or of signals beside each other."""
     sizes = np.array([state.q for state in ctx.inputs])
     if ctx.call.kind == "concatenation":
@@ -246,16 +246,16 @@ def _mixed(ctx: RuleContext, given: Sequence[FloatArray | None]) -> FloatArray:
     parts = [_or_all(n, state) for n, state in zip(given, ctx.inputs, strict=True)]
     known = [min(ends) for ends in zip(*(part.shape for part in parts), strict=True)]
     cut = tuple(slice(n) for n in known)
-    return np.asarray(np.tensordot(_shares(ctx), [part[cut] for part in parts], axes=1))
+    return np.asarray(np.tensordot(shares_of(ctx), [part[cut] for part in parts], axes=1))
 
 
-def _normed(before: SignalState, made: SignalState, given: FloatArray) -> FloatArray | None:
+def _normed(ctx: RuleContext, made: SignalState, given: FloatArray) -> FloatArray | None:
     """A norm takes the mean over all pairs off: what neighbours have beside places far apart stays.
 
     What borders make of places far apart is in the mean of each place, not in that of all: of it
     that of all pairs is taken.
     """
-    v, _ = scale_and_common(before, made)
+    before, (v, _) = ctx.inputs[0], scale_and_common(ctx, made)
     if not v > 0:
         return None
     found = np.asarray(of_all(made) + (given - given[FAR]) * before.q / (v * made.q))

@@ -33,7 +33,7 @@ from sigprop.theory.network.axes import (
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import aligned, reshaped
-from sigprop.theory.network.freedom import Freedom
+from sigprop.theory.network.freedom import Freedom, number_of, uneven
 from sigprop.theory.network.joins import at_table, multiplied
 from sigprop.theory.network.layout import first_signal
 from sigprop.theory.network.marginals import grid, heavy, sphere, weights
@@ -269,6 +269,15 @@ def found_of(ctx: RuleContext) -> Normalized:
     )
 
 
+def divided_by(ctx: RuleContext) -> float:
+    """What the mean square of what a norm takes its mean off is divided by, γ² included."""
+    norm = norm_of(ctx)
+    fixed = is_fixed(ctx)
+    size = _running(ctx, norm)[1].square if fixed else float(np.mean(found_of(ctx).size))
+    scale = norm.scale.square if isinstance(norm.scale, Constant) else 1.0
+    return size / (scale * norm.factor**2) if scale > 0 else 0.0
+
+
 def _backward(ctx: RuleContext, gradient: Any) -> list[SignalState | None]:
     gradient = gradient[0] if isinstance(gradient, tuple) else gradient
     norm, state = norm_of(ctx), first_signal(ctx)
@@ -326,6 +335,10 @@ def _inverse(
     units = _units(norm, behind.dim)
     behind = behind if units == 1 else replace(behind, shape=behind.shape * units)
     by = ByNorm(behind.undone(share), behind.off_weights(share), _by_channel(norm))
+    if behind.pairs > 0 and _by_channel(norm):  # these are the directions of the weights as well
+        over = first_signal(ctx).q / float(np.mean(found.size))
+        number = 1 / (behind.pairs * over**2 + 1 / law.number)
+        return uneven(number_of(number)).inverse(share), Told(name, by)
     return inverse * behind.inverse(share), Told(name, by)
 
 

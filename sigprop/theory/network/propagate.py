@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sigprop.checks import FloatArray
 from sigprop.theory.network.ancestry import Ancestry
 from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.borders import Borders, Places
@@ -24,6 +25,7 @@ from sigprop.theory.network.gradient_covariance import (
 from sigprop.theory.network.joins import multiplied
 from sigprop.theory.network.lags import Seen
 from sigprop.theory.network.neighbours import Neighbours, before_pools
+from sigprop.theory.network.spans import Spans
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext, rule_of
 from sigprop.theory.network.told import (
@@ -68,6 +70,7 @@ class Propagation:
         lost: nodes at which no gradient is to be had, though one passes.
         borders: where in space second moments are.
         neighbours: how alike places beside each other are.
+        spans: how few directions they span.
         ancestry: what nodes are made of, entry by entry.
         forward_only: whether there was no pass backward.
     """
@@ -82,6 +85,7 @@ class Propagation:
     lost: set[str] = field(default_factory=set)
     borders: Borders = field(default_factory=Borders)
     neighbours: Neighbours = field(default_factory=Neighbours)
+    spans: Spans = field(default_factory=Spans)
     ancestry: Ancestry | None = None
     forward_only: bool = False
 
@@ -97,6 +101,7 @@ def propagate(
     watch: Watch | None = None,
     lags: Mapping[str, Seen] | None = None,
     places: Mapping[str, Places] | None = None,
+    spans: Mapping[str, FloatArray] | None = None,
     enough: Callable[[], bool] | None = None,
 ) -> Propagation:
     """Predict every node.
@@ -115,6 +120,7 @@ def propagate(
             stops all by raising.
         lags: of given states, what their places have in common; of others any two have as much.
         places: of given states, how large they are in space; others are even.
+        spans: of given states, how few directions they span (``spans.span_of``).
         enough: asked behind the pass forward whether to go back at all; None: yes.
 
     Raises:
@@ -122,7 +128,9 @@ def propagate(
     """
     neighbours = Neighbours(lags, before_pools(calls))
     neighbours.begin(given)
-    found = Propagation(states=dict(given), neighbours=neighbours, borders=Borders(places))
+    found = Propagation(
+        states=dict(given), neighbours=neighbours, borders=Borders(places), spans=Spans(spans)
+    )
     by_name = {call.name: call for call in calls}
     pairs = Covariances(by_name, found.states)
     found.ancestry = Ancestry(by_name, found.unpredicted)
@@ -187,6 +195,7 @@ def _made(found: Propagation, pairs: Covariances, call: Call) -> Any:
     read = found.borders.signals.get(call.inputs[0]) if call.inputs else None
     made = found.neighbours.forward(ctx, rule_of(call).forward, read)
     _check(made, call)
+    made = found.spans.forward(ctx, rule_of(call).forward, made)
     return found.borders.forward(ctx, made, found.neighbours.sizes.get(call.name))
 
 
