@@ -128,8 +128,13 @@ class Neighbours:
         for known in (self.alike, self.inside, self.rough, self.sizes):
             known.pop(call.name, None)
         made = rule(ctx)
-        states = [made, *ctx.inputs]
-        if call.full or len(states) < 2 or not all(map(has_places, states)):
+        if call.full or not ctx.inputs:
+            return made
+        if call.kind == "passage" and len(call.inputs) == 1:
+            self._pass_on(ctx, made)
+            return made
+        gates = call.kind == "product"
+        if not all(has_places(s) or (gates and has_one_place(s)) for s in [made, *ctx.inputs]):
             return made
         given = [self.alike.get(name) for name in call.inputs]
         rough = [self.rough.get(name) for name in call.inputs]
@@ -142,6 +147,16 @@ class Neighbours:
             if behind is not None:
                 self.rough[call.name] = behind
         return made
+
+    def _pass_on(self, ctx: RuleContext, made: Any) -> None:
+        """What has the same places keeps their c: copies, parts of the channels."""
+        states = [*_each_of(made), *_each_of(ctx.inputs[0])]
+        if all(map(has_places, states)) and len({state.shape[2:] for state in states}) == 1:
+            name, before = ctx.call.name, ctx.call.inputs[0]
+            if before in self.alike:
+                self.alike[name] = self.alike[before]
+            if before in self.rough:
+                self.rough[name] = self.rough[before]
 
     def backward(self, ctx: RuleContext) -> RuleContext:
         """What the rule of a pool is given on the way back: the state of one of its windows."""
@@ -202,7 +217,7 @@ def _followed(
         return _normed(ctx, made, known)
     if call.kind in ("sum", "concatenation"):
         return _mixed(ctx, given)
-    return None
+    return _gated(ctx, made, given) if call.kind == "product" else None
 
 
 def _rough_behind(
@@ -219,6 +234,8 @@ def _rough_behind(
         return before.convolved(plan.taps, sizes, near, of_all(state))
     if ctx.call.activation is not None and given[0] is not None and rough[0] is not None:
         return rough[0].activated(given[0][NEAR], alike[NEAR])
+    if ctx.call.kind == "product":
+        return next((part for part in rough if part is not None), None)
     return rough[0] if len(rough) == 1 else mixed(rough, shares_of(ctx))
 
 
@@ -249,6 +266,21 @@ def _mixed(ctx: RuleContext, given: Sequence[FloatArray | None]) -> FloatArray:
     return np.asarray(np.tensordot(shares_of(ctx), [part[cut] for part in parts], axes=1))
 
 
+def _gated(
+    ctx: RuleContext, made: SignalState, given: Sequence[FloatArray | None]
+) -> FloatArray | None:
+    """The c of a product of independent factors; what is the same at all places has none."""
+    parts = []
+    for known, state in zip(given, ctx.inputs, strict=True):
+        if has_places(state):
+            if state.shape[2:] != made.shape[2:]:
+                return None
+            parts.append(_or_all(known, state))
+    ends = [min(n) for n in zip(*(part.shape for part in parts), strict=True)]
+    cut = tuple(map(slice, ends))
+    return np.asarray(np.prod([part[cut] for part in parts], axis=0))
+
+
 def _normed(ctx: RuleContext, made: SignalState, given: FloatArray) -> FloatArray | None:
     """A norm takes the mean over all pairs off: what neighbours have beside places far apart stays.
 
@@ -268,6 +300,15 @@ def has_places(state: Any) -> bool:
     if not isinstance(state, SignalState) or len(state.dims) < 3:
         return False
     return all(len(dim) == 1 and dim[0].relations == 2 for dim in state.dims[2:])
+
+
+def has_one_place(state: Any) -> bool:
+    """Whether it is (samples, channels, 1 …)."""
+    return isinstance(state, SignalState) and len(state.shape) > 2 and set(state.shape[2:]) == {1}
+
+
+def _each_of(states: Any) -> Sequence[Any]:
+    return states if isinstance(states, tuple) else (states,)
 
 
 def _takes_neighbours(ctx: RuleContext, made: SignalState) -> bool:
