@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from sigprop.measurement import measure_nodes
 from sigprop.prediction import predict
@@ -181,3 +182,36 @@ def test_windows_that_share_places_are_alike_behind_a_norm(monkeypatch):
     assert said() == (pytest.approx(six / five, rel=0.06), pytest.approx(nine / eight, rel=0.06))
     monkeypatch.setattr(Neighbours, "forward", lambda self, ctx, rule, read: rule(ctx))
     assert said()[0] < 0.85 * six / five
+
+
+class Gated(nn.Module):
+    """Channels in two parts, each with its kernel, times a gate that places share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 48, 3, padding=1, bias=False)
+        self.b, self.c = (nn.Conv2d(24, 24, 1, bias=False) for _ in range(2))
+        self.gate = nn.Conv2d(48, 48, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.a(x))
+        one, two = h.chunk(2, dim=1)
+        h = torch.cat([self.b(one), self.c(two)], dim=1)
+        h = h * torch.sigmoid(self.gate(F.adaptive_avg_pool2d(h, 1)))
+        return F.max_pool2d(h, 2)
+
+
+def test_gates_and_parts_of_channels_keep_what_neighbours_have_in_common():
+    source = torch.Generator().manual_seed(3)
+    x = F.interpolate(torch.randn(8, 3, 6, 6, generator=source), scale_factor=4, mode="bicubic")
+    torch.manual_seed(0)
+    found, _ = propagated(Gated(), x)
+    alike, kinds = found.neighbours.alike, {"relu", "chunk", "getitem", "getitem#2", "cat", "mul"}
+    assert kinds <= set(alike)
+    for name in kinds - {"relu"}:
+        np.testing.assert_allclose(alike[name], alike["relu"], atol=1e-6)
+    seen = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        seen.append(float(Gated()(x).detach().square().mean()))
+    assert found.states["max_pool2d"].q == pytest.approx(np.mean(seen), rel=0.1)

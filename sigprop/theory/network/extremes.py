@@ -28,6 +28,10 @@ _LEFT, _RIGHT = -8.05, 8.0
 _NODES = 33
 _HERMITE = 48
 _POINTS = 2**13
+_ALIKE = 0.8
+"""Correlation from which on numbers are one and little beside it."""
+_TRIED = np.array([0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995,
+                   0.998, 1.0])  # fmt: skip
 
 
 @functools.cache
@@ -125,9 +129,13 @@ def quantiles(m: float, c: float) -> FloatArray:
     e, v = of_independent(m)
     c0 = max(c, 0.0)
     t = np.linspace(-9.0, 9.0, 1201)
-    w, p = _common(c0)
-    inside = (t[:, None] - np.sqrt(c0) * w) / np.sqrt(max(1 - c0, 1e-12))
-    log_below = m * special.log_ndtr(inside)
+    if c0 > _ALIKE:  # one smooth number, and what the largest of m independent ones adds
+        w, p = _gauss()
+        apart = np.sqrt(max(1 - c0, 0.0)) * np.interp(w, grid(), quantiles(m, 0.0))
+        log_below = special.log_ndtr((t[:, None] - apart) / np.sqrt(c0))
+    else:
+        w, p = _common(c0)
+        log_below = m * special.log_ndtr((t[:, None] - np.sqrt(c0) * w) / np.sqrt(1 - c0))
     below, above = np.exp(log_below) @ p, -np.expm1(log_below) @ p
     z = np.where(below < 0.5, special.ndtri(np.maximum(below, 1e-300)),
                  -special.ndtri(np.maximum(above, 1e-300)))  # fmt: skip
@@ -181,21 +189,27 @@ def _lattice(m: int) -> FloatArray:
     return np.asarray((z - z.mean(axis=0)) / z.std(axis=0))
 
 
-def typical(m: float, square: float, x: FloatArray) -> float:
+def typical(m: float, square: float, x: FloatArray, near: float) -> float:
     """The correlation at which E x(u)² of the largest of m numbers is this, between 0 and 1.
+
+    Where several are, as E x < 0 makes it, it is that next to another; where none is, the best.
 
     Args:
         m: numbers, more than 2: of two E u² is 1 at any.
         square: that is sought.
         x: an increasing function, on the grid.
+        near: the other correlation.
     """
 
     def off(c: float) -> float:
         return of_function(m, c, x)[1] - square
 
-    if off(0.0) * off(1.0) >= 0:
-        return 0.0 if abs(off(0.0)) < abs(off(1.0)) else 1.0
-    return float(optimize.brentq(off, 0.0, 1.0, xtol=1e-3))
+    known = np.array([off(float(c)) for c in _TRIED])
+    crossed = np.flatnonzero(known[:-1] * known[1:] <= 0)
+    if not len(crossed):
+        return float(_TRIED[np.argmin(np.abs(known))])
+    roots = [optimize.brentq(off, _TRIED[i], _TRIED[i + 1], xtol=1e-4) for i in crossed]
+    return float(min(roots, key=lambda c: abs(c - near)))
 
 
 def share_given(m: float, c: float) -> FloatArray:

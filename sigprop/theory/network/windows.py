@@ -154,7 +154,8 @@ class Pool:
             return self._mean
         squares, _, shares = self._maxima
         state, x, m = self.ctx.inputs[0], self._entry, float(len(self._one))
-        c = entry_correlation(typical(m, float(shares @ squares), x), self._marginal)
+        near = float(self._normal(np.array(self._mean)))
+        c = entry_correlation(typical(m, float(shares @ squares), x, near), self._marginal)
         return float((state.mean_entry**2 * (1 - c) + state.q * c) / state.q)
 
     @functools.cached_property

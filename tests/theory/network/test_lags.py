@@ -11,7 +11,14 @@ import torch
 from scipy import sparse
 from torch.nn import functional as F
 
-from sigprop.theory.network.extremes import largest_of_correlated, of_function, typical
+from sigprop.prediction.entry import propagated
+from sigprop.theory.network.extremes import (
+    largest_of_correlated,
+    of_function,
+    of_independent,
+    quantiles,
+    typical,
+)
 from sigprop.theory.network.lags import LONGEST, Reads, each, known_behind, lags_of, through
 from sigprop.theory.network.marginals import grid
 from sigprop.theory.network.pooling import resized, windows
@@ -132,7 +139,7 @@ def test_the_largest_of_nine_in_a_smooth_image():
         "largest of a smooth window", drawn, expected=expected, std=1.9, detect=0.09,
         mutant=lambda n, rng: drawn(n, rng) * wrong / expected,
     )  # fmt: skip
-    assert of_function(9.0, typical(9.0, expected, grid()), grid())[1] == pytest.approx(
+    assert of_function(9.0, typical(9.0, expected, grid(), 0.5), grid())[1] == pytest.approx(
         expected, rel=2e-3
     )
 
@@ -142,3 +149,35 @@ def test_a_torch_pool_has_these_windows():
     rows = Reads.of(windows(13, 6, 3, 2, 0))
     largest = x[0, 0].numpy()[rows.entry].max(axis=1)
     np.testing.assert_allclose(largest, F.max_pool1d(x, 3, 2)[0, 0].numpy())
+
+
+@pytest.mark.parametrize("c", [0.8, 0.99, 0.9999, 1.0])
+def test_the_largest_of_numbers_that_are_nearly_one(c):
+    """E u and E u² are known; at c = 1 the largest is each of them."""
+    e, v = of_independent(4.0)
+    mean, square = of_function(4.0, c, grid())
+    assert mean == pytest.approx(np.sqrt(1 - c) * e, abs=2e-4)
+    assert square == pytest.approx(c + (1 - c) * (v + e**2), abs=2e-4)
+    above = quantiles(4.0, 0.8 + 1e-9)
+    np.testing.assert_allclose(quantiles(4.0, 0.8)[100:-100], above[100:-100], atol=2e-3)
+
+
+def test_of_several_correlations_the_next_is_typical():
+    """With E x < 0 the largest is small at a middle c: E x(u)² has one value at two."""
+    x = grid() - 0.3
+    square = of_function(4.0, 0.95, x)[1]
+    assert typical(4.0, square, x, 0.93) == pytest.approx(0.95, abs=1e-3)
+    other = typical(4.0, square, x, 0.0)
+    assert other < 0.9 and of_function(4.0, other, x)[1] == pytest.approx(square, rel=1e-3)
+    lowest = min(of_function(4.0, c, x)[1] for c in np.linspace(0, 1, 21))
+    assert 0.0 < typical(4.0, 0.9 * lowest, x, 0.9) < 1.0
+
+
+def test_bright_and_dark_images_keep_their_level_behind_a_pool():
+    """Windows of nearly one value: E max² is that of the value, also where E x is not 0."""
+    g = torch.Generator().manual_seed(500)
+    x = torch.randn(8, 3, 1, 1, generator=g) + 0.1 * torch.randn(8, 3, 24, 24, generator=g)
+    pool = torch.nn.MaxPool2d(2)
+    found, _ = propagated(torch.nn.Sequential(pool), x)
+    seen = float(pool(x).square().mean())
+    assert found.states["0"].q == pytest.approx(seen, rel=0.01)
