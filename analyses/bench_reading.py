@@ -12,12 +12,13 @@ this process on one thread. Recording is the one run under the recorder with its
 that is its measure. That the numbers are right is checked: what leaves the recorded net, the gains
 set, and that a prediction from the weights to be drawn finds them at their levels.
 Answer: large nets are read at 1.1 times their forward pass and initialized at 1.0 to 1.1 times the
-cost of the draws; a thousand layers of width 128 take 1.9 times the draws: 20 ms and 1.46 times
-them (1.4 to 1.5 in other runs). Small calls cost 16 µs more each in a deep MLP, and 19 in a
-transformer of 64 calls. Another machine, of half this speed by what an empty mode adds, paid 35 and
+cost of the draws; a thousand layers of width 128 take 20 ms and 1.53 times the draws on a machine
+with others at work (1.4 to 1.5 in quiet runs). A target takes 1.0 to 1.3 times the draws and a
+prediction. Small calls cost 20 µs more each in a deep MLP, and 21 in a transformer of 64 calls (16
+and 19 in a quiet run). Another machine, of half this speed by what an empty mode adds, paid 35 and
 43 µs before the last changes: there the target of 40 was missed in the transformer.
 Source: the targets are this project's own.
-Run time: 20 s on one core.
+Run time: 1 min on one core.
 """
 
 from __future__ import annotations

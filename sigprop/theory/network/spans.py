@@ -8,10 +8,9 @@ differ in variance, and a norm that divides by it enlarges the gradient by E[1/v
     W(d) = mean over all pairs of places of k(p, p′) k(p + d, p′ + d)/(E x²)²,
 
 k(p, p′) = E x(p) x(p′) less its mean. Of data W(d) = Σ_ab R_ab(d)²/(Σ_a R_aa(0))² with R_ab(d) the
-covariance of channels a and b at that lag. Kernels take means of W over their taps, activations
-multiply it by the square of the slope of c′(c) at the mean c of all pairs, norms by (q/v)² and
-by what dividing each channel by its own v leaves; sums add the roots. Windows keep W(0), as all k
-are changed alike.
+covariance of channels a and b at that lag. Kernels take means of W over their taps; windows do too,
+their q being another; activations multiply it by the square of the slope of c′(c) at the mean c of
+all pairs, norms by (q/v)² and by what dividing each channel by its own v leaves; sums add the roots.
 """
 
 from __future__ import annotations
@@ -127,8 +126,7 @@ def _behind(
         kept = kept_by_norms(1 / float(centred.flat[0]))
         return np.asarray(centred * kept / made.q**2)
     if call.kind == "pooling" and has_windows(call.operation):
-        means = averaged(weighted(ctx), w)
-        return means * (w.flat[0] / means.flat[0]) if means.flat[0] > 0 else None
+        return averaged(weighted(ctx), w) * (state.q / made.q) ** 2 if made.q > 0 else None
     return w if call.kind in ALONE and made.shape == state.shape else None
 
 
