@@ -170,7 +170,7 @@ PICTURES: dict[str, Callable[[int], nn.Module]] = {
     "max pooling": lambda width: convolutional(9, width),
     "U-Net": lambda width: UNet(width // 2),
 }
-ALLOWED = {"max pooling": 0.08, "U-Net": 0.05}
+ALLOWED = {"max pooling": 0.05, "U-Net": 0.05}
 """Relative errors of q."""
 FEW = 8
 """Images of a batch; and fresh batches of a transformer, of so many times as many."""

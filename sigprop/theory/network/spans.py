@@ -10,7 +10,7 @@ differ in variance, and a norm that divides by it enlarges the gradient by E[1/v
 k(p, p′) = E x(p) x(p′) less its mean. Of data W(d) = Σ_ab R_ab(d)²/(Σ_a R_aa(0))² with R_ab(d) the
 covariance of channels a and b at that lag. Kernels take means of W over their taps; windows do too,
 their q being another; activations multiply it by the square of the slope of c′(c) at the mean c of
-all pairs, norms by (q/v)² and by what dividing each channel by its own v leaves; sums add the roots.
+all pairs, norms by (q/v)² and by what dividing each channel by its own v leaves; sums add roots.
 """
 
 from __future__ import annotations
