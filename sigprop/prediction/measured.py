@@ -260,17 +260,22 @@ class Measured:
 
     def _whole(self, call: Call) -> list[Any]:
         """The gradients at the inputs of a node, from all that they go to."""
-        seen = self.seen
-        found: list[Any] = []
-        for name in call.inputs:
-            node, step = None if seen is None else seen.by_name.get(name), self.steps[name]
-            shape = step.shape
-            if node is None or node.gradient is None or shape is None:
-                seen_by_none = step not in self.places.of and step not in self.translator.given
-                found.append(Lost() if seen_by_none and shape is not None else None)
-            else:
-                found.append(Whole(from_moments(shape, node.gradient)))
-        return found
+        return [self.at(name) for name in call.inputs]
+
+    def at(self, name: str) -> Any:
+        """The gradient at a node from all that it goes to, of one pass of the whole model.
+
+        Args:
+            name: of the node.
+
+        Returns:
+            A ``Whole``; ``Lost``: it is not to be had; None: none arrives.
+        """
+        node, step = None if self.seen is None else self.seen.by_name.get(name), self.steps[name]
+        if node is not None and node.gradient is not None and step.shape is not None:
+            return Whole(from_moments(step.shape, node.gradient))
+        seen_by_none = step not in self.places.of and step not in self.translator.given
+        return Lost() if seen_by_none and step.shape is not None else None
 
     def _kept(self, step: Step) -> Tensor | None:
         """The tensor that a step made; asked for if it is not kept."""
@@ -320,12 +325,13 @@ def _leaf(value: Tensor) -> Tensor:
 
 
 def _noise(like: Tensor, q: float, source: torch.Generator) -> Tensor:
-    """Normal numbers of a mean square, of real and imaginary parts each."""
+    """Normal numbers with this very mean square, of real and imaginary parts each."""
     if like.is_complex():
         parts = torch.view_as_real(like)
         return torch.view_as_complex(_noise(parts, q, source).contiguous())
-    made: Tensor = torch.randn(like.shape, generator=source).to(like) * q**0.5
-    return made
+    made = torch.randn(like.shape, generator=source)
+    size = float(made.double().square().mean())
+    return made.mul_(math.sqrt(q / size) if size > 0 else 0.0).to(like)
 
 
 def _several(gradient: Any) -> tuple[SignalState | None, ...]:

@@ -199,6 +199,9 @@ class ModelRun:
             _cotangents(self.reading, self.calls),
             measure=self.measured.forward,
             measure_back=self.measured.backward,
+            measure_at=None
+            if self.translator.meta or self.measured.other_weights
+            else self.measured.at,
             decide=None if decider is None else decider.begin(self.translator),
             watch=Room(asdict(self.choice), len(self.calls)),
             lags=self.lags,

@@ -25,6 +25,7 @@ _SCALED, _SHIFTED, _BENT = 1, 2, 3
 _SHAPES: dict[Kind, int] = {"passage": _SCALED, "scale": _SCALED, "sum": _SCALED, "shift": _SHIFTED}
 _TRIALS = ((8, 12), (4, 6, 12), (3, 6, 5, 5), (2, 6, 4, 4, 4))
 _SHAPED = (torch.Size(()), torch.Size((2, 3)))
+_ENTRIES = torch.linspace(-1.7, 2.3, 6, dtype=torch.float64).reshape(2, 3)
 _LARGE = 1e3
 _SMALL = 12
 _LONGEST = 24
@@ -206,6 +207,9 @@ def _record(end: Step, root: Step, words: str) -> Activation | None:
     try:
         if any(run(torch.zeros(shape, dtype=torch.float64)).shape != shape for shape in _SHAPED):
             return None  # it keeps no shape but that of its constants
+        alone = torch.stack([run(entry) for entry in _ENTRIES.flatten()]).reshape(_ENTRIES.shape)
+        if not torch.allclose(run(_ENTRIES), alone, rtol=1e-9, atol=0.0, equal_nan=True):
+            return None  # an entry depends on others, as by x − max x
         record = as_activation(run, name=words)
     except Exception:  # not elementwise, or it needs more than its signal
         return None

@@ -195,3 +195,50 @@ def test_rows_chosen_by_the_signal(rows):
     initialize(net, x, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert 0.2 < float(net(x).square().mean()) < 5
+
+
+BESIDE = [
+    *CHAIN,
+    _call("g", "activation", "f"),
+    _call("quotient", "product", "g", "o"),
+    _call("own", "product", "f", "g"),
+    _call("both", "sum", "own", "w"),
+    _call("cut", "passage", "f", operation="detach"),
+    _call("loss", "opaque", "g", "cut"),
+    _call("two", "opaque", "v", "w"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "met"),
+    [
+        ("quotient", ["f"]),  # not w, where only what met at f goes on to
+        ("own", ["f"]),
+        ("both", ["w"]),
+        ("s", ["w"]),
+        ("loss", []),
+        ("two", []),
+        ("g", []),
+    ],
+)
+def test_where_gradients_of_one_node_meet(name, met):
+    assert Ancestry({call.name: call for call in BESIDE}, {}).meetings(name) == met
+
+
+def _over_its_sum(z: Tensor) -> Tensor:
+    """Attention that is linear in what it looks for, over the sum of its weights."""
+    q, k = torch.exp(z[..., :16]), torch.exp(z[..., 16:32])
+    both = torch.einsum("bnd,bmd,bme->bne", q, k, z[..., 32:])
+    return both / torch.einsum("bnd,bd->bn", q, k.sum(1)).unsqueeze(-1)
+
+
+def test_gradients_cancel_where_a_signal_is_over_its_own_sum():
+    """Numerator and divisor alone: the gradient of what is looked for is 60 times too large."""
+    torch.manual_seed(0)
+    net, x = Between(_over_its_sum, 64), torch.randn(32, 12, 16)
+    net.last = nn.Linear(32, 8)
+    found, truth = predict(net, x), [measure_nodes(net, x, cotangent_seed=s) for s in range(4)]
+    for name in ("exp", "exp#2"):
+        true = sum(t[name].gradient for t in truth) / len(truth)
+        assert found[name].gradient == pytest.approx(true, rel=0.3)
+        assert "meets here" in found.not_back[name]

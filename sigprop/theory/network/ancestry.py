@@ -87,6 +87,32 @@ class Ancestry:
                     through[before] = on_the_way
         return None
 
+    def meetings(self, name: str) -> list[str]:
+        """The nodes at which what a node sends back by its inputs meets again, the last first.
+
+        Those that are reached by ways that come from other inputs of it, with no weight between.
+        The later of all nodes is followed first, until all ways that are left come from the same.
+        """
+        waiting: dict[str, list[frozenset[int]]] = {}
+        for place, before in enumerate(dict.fromkeys(self.calls[name].inputs)):
+            if before in self.place:
+                waiting[before] = [frozenset((place,))]
+        found: list[str] = []
+        while len(set().union(*waiting.values())) > 1:
+            last = max(waiting, key=self.place.__getitem__)
+            ways = waiting.pop(last)
+            if len(set(ways)) > 1:
+                found.append(last)
+            for before in self._passes(last):
+                if before in self.place:
+                    waiting.setdefault(before, []).append(frozenset().union(*ways))
+        return found
+
+    def _passes(self, name: str) -> tuple[str, ...]:
+        """The nodes that a node sends its gradient to, where it holds no weight."""
+        call = self.calls[name]
+        return () if call.kind in _FRESH or call.operation == "detach" else call.inputs
+
     def _before(self, name: str) -> tuple[str, ...]:
         """The nodes whose entries a node is made of, place by place."""
         call = self.calls[name]

@@ -223,6 +223,8 @@ def _key(call: Call) -> str:
     if call.operation in MAPS:
         return "map"
     by_name = call.operation in _EXPANDED and call.kind != "pooling"  # ``sum`` over a dimension
+    if call.kind == "product" and not by_name:  # of matrices
+        return call.operation
     return call.operation if by_name else call.kind
 
 
@@ -308,7 +310,7 @@ def _norm(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState 
 _EXPANDED: dict[str, Any] = {
     "sum": _sum, "add": _sum, "sub": _sum, "shift": _sum, "scale": _product, "mul": _product,
     "div": _product, "product": _product, "neg": _neg, "activation": _activation,
-    "dropout": _same, "clone": _same, "contiguous": _same, "positive": _same, "to": _same,
+    "dropout": _same, "detach": _same, "clone": _same, "contiguous": _same, "positive": _same, "to": _same,
     "type": _same, "float": _same, "type_as": _same, "map": _map, "normalization": _norm,
 }  # fmt: skip
 

@@ -373,7 +373,6 @@ _KINDS = {
     **dict.fromkeys(("add", "sub", "sum", "shift", "neg", "scale"), "sum"),
     **dict.fromkeys(("dropout", "clone", "contiguous", "positive", "to"), "sum"),
     **dict.fromkeys(("cat", "stack"), "join"),
-    "product": "factor",
 }
 
 

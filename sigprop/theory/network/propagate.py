@@ -97,6 +97,7 @@ def propagate(
     *,
     measure: Measure | None = None,
     measure_back: MeasureBack | None = None,
+    measure_at: Callable[[str], Any] | None = None,
     decide: Decide | None = None,
     watch: Watch | None = None,
     lags: Mapping[str, Seen] | None = None,
@@ -115,6 +116,8 @@ def propagate(
         measure_back: gradients of the inputs of such a call, each a part that adds to others,
             a :class:`Whole` or :class:`Lost`; None: none arrive. Asked with the gradient None
             where that of the call is lost, and with all states.
+        measure_at: the gradient at a node, a :class:`Whole`, asked where what such a call sends
+            back by several inputs meets again: it may cancel, as of a signal over its own sum.
         decide: may change each call when it is reached, such as the law of its weight.
         watch: told after each node how many are done forward, and the bytes that their states hold;
             stops all by raising.
@@ -164,6 +167,8 @@ def propagate(
             _look_before(found, back, call, measure_back(call, None, found.states))
         elif gradient is not None and not entered:
             _backward(found, back, call, measure_back)
+            if call.name in found.unpredicted and measure_at is not None:
+                _meet_again(found, call, measure_at)
     found.cut = pairs.cut or back.cut
     return found
 
@@ -284,6 +289,17 @@ def _backward(
     for name, (part, places) in zip(call.inputs, parts, strict=True):
         if not _arrived(found, name, part) and part is not None:
             _add(found, name, _told_on(call, name, gradient, part), places)
+
+
+def _meet_again(found: Propagation, call: Call, measure_at: Callable[[str], Any]) -> None:
+    """The gradients where parts of what no rule predicts meet: measured, as their sum is not known."""
+    assert found.ancestry is not None
+    for name in found.ancestry.meetings(call.name):
+        one = isinstance(found.states.get(name), SignalState)
+        if one and _arrived(found, name, measure_at(name)):
+            found.unpredicted_back.setdefault(
+                name, f"what {call.name!r} sends back, which no rule predicts, meets here"
+            )
 
 
 def _look_before(

@@ -1,0 +1,109 @@
+"""``predict`` on pieces of models as people write them, against simulation.
+
+Every number here was silently wrong once, or an error came from inside. Truth is the mean over nets
+that differ in weights and input; tolerances are some four standard errors of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sigprop.measurement import measure_nodes
+from sigprop.prediction import Prediction, predict
+from tests.checking.nets import Net
+
+NETS = 12
+
+
+def held(
+    make: Callable[[], nn.Module],
+    draw: Callable[[], Any],
+    nodes: tuple[str, ...],
+    *,
+    q: float = 0.12,
+    gradient: float = 0.25,
+) -> Prediction:
+    """A prediction, after its numbers at some nodes were held against the mean over nets."""
+    runs = []
+    for seed in range(NETS):
+        torch.manual_seed(seed)
+        net, x = make(), draw()
+        runs.append(measure_nodes(net, x, cotangent_seed=seed))
+    prediction = predict(net, x)
+    for name in nodes:
+        seen, node = [run[name] for run in runs], prediction[name]
+        assert node.q == pytest.approx(np.mean([s.q for s in seen]), rel=q), name
+        back = [s.gradient for s in seen]
+        if None in back:
+            assert not node.gradient, name
+        else:
+            assert node.gradient == pytest.approx(np.mean(back), rel=gradient), name
+    return prediction
+
+
+def straight_through(net: Any, x: Tensor) -> Tensor:
+    """A quantization of vectors: what leaves is the row, what comes back passes it."""
+    z = net.a(x)
+    row = net.table(torch.cdist(z, net.table.weight).argmin(-1))
+    return net.b(z + (row - z).detach())
+
+
+def test_a_signal_that_is_taken_away_detached():
+    def make() -> nn.Module:
+        net = Net(straight_through, a=nn.Linear(48, 64), table=nn.Embedding(32, 64),
+                  b=nn.Linear(64, 64))  # fmt: skip
+        nn.init.normal_(net.table.weight, std=0.1)
+        return net
+
+    held(make, lambda: torch.randn(64, 48), ("a", "add", "b"), q=0.25)
+
+
+def losses(net: Any, x: Tensor) -> Tensor:
+    return F.cross_entropy(net.b(torch.relu(net.a(x))), torch.arange(len(x)) % 32)
+
+
+def test_the_gradient_of_one_number():
+    """A loss of no rule: its gradient has the size that was sent, not that of one random number."""
+
+    def make() -> nn.Module:
+        return Net(losses, a=nn.Linear(48, 96), b=nn.Linear(96, 32))
+
+    held(make, lambda: torch.randn(64, 48), ("a", "relu", "b"))
+
+
+def test_an_entry_that_depends_on_the_largest_is_no_function_of_one():
+    """It was read as a function of one number, by its values side by side."""
+
+    def shifted(net: Any, x: Tensor) -> Tensor:
+        z = net.a(x)
+        return net.b(torch.tanh((z - z.max()) / 2))
+
+    def make() -> nn.Module:
+        return Net(shifted, a=nn.Linear(48, 64), b=nn.Linear(64, 64))
+
+    prediction = held(make, lambda: torch.randn(64, 48), ("a", "b"))
+    assert "sub" in prediction
+
+
+def looked_up_twice(net: Any, x: Tensor) -> Tensor:
+    q, k, v, w = net.a(x).unflatten(-1, (4, 48)).unbind(-2)
+    tables = (torch.einsum("bnd,bne->bde", k, each) for each in (v, w))
+    one, two = (torch.einsum("bde,bnd->bne", table, q) for table in tables)
+    return net.b(one + two)
+
+
+def test_products_of_matrices_are_no_products_of_entries():
+    """Where two of them share a factor, an error came from inside."""
+
+    def make() -> nn.Module:
+        return Net(looked_up_twice, a=nn.Linear(48, 192), b=nn.Linear(48, 16))
+
+    prediction = held(make, lambda: torch.randn(32, 8, 48), ("a", "add", "b"), q=0.2)
+    assert not prediction.measured
