@@ -35,12 +35,14 @@ def hand_written(end: Step, base: Step) -> tuple[tuple[int, ...], bool, float]:
             continue
         if out.shape == x.shape:
             _check_size(out, _run(end, base, _SIZE * x.exp()))
+            if base.measured is not None and base.measured.q > 0:
+                _check_size(out, _run(end, base, math.sqrt(base.measured.q) * x))
             return _tried(end, base, _SIZE * x, out)
     raise CannotPredict("a normalization that cannot be run by itself") from failed
 
 
 def _check_size(out: torch.Tensor, skewed: torch.Tensor) -> None:
-    """What leaves a normalization has one size, whatever the law of the entries.
+    """What leaves a normalization has one size, whatever the law and the size of the entries.
 
     Raises:
         CannotPredict: x is divided by another number than its root mean square.

@@ -27,6 +27,8 @@ _TRIALS = ((8, 12), (4, 6, 12), (3, 6, 5, 5), (2, 6, 4, 4, 4))
 _SHAPED = (torch.Size(()), torch.Size((2, 3)))
 _ENTRIES = torch.linspace(-1.7, 2.3, 6, dtype=torch.float64).reshape(2, 3)
 _LARGE = 1e3
+_USUAL = 0.02
+"""What ε may change in a normalization of numbers about 1."""
 _SMALL = 12
 _LONGEST = 24
 
@@ -310,6 +312,9 @@ def _normalized_moments(end: Step, base: Step) -> Moments | None:
             torch.allclose(v, found[0], rtol=1e-4, atol=1e-6 * size) for v in found[1:]
         ):
             return None
+        usual = _on_normal(end, base, shape, 1.0)
+        if usual is None or not torch.allclose(usual, found[0], rtol=_USUAL, atol=_USUAL * size):
+            return None  # of numbers about 1 it is none, as x·‖x‖/(1 + ‖x‖²)
         if base.shape is None:
             larger = _on_normal(end, base, [2 * size for size in shape], _LARGE)
             q, other = (v.square().mean() if v is not None else 0 for v in (found[0], larger))

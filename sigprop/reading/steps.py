@@ -82,7 +82,7 @@ class Step:
 def call(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], **more: Any) -> Step:
     """The step of a call; what carries data is read from its arguments."""
     straight = REFLECTED.get(getattr(func, "__name__", ""))
-    if straight is not None and len(args) == 2 and not kwargs:
+    if straight is not None and len(args) == 2 and not {*kwargs} - {"alpha"}:
         func, args = straight, (args[1], args[0])
     row = more.pop("row", None) or find(func)
     data = more.pop("data", None)
@@ -119,13 +119,14 @@ def _part_of(step: Step) -> tuple[Step, Callable[[Step], tuple[Any, ...]]] | Non
         return call(product, args[1:], {}), lambda part: (args[0], part)
     if name == "addmm" and len(args) == 3 and not step.kwargs and _is_step(args[0]):
         return call(torch.matmul, args[1:], {}), lambda part: (args[0], part)
-    if step.row is None or step.row.name not in ("add", "sub") or len(args) != 2 or step.written:
+    if step.row is None or step.row.name not in ("add", "sub") or len(args) != 2:
         return None
     alpha = step.kwargs.get("alpha", 1)
     if alpha != 1 and set(step.kwargs) == {"alpha"}:
         sign = -1 if step.row.name == "sub" else 1
         return call(operator.mul, (args[1], sign * alpha), {}), lambda part: (args[0], part)
     turned = step.row.name == "sub" and not step.kwargs and step.data == args[1:]
+    turned = turned and not step.written
     if turned and args[0] is not args[1]:
         part = call(torch.neg, args[1:], {})
         part.shape = args[1].shape

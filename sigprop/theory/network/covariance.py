@@ -174,7 +174,7 @@ class Covariances(Followed):
 
 _WORDS = """
 alike: reshape view flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes movedim
-alike: t T mT expand expand_as broadcast_to mean
+alike: t T mT expand expand_as broadcast_to mean roll flip fliplr flipud
 slice: getitem select narrow index_select
 split: chunk split split_with_sizes unsafe_chunk unsafe_split unsafe_split_with_sizes unbind
 """
@@ -310,8 +310,8 @@ def _norm(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalState 
 _EXPANDED: dict[str, Any] = {
     "sum": _sum, "add": _sum, "sub": _sum, "shift": _sum, "scale": _product, "mul": _product,
     "div": _product, "product": _product, "neg": _neg, "activation": _activation,
-    "dropout": _same, "detach": _same, "clone": _same, "contiguous": _same, "positive": _same, "to": _same,
-    "type": _same, "float": _same, "type_as": _same, "map": _map, "normalization": _norm,
+    "dropout": _same, "detach": _same, "clone": _same, "contiguous": _same, "positive": _same,
+    "to": _same, "type": _same, "float": _same, "type_as": _same, "map": _map, "normalization": _norm,
 }  # fmt: skip
 
 

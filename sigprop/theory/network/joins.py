@@ -40,6 +40,8 @@ _SMALL = 0.1
 
 def _sum(ctx: RuleContext) -> SignalState:
     first, second = _two(ctx)
+    if ctx.call.kwargs.get("alpha", 1) != 1:
+        raise CannotPredict("a sum with a factor")
     sign = -1.0 if ctx.call.operation == "sub" else 1.0
     if not isinstance(first, Signal):
         return shifted(ctx.state(second).times(sign), first)

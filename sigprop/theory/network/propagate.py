@@ -292,7 +292,7 @@ def _backward(
 
 
 def _meet_again(found: Propagation, call: Call, measure_at: Callable[[str], Any]) -> None:
-    """The gradients where parts of what no rule predicts meet: measured, as their sum is not known."""
+    """The gradients where parts of what no rule predicts meet: their sum is not known."""
     assert found.ancestry is not None
     for name in found.ancestry.meetings(call.name):
         one = isinstance(found.states.get(name), SignalState)
