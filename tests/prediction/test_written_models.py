@@ -107,3 +107,62 @@ def test_products_of_matrices_are_no_products_of_entries():
 
     prediction = held(make, lambda: torch.randn(32, 8, 48), ("a", "add", "b"), q=0.35)
     assert not prediction.measured
+
+
+def test_groups_of_channels_beside_each_other_have_sizes_of_their_own():
+    """The gradient went through a norm of their mean size: 13 times too large."""
+
+    def joined(net: Any, x: Tensor) -> Tensor:
+        both = torch.cat([5 * net.a(x), net.b(x)], 1)
+        return net.c(F.group_norm(both, 8))
+
+    def make() -> nn.Module:
+        a, b = (nn.Conv2d(16, 32, 1) for _ in range(2))
+        return Net(joined, a=a, b=b, c=nn.Conv2d(64, 64, 1))
+
+    held(make, lambda: torch.randn(4, 16, 6, 6), ("a", "b", "mul", "c"))
+
+
+FACTORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add_": lambda y, z: y.clone().add_(z, alpha=-0.5),
+    "add": lambda y, z: torch.add(y, z, alpha=0.5),
+    "sub_": lambda y, z: y.clone().sub_(z, alpha=3),
+    "rsub": lambda y, z: torch.rsub(y, z, alpha=3),
+    "into a buffer": lambda y, z: y + torch.zeros(1).expand(1, 64).clone().add_(z[:1], alpha=0.1),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_factors_of_sums(name):
+    def make() -> nn.Module:
+        return Net(lambda net, x: net.c(FACTORS[name](net.a(x), net.b(x))), a=nn.Linear(48, 64),
+                   b=nn.Linear(48, 64), c=nn.Linear(64, 64))  # fmt: skip
+
+    few = name == "into a buffer"
+    held(make, lambda: torch.randn(64, 48), ("a", "b", "c"), gradient=0.5 if few else 0.25)
+
+
+def squashed(z: Tensor) -> Tensor:
+    """Of capsules: x·‖x‖/(1 + ‖x‖²)."""
+    size = z.square().sum(-1, keepdim=True)
+    return size * z / ((1 + size) * torch.sqrt(size))
+
+
+SIZES: dict[str, Callable[[Tensor], Tensor]] = {
+    "squash": lambda z: squashed(z / 16),
+    "large ε": lambda z: z / torch.sqrt(z.square().mean(-1, keepdim=True) + 1),
+    "small input": lambda z: (lambda y: y / torch.sqrt(y.square().mean(-1, keepdim=True) + 1e-5))(
+        0.003 * z
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_is_a_normalization_of_large_numbers_only(name):
+    """It was taken for one: what leaves was 4 to 30 times too large."""
+
+    def make() -> nn.Module:
+        return Net(lambda net, x: net.b(SIZES[name](net.a(x))), a=nn.Linear(48, 64),
+                   b=nn.Linear(64, 64, bias=False))  # fmt: skip
+
+    held(make, lambda: torch.randn(64, 48), ("a", "b"))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, class_mean, pair_sum, same_sum
+from sigprop.theory.network.axes import Axis, along, class_mean, pair_sum, same_sum
 from sigprop.theory.network.calls import CannotPredict
 from sigprop.theory.network.maps import mixed, mixed_mean
 from sigprop.theory.network.state import Dims, SignalState
@@ -89,7 +89,7 @@ def split_axis(state: SignalState, place: int, outer: int) -> SignalState:
 def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
     """Neighbouring axes as one axis: full if all are (and it is not too long), else one class.
 
-    A full axis before exchangeable ones gives each of its entries a class.
+    The classes of an axis before exchangeable ones are kept: each entry of a full one is a class.
     """
     axes = state.axes[place : place + count]
     n = math.prod(axis.size for axis in axes)
@@ -99,7 +99,7 @@ def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
         mean = state.mean.reshape(*state.mean.shape[:place], n, *state.mean.shape[place + count :])
         dims = _put(dims, place, (Axis.positions(n),))
         return replace(state, dims=dims, second=second, mean=mean)
-    if count > 1 and axes[0].full and 1 < axes[0].size <= MERGED and not any(
+    if count > 1 and 1 < axes[0].classes <= MERGED and not any(
         axis.full or axis.classes > 1 for axis in axes[1:]
     ):  # fmt: skip
         return _by_class(merge_axes(state, place + 1, count - 1), place)
@@ -115,14 +115,18 @@ def merge_axes(state: SignalState, place: int, count: int) -> SignalState:
 
 
 def _by_class(state: SignalState, place: int) -> SignalState:
-    """A full axis and an exchangeable one behind it as one of as many classes."""
-    n, m = state.axes[place].size, state.axes[place + 1].size
+    """An axis and an exchangeable one behind it as one, in the classes of the first."""
+    outer, m = state.axes[place], state.axes[place + 1].size
     moved = np.moveaxis(state.second, (place, place + 1), (0, 1))
-    within = state.axes[place].same
-    differ = (1 - 1 / m) * moved[:, 0] + moved[:, 1] / m
-    differ[within] = moved[within, 0]
-    second = np.moveaxis(np.concatenate([differ, moved[within, 1]]), 0, place)
-    dims = _put(_without(state.dims, place + 1, 1), place, (Axis((m,) * n),))
+    k = outer.classes
+    differ, own = (1 - 1 / m) * moved[: k * k, 0] + moved[: k * k, 1] / m, moved[outer.same]
+    n = along(np.array(outer.sizes, dtype=np.float64), 0, differ.ndim)
+    share = (n - 1) * m / (n * m - 1)  # of pairs in one class, those of different outer entries
+    within = np.arange(k) * (k + 1)
+    differ[within] = share * differ[within] + (1 - share) * own[:, 0]
+    second = np.moveaxis(np.concatenate([differ, own[:, 1]]), 0, place)
+    axis = Axis(tuple(size * m for size in outer.sizes))
+    dims = _put(_without(state.dims, place + 1, 1), place, (axis,))
     return replace(state, dims=dims, second=second, mean=np.squeeze(state.mean, place + 1))
 
 

@@ -89,6 +89,15 @@ def test_a_merge_of_exchangeable_axes_averages_over_pairs():
     assert merged.second[0] == pytest.approx((pairs.sum() - 12 * own) / (12 * 11))
 
 
+def test_a_merge_keeps_the_classes_of_the_first_axis():
+    x = np.random.default_rng(0).normal(size=(5, 4, 3))
+    merged = merge_axes(from_values_in(x, [Axis((2, 3)), E(4), E(3)]), 0, 3)
+    want = from_values_in(x.reshape(60), [Axis((24, 36))])
+    assert merged.axes == want.axes
+    assert np.allclose(merged.second, want.second)
+    assert np.allclose(merged.mean, want.mean)
+
+
 def test_a_split_tells_a_pair_of_one_entry_from_the_others():
     state = split_axis(drawn(E(6)), 0, 2)
     differ, same = drawn(E(6)).second
