@@ -166,3 +166,26 @@ def test_what_is_a_normalization_of_large_numbers_only(name):
                    b=nn.Linear(64, 64, bias=False))  # fmt: skip
 
     held(make, lambda: torch.randn(64, 48), ("a", "b"))
+
+
+MASK = (torch.arange(64) % 2).float()
+MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "what was let through": lambda y, z: torch.tanh(2 * y * MASK) * MASK,
+    "one of one signal": lambda y, z: y * MASK + torch.tanh(y) * (1 - MASK),
+    "one of two": lambda y, z: (y * MASK + 5 * z * (1 - MASK)) * MASK,
+    "coupled": lambda y, z: y * MASK + (1 - MASK) * (y * torch.sigmoid(z) + z),
+    "of few": lambda y, z: y * (torch.arange(64) < 8) - z * (torch.arange(64) >= 8) * MASK,
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_that_exclude_each_other(name):
+    """A mask and its complement were taken for independent: a coupling was 4 times off."""
+
+    def make() -> nn.Module:
+        return Net(lambda net, x: net.c(MASKS[name](net.a(x), net.b(x))), a=nn.Linear(48, 64),
+                   b=nn.Linear(48, 64), c=nn.Linear(64, 64, bias=False))  # fmt: skip
+
+    prediction = held(make, lambda: torch.randn(64, 48), ("a", "b", "c") if "one of one" not in
+                      name and "what" not in name else ("a", "c"), q=0.15)  # fmt: skip
+    assert not prediction.measured

@@ -20,7 +20,7 @@ The files, each with one idea. The ground:
     entries.
     ancestry.py: two signals made of the same entries; covariance.py: two of a common source;
     sides.py: one of two tensors alone.
-    gradient_covariance.py: two gradients that meet.
+    gradient_covariance.py: two gradients that meet; edges.py: how one call sends one on.
     numbers.py: numbers and known tables that multiply a signal or are added.
     directions.py: how much products of two vectors scatter.
     told.py: what rules of neighbouring nodes tell one another.

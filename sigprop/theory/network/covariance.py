@@ -20,7 +20,7 @@ from sigprop.theory.network.concatenation import parts_of
 from sigprop.theory.network.divisions import broadcast, reshaped
 from sigprop.theory.network.layout import cuts_of
 from sigprop.theory.network.norm_sides import one_side_normalized
-from sigprop.theory.network.numbers import number_of
+from sigprop.theory.network.numbers import number_of, table_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,
@@ -265,7 +265,11 @@ def _product(all_: Covariances, call: Call, meet: Meet, left: bool) -> SignalSta
     signal, factor = (one, two) if isinstance(one, Signal) else (two, one)
     if not isinstance(signal, Signal):
         return None
-    found, value = meet(call.inputs[signal.place]), number_of(factor)
+    before = call.inputs[signal.place]
+    found, value = meet(before), number_of(factor)
+    table = table_of(factor, all_.state(before), inverse=call.operation == "div")
+    if found is not None and table is not None and found.shape == table.shape == call.shape:
+        return times_side(found, table, left=left)
     if value is None:
         value = getattr(factor, "mean", None)
     if found is None or value is None or (call.shape is not None and found.shape != call.shape):
@@ -311,7 +315,8 @@ _EXPANDED: dict[str, Any] = {
     "sum": _sum, "add": _sum, "sub": _sum, "shift": _sum, "scale": _product, "mul": _product,
     "div": _product, "product": _product, "neg": _neg, "activation": _activation,
     "dropout": _same, "detach": _same, "clone": _same, "contiguous": _same, "positive": _same,
-    "to": _same, "type": _same, "float": _same, "type_as": _same, "map": _map, "normalization": _norm,
+    "to": _same, "type": _same, "float": _same, "type_as": _same, "map": _map,
+    "normalization": _norm,
 }  # fmt: skip
 
 

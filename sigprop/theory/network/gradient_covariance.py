@@ -22,7 +22,6 @@ import numpy as np
 from sigprop.theory.network.axes import ROUNDING
 from sigprop.theory.network.calls import Call, CannotPredict, Signal
 from sigprop.theory.network.covariance import (
-    LAYOUT,
     Covariances,
     Followed,
     alike_but_inputs,
@@ -33,8 +32,8 @@ from sigprop.theory.network.covariance import (
     weight_of,
 )
 from sigprop.theory.network.divisions import reshaped
+from sigprop.theory.network.edges import kind_of, number_sent, table_sent
 from sigprop.theory.network.norm_sides import one_side_normalized
-from sigprop.theory.network.numbers import number_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,
@@ -74,7 +73,7 @@ class GradientCovariances(Followed):
             for name in call.inputs:
                 self.users.setdefault(name, []).append(call.name)
         self.behind: dict[str, set[str]] = {}
-        self.kinds = {name: _kind_of(call) for name, call in signals.calls.items()}
+        self.kinds = {name: kind_of(call) for name, call in signals.calls.items()}
 
     def of(self, one: str, two: str) -> Pair:
         """E g h of the gradients of two nodes; None: 0."""
@@ -223,29 +222,11 @@ class GradientCovariances(Followed):
             return one_side_normalized(signals.context(call), pair, left=True)
         if call.operation in MAPS:
             return one_side_mapped(pair, MAPS[call.operation](signals.context(call)), back=True)
-        number = self._number(edge)
+        table = table_sent(call, signals.state(edge[0]))
+        if table is not None and table.shape == shape:
+            return times_side(pair, table, left=True)
+        number = number_sent(call, edge[0])
         return replace(pair, second=pair.second * number) if number else None
-
-    def _number(self, edge: Edge) -> float:
-        """What a sum or a constant multiplies the gradient with."""
-        call = self.call(edge)
-        if call.operation == "neg":
-            return -1.0
-        if call.operation not in _ARITHMETIC:
-            return 1.0
-        one, two = call.argument(0, "input"), call.argument(1, "other")
-        if call.operation in ("mul", "div", "scale"):
-            factor = two if isinstance(one, Signal) else one
-            value = number_of(factor)
-            value = getattr(factor, "mean", None) if value is None else value
-            if value is None:
-                return 0.0
-            return 1 / value if call.operation == "div" and value else float(value)
-        total = 0.0
-        for side, sign in ((one, 1.0), (two, -1.0 if call.operation == "sub" else 1.0)):
-            if isinstance(side, Signal) and call.inputs[side.place] == edge[0]:
-                total += sign
-        return total
 
     def _factors(self, edge: Edge) -> list[SignalState]:
         """The signals that a product multiplies a gradient with."""
@@ -367,32 +348,6 @@ class GradientCovariances(Followed):
 
 
 _MIXES = ("weight", "attention", "recurrent")
-_ARITHMETIC = ("add", "sub", "sum", "shift", "mul", "div", "scale", "neg")
-_KINDS = {
-    **LAYOUT,
-    **dict.fromkeys(("add", "sub", "sum", "shift", "neg", "scale"), "sum"),
-    **dict.fromkeys(("dropout", "clone", "contiguous", "positive", "to"), "sum"),
-    **dict.fromkeys(("cat", "stack"), "join"),
-}
-
-
-def _kind_of(call: Call) -> str:
-    """How a call sends a gradient on; "": it cannot be followed."""
-    if call.norm is not None or call.kind == "normalization":
-        return "sum"
-    if call.activation is not None:
-        return "factor"
-    if call.kind == "weight":
-        return "weight" if weight_of(call) and len(call.inputs) == 1 else ""
-    if call.kind == "attention":
-        return "attention"
-    if call.operation in MAPS:
-        return "sum"
-    if call.operation in ("mul", "div"):
-        two = all(isinstance(value, Signal) for value in call.args[:2])
-        return "sum" if not two else "factor" if call.operation == "mul" else ""
-    return _KINDS.get(call.operation, "" if call.kind == "pooling" else
-                      _KINDS.get(call.kind, ""))  # fmt: skip
 
 
 def crossed_parameters(pairs: GradientCovariances, ctx: RuleContext) -> dict[str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, class_sum, pair_sum
 from sigprop.theory.network.calls import Constant
-from sigprop.theory.network.divisions import aligned, broadcast
+from sigprop.theory.network.divisions import aligned, broadcast, with_position_axis
 from sigprop.theory.network.linear import fixed_part_added, plus_constant, significant_mean
 from sigprop.theory.network.state import SignalState, from_values, from_values_in, of_products
 from sigprop.theory.network.table import SMALL
@@ -69,10 +69,45 @@ def scaled(state: SignalState, factor: Any, *, inverse: bool = False) -> SignalS
     shape = np.broadcast_shapes(state.shape, factor.shape)
     if shape == state.shape and factor.mean == factor.square == 1:
         return state
-    state = broadcast(state, shape)
+    state = _told_by_mask(broadcast(state, shape), factor)
     table = constant_state(factor, state, inverse=inverse)
     state, table = aligned(state, table)
     return replace(state, second=state.second * table.second, mean=state.mean * table.mean)
+
+
+def table_of(factor: Any, like: SignalState, *, inverse: bool = False) -> SignalState | None:
+    """A known table that multiplies a signal, in its axes; None: a number, or a draw.
+
+    Args:
+        factor: a constant argument.
+        like: the signal.
+        inverse: whether it divides.
+    """
+    if not isinstance(factor, Constant) or factor.random or number_of(factor) is not None:
+        return None
+    like = _told_by_mask(broadcast(like, np.broadcast_shapes(like.shape, factor.shape)), factor)
+    return constant_state(factor, like, inverse=inverse)
+
+
+def _told_by_mask(state: SignalState, factor: Constant) -> SignalState:
+    """A signal whose entries a mask of zeros and ones tells apart, each for itself.
+
+    What a mask and its complement let through meets nowhere, and what two masks let through is
+    what the second lets through of the first. A mask along samples, or of many entries, is known by
+    its share alone.
+    """
+    long = [dim for dim, n in enumerate(factor.shape) if n > 1]
+    dim = len(state.dims) - len(factor.shape) + long[0] if len(long) == 1 else 0
+    if not dim or factor.random or state.shape[dim] > MASKED or len(state.places(dim)) != 1:
+        return state
+    values = np.asarray(factor.values())
+    if not 0 < factor.mean < 1 or not np.isin(values, (0, 1)).all():
+        return state
+    return with_position_axis(state, state.places(dim).start)
+
+
+MASKED = 128
+"""Entries that a mask tells apart at most: the moments of all their pairs are kept."""
 
 
 def shifted(state: SignalState, added: Any, sign: float = 1.0) -> SignalState:
