@@ -189,3 +189,19 @@ def test_masks_that_exclude_each_other(name):
     prediction = held(make, lambda: torch.randn(64, 48), ("a", "b", "c") if "one of one" not in
                       name and "what" not in name else ("a", "c"), q=0.15)  # fmt: skip
     assert not prediction.measured
+
+
+def distances(net: Any, x: Tensor) -> Tensor:
+    """How much nearer one of two is: the anchor's own square falls out of the difference."""
+    a, b, c = net.a(x), net.b(x), net.c(x)
+    return (a - b).square().sum(-1) - (a - c).square().sum(-1)
+
+
+def test_squares_that_are_summed_and_taken_away():
+    """The gradients of the two distances were taken for independent: at a it is 2(c − b)."""
+
+    def make() -> nn.Module:
+        a, b, c = (nn.Linear(48, 64) for _ in range(3))
+        return Net(distances, a=a, b=b, c=c)
+
+    held(make, lambda: torch.randn(64, 48), ("a", "b", "c", "sub"))

@@ -103,3 +103,22 @@ class Call:
         if name in self.names:
             return self.argument(self.names.index(name) + 1, name, default)
         return self.kwargs.get(name, default)
+
+
+def weight_of(call: Call) -> str:
+    """The draw of the weight that a linear map applies; "" if it is no parameter."""
+    weight = _weight(call)
+    return "" if weight is None else weight.draw or weight.parameter
+
+
+def parameter_of(call: Call) -> str:
+    """The parameter that a linear map applies; "" if it is none."""
+    weight = _weight(call)
+    return "" if weight is None else weight.parameter
+
+
+def _weight(call: Call) -> Constant | None:
+    if call.kind != "weight":
+        return None
+    found = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Constant)]
+    return next((value for value in found if len(value.shape) > 1), None)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
+from sigprop.theory.network.calls import Call, CannotPredict, Signal, weight_of
 from sigprop.theory.network.concatenation import parts_of
 from sigprop.theory.network.divisions import broadcast, reshaped
 from sigprop.theory.network.layout import cuts_of
@@ -186,6 +186,12 @@ LAYOUT = {
 """What is followed on both sides at once, by the name of the operation."""
 
 
+def followed_alike(call: Call) -> bool:
+    """Whether a call is followed with another that does the same to another signal."""
+    over = call.operation == "sum" and call.kind == "pooling"  # entries of one signal
+    return over or LAYOUT.get(call.operation) == "alike"
+
+
 def negligible(pair: SignalState, one: SignalState, two: SignalState) -> bool:
     """Whether all moments of a pair are small beside what the two could have."""
     return bool(np.max(np.abs(pair.second), initial=0.0) <= LEAST * np.sqrt(one.q * two.q))
@@ -194,32 +200,15 @@ def negligible(pair: SignalState, one: SignalState, two: SignalState) -> bool:
 Meet = Callable[[str], "SignalState | None"]
 
 
-def weight_of(call: Call) -> str:
-    """The draw of the weight that a linear map applies; "" if it is no parameter."""
-    weight = _weight(call)
-    return "" if weight is None else weight.draw or weight.parameter
-
-
-def parameter_of(call: Call) -> str:
-    """The parameter that a linear map applies; "" if it is none."""
-    weight = _weight(call)
-    return "" if weight is None else weight.parameter
-
-
-def _weight(call: Call) -> Constant | None:
-    if call.kind != "weight":
-        return None
-    found = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Constant)]
-    return next((value for value in found if len(value.shape) > 1), None)
-
-
 def _key(call: Call) -> str:
     if call.norm is not None:
         return "normalization"
     if call.activation is not None:
         return "activation"
-    if LAYOUT.get(call.operation) in ("alike", "slice"):
-        return LAYOUT[call.operation]
+    if followed_alike(call):
+        return "alike"
+    if LAYOUT.get(call.operation) == "slice":
+        return "slice"
     if call.operation in MAPS:
         return "map"
     by_name = call.operation in _EXPANDED and call.kind != "pooling"  # ``sum`` over a dimension

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sigprop.theory.network.calls import Call, Signal
-from sigprop.theory.network.covariance import LAYOUT, weight_of
+from sigprop.theory.network.calls import Call, Signal, weight_of
+from sigprop.theory.network.covariance import LAYOUT, followed_alike
 from sigprop.theory.network.numbers import number_of, table_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.state import SignalState
@@ -27,6 +27,8 @@ def kind_of(call: Call) -> str:
         return "weight" if weight_of(call) and len(call.inputs) == 1 else ""
     if call.kind == "attention":
         return "attention"
+    if followed_alike(call):
+        return "alike"
     if call.operation in MAPS:
         return "sum"
     if call.operation in ("mul", "div"):

@@ -20,16 +20,14 @@ from typing import Any
 import numpy as np
 
 from sigprop.theory.network.axes import ROUNDING
-from sigprop.theory.network.calls import Call, CannotPredict, Signal
+from sigprop.theory.network.calls import Call, CannotPredict, Signal, parameter_of, weight_of
 from sigprop.theory.network.covariance import (
     Covariances,
     Followed,
     alike_but_inputs,
     negligible,
-    parameter_of,
     same_arguments,
     slice_of,
-    weight_of,
 )
 from sigprop.theory.network.divisions import reshaped
 from sigprop.theory.network.edges import kind_of, number_sent, table_sent
