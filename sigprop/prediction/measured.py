@@ -221,7 +221,7 @@ class Measured:
         none: list[Any] = [None] * len(call.inputs)
         if self.translator.meta:
             return none
-        if gradient is None:
+        if gradient is None or call.refused_back:
             return self._whole(call)
         entering = self._entering(call, states)
         steps = [self.steps[name] for name in call.inputs]
@@ -275,7 +275,7 @@ class Measured:
         if node is not None and node.gradient is not None and step.shape is not None:
             return Whole(from_moments(step.shape, node.gradient))
         seen_by_none = step not in self.places.of and step not in self.translator.given
-        return Lost() if seen_by_none and step.shape is not None else None
+        return Lost() if (seen_by_none or step.own_gradient) and step.shape is not None else None
 
     def _kept(self, step: Step) -> Tensor | None:
         """The tensor that a step made; asked for if it is not kept."""

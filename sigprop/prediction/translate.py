@@ -145,6 +145,7 @@ class Translator:
             "activation": _activation(step, meaning),
             "rate": meaning.rate,
             "refused": self._refused(step),
+            "refused_back": _refused_back(step, *meaning.inside),
         }
         if meaning.inside:
             if meaning.kind == "normalization":
@@ -280,6 +281,8 @@ class Translator:
         One vector-Jacobian product with independent normal numbers.
         """
         leaves: dict[int, Tensor] = {}
+        if any(step.own_gradient for step in behind(value)):
+            return {}
         for step in behind(value):
             for tensor in tensors_in((step.args, step.kwargs)):
                 if id(tensor) in self.laws.names:
@@ -305,6 +308,12 @@ class Translator:
         """Whether only the shape of a signal is asked for."""
         own = step in self.names or step.what != "call"
         return own and self.is_signal(step) and step.shape is not None
+
+
+def _refused_back(*steps: Step) -> str:
+    """Why no rule may be asked for what a node sends back."""
+    own = any(step.own_gradient for step in steps)
+    return "a function of autograd with a gradient of its own" if own else ""
 
 
 def _activation(step: Step, meaning: Meaning) -> Activation | None:

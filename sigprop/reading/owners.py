@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sigprop.reading.memory import Owner, StorageOwners, storage_id
 from sigprop.reading.operations import find
+from sigprop.reading.own_gradients import mark
 from sigprop.reading.steps import Step, call, data_of, taken_by
 from sigprop.reading.tensors import SIGNAL_TYPES, version
 from sigprop.reading.witness import Witness, is_plain, moments
@@ -128,6 +129,7 @@ class TensorOwners:
             function = tensor.grad_fn
             if function is not value.grad_fn and isinstance(value.step, Step):
                 self.functions[function] = value.step  # an autograd.Function round it
+                mark(function, value.step, tensor, self.functions)
                 value.grad_fn = function
             return value.step if value.place is None else self._of(value)
         if storage is not None and (storage.last or not own):

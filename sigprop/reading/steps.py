@@ -41,6 +41,7 @@ class Step:
         measured: moments of what it returned.
         label: name of an input.
         row: of the table of operations.
+        own_gradient: whether it stands in a function of autograd that sends another gradient back.
     """
 
     what: What
@@ -59,6 +60,7 @@ class Step:
     measured: Moments | None = None
     label: str = ""
     row: Operation | None = None
+    own_gradient: bool = False
 
     @property
     def constant(self) -> bool:

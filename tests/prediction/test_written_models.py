@@ -205,3 +205,58 @@ def test_squares_that_are_summed_and_taken_away():
         return Net(distances, a=a, b=b, c=c)
 
     held(make, lambda: torch.randn(64, 48), ("a", "b", "c", "sub"))
+
+
+class Rounded(torch.autograd.Function):
+    """To quarters; the gradient passes straight through."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.round(4 * x) / 4
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Swish(torch.autograd.Function):
+    """x·σ(x), which keeps x alone."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return gradient * (s * (1 + x * (1 - s)))
+
+
+class Reversed(Swish):
+    """The same with a gradient of other sign and half the size."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -Swish.backward(ctx, gradient) / 2
+
+
+@pytest.mark.parametrize("function", [Rounded, Swish, Reversed])
+def test_functions_with_a_gradient_of_their_own(function):
+    """Of a rounding passed straight through it was 0; one that is a derivative is predicted."""
+
+    def quantized(net: Any, x: Tensor) -> Tensor:
+        hidden = function.apply(torch.tanh(net.a(x)))
+        return F.linear(hidden, function.apply(net.b.weight), net.b.bias)
+
+    def make() -> nn.Module:
+        return Net(quantized, a=nn.Linear(48, 64), b=nn.Linear(64, 64))
+
+    prediction = held(make, lambda: torch.randn(64, 48), ("a", "linear"), q=0.2)
+    assert bool(prediction.not_back) is (function is not Swish)
+    torch.manual_seed(0)
+    net, x = make(), torch.randn(64, 48)
+    found, seen = predict(net, x).parameters, measure_nodes(net, x).parameters
+    for name in ("a.weight", "b.weight"):
+        assert found[name] == pytest.approx(seen[name], rel=0.3)

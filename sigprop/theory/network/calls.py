@@ -74,6 +74,7 @@ class Call:
         full: whether places are told apart.
         own: whether running statistics are those of the signal.
         refused: why no rule may be asked, "" if one may.
+        refused_back: why none may be asked for the gradient.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Call:
     full: bool = False
     own: bool = False
     refused: str = ""
+    refused_back: str = ""
 
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by its place, or by its name."""

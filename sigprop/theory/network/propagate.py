@@ -267,6 +267,8 @@ def _backward(
     try:
         if call.name in found.unpredicted:
             raise CannotPredict(found.unpredicted[call.name])
+        if call.refused_back:
+            raise CannotPredict(call.refused_back)
         rule, ctx = rule_of(call), found.neighbours.backward(ctx)
         sent = rule.backward(ctx, gradient) if call.inputs else ()
         if any(isinstance(part, SignalState) and part.q < 0 for part in sent):
@@ -309,7 +311,9 @@ def _look_before(
 
     Before an activation too: what is measured behind one is not independent of its mask.
     """
-    found.unpredicted_back[call.name] = "its gradient is not to be had, as of sparse tensors"
+    found.unpredicted_back[call.name] = (
+        "its gradient is not to be had, as of sparse tensors, or within a function of autograd"
+    )
     for name, part in zip(call.inputs, parts, strict=True):
         _arrived(found, name, part)
         if isinstance(part, Whole) and back.signals.calls[name].activation is not None:
