@@ -260,3 +260,26 @@ def test_functions_with_a_gradient_of_their_own(function):
     found, seen = predict(net, x).parameters, measure_nodes(net, x).parameters
     for name in ("a.weight", "b.weight"):
         assert found[name] == pytest.approx(seen[name], rel=0.3)
+
+
+BENT: dict[str, Callable[[Tensor], Tensor]] = {
+    "largest of |x|": lambda z: z.abs().amax(-1, keepdim=True),
+    "largest of all |x|": lambda z: z.abs().max(),
+    "smallest of x²": lambda z: z.square().amin(-1, keepdim=True),
+    "largest of cos x": lambda z: F.max_pool1d(torch.cos(3 * z[:, None]), 4).flatten(1),
+}
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_the_largest_behind_a_function_that_goes_up_and_down(name):
+    """The largest came from the largest x: that of |x| had four times its square."""
+
+    def make() -> nn.Module:
+        return Net(lambda net, x: BENT[name](net.a(x)), a=nn.Linear(48, 64))
+
+    prediction = held(make, lambda: torch.randn(64, 48), ("a",), gradient=0.3)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        truth = np.mean([float(make()(torch.randn(64, 48)).square().mean()) for _ in range(40)])
+    (pooled,) = (node for node in prediction if node.kind == "pooling")
+    assert pooled.q == pytest.approx(truth, rel=0.2)

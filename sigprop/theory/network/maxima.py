@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+from scipy import sparse, special
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network import extremes
@@ -32,6 +32,7 @@ from sigprop.theory.network.marginals import (
     normal_correlation,
     pair_values,
     standardized,
+    weights,
 )
 from sigprop.theory.network.overlaps import combinations
 from sigprop.theory.network.pooling import (
@@ -97,8 +98,35 @@ class Windows:
 
 
 def increasing(state: SignalState) -> FloatArray:
-    """(x − mean)/std as an increasing function of a normal number."""
-    return grid() if state.marginal is None else np.sort(state.marginal)
+    """(x − mean)/std as an increasing function of a normal number: of |z| its quantiles."""
+    h, order = state.marginal, _order(state)
+    if h is None or order is None:
+        return grid() if h is None else np.sort(h)
+    found = standardized(np.interp(grid(), _levels(order), h[order]))
+    return grid() if found is None else found
+
+
+def _order(state: SignalState) -> np.ndarray | None:
+    """The points of the grid by what x is there; None where x goes up or down all along."""
+    h = state.marginal
+    steps = np.diff(grid() if h is None else h)
+    return None if h is None or (steps >= 0).all() or (steps <= 0).all() else np.argsort(h)
+
+
+def _levels(order: np.ndarray) -> FloatArray:
+    """The normal numbers that are at the same quantiles as points in order."""
+    below = np.cumsum(weights()[order]) - weights()[order] / 2
+    return np.asarray(special.ndtri(np.clip(below, 1e-300, 1 - 1e-16)))
+
+
+def _by_points(values: FloatArray, state: SignalState) -> FloatArray:
+    """What depends on the quantile of x as a function of the number that x is made of."""
+    order = _order(state)
+    if order is None:
+        return values
+    found = np.empty_like(values)
+    found[order] = np.interp(_levels(order), grid(), values)
+    return found
 
 
 def _normal_correlations(state: SignalState) -> FloatArray:
@@ -266,6 +294,7 @@ def to_largest(gradient: SignalState, state: SignalState, matrices: Maps) -> Sig
     made = chosen = extremes.share_given(m, typical)
     if profile is not None:
         made = made * np.interp(grid(), extremes.quantiles(m, typical), profile)
+    made, chosen = _by_points(made, state), _by_points(chosen, state)
     return replace(
         total, profile=made, chosen=chosen, mean=np.zeros_like(total.mean), marginal=None
     )
