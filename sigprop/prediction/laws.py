@@ -92,8 +92,9 @@ class Laws:
         square = float(squares.mean())
         kurtosis = _kurtosis(entries, squares, square) if names else 3.0
         row_sum = _row_sum(entries, square) if names else 1.0
+        drawn = bool(names) and not is_selection(entries)
         return Constant(
-            tuple(found.shape), values, float(entries.mean()), square, name, bool(names), kurtosis,
+            tuple(found.shape), values, float(entries.mean()), square, name, drawn, kurtosis,
             row_sum, self.draws.get(name, name),
         )  # fmt: skip
 
@@ -115,6 +116,14 @@ class Laws:
             whole = next(iter(found.values())).numel()
             direct = direct and math.prod(value.shape) == whole
         return list(found), direct
+
+
+def is_selection(entries: Tensor) -> bool:
+    """Whether a matrix picks entries, as an identity does: no draw of independent numbers."""
+    if entries.dim() != 2 or min(entries.shape) < 2:
+        return False
+    there = entries != 0
+    return bool(there.any() and (there.sum(0) <= 1).all() and (there.sum(1) <= 1).all())
 
 
 def copies(parameters: Mapping[str, Tensor]) -> dict[str, str]:

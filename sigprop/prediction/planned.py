@@ -42,6 +42,12 @@ def computed_from(names: Iterable[str]) -> str:
     return " and ".join(sorted(names))
 
 
+def _names(layer: Any) -> list[str]:
+    """The names of a planned layer, and of the parameters that its weight is computed from."""
+    made_of = getattr(layer, "parameters", "")
+    return [*layer.name.split(" = "), *([made_of] if made_of else [])]
+
+
 def planned_laws(reading: Reading, plan: Plan | None) -> dict[str, Draw]:
     """How parameters will be drawn, by name (by names, of what is made of several).
 
@@ -50,15 +56,16 @@ def planned_laws(reading: Reading, plan: Plan | None) -> dict[str, Draw]:
     """
     if plan is None:
         return {}
-    planned = {name: layer for layer in plan.layers for name in layer.name.split(" = ")}
+    planned = {name: layer for layer in plan.layers for name in _names(layer)}
     found: dict[str, Draw] = {}
     met: set[str] = set()
     for node, used in reading.weights.items():
-        names = [name for name in (used.path, node, *used.parameters) if name in planned]
-        met.update(names)
+        own = ", ".join(used.parameters)
+        names = [n for n in (used.path, node, own, *used.parameters) if n and n in planned]
         if not names:
             continue
         layer = planned[names[0]]
+        met.update(name for each in names for name in _names(planned[each]))
         found[computed_from(used.parameters)] = Draw(layer.std, layer.centred)
         if used.bias:
             found[used.bias] = Draw(plan.bias_std if layer.bias_std is None else layer.bias_std)

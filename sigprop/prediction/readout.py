@@ -146,6 +146,10 @@ def _limits(
     """Where what was asked for was too large to be done."""
     maps = [call for call in calls if call.kind == "weight"]
     apart = [call.name for call in maps if call.full and not _told_apart(call, found, channels)]
+    picks = [call.name for call in maps if any(w.parameter for w in _weights(call) if not w.random)]
+    if picks:
+        beside = "what is added to what they make is taken for independent of it"
+        yield f"weights that pick entries, as an identity ({beside}): {some(picks)}"
     if apart:
         yield f"places told apart only in part (too many pairs): {some(apart)}"
     if found.cut:
@@ -167,5 +171,8 @@ def _told_apart(call: Call, found: Propagation, channels: Mapping[str, int]) -> 
 
 def _width(call: Call) -> int:
     """The largest size of the weight of a linear map."""
-    weights = [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, Constant)]
-    return max((n for weight in weights if weight.random for n in weight.shape), default=0)
+    return max((n for weight in _weights(call) if weight.random for n in weight.shape), default=0)
+
+
+def _weights(call: Call) -> list[Constant]:
+    return [a for a in (*call.args, *call.kwargs.values()) if isinstance(a, Constant)]
