@@ -93,6 +93,9 @@ class Deciding:
         names = {name for weight in self.weights for name in weight.parameters}
         tables = self.reading.graph.of_kind("embedding")
         self.tables = {node.name for node in tables if not names.isdisjoint(node.parameters)}
+        self.made_of = {
+            node.name for node in self.reading.graph.nodes if not names.isdisjoint(node.parameters)
+        }
         self.kernels = kernels(self.reading)
 
     def key(self, name: str) -> str:
@@ -116,7 +119,7 @@ class Deciding:
         def decide(call: Call, states: Mapping[str, Any], made: Callable[[Call], Any]) -> Call:
             if call.name in self.weight_of:
                 return self._decide(nodes[call.name], translator, states, made)
-            return translator.call(nodes[call.name]) if call.name in self.tables else call
+            return translator.call(nodes[call.name]) if call.name in self.made_of else call
 
         return decide
 

@@ -76,7 +76,8 @@ class Laws:
         draw = self.planned.get(computed_from(names)) if names else None
         if draw is not None:
             row_sum = 0.0 if draw.centred else 1.0
-            return Constant(shape, values, 0.0, draw.std**2, name, row_sum=row_sum)
+            drawn = partial(_redrawn, values, draw.std)
+            return Constant(shape, drawn, 0.0, draw.std**2, name, row_sum=row_sum)
         unknown = Constant(shape, values, math.nan, math.nan, name, bool(names))
         try:
             found = self.tensor(value)
@@ -124,6 +125,15 @@ def is_selection(entries: Tensor) -> bool:
         return False
     there = entries != 0
     return bool(there.any() and (there.sum(0) <= 1).all() and (there.sum(1) <= 1).all())
+
+
+def _redrawn(values: Callable[[], np.ndarray], std: float) -> np.ndarray:
+    """The entries of a weight at the size that they will be drawn with; normal ones for zeros."""
+    now = values()
+    size = float(np.sqrt(np.mean(np.square(now, dtype=np.float64)))) if now.size else 0.0
+    if not 0 < size < math.inf:
+        now, size = np.random.default_rng(0).standard_normal(now.shape), 1.0
+    return np.asarray(now * (std / size))
 
 
 def copies(parameters: Mapping[str, Tensor]) -> dict[str, str]:

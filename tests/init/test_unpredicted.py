@@ -301,3 +301,27 @@ def test_a_gradient_goes_through_an_operation_that_takes_a_mask_besides():
     initialize(net, x, generator=torch.Generator().manual_seed(1))
     seen = measure_nodes(net, x)["first"].gradient
     assert found["first"].gradient == pytest.approx(seen, rel=0.2)
+
+
+class Codebook(nn.Module):
+    """Vectors are replaced by the nearest row of a table that is a weight, and so set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.Linear(32, 64), nn.Linear(64, 64)
+        self.rows = nn.Parameter(0.01 * torch.randn(48, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.before(x)
+        far = self.rows.square().sum(1) - 2 * z @ self.rows.t()
+        row = F.embedding(far.argmin(-1), self.rows)
+        return self.after(z + (row - z).detach())
+
+
+def test_rows_that_are_chosen_have_the_size_that_is_to_come():
+    """They counted at their size before: what came out of the layer behind was 150 times q."""
+    torch.manual_seed(0)
+    net, x = Codebook(), torch.randn(256, 32)
+    initialize(net, x, generator=torch.Generator().manual_seed(0))
+    assert float(net.rows.detach().square().mean()) > 1e-3
+    assert 0.5 < measure_nodes(net, x)["after"].q < 2
