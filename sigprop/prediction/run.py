@@ -20,6 +20,7 @@ from sigprop.prediction.measured import Measured, Places
 from sigprop.prediction.planned import Draw
 from sigprop.prediction.room import Room
 from sigprop.prediction.translate import Translator
+from sigprop.prediction.unlike import Unlike
 from sigprop.reading.build import build
 from sigprop.reading.calling import check_model, flatten, is_mask, labelled, unwrapped
 from sigprop.reading.failures import errors_named
@@ -279,10 +280,14 @@ def _entries(
 ) -> dict[str, SignalState]:
     """States of what data enters by: inputs, and tensors that the model holds for a signal."""
     states: dict[str, SignalState] = {}
+    unlike = Unlike(t for t in translator.given.values() if id(t) not in drawn)
     for call in calls:
         step = reading.steps[call.name]
         if step.what == "input":
             tensor = translator.given[step]
+            if (told := unlike.state(tensor)) is not None and choice == Choice():
+                states[call.name] = told
+                continue
         elif step.what == "source":
             tensor = translator.tensor(step.args[0])
         else:

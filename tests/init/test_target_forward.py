@@ -335,3 +335,19 @@ def test_gradients_are_sent_once_nothing_is_decided_anew(monkeypatch):
     plan(model, example=tokens, target="critical")
     assert [found.forward_only for found in kept] == [*[True] * (len(kept) - 1), False]
     assert len(kept) > 1 and kept[-1].gradients and not kept[0].gradients
+
+
+@pytest.mark.parametrize("count", [24, 300])
+def test_layers_behind_inputs_of_one_number_come_out_at_q(count):
+    """Over samples z = w x is no normal number: behind tanh the next layer came out at 0.8."""
+
+    def seen(seed: int) -> list[float]:
+        torch.manual_seed(seed)
+        tall, wide, last = nn.Linear(1, 128), nn.Linear(128, 128), nn.Linear(128, 128)
+        net, x = nn.Sequential(tall, nn.Tanh(), wide, nn.Tanh(), last), torch.rand(count, 1) * 2 - 1
+        initialize(net, x, generator=seeded(seed))
+        measured = measure_nodes(net, torch.rand(1000, 1) * 2 - 1, gradients=False)
+        return [measured[name].q for name in ("2", "4")]
+
+    found = [sum(each) / 8 for each in zip(*(seen(seed) for seed in range(8)), strict=True)]
+    assert found == pytest.approx([1, 1], rel=0.12)

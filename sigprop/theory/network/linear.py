@@ -296,6 +296,8 @@ def _linear_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, 
         more = coherent(ctx, gradient, lambda: _mapped(ctx, state, dim, weight, rows=0))
         found[weight.parameter] *= off_weights(ctx, gradient)
         along = of_weights_along(more, dim, weight, weight.shape[1])
+        if dim and any(axis.classes > 1 for axis in state.dims[0]):
+            along = 0.0  # of samples that are told apart it is not known
         if along:  # of inputs whose products x·x′ scatter by 1/fan_in
             fan_in, source = weight.shape[1], ctx.source(0) if ctx.call.inputs else None
             along *= max(scatter_of_products(source, fan_in) * fan_in, 1.0)
