@@ -15,7 +15,17 @@ from torch.nn.utils import parametrizations
 from sigprop.checking import words
 from sigprop.checking.evidence import evidence
 from sigprop.checking.rules import find
-from tests.checking.nets import Net, Residual, built, changed, drawn, gained, mlp, seen
+from tests.checking.nets import (
+    Net,
+    Residual,
+    built,
+    changed,
+    drawn,
+    gained,
+    mlp,
+    seen,
+    unhealthy,
+)
 
 HE = math.sqrt(2)
 DEFAULT = 3**-0.5  # the gain of torch's default weights
@@ -256,3 +266,30 @@ def test_a_model_on_the_meta_device_is_judged_by_its_prediction(depth, named):
     assert any(f.problem == words.NOT_JUDGED and "meta device" in f.detail for f in found)
     worst = [f.problem for f in found if f.level == "unhealthy"]
     assert named in worst if named else not worst
+
+
+def gaussian_policy(net: Net, x: Tensor) -> Tensor:
+    """A log standard deviation that is cut, taken to a variance: small where it is flat by nature."""
+    spread = net.spread(torch.relu(net.body(x))).clamp(-20, 2).exp()
+    return net.mean(torch.relu(net.body(x))) / spread.square()
+
+
+def running_maximum(net: Net, x: Tensor) -> Tensor:
+    """A softmax over two steps that decays: its largest so far begins at −1e38, its total at 0."""
+    hidden = torch.relu(net.body(x))
+    first, decay = net.mean(hidden), net.spread.bias.exp()
+    top, total = torch.full_like(first, -1e38), torch.zeros_like(first)
+    for each in (first, first.roll(1, 0)):
+        old = top - decay
+        top = torch.maximum(old, each)
+        total = torch.exp(old - top) * total + torch.exp(each - top)
+    return total
+
+
+@pytest.mark.parametrize("forward", [gaussian_policy, running_maximum])
+def test_exponentials_of_sound_nets_are_not_called_flat(forward):
+    def make() -> nn.Module:
+        parts = {"body": nn.Linear(32, 64), "mean": nn.Linear(64, 64), "spread": nn.Linear(64, 64)}
+        return Net(forward, **parts)
+
+    assert not unhealthy(seen(built(make), drawn(64, 32)))

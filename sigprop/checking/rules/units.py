@@ -27,7 +27,9 @@ PLACES = 4.0
 """Places that attention must have to choose from."""
 _NEAR, _FAR = np.linspace(-50.0, 50.0, 8001), np.geomspace(50.0, 1e4, 50)[1:]
 _GRID = np.concatenate([-_FAR[::-1], _NEAR, _FAR])
-_STEEP = np.abs(_GRID) <= 3.0
+_STEEP, _USUAL = np.abs(_GRID) <= 3.0, np.abs(_GRID) <= 1.0
+MASKED = -1e9
+"""What is below stands for −∞: an accumulator of a maximum before its first number, a mask."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def dead(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         flat = flat_parts(evidence.reading.steps[node.name], node.activation, limits.dead_flat)
         if seen.unit_low is None or seen.unit_high is None or len(seen.unit_low) < MANY:
             continue
-        if not flat.anywhere:
+        if not flat.anywhere or seen.unit_high.max() < MASKED:
             continue
         silent = (seen.unit_high <= flat.left) | (seen.unit_low >= flat.right)
         share, units = float(silent.mean()), len(silent)
@@ -151,7 +153,10 @@ def silent_by_chance(decorrelation: float | None, samples: int) -> float:
 
 
 def flat_parts(step: Step, record: Activation | None, share: float) -> Flat:
-    """Where the activation of a step has less than a share of its steepest slope within ±3."""
+    """Where the activation of a step has less than a share of its steepest slope within ±1.
+
+    One that is flat there is held against its steepest slope within ±3.
+    """
     if record is not None and record.kind != "function":
         return NOWHERE
     if record is not None:
@@ -171,8 +176,9 @@ def _flat(slopes: FloatArray, share: float) -> Flat:
     if not np.isfinite(slopes[_STEEP]).all():
         return NOWHERE
     size = np.abs(np.nan_to_num(slopes, nan=math.inf))
-    steep = np.flatnonzero(size >= share * size[_STEEP].max())
-    if not size[_STEEP].max() or not len(steep):
+    steepest = size[_USUAL].max() or size[_STEEP].max()
+    steep = np.flatnonzero(size >= share * steepest)
+    if not steepest or not len(steep):
         return NOWHERE
     first, last = steep[0], steep[-1]
     left = float(_GRID[first - 1]) if _GRID[first] > -50 else -math.inf
