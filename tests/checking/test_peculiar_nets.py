@@ -269,7 +269,7 @@ def test_a_model_on_the_meta_device_is_judged_by_its_prediction(depth, named):
 
 
 def gaussian_policy(net: Net, x: Tensor) -> Tensor:
-    """A log standard deviation that is cut, taken to a variance: small where it is flat by nature."""
+    """The log of a standard deviation that is cut, taken to a variance."""
     spread = net.spread(torch.relu(net.body(x))).clamp(-20, 2).exp()
     return net.mean(torch.relu(net.body(x))) / spread.square()
 
