@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sigprop.init import plan
 from sigprop.measurement import measure_nodes
 from sigprop.prediction import Prediction, predict
+from sigprop.theory.network.propagate import _own_at_least
 from tests.checking.nets import Net
 
 NETS = 12
@@ -331,3 +332,10 @@ def test_a_plan_of_weights_that_go_through_a_function():
     found = predict(net, x, init=plan(net, example=x, target="forward"))
     assert found["linear"].q == pytest.approx(1, rel=1e-6)
     assert found["c"].q == pytest.approx(1, rel=1e-6)
+
+
+def test_a_mean_square_that_covariances_make_negative_is_that_without_them():
+    """It counted as 0, as of the keys of RWKV; what is 0 but for rounding stays so."""
+    apart = {"weight": 1.0, "bias": 1.0, "scale": 3.0}
+    found = _own_at_least({"weight": -0.5, "bias": -1e-12, "scale": 2.0}, apart)
+    assert found == {"weight": 1.0, "bias": -1e-12, "scale": 2.0}

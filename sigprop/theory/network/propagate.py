@@ -260,6 +260,17 @@ def _apart(gradient: Any) -> Any:
     return replace(gradient, second=own, told=None)
 
 
+def _own_at_least(squares: Mapping[str, float], apart: Mapping[str, float]) -> dict[str, float]:
+    """Mean squares, and in place of negative ones those without covariances of entries.
+
+    What is negative by rounding is 0.
+    """
+    return {
+        name: apart[name] if square < -1e-6 * apart[name] else square
+        for name, square in squares.items()
+    }
+
+
 def _backward(
     found: Propagation, back: GradientCovariances, call: Call, measure: MeasureBack | None
 ) -> None:
@@ -278,7 +289,13 @@ def _backward(
         if rule.parameters is not None:
             crossed = crossed_parameters(back, ctx)
             kernel = getattr(call.argument(1, "weight"), "parameter", "")
-            for name, square in rule.parameters(ctx, gradient).items():
+            squares = rule.parameters(ctx, gradient)
+            if any(square + crossed.get(name, 0.0) < 0 for name, square in squares.items()):
+                squares, crossed = (
+                    _own_at_least(squares, rule.parameters(ctx, _apart(gradient))),
+                    {},
+                )
+            for name, square in squares.items():
                 square *= found.borders.of_kernel(ctx) if name == kernel else 1.0
                 square += crossed.get(name, 0.0)
                 found.parameters[name] = found.parameters.get(name, 0.0) + max(square, 0.0)
