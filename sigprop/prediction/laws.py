@@ -93,9 +93,9 @@ class Laws:
         square = float(squares.mean())
         kurtosis = _kurtosis(entries, squares, square) if names else 3.0
         row_sum = _row_sum(entries, square) if names else 1.0
-        drawn = bool(names) and not is_selection(entries)
+        fresh = bool(names) and not is_selection(entries)
         return Constant(
-            tuple(found.shape), values, float(entries.mean()), square, name, drawn, kurtosis,
+            tuple(found.shape), values, float(entries.mean()), square, name, fresh, kurtosis,
             row_sum, self.draws.get(name, name),
         )  # fmt: skip
 
