@@ -44,8 +44,9 @@ def check(
         model: any module, in the mode (training or evaluation) it is in.
         x: what to call it with, as :func:`sigprop.predict` takes it: an example, shapes, or tuples
             and dicts of them. Real data says more than a shape.
-        init: a plan of ``sigprop.init`` that its weights were drawn by; None: the law of the
-            weights is recognized.
+        init: a plan of ``sigprop.init`` that its weights were drawn by. None: the one that they
+            were drawn by in this process, while one of them is as it was drawn; of other weights
+            the law is recognized.
         level: the probability, for each question, that a right model has a layer named.
         seed: of the gradient that is sent back, and of the places that are looked at; 0 or more.
         limits: where findings begin; None: the usual ones.

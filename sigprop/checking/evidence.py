@@ -16,9 +16,10 @@ from sigprop.graph import Graph, Kind
 from sigprop.graph.streams import Stream, streams
 from sigprop.graph.trunk import trunks
 from sigprop.measurement.nodes import NodeStatistics, watched_nodes
+from sigprop.prediction.drawn import drawn_by
 from sigprop.prediction.entry import predict
 from sigprop.prediction.inputs import example_of
-from sigprop.prediction.planned import Plan
+from sigprop.prediction.planned import Plan, planned_laws
 from sigprop.prediction.result import NodePrediction, Prediction
 from sigprop.reading.calling import flatten, unwrapped
 from sigprop.reading.used import Reading
@@ -137,7 +138,8 @@ def evidence(
     Args:
         model: any module, in the mode it is in.
         x: what ``predict`` takes: tensors, or shapes of them.
-        init: a plan of ``sigprop.init`` that its weights were drawn by; None: laws are recognized.
+        init: a plan of ``sigprop.init`` that its weights were drawn by; None: the one that is
+            remembered, else laws are recognized.
         level: false alarms of each question about the weights.
         seed: of the gradient that is sent back, and of the places that are looked at.
         forecast: whether to predict; it takes longer than all the rest.
@@ -149,13 +151,15 @@ def evidence(
     """
     model = unwrapped(model)
     example, _ = example_of(model, x)
+    run = _run(model, example, seed)
+    if init is None:
+        init = _drawn_by(model, run.measured.reading)
     prediction, unpredicted = None, ""
     if forecast:
         try:
             prediction = predict(model, x, init=init)
         except ValueError as reason:  # a plan of another model is refused again below
             unpredicted = str(reason)
-    run = _run(model, example, seed)
     verdicts = None
     if judged and not run.meta:
         back = Backward(reason=run.unmeasured)
@@ -172,6 +176,16 @@ def evidence(
         run.signals.batch or 1,
         verdicts,
     )
+
+
+def _drawn_by(model: nn.Module, reading: Reading) -> Plan | None:
+    """The plan that is remembered of a model, if this run uses all that it sets."""
+    plan = drawn_by(model)
+    try:
+        planned_laws(reading, plan)
+    except ValueError:
+        return None
+    return plan
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,8 +59,9 @@ BRANCHES = (
 )
 """Where a residual stream grows too fast."""
 LAW = (
-    "Nothing needs to be done if the net has been trained. If sigprop.initialize drew it, pass the "
-    "plan: check(model, x, init=plan); initialize(model, x, report=plans.append) hands it to you. "
+    "Nothing needs to be done if the net has been trained. If sigprop.initialize drew it elsewhere, "
+    "as in another process, pass the plan: check(model, x, init=plan); "
+    "initialize(model, x, report=plans.append) hands it to you. "
     "Else draw it anew with sigprop.initialize(model, x)."
 )
 """Where the size of weights is not that of their law."""

@@ -16,6 +16,7 @@ from sigprop.init.plan import InitPlan
 from sigprop.init.request import Request
 from sigprop.init.signal_warnings import SignalWarning
 from sigprop.init.targets import target_decision
+from sigprop.prediction.drawn import remember
 from sigprop.prediction.inputs import shapes_drawn
 from sigprop.reading.calling import collector_waits, unwrapped
 
@@ -96,6 +97,8 @@ def draw(
         raise TypeError(f"report must be a function of a plan, such as print; got {report!r}.")
     with collector_waits():
         plan = _drawn(target, request, generator)
+        if isinstance(target, nn.Module):
+            remember(unwrapped(target), plan)
     if report is not None:
         report(plan)
     if plan.warnings:

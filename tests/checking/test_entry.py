@@ -1,5 +1,6 @@
 """``check`` as a whole: one report of what was predicted, measured and judged."""
 
+import copy
 import re
 
 import pytest
@@ -31,6 +32,7 @@ def said(report, *problems):
     return [(f.name, f.problem, f.level) for f in report.findings if f.problem in problems]
 
 
+PLANNED = {"as planned", "orthogonal", "mirrored"}
 WEIGHTS = (words.OFF_LAW, words.KNOWS_INPUT, words.KNOWS_GRADIENT)
 
 
@@ -93,6 +95,50 @@ def test_a_plan_says_what_the_weights_should_be():
     assert said(report, words.OFF_LAW) == [] and {x.law for x in report.layers} == {"as planned"}
     with pytest.raises(ValueError, match="the plan sets layers that the model does not use"):
         sigprop.check(Blocks(), normal(8, 16), init=meant)
+
+
+@pytest.mark.parametrize("target", ["forward", "critical"])
+def test_a_net_is_held_against_the_plan_that_it_was_drawn_by(target):
+    x, net = normal(32, 64), mlp()
+    sigprop.initialize(net, x, target=target, generator=torch.Generator().manual_seed(5))
+    drawn = sigprop.check(net, x)
+    assert said(drawn, *WEIGHTS, words.OFF) == [] and {x.law for x in drawn.layers} <= PLANNED
+    with torch.no_grad():
+        net[4].weight *= 3
+    report = sigprop.check(net, x)  # named once, as the cause; the prediction is that of the plan
+    assert said(report, *WEIGHTS, words.OFF) == [("4", words.OFF_LAW, "warning")]
+    assert [x.q_predicted for x in report.layers] == [x.q_predicted for x in drawn.layers]
+    assert report.layers[2].q / drawn.layers[2].q == pytest.approx(9, rel=1e-4)
+
+
+def test_the_plan_of_a_net_is_forgotten_with_its_last_weight():
+    x, net = normal(32, 64), mlp()
+    sigprop.initialize(net, x)
+    assert {x.law for x in sigprop.check(copy.deepcopy(net), x).layers} != {"as planned"}
+    for layer in (*net[:8:2],):
+        layer.reset_parameters()
+    assert {x.law for x in sigprop.check(net, x).layers} == {"as planned"}  # the last is as drawn
+    net[8].reset_parameters()
+    report = sigprop.check(net, x)
+    assert {x.law for x in report.layers} == {"torch default"} and said(report, *WEIGHTS) == []
+    sigprop.kaiming_leaky_init(net, alpha=0.2)
+    assert {x.law for x in sigprop.check(net, x).layers} == {"as planned"}
+
+
+def test_a_plan_that_sets_more_than_a_run_uses_is_left_aside():
+    class Routes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.other = nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, x, other=True):
+            x = self.first(x).relu()
+            return self.other(x) if other else x
+
+    net, x = Routes(), normal(32, 64)
+    sigprop.initialize(net, x)
+    assert {x.law for x in sigprop.check(net, x).layers} == {"as planned"}
+    assert {x.law for x in sigprop.check(net, (x, False)).layers} != {"as planned"}
 
 
 def test_weights_that_know_their_input_are_named_and_of_a_trained_net_noted():

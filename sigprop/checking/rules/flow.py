@@ -129,6 +129,8 @@ def collapse(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
 def off_prediction(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
     """The first layer whose signal is far off what its weights' law predicts."""
     gates = _gates(evidence.graph)
+    named = () if evidence.verdicts is None else evidence.verdicts.named
+    sizes = {n.name: 2 * math.log(n.ratio) for n in named if n.question == "scale" and n.ratio}
     for node in evidence.graph.nodes:
         forecast, seen = evidence.predicted.get(node.name), evidence.measured[node.name].q
         if node.kind not in MAKES or forecast is None or forecast.note or not seen:
@@ -138,6 +140,8 @@ def off_prediction(evidence: Evidence, limits: Limits) -> Iterator[Finding]:
         if not (0 < forecast.q < math.inf and seen < math.inf):
             continue
         off = math.log(seen / forecast.q)
+        if abs(off - sizes.get(node.name, 0.0)) <= math.log(limits.off) < abs(off):
+            return  # it is named for the size of its weights
         if abs(off) > math.log(limits.off) + 4 * forecast.scatter:
             detail = (
                 f"its mean square is {seen:.3g}, {math.exp(off):.2g} times the {forecast.q:.3g} "
