@@ -15,6 +15,7 @@ alike than others, and NEAR, as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -54,9 +55,17 @@ def before_pools(calls: Sequence[Call]) -> frozenset[str]:
     """The nodes that a pool of windows comes behind: where lags matter."""
     found = set[str]()
     for call in reversed(calls):
-        if call.name in found or (call.kind == "pooling" and has_windows(call.operation)):
+        if call.name in found or _pools(call):
             found.update(call.inputs)
     return frozenset(found)
+
+
+def _pools(call: Call) -> bool:
+    """Whether a call pools windows; the mean of a whole map takes any two of its places."""
+    if call.kind != "pooling" or not has_windows(call.operation):
+        return False
+    whole = call.operation.startswith("adaptive_avg_pool") and call.shape is not None
+    return not (whole and math.prod(call.shape[2:]) == 1)
 
 
 def behind_kernel(
@@ -313,7 +322,7 @@ def _each_of(states: Any) -> Sequence[Any]:
 
 def _takes_neighbours(ctx: RuleContext, made: SignalState) -> bool:
     """Whether a call pools windows of neighbours."""
-    if ctx.call.kind != "pooling" or len(ctx.inputs) != 1 or not has_windows(ctx.call.operation):
+    if len(ctx.inputs) != 1 or not _pools(ctx.call):
         return False
     state = ctx.inputs[0]
     return len(state.dims) == len(made.dims) and min(maps_of(ctx), default=2) >= 2
