@@ -21,7 +21,7 @@ import numpy as np
 from scipy import interpolate, optimize, special
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.marginals import grid, weights
+from sigprop.theory.network.marginals import grid, values_at, weights
 
 _STEP = 0.1
 _LEFT, _RIGHT = -8.05, 8.0
@@ -149,7 +149,7 @@ def quantiles(m: float, c: float) -> FloatArray:
 
 def of_function(m: float, c: float, h: FloatArray) -> tuple[float, float]:
     """E h(u) and E h(u)² of the largest u, h on the grid."""
-    values = np.interp(quantiles(m, c), grid(), h)
+    values = values_at(h, quantiles(m, c))
     return float(values @ weights()), float(values**2 @ weights())
 
 
@@ -171,7 +171,7 @@ def largest_of_correlated(c: FloatArray, x: FloatArray, windows: Sequence[Any]) 
     root = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, ::-1]
     root = root / np.sqrt((root**2).sum(axis=1, keepdims=True))
     z = _lattice(len(c)) @ root.T
-    found = np.array([np.interp(z[:, each].max(axis=1), grid(), x) for each in windows])
+    found = np.array([values_at(x, z[:, each].max(axis=1)) for each in windows])
     return np.asarray(found @ found.T / len(z))
 
 

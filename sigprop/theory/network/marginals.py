@@ -56,6 +56,16 @@ def hermite() -> FloatArray:
     return np.asarray((np.array(rows) * weights()).T)
 
 
+def values_at(function: FloatArray, z: FloatArray) -> FloatArray:
+    """A function on the grid at any numbers: linear between its points, constant beyond them.
+
+    What ``numpy.interp`` gives, which looks for the cell of each number.
+    """
+    place = np.clip((z - grid()[0]) / CELL, 0.0, POINTS - 1.0)
+    cell = np.minimum(place.astype(np.int64), POINTS - 2)
+    return np.asarray(function[cell] + np.diff(function)[cell] * (place - cell))
+
+
 @dataclass(frozen=True)
 class Expansion:
     """One function of entries of several classes.
@@ -297,20 +307,18 @@ def given_term(
         return [None for _ in functions]
     size = float(np.hypot(*std)) or 1.0
     h = grid() if one is None else one
-    x, y, p = h * std[0] / size, _coarse(two) * std[1] / size, _coarse_weights()
+    x, back = np.unique(h * std[0] / size, return_inverse=True)  # a ReLU's zeros are one number
+    y, p = _coarse(two) * std[1] / size, _coarse_weights()
     values = x[:, None] + y[None, :]
-    z = values if sum_marginal is None else np.interp(values, *_increasing(sum_marginal))
-    place = np.clip((z - grid()[0]) / CELL, 0.0, POINTS - 1.0)
-    cell = np.minimum(place.astype(np.int64), POINTS - 2)
-    place -= cell
-    made = (None if f is None else (f[cell] + np.diff(f)[cell] * place) @ p for f in functions)
-    return [None if f is None else np.asarray(f / float(f @ weights())) for f in made]
+    sums = grid() if sum_marginal is None else sum_marginal
+    order = np.argsort(sums, kind="stable")
 
+    @functools.cache
+    def found(f: bytes) -> FloatArray:
+        made = (np.interp(values, sums[order], np.frombuffer(f)[order]) @ p)[back]
+        return np.asarray(made / float(made @ weights()))
 
-def _increasing(marginal: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """A marginal as values and the normal numbers behind them."""
-    order = np.argsort(marginal, kind="stable")
-    return marginal[order], grid()[order]
+    return [None if f is None else found(f.tobytes()) for f in functions]
 
 
 def _coarse(marginal: FloatArray | None) -> FloatArray:

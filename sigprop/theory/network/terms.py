@@ -14,7 +14,7 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import all_same, over_pairs
 from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.entries import correlations, typical
-from sigprop.theory.network.marginals import grid, hermite, normal_correlation
+from sigprop.theory.network.marginals import grid, hermite, normal_correlation, values_at
 from sigprop.theory.network.state import SignalState, on_grid
 
 _EVERY, _TERMS = 8, 12
@@ -59,7 +59,7 @@ def _at_sum(x: FloatArray, p: FloatArray, function: FloatArray | None) -> FloatA
         return np.ones_like(x)
     mean = float(p @ x @ p)
     std = math.sqrt(float(p @ x**2 @ p) - mean**2)
-    found = np.interp((x - mean) / std, grid(), function) if std > 0 else np.ones_like(x)
+    found = values_at(function, (x - mean) / std) if std > 0 else np.ones_like(x)
     return np.asarray(found / float(p @ found @ p))
 
 
