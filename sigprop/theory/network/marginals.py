@@ -66,6 +66,20 @@ def values_at(function: FloatArray, z: FloatArray) -> FloatArray:
     return np.asarray(function[cell] + np.diff(function)[cell] * (place - cell))
 
 
+def once(
+    of: Callable[[FloatArray], FloatArray], functions: Sequence[FloatArray | None]
+) -> list[FloatArray | None]:
+    """What is made of each of some functions on the grid, once of equal ones; None of None.
+
+    What a gradient depends on is the same twice behind a ReLU, as φ′² = φ′.
+    """
+    made: dict[bytes, FloatArray] = {}
+    for f in functions:
+        if f is not None and f.tobytes() not in made:
+            made[f.tobytes()] = of(f)
+    return [None if f is None else made[f.tobytes()] for f in functions]
+
+
 @dataclass(frozen=True)
 class Expansion:
     """One function of entries of several classes.
@@ -313,12 +327,11 @@ def given_term(
     sums = grid() if sum_marginal is None else sum_marginal
     order = np.argsort(sums, kind="stable")
 
-    @functools.cache
-    def found(f: bytes) -> FloatArray:
-        made = (np.interp(values, sums[order], np.frombuffer(f)[order]) @ p)[back]
+    def given_first(f: FloatArray) -> FloatArray:
+        made = (np.interp(values, sums[order], f[order]) @ p)[back]
         return np.asarray(made / float(made @ weights()))
 
-    return [None if f is None else found(f.tobytes()) for f in functions]
+    return once(given_first, functions)
 
 
 def _coarse(marginal: FloatArray | None) -> FloatArray:
