@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import flipped
+from sigprop.theory.network.axes import flipped, own_mean, pair_sum
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.marginals import given_term, of_sum
@@ -159,8 +159,12 @@ def _sum_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, flo
 
 def at_table(gradient: SignalState, table: Constant) -> float:
     """The mean square of the gradient of a table that is added, summed over where it is used."""
-    missing = len(gradient.dims) - len(table.shape)
-    return summed_to(gradient, (1,) * missing + tuple(table.shape)).q
+    second, missing = gradient.second, len(gradient.dims) - len(table.shape)
+    for dim, n in enumerate((1,) * missing + tuple(table.shape)):
+        for place in gradient.places(dim):
+            over = pair_sum if n == 1 else own_mean
+            second = over(second, gradient.axes[place], place)
+    return float(second.item())
 
 
 # Products

@@ -101,12 +101,12 @@ class SignalState:
     @functools.cached_property
     def axes(self) -> tuple[Axis, ...]:
         """All axes, in order."""
-        return tuple(axis for dim in self.dims for axis in dim)
+        return _axes_of(self.dims)
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """The shape of the tensor."""
-        return tuple(math.prod(axis.size for axis in dim) for dim in self.dims)
+        return _shape_of(self.dims)
 
     def places(self, dim: int) -> range:
         """The places of the axes of one dimension."""
@@ -116,7 +116,7 @@ class SignalState:
     @functools.cached_property
     def _ends(self) -> tuple[int, ...]:
         """How many axes the dimensions up to each have."""
-        return tuple(itertools.accumulate(map(len, self.dims)))
+        return _ends_of(self.dims)
 
     @functools.cached_property
     def variance(self) -> FloatArray:
@@ -171,7 +171,24 @@ class SignalState:
         )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=1024)
+def _axes_of(dims: Dims) -> tuple[Axis, ...]:
+    return tuple(axis for dim in dims for axis in dim)
+
+
+@functools.lru_cache(maxsize=1024)
+def _shape_of(dims: Dims) -> tuple[int, ...]:
+    return tuple(math.prod(axis.size for axis in dim) for dim in dims)
+
+
+@functools.lru_cache(maxsize=1024)
+def _ends_of(dims: Dims) -> tuple[int, ...]:
+    return tuple(itertools.accumulate(map(len, dims)))
+
+
 def _mean_of(values: FloatArray, axes: tuple[Axis, ...]) -> float:
+    if values.size == 1:
+        return float(values.item())
     for place, axis in enumerate(axes):
         values = class_mean(values, axis, place)
     return float(values.item())
