@@ -208,7 +208,7 @@ def pair_values(
         rest: √(E φ² − Σ a_k²) of the first times that of the second; None: nothing.
     """
     if rho.size <= _FEW and one.ndim == two.ndim == 1:
-        powers = np.power.outer(rho, np.arange(ORDERS + 2))
+        powers = powers_of(rho, ORDERS + 2)
         last = 0.0 if rest is None else rest * powers[..., -1]
         return np.asarray(powers[..., :-1] @ (one * two) + last)
     total = np.zeros_like(rho) if rest is None else rest * rho
@@ -217,6 +217,13 @@ def pair_values(
         if k:
             total *= rho
     return total
+
+
+def powers_of(rho: FloatArray, count: int) -> FloatArray:
+    """1, ρ, ρ², … of each, so many, the last dimension."""
+    powers = np.empty((*rho.shape, count))
+    powers[..., 0], powers[..., 1:] = 1.0, rho[..., None]
+    return np.asarray(np.multiply.accumulate(powers, axis=-1, out=powers))
 
 
 def normal_correlation(c: FloatArray, marginal: FloatArray | None) -> FloatArray:

@@ -20,7 +20,7 @@ from sigprop.theory.network.axes import (
     diagonal,
     outer,
     own_mean,
-    pair_sum,
+    pair_total,
     same_sum,
 )
 from sigprop.theory.network.told import Told
@@ -138,21 +138,20 @@ class SignalState:
 
         (E x y − (E x)²)/(E x² − (E x)²), averages over all such pairs; NaN if there are none.
         """
-        second = self.second
-        differ = [place for dim in dims for place in self.places(dim)]
-        if not differ:
+        differ = {place for dim in dims for place in self.places(dim)}
+        axes = tuple(self.axes[place] for place in sorted(differ))
+        pairs = math.prod(axis.size for axis in axes)
+        if pairs < 2:
             return math.nan
+        second = self.second
         for place, axis in enumerate(self.axes):
             if place not in differ:
                 second = own_mean(second, axis, place)
-        whole, own = second, second
-        pairs = math.prod(self.axes[place].size for place in differ)
+        own = second
         for place in differ:
-            whole = pair_sum(whole, self.axes[place], place)
             own = same_sum(own, self.axes[place], place)
-        if pairs < 2:
-            return math.nan
-        apart = float((whole - own).item()) / (pairs * (pairs - 1))
+        whole = pair_total(second, axes)
+        apart = (whole - float(own.item())) / (pairs * (pairs - 1))
         square = self.mean_entry**2
         spread = self.q - square
         return (apart - square) / spread if spread > 1e-12 * self.q else math.nan

@@ -14,7 +14,14 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import all_same, over_pairs
 from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.entries import correlations, typical
-from sigprop.theory.network.marginals import grid, hermite, normal_correlation, once, values_at
+from sigprop.theory.network.marginals import (
+    grid,
+    hermite,
+    normal_correlation,
+    once,
+    powers_of,
+    values_at,
+)
 from sigprop.theory.network.state import SignalState, on_grid
 from sigprop.theory.network.table import SMALL
 
@@ -72,9 +79,7 @@ def _of_two(a: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     kept = left > _LEAST * squares.sum()
     squares = squares[: 2 + int(kept[:, -1].sum()), : 2 + int(kept[-1].sum())]
     if np.size(x) * squares.size <= SMALL:
-        left, right = (
-            np.power.outer(c, np.arange(n)) for c, n in zip((x, y), squares.shape, strict=True)
-        )
+        left, right = powers_of(x, len(squares)), powers_of(y, len(squares[0]))
         return np.asarray(((left @ squares) * right).sum(axis=-1))
     second = np.zeros(np.broadcast_shapes(np.shape(x), np.shape(y)))
     for row in squares[::-1]:
