@@ -145,10 +145,10 @@ def copies(parameters: Mapping[str, Tensor]) -> dict[str, str]:
         if parameter.dim() < 2 or parameter.is_meta or parameter.numel() < 2:
             continue
         entries = parameter.detach()
-        first = entries.flatten()[:8]
-        if bool((first == first[0]).all()):
+        first = tuple(entries.flatten()[:8].tolist())
+        if len(set(first)) == 1:
             continue
-        alike = seen.setdefault((tuple(entries.shape), tuple(first.tolist())), [])
+        alike = seen.setdefault((tuple(entries.shape), first), [])
         earlier = (other for other in alike if torch.equal(entries, parameters[other].detach()))
         same = next(earlier, None)
         if same is None:

@@ -222,7 +222,8 @@ def outer(first: FloatArray, other: FloatArray, axes: tuple[Axis, ...]) -> Float
         return np.full(shape, first.item() * other.item())
     left, pairs = _opened(first, axes, 0)
     right, _ = _opened(other, axes, 1)
-    return np.broadcast_to(left * right, pairs).reshape(shape)
+    made = left * right
+    return (made if made.shape == pairs else np.broadcast_to(made, pairs)).reshape(shape)
 
 
 def _opened(
@@ -329,7 +330,8 @@ def over_pairs(
     """
     shape = tuple(axis.relations for axis in axes)
     if math.prod(shape) <= CHUNK:
-        return np.asarray(np.broadcast_to(function(*moments), shape))
+        made = np.asarray(function(*moments))
+        return made if made.shape == shape else np.broadcast_to(made, shape)
     place = max(range(len(axes)), key=lambda i: axes[i].classes)
     left, right = axes[place].ends
     kept = np.flatnonzero(left <= right)

@@ -66,8 +66,9 @@ def added(
     shape = np.broadcast_shapes(one.shape, two.shape)
     one, two = aligned(broadcast(one, shape), broadcast(two, shape))
     second = one.second + two.second
-    second = second + of_products(one.mean, two.mean, one.axes)
-    second = second + of_products(two.mean, one.mean, one.axes)
+    if one.mean.any() and two.mean.any():
+        second = second + of_products(one.mean, two.mean, one.axes)
+        second = second + of_products(two.mean, one.mean, one.axes)
     marginal = of_sum(one.marginal, two.marginal, (_std(one), _std(two)))
     spread = _std(one) * _std(two)
     if covariance is not None:

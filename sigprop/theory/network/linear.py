@@ -89,9 +89,13 @@ def dense(state: SignalState, dim: int, weight: Constant, rows: int) -> SignalSt
     place = state.places(dim).start
     axis = state.axes[place]
     mean, pair, apart = significant_mean(weight), *pair_moments(weight, rows)
-    own, every = same_sum(state.second, axis, place), pair_sum(state.second, axis, place)
-    same = (weight.square - pair) * own + pair * every
-    differ = apart * own + mean**2 * (every - own)
+    own = same_sum(state.second, axis, place)
+    if mean or pair or apart:
+        every = pair_sum(state.second, axis, place)
+        same = (weight.square - pair) * own + pair * every
+        differ = apart * own + mean**2 * (every - own)
+    else:
+        same, differ = weight.square * own, 0.0 * own
     return _through(state, dim, Axis.exchangeable(weight.shape[rows]), differ, same,
                     mean * class_sum(state.mean, axis, place))  # fmt: skip
 
@@ -134,12 +138,12 @@ def with_bias(ctx: RuleContext, state: SignalState, dim: int, bias: Any) -> Sign
     mean = significant_mean(bias)
     shape = [1] * state.second.ndim
     shape[place] = axis.relations
-    own = np.where(axis.is_same, bias.square, mean**2).reshape(shape)
-    ones = np.full((1,) * state.mean.ndim, mean)
-    crossed = of_products(state.mean, np.broadcast_to(ones, state.mean.shape), state.axes)
-    back = of_products(np.broadcast_to(ones, state.mean.shape), state.mean, state.axes)
-    made = replace(state, second=state.second + own + crossed + back, mean=state.mean + mean)
-    return fixed_part_added(state, made)
+    second = state.second + np.where(axis.is_same, bias.square, mean**2).reshape(shape)
+    if mean:
+        ones = np.full(state.mean.shape, mean)
+        second = second + of_products(state.mean, ones, state.axes)
+        second = second + of_products(ones, state.mean, state.axes)
+    return fixed_part_added(state, replace(state, second=second, mean=state.mean + mean))
 
 
 def fixed_part_added(state: SignalState, made: SignalState) -> SignalState:

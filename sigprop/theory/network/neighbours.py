@@ -37,6 +37,7 @@ from sigprop.theory.network.windows import (
     NEAR,
     Pool,
     as_neighbours,
+    behind_activation,
     close,
     maps_of,
     of_all,
@@ -259,8 +260,10 @@ def shares_of(ctx: RuleContext) -> FloatArray:
 def _each(ctx: RuleContext, rule: Rule, alike: FloatArray, rough: float) -> FloatArray:
     """What a rule makes of each c."""
 
-    def of(c: float) -> float:
-        return of_all(close(ctx, rule, c))
+    def of(c: FloatArray) -> FloatArray:
+        if ctx.call.activation is not None:
+            return behind_activation(ctx.call.activation, ctx.inputs[0], c)
+        return np.array([of_all(close(ctx, rule, float(one))) for one in c])
 
     same = np.array_equal(alike[FAR], alike[NEAR])
     far = each(alike[FAR], of, rough if same else 0.0)

@@ -233,9 +233,12 @@ def from_values(values: FloatArray, full: Sequence[int] = ()) -> SignalState:
     flat = np.moveaxis(values, [*rest, *kept], list(range(len(rest) + len(kept))))
     flat = flat.reshape(*sizes, math.prod(places))
     second = np.empty((2,) * len(rest) + (flat.shape[-1],) * 2)
-    for same in np.ndindex(*(2,) * len(rest)):
-        summed = tuple(i for i, each in enumerate(same) if not each)
-        part = flat.sum(axis=summed, keepdims=True).reshape(-1, flat.shape[-1])
+    sums = {(1,) * len(rest): flat}
+    for same in itertools.product((1, 0), repeat=len(rest)):
+        if same not in sums:
+            last = same.index(0)  # one more dimension than a sum that is known
+            sums[same] = sums[same[:last] + (1,) + same[last + 1 :]].sum(axis=last, keepdims=True)
+        part = sums[same].reshape(-1, flat.shape[-1])
         second[same] = part.T @ part
     for i, n in enumerate(sizes):  # place 0 holds all pairs so far
         moved = np.moveaxis(second, i, 0)
