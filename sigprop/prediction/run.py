@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -274,7 +273,7 @@ def _check_inputs(model: nn.Module, example: Any, *, finite: bool) -> None:
 
 def _is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are; a sum that is finite has no other terms."""
-    return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _entries(

@@ -166,8 +166,9 @@ def _behind(m: float, c: float, t: FloatArray) -> FloatArray:
     inside = (t[:, None] - np.sqrt(c0) * w) / np.sqrt(max(1 - c0, 1e-12))
     log_below = m * special.log_ndtr(inside)
     below, above = np.exp(log_below) @ p, -np.expm1(log_below) @ p
-    return np.where(below < 0.5, special.ndtri(np.maximum(below, 1e-300)),
-                    -special.ndtri(np.maximum(above, 1e-300)))  # fmt: skip
+    z = np.where(below < 0.5, special.ndtri(np.maximum(below, 1e-300)),
+                 -special.ndtri(np.maximum(above, 1e-300)))  # fmt: skip
+    return np.asarray(z)
 
 
 def of_function(m: float, c: float, h: FloatArray) -> tuple[float, float]:

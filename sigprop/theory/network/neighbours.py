@@ -65,8 +65,8 @@ def _pools(call: Call) -> bool:
     """Whether a call pools windows; the mean of a whole map takes any two of its places."""
     if call.kind != "pooling" or not has_windows(call.operation):
         return False
-    whole = call.operation.startswith("adaptive_avg_pool") and call.shape is not None
-    return not (whole and math.prod(call.shape[2:]) == 1)
+    whole = call.operation.startswith("adaptive_avg_pool")
+    return not whole or call.shape is None or math.prod(call.shape[2:]) > 1
 
 
 def behind_kernel(

@@ -147,11 +147,10 @@ class SignalState:
         for place, axis in enumerate(self.axes):
             if place not in differ:
                 second = own_mean(second, axis, place)
-        own = second
-        for place in differ:
-            own = same_sum(own, self.axes[place], place)
-        whole = pair_total(second, axes)
-        apart = (whole - float(own.item())) / (pairs * (pairs - 1))
+        own = second = second.reshape(tuple(axis.relations for axis in axes))
+        for place, axis in enumerate(axes):
+            own = same_sum(own, axis, place)
+        apart = (pair_total(second, axes) - float(own.item())) / (pairs * (pairs - 1))
         square = self.mean_entry**2
         spread = self.q - square
         return (apart - square) / spread if spread > 1e-12 * self.q else math.nan
@@ -235,9 +234,9 @@ def from_values(values: FloatArray, full: Sequence[int] = ()) -> SignalState:
     second = np.empty((2,) * len(rest) + (flat.shape[-1],) * 2)
     sums = {(1,) * len(rest): flat}
     for same in itertools.product((1, 0), repeat=len(rest)):
-        if same not in sums:
-            last = same.index(0)  # one more dimension than a sum that is known
-            sums[same] = sums[same[:last] + (1,) + same[last + 1 :]].sum(axis=last, keepdims=True)
+        if same not in sums:  # over one dimension more than what is known
+            i = same.index(0)
+            sums[same] = sums[(*same[:i], 1, *same[i + 1 :])].sum(axis=i, keepdims=True)
         part = sums[same].reshape(-1, flat.shape[-1])
         second[same] = part.T @ part
     for i, n in enumerate(sizes):  # place 0 holds all pairs so far
