@@ -11,14 +11,17 @@ from scipy import sparse
 from sigprop.activations import Activation, activation
 from sigprop.theory.network import extremes, marginals, maxima, terms
 from sigprop.theory.network.axes import Axis, all_same, pair_sum, pair_total
-from sigprop.theory.network.calls import Call
+from sigprop.theory.network.calls import Call, Constant
 from sigprop.theory.network.freedom import freedom
+from sigprop.theory.network.joins import added
+from sigprop.theory.network.linear import with_bias
 from sigprop.theory.network.mapping import selection
 from sigprop.theory.network.marginals import given_term, grid, standardized, values_at, weights
 from sigprop.theory.network.neighbours import before_pools
 from sigprop.theory.network.pointwise import pair_expectation, through
 from sigprop.theory.network.pooling import windows
 from sigprop.theory.network.state import Scatter, SignalState, from_moments
+from sigprop.theory.network.table import RuleContext
 from sigprop.theory.network.windows import as_neighbours, behind_activation, of_all
 
 CELLS = {4: Axis.exchangeable(4), 6: Axis.positions(6), 5: Axis((2, 3))}
@@ -75,6 +78,25 @@ def test_the_scatter_behind_a_rectifier(scatter):
     assert found.own == pytest.approx(scatter.own * 5 / 2, rel=1e-3, abs=0)
 
 
+def test_the_scatter_behind_a_saturating_activation():
+    """(d log E φ²/d log q)² of what was before."""
+    state, act = from_moments((8, 16), 1.0), activation("tanh")
+    state = SignalState(state.dims, state.second, state.mean, scatter=Scatter(0.1, 0.0))
+    sizes = [act.f(np.sqrt(q) * grid()) ** 2 @ weights() for q in (0.999, 1.001)]
+    growth = np.log(sizes[1] / sizes[0]) / np.log(1.001 / 0.999)
+    assert through(act, state).scatter.base == pytest.approx(0.1 * growth**2, rel=1e-3)
+
+
+def test_means_are_added_too():
+    one, two = from_moments((4, 6), 2.0, 0.5, 0.3), from_moments((4, 6), 3.0, -0.2, 0.1)
+    total = added(one, two, None)
+    assert (total.q, total.mean_entry) == pytest.approx((5.0 - 2 * 0.1, 0.3))
+    bias = Constant((6,), lambda: np.ones(6), 0.5, 0.3)
+    ctx = RuleContext(Call("linear", "linear", "weight", (4, 6)), [one])
+    made = with_bias(ctx, one, 1, bias)
+    assert (made.q, made.mean_entry) == pytest.approx((2.0 + 0.3 + 2 * 0.25, 1.0))
+
+
 def test_choices_of_the_same_places_of_more_or_of_other_entries():
     for places, n in (([0, 2], 3), ([0, 2], 4), ([1, 2], 4), ([2, -1], 4)):
         x = np.arange(1.0, n + 1)
@@ -97,9 +119,13 @@ def test_what_depends_on_axes_alone(first, other):
 
 
 def test_the_sum_of_what_is_centred_is_zero():
-    centred = np.array([-1.0 / 6.0, 1.0])
-    assert pair_sum(centred, Axis.exchangeable(7), 0).tolist() == [0.0]
-    assert pair_total(centred, (Axis.exchangeable(7),)) == 0.0
+    rounded = 0
+    for own in np.random.default_rng(0).uniform(0, 1, 20):
+        centred, axis = np.array([-own / 6, own]), Axis.exchangeable(7)
+        rounded += axis.counts @ centred != 0
+        assert pair_sum(centred, axis, 0).tolist() == [0.0]
+        assert pair_total(centred, (axis,)) == 0.0
+    assert rounded
 
 
 def test_what_weights_take_back_of_a_norm():
