@@ -91,10 +91,10 @@ def test_means_are_added_too():
     one, two = from_moments((4, 6), 2.0, 0.5, 0.3), from_moments((4, 6), 3.0, -0.2, 0.1)
     total = added(one, two, None)
     assert (total.q, total.mean_entry) == pytest.approx((5.0 - 2 * 0.1, 0.3))
-    bias = Constant((6,), lambda: np.ones(6), 0.5, 0.3)
+    bias = Constant((6,), lambda: np.ones(6), 0.5, 0.26)
     ctx = RuleContext(Call("linear", "linear", "weight", (4, 6)), [one])
     made = with_bias(ctx, one, 1, bias)
-    assert (made.q, made.mean_entry) == pytest.approx((2.0 + 0.3 + 2 * 0.25, 1.0))
+    assert (made.q, made.mean_entry) == pytest.approx((2.0 + 0.26 + 2 * 0.25, 1.0))
 
 
 def test_choices_of_the_same_places_of_more_or_of_other_entries():
