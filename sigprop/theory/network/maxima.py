@@ -27,8 +27,8 @@ from sigprop.theory.network.divisions import aligned, one_axis
 from sigprop.theory.network.mapping import mapped
 from sigprop.theory.network.maps import (
     REMEMBERED,
-    Entries,
     Matrix,
+    SparseKey,
     apply_mean,
     as_rows,
     rows_times,
@@ -217,10 +217,10 @@ def _overlapping(found: Windows, size: float, r: FloatArray) -> FloatArray:
 def _overlaps(matrix: Matrix, out: Axis) -> dict[int, FloatArray]:
     """For each number of entries that two windows of an axis share: its share by relation."""
     small = matrix.shape[0] ** 2 <= REMEMBERED
-    return (_remembered_overlaps if small else _overlaps_of)(Entries.of(as_rows(matrix)), out)
+    return (_remembered_overlaps if small else _overlaps_of)(SparseKey.of(as_rows(matrix)), out)
 
 
-def _overlaps_of(windows: Entries, out: Axis) -> dict[int, FloatArray]:
+def _overlaps_of(windows: SparseKey, out: Axis) -> dict[int, FloatArray]:
     matrix = windows.matrix
     shared = (matrix @ matrix.T).toarray().astype(int)
     found: dict[int, FloatArray] = {}
