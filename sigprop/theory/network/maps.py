@@ -19,7 +19,7 @@ Matrix = Any
 SMALL = 2**12
 """Numbers in a tensor up to which a matrix is applied without turning its dimensions."""
 REMEMBERED = 2**12
-"""SparseKey of matrices up to which what they do to second moments is remembered."""
+"""Entries of matrices up to which what they do to second moments is remembered."""
 
 
 def as_rows(matrix: Matrix) -> Matrix:
