@@ -28,15 +28,12 @@ _LEFT, _RIGHT = -8.05, 8.0
 _NODES = 33
 _HERMITE = 48
 _POINTS = 2**13
-<<<<<<< HEAD
 _ALIKE = 0.8
 """Correlation from which on numbers are one and little beside it."""
 _TRIED = np.array([0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995,
                    0.998, 1.0])  # fmt: skip
-=======
 _COARSE = 40
 """Every so many values are looked at first."""
->>>>>>> b96ba29 (extremes: only values on the grid are looked for; overlaps of windows remembered)
 
 
 @functools.cache
@@ -133,24 +130,11 @@ def quantiles(m: float, c: float) -> FloatArray:
     """The largest of m numbers of correlation c as a function of one standard normal number."""
     e, v = of_independent(m)
     t = np.linspace(-9.0, 9.0, 1201)
-<<<<<<< HEAD
-    if c0 > _ALIKE:  # one smooth number, and what the largest of m independent ones adds
-        w, p = _gauss()
-        apart = np.sqrt(max(1 - c0, 0.0)) * np.interp(w, grid(), quantiles(m, 0.0))
-        log_below = special.log_ndtr((t[:, None] - apart) / np.sqrt(c0))
-    else:
-        w, p = _common(c0)
-        log_below = m * special.log_ndtr((t[:, None] - np.sqrt(c0) * w) / np.sqrt(1 - c0))
-    below, above = np.exp(log_below) @ p, -np.expm1(log_below) @ p
-    z = np.where(below < 0.5, special.ndtri(np.maximum(below, 1e-300)),
-                 -special.ndtri(np.maximum(above, 1e-300)))  # fmt: skip
-=======
     every = _behind(m, c, t[::_COARSE])
     start = max(int(np.searchsorted(every, grid()[0])) - 1, 0) * _COARSE
     stop = int(np.searchsorted(every, grid()[-1])) * _COARSE + 1
     t = t[start:stop]  # what lies beyond is not asked for
     z = _behind(m, c, t)
->>>>>>> b96ba29 (extremes: only values on the grid are looked for; overlaps of windows remembered)
     keep = np.append(True, np.diff(np.maximum.accumulate(z)) > 0)
     found = np.interp(grid(), z[keep], t[keep])
     if c < 0:  # the shape of independent numbers, with mean and variance as they are
@@ -162,9 +146,13 @@ def quantiles(m: float, c: float) -> FloatArray:
 def _behind(m: float, c: float, t: FloatArray) -> FloatArray:
     """The normal number behind each value t of the largest."""
     c0 = max(c, 0.0)
-    w, p = _common(c0)
-    inside = (t[:, None] - np.sqrt(c0) * w) / np.sqrt(max(1 - c0, 1e-12))
-    log_below = m * special.log_ndtr(inside)
+    if c0 > _ALIKE:  # one smooth number, and what the largest of m independent ones adds
+        w, p = _gauss()
+        apart = np.sqrt(max(1 - c0, 0.0)) * np.interp(w, grid(), quantiles(m, 0.0))
+        log_below = special.log_ndtr((t[:, None] - apart) / np.sqrt(c0))
+    else:
+        w, p = _common(c0)
+        log_below = m * special.log_ndtr((t[:, None] - np.sqrt(c0) * w) / np.sqrt(1 - c0))
     below, above = np.exp(log_below) @ p, -np.expm1(log_below) @ p
     z = np.where(below < 0.5, special.ndtri(np.maximum(below, 1e-300)),
                  -special.ndtri(np.maximum(above, 1e-300)))  # fmt: skip

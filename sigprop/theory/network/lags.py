@@ -152,7 +152,9 @@ def spread(c: FloatArray, square: float) -> tuple[FloatArray, FloatArray]:
     return 1 - (1 - c) * (1 + np.maximum(c, 0.0) * more), shares
 
 
-def each(lags: FloatArray, of: Callable[[FloatArray], FloatArray], rough: float = 0.0) -> FloatArray:
+def each(
+    lags: FloatArray, of: Callable[[FloatArray], FloatArray], rough: float = 0.0
+) -> FloatArray:
     """A smooth function of each, 1 at no distance; many are interpolated, in arccos c.
 
     Args:
