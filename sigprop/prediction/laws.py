@@ -91,9 +91,9 @@ class Laws:
         entries = entries.double()
         flat = entries.flatten()
         square = float(torch.dot(flat, flat)) / flat.numel()
-        drawn = bool(names) and entries.dim() > 1
-        kurtosis = _kurtosis(flat, square) if drawn else 3.0
-        row_sum = _row_sum(entries, square) if drawn else 1.0
+        rows = bool(names) and entries.dim() > 1
+        kurtosis = _kurtosis(flat, square) if rows else 3.0
+        row_sum = _row_sum(entries, square) if rows else 1.0
         fresh = bool(names) and not is_selection(entries)
         return Constant(
             tuple(found.shape), values, float(entries.mean()), square, name, fresh, kurtosis,
