@@ -69,7 +69,7 @@ def predict(
     _check(choice, init)
     with ONE_AT_A_TIME:
         run, found, added = _run(model, x, choice, init)
-    return read_out(model, run.reading, run.calls, found, added)
+    return read_out(run.reading, run.calls, found, added, run.translator.laws.draws)
 
 
 def propagated(

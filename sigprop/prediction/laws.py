@@ -89,10 +89,11 @@ class Laws:
         if entries.layout is not torch.strided:
             entries = entries.to_dense()
         entries = entries.double()
-        squares = entries.square()
-        square = float(squares.mean())
-        kurtosis = _kurtosis(entries, squares, square) if names else 3.0
-        row_sum = _row_sum(entries, square) if names else 1.0
+        flat = entries.flatten()
+        square = float(torch.dot(flat, flat)) / flat.numel()
+        rows = bool(names) and entries.dim() > 1
+        kurtosis = _kurtosis(flat, square) if rows else 3.0
+        row_sum = _row_sum(entries, square) if rows else 1.0
         fresh = bool(names) and not is_selection(entries)
         return Constant(
             tuple(found.shape), values, float(entries.mean()), square, name, fresh, kurtosis,
@@ -144,10 +145,10 @@ def copies(parameters: Mapping[str, Tensor]) -> dict[str, str]:
         if parameter.dim() < 2 or parameter.is_meta or parameter.numel() < 2:
             continue
         entries = parameter.detach()
-        first = entries.flatten()[:8]
-        if bool((first == first[0]).all()):
+        first = tuple(entries.flatten()[:8].tolist())
+        if len(set(first)) == 1:
             continue
-        alike = seen.setdefault((tuple(entries.shape), tuple(first.tolist())), [])
+        alike = seen.setdefault((tuple(entries.shape), first), [])
         earlier = (other for other in alike if torch.equal(entries, parameters[other].detach()))
         same = next(earlier, None)
         if same is None:
@@ -157,11 +158,11 @@ def copies(parameters: Mapping[str, Tensor]) -> dict[str, str]:
     return found
 
 
-def _kurtosis(entries: Tensor, squares: Tensor, square: float) -> float:
+def _kurtosis(entries: Tensor, square: float) -> float:
     """E w⁴/(E w²)², of entries of any size."""
     if _LEAST < square < 1 / _LEAST:
-        flat = squares.flatten()
-        return float(torch.dot(flat, flat)) / flat.numel() / square**2
+        squares = entries.square()
+        return float(torch.dot(squares, squares)) / len(squares) / square**2
     largest = float(entries.abs().max())
     if not 0 < largest < math.inf:
         return 3.0
@@ -175,7 +176,7 @@ _LEAST = 1e-100
 
 def _row_sum(entries: Tensor, square: float) -> float:
     """Mean square of the sums of rows over that of independent entries."""
-    if entries.dim() < 2 or not square:
+    if not square:
         return 1.0
     rows = entries.flatten(1)
     return float(rows.sum(dim=1).square().mean()) / (rows.shape[1] * square)

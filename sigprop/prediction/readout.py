@@ -7,10 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from sigprop.graph import Node
-from sigprop.prediction.laws import copies
 from sigprop.prediction.result import NodePrediction, Prediction
 from sigprop.reading.calling import some
 from sigprop.reading.used import Reading
@@ -19,17 +16,17 @@ from sigprop.theory.network.linear import ACTUAL
 
 
 def read_out(
-    model: nn.Module, reading: Reading, calls: Sequence[Call], found: Propagation,
-    added: Sequence[str],
+    reading: Reading, calls: Sequence[Call], found: Propagation, added: Sequence[str],
+    copied: Mapping[str, str],
 ) -> Prediction:  # fmt: skip
     """The nodes that have numbers, the parameters, and notes.
 
     Args:
-        model: that was read.
-        reading: of it.
+        reading: of a model.
         calls: of its nodes.
         found: by the rules.
         added: parameters whose gradient was measured.
+        copied: weights that have the entries of an earlier one, by name.
     """
     nodes: list[NodePrediction] = []
     channels = _channels(reading)
@@ -48,7 +45,7 @@ def read_out(
                 call = called[node.name]
                 nodes.append(_node(node, call, state, gradient, found, channels))
     inputs = tuple(c.name for c in calls if reading.steps[c.name].what == "input")
-    notes = [*_notes(model, reading), *_limits(calls, found, channels)]
+    notes = [*_notes(reading, copied), *_limits(calls, found, channels)]
     if added:
         notes.append(f"gradient of a parameter measured, not predicted: {some(added)}")
     return Prediction(
@@ -127,7 +124,7 @@ def _channels(reading: Reading) -> dict[str, int]:
 # What the numbers take for granted and this model does not
 
 
-def _notes(model: nn.Module, reading: Reading) -> Iterator[str]:
+def _notes(reading: Reading, copied: Mapping[str, str]) -> Iterator[str]:
     for name in reading.cuts:
         yield f"'{name}' leaves as a number: what depends on it holds for this example"
     uses = Counter(name for used in reading.weights.values() for name in used.parameters)
@@ -135,9 +132,8 @@ def _notes(model: nn.Module, reading: Reading) -> Iterator[str]:
     limit = "followed through maps, activations, sums, norms, not through attention written by hand"
     if again:
         yield f"used more than once ({limit}): {some(again)}"
-    same = copies(dict(model.named_parameters()))
-    if same:
-        yield f"drawn once and copied ({limit}): {some(same)}"
+    if copied:
+        yield f"drawn once and copied ({limit}): {some(copied)}"
 
 
 def _limits(

@@ -256,7 +256,7 @@ def _check_inputs(model: nn.Module, example: Any, *, finite: bool) -> None:
                 "with sizes of at least 1."
             )
         known = tensor.is_floating_point() and not tensor.is_meta
-        if known and not tensor.isfinite().all() and not is_mask(tensor):
+        if known and not _is_finite(tensor) and not is_mask(tensor):
             raise ValueError(
                 f"an input of shape {tuple(tensor.shape)} holds NaN or infinite numbers, which "
                 "have no moments; give finite ones."
@@ -264,11 +264,16 @@ def _check_inputs(model: nn.Module, example: Any, *, finite: bool) -> None:
     refuse_lazy(model)
     for name, parameter in model.named_parameters() if finite else ():
         known = parameter.layout is torch.strided and not parameter.is_meta
-        if known and not parameter.detach().isfinite().all():
+        if known and not _is_finite(parameter.detach()):
             raise ValueError(
                 f"the parameter {name!r} holds NaN or infinite numbers: nothing can be predicted "
                 "behind it; give a model with finite ones."
             )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are; a sum that is finite has no other terms."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _entries(

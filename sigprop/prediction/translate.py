@@ -169,7 +169,8 @@ class Translator:
             node.name, operation, meaning.kind, shape, args, kwargs, names_of, inputs,
             actual=self.actual, full=self.full, **more,
         )  # fmt: skip
-        call = replace(call, own=_is_own(step, call))
+        if _is_own(step, call):
+            call = replace(call, own=True)
         if last or meaning.inside or step.what != "call" or set(step.data) <= set(sources):
             return call
         try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sigprop.measurement import measure_nodes
 from sigprop.prediction import predict
+from sigprop.prediction.laws import Laws
 from tests.checking.nets import Net
 from tests.prediction.test_odd_models import built, drawn
 
@@ -54,3 +55,16 @@ def test_attention_over_the_edges_of_a_graph(hidden):
     for name in ("softmax", "matmul"):
         assert found[name].q == pytest.approx(seen[name].q, rel=0.3), name
     assert found["first"].gradient == pytest.approx(seen["first"].gradient, rel=0.3)
+
+
+def test_the_moments_of_a_weight():
+    """By the formulas; a vector is no weight whose rows are added up."""
+    weight, bias = torch.rand(5, 7, 3), torch.rand(5)
+    laws = Laws(lambda tensor: tensor, {"weight": weight, "bias": bias}, {})
+    found, w = laws.of(weight), weight.double()
+    assert found.mean == pytest.approx(float(w.mean()))
+    assert found.square == pytest.approx(float((w**2).mean()))
+    assert found.kurtosis == pytest.approx(float((w**4).mean() / (w**2).mean() ** 2))
+    sums = w.sum(dim=(1, 2))
+    assert found.row_sum == pytest.approx(float((sums**2).mean() / (21 * (w**2).mean())))
+    assert (laws.of(bias).kurtosis, laws.of(bias).row_sum) == (3.0, 1.0)

@@ -510,6 +510,13 @@ def test_a_weight_that_is_not_finite_is_named():
         predict(net, drawn(2, 8))
 
 
+def test_finite_weights_whose_sum_is_no_float():
+    net = nn.Linear(8, 4)
+    nn.init.constant_(net.weight, 3e38)
+    assert not net.weight.sum().isfinite()
+    assert 0 < predict(net, 1e-30 * drawn(2, 8))[-1].q < np.inf
+
+
 # Nothing is changed
 
 

@@ -23,6 +23,8 @@ from sigprop.checks import FloatArray
 
 ROUNDING = 1e-13
 """What is left of a sum that cancels, relative to its parts."""
+SMALL = 2**12
+"""Relations of all axes up to which what depends on the axes alone is remembered."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,12 @@ class Axis:
         return np.flatnonzero(self.is_same)
 
     @functools.cached_property
+    def own(self) -> slice:
+        """The same places as a part of the relations."""
+        k = self.classes
+        return slice(0, None, k + 1) if self.full else slice(k * k, None)
+
+    @functools.cached_property
     def counts(self) -> FloatArray:
         """How many ordered pairs of entries have each relation."""
         n = np.array(self.sizes, dtype=np.float64)
@@ -122,10 +130,27 @@ def pair_sum(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """
     weights = None if axis.full else axis.counts
     found = _weighted(second, weights, dim)
-    if second.min(initial=0.0) >= 0:
-        return found
-    size = _weighted(np.abs(second), weights, dim)
-    return np.where(np.abs(found) <= ROUNDING * size, 0.0, found)
+    if second.min(initial=0.0) < 0:
+        found[np.abs(found) <= ROUNDING * _weighted(np.abs(second), weights, dim)] = 0.0
+    return found
+
+
+def pair_total(second: FloatArray, axes: tuple[Axis, ...]) -> float:
+    """Σ over all pairs of entries of all axes."""
+    if second.size > SMALL:
+        for dim, axis in enumerate(axes):
+            second = pair_sum(second, axis, dim)
+        return float(second.item())
+    flat, counts = second.ravel(), _counts_of(axes)
+    found = float(counts @ flat)
+    return 0.0 if abs(found) <= ROUNDING * float(counts @ np.abs(flat)) else found
+
+
+@functools.lru_cache(maxsize=512)
+def _counts_of(axes: tuple[Axis, ...]) -> FloatArray:
+    """How many ordered pairs of entries have each relation, of all axes, in one row."""
+    made = functools.reduce(np.multiply.outer, [axis.counts for axis in axes], np.ones(()))
+    return np.asarray(made.ravel())
 
 
 def _weighted(values: FloatArray, weights: FloatArray | None, dim: int) -> FloatArray:
@@ -167,16 +192,12 @@ def own_mean(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
 
 def diagonal(second: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
     """The moment of each entry with itself, by classes."""
-    for dim, axis in enumerate(axes):
-        second = own(second, axis, dim)
-    return second
+    return second[tuple(axis.own for axis in axes)]
 
 
 def own(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
     """A view of the relations of an entry with itself."""
-    k = axis.classes
-    cut = slice(0, None, k + 1) if axis.full else slice(k * k, None)
-    return second[(slice(None),) * dim + (cut,)]
+    return second[(slice(None),) * dim + (axis.own,)]
 
 
 def at_left(values: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
@@ -201,7 +222,8 @@ def outer(first: FloatArray, other: FloatArray, axes: tuple[Axis, ...]) -> Float
         return np.full(shape, first.item() * other.item())
     left, pairs = _opened(first, axes, 0)
     right, _ = _opened(other, axes, 1)
-    return np.broadcast_to(left * right, pairs).reshape(shape)
+    made = left * right
+    return (made if made.shape == pairs else np.broadcast_to(made, pairs)).reshape(shape)
 
 
 def _opened(
@@ -228,10 +250,19 @@ def _opened(
 
 def all_same(axes: tuple[Axis, ...]) -> np.ndarray:
     """Which places of a relation tensor are those of an entry with itself."""
+    small = math.prod(axis.relations for axis in axes) <= SMALL
+    return (_remembered_same if small else _all_same)(axes)
+
+
+def _all_same(axes: tuple[Axis, ...]) -> np.ndarray:
     found = np.ones((1,) * len(axes), dtype=bool)
     for dim, axis in enumerate(axes):
         found = found & along(axis.is_same, dim, len(axes))
+    found.flags.writeable = False
     return found
+
+
+_remembered_same = functools.lru_cache(maxsize=512)(_all_same)
 
 
 def mean_left(second: FloatArray, axis: Axis, dim: int) -> FloatArray:
@@ -299,7 +330,8 @@ def over_pairs(
     """
     shape = tuple(axis.relations for axis in axes)
     if math.prod(shape) <= CHUNK:
-        return np.asarray(np.broadcast_to(function(*moments), shape))
+        made = np.asarray(function(*moments))
+        return made if made.shape == shape else np.broadcast_to(made, shape)
     place = max(range(len(axes)), key=lambda i: axes[i].classes)
     left, right = axes[place].ends
     kept = np.flatnonzero(left <= right)

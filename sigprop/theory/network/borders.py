@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from sigprop.activations import Activation
+from sigprop.activations import Activation, positively_homogeneous
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import along
 from sigprop.theory.network.calls import Constant
@@ -258,13 +258,26 @@ def _activated_back(
 @functools.lru_cache(maxsize=256)
 def _growth(record: Activation, q: float, *, slope: bool = False) -> float:
     """The growth of E φ(√q z)² by q, of its slope's with ``slope``: the logarithms' derivative."""
-    f = record.df if slope else record
-    z = np.concatenate([-_GRID[::-1], _GRID])
-    weights = np.exp(-(z**2) / 2) * np.gradient(z)
+    if _is_scale_free(record):
+        return 0.0 if slope else 1.0
+    f, (z, weights) = record.df if slope else record, _normal_numbers()
     squares = [float(weights @ np.square(f(math.sqrt(at) * z))) for at in (q / _STEP, q * _STEP)]
     if not all(0 < square < math.inf for square in squares):
         return 0.0 if slope else 1.0
     return math.log(squares[1] / squares[0]) / (2 * math.log(_STEP))
+
+
+@functools.lru_cache(maxsize=256)
+def _is_scale_free(record: Activation) -> bool:
+    """Whether φ(λx) = λφ(x) for all λ > 0."""
+    return record.kind == "function" and positively_homogeneous(record)
+
+
+@functools.cache
+def _normal_numbers() -> tuple[FloatArray, FloatArray]:
+    """Normal numbers of both signs, and their weights up to a factor."""
+    z = np.concatenate([-_GRID[::-1], _GRID])
+    return z, np.exp(-(z**2) / 2) * np.gradient(z)
 
 
 def _normed(

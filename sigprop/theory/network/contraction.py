@@ -24,7 +24,7 @@ from sigprop.theory.network.joins import added
 from sigprop.theory.network.linear import as_it_is, significant_mean
 from sigprop.theory.network.numbers import shifted, summed_to
 from sigprop.theory.network.state import Dims, Scatter, SignalState, from_moments, from_values
-from sigprop.theory.network.table import RuleContext
+from sigprop.theory.network.table import SMALL, RuleContext
 
 LARGEST = 2**23
 """Numbers that a relation tensor has at most; beyond, its longest axis becomes exchangeable."""
@@ -87,7 +87,8 @@ def _summed(
             b = b * along(count, right.index(name), b.ndim)
     letters = {name: chr(97 + i) for i, name in enumerate(dict.fromkeys([*left, *right]))}
     words = ["".join(letters[name] for name in part) for part in (left, right, leaving)]
-    return np.asarray(np.einsum(f"{words[0]},{words[1]}->{words[2]}", a, b, optimize=True))
+    many = max(a.size, b.size) > SMALL  # by a product of matrices, which takes time to find
+    return np.asarray(np.einsum(f"{words[0]},{words[1]}->{words[2]}", a, b, optimize=many))
 
 
 def _arranged(state: SignalState, labels: Labels, every: Labels) -> SignalState:

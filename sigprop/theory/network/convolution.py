@@ -31,6 +31,7 @@ from sigprop.theory.network.kernels import (
     random_kernel,
     spatial_axes,
     through_taps,
+    within_groups,
 )
 from sigprop.theory.network.linear import (
     INDEPENDENT,
@@ -230,7 +231,7 @@ def _by_group(state: SignalState, plan: ConvolutionPlan) -> list[tuple[int, Sign
     place = state.places(plan.channel).start
     axis = state.axes[place]
     kinds, members = groups_of(axis, plan.groups)
-    own = np.tensordot(members, np.moveaxis(state.second, place, 0)[axis.same], axes=1)
+    own = within_groups(members, np.moveaxis(state.second, place, 0)[axis.own])
     own = own / (axis.size / plan.groups)
     dims = (*state.dims[: plan.channel], *state.dims[plan.channel + 1 :])
     mean = np.zeros(tuple(a.classes for dim in dims for a in dim))

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import interpolate, optimize, special
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.marginals import grid, weights
+from sigprop.theory.network.marginals import grid, values_at, weights
 
 _STEP = 0.1
 _LEFT, _RIGHT = -8.05, 8.0
@@ -32,6 +32,8 @@ _ALIKE = 0.8
 """Correlation from which on numbers are one and little beside it."""
 _TRIED = np.array([0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995,
                    0.998, 1.0])  # fmt: skip
+_COARSE = 40
+"""Every so many values are looked at first."""
 
 
 @functools.cache
@@ -127,8 +129,23 @@ def of_independent(m: float) -> tuple[float, float]:
 def quantiles(m: float, c: float) -> FloatArray:
     """The largest of m numbers of correlation c as a function of one standard normal number."""
     e, v = of_independent(m)
-    c0 = max(c, 0.0)
     t = np.linspace(-9.0, 9.0, 1201)
+    every = _behind(m, c, t[::_COARSE])
+    start = max(int(np.searchsorted(every, grid()[0])) - 1, 0) * _COARSE
+    stop = int(np.searchsorted(every, grid()[-1])) * _COARSE + 1
+    t = t[start:stop]  # what lies beyond is not asked for
+    z = _behind(m, c, t)
+    keep = np.append(True, np.diff(np.maximum.accumulate(z)) > 0)
+    found = np.interp(grid(), z[keep], t[keep])
+    if c < 0:  # the shape of independent numbers, with mean and variance as they are
+        size = max(c + (1 - c) * v, 0.0)
+        found = np.sqrt(1 - c) * e + np.sqrt(size / v) * (found - e)
+    return np.asarray(found)
+
+
+def _behind(m: float, c: float, t: FloatArray) -> FloatArray:
+    """The normal number behind each value t of the largest."""
+    c0 = max(c, 0.0)
     if c0 > _ALIKE:  # one smooth number, and what the largest of m independent ones adds
         w, p = _gauss()
         apart = np.sqrt(max(1 - c0, 0.0)) * np.interp(w, grid(), quantiles(m, 0.0))
@@ -139,17 +156,12 @@ def quantiles(m: float, c: float) -> FloatArray:
     below, above = np.exp(log_below) @ p, -np.expm1(log_below) @ p
     z = np.where(below < 0.5, special.ndtri(np.maximum(below, 1e-300)),
                  -special.ndtri(np.maximum(above, 1e-300)))  # fmt: skip
-    keep = np.append(True, np.diff(np.maximum.accumulate(z)) > 0)
-    found = np.interp(grid(), z[keep], t[keep])
-    if c < 0:  # the shape of independent numbers, with mean and variance as they are
-        size = max(c + (1 - c) * v, 0.0)
-        found = np.sqrt(1 - c) * e + np.sqrt(size / v) * (found - e)
-    return np.asarray(found)
+    return np.asarray(z)
 
 
 def of_function(m: float, c: float, h: FloatArray) -> tuple[float, float]:
     """E h(u) and E h(u)² of the largest u, h on the grid."""
-    values = np.interp(quantiles(m, c), grid(), h)
+    values = values_at(h, quantiles(m, c))
     return float(values @ weights()), float(values**2 @ weights())
 
 
@@ -171,7 +183,7 @@ def largest_of_correlated(c: FloatArray, x: FloatArray, windows: Sequence[Any]) 
     root = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, ::-1]
     root = root / np.sqrt((root**2).sum(axis=1, keepdims=True))
     z = _lattice(len(c)) @ root.T
-    found = np.array([np.interp(z[:, each].max(axis=1), grid(), x) for each in windows])
+    found = np.array([values_at(x, z[:, each].max(axis=1)) for each in windows])
     return np.asarray(found @ found.T / len(z))
 
 

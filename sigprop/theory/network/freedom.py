@@ -75,7 +75,7 @@ class Freedom:
     def undone(self, share: float = 0.0) -> float:
         """E[Σ_i t_i/n / v]/E[1/v]: what the gradient of the weights' own map takes back."""
         whole = self._integrand(share) * _TRAPEZOID
-        by = 1 / (1 + _S[:, None] * ((1 - share) * self.values / self.shape)) @ self.counts
+        by = self._left(share) @ self.counts
         return float(whole @ by / whole.sum() / self.counts.sum())
 
     def shares(self, values: FloatArray, share: float = 0.0) -> FloatArray:
@@ -85,10 +85,14 @@ class Freedom:
 
     def off_weights(self, share: float = 0.0) -> float:
         """1 − E[Σ λ_i² t_i/v²]/E[1/v]: what is left of the weights' gradient off the weights."""
-        whole, s = self._integrand(share) * _TRAPEZOID, _S[:, None]
-        values = (1 - share) * self.values
-        by = s / (1 + s * (values / self.shape)) @ (self.counts * values**2)
-        return 1 - float(whole @ by / whole.sum())
+        whole = self._integrand(share) * _TRAPEZOID
+        by = self._left(share) @ (self.counts * ((1 - share) * self.values) ** 2)
+        return 1 - float((whole * _S) @ by / whole.sum())
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 – the last is kept
+    def _left(self, share: float) -> FloatArray:
+        """1/(1 + s λ/a) of each λ, in columns."""
+        return np.asarray(1 / (1 + _S[:, None] * ((1 - share) * self.values / self.shape)))
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 – a few are kept
     def _integrand(self, share: float) -> FloatArray:

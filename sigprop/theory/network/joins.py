@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import flipped
+from sigprop.theory.network.axes import flipped, own_mean, pair_sum
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned, broadcast
 from sigprop.theory.network.marginals import given_term, of_sum
@@ -66,8 +66,9 @@ def added(
     shape = np.broadcast_shapes(one.shape, two.shape)
     one, two = aligned(broadcast(one, shape), broadcast(two, shape))
     second = one.second + two.second
-    second = second + of_products(one.mean, two.mean, one.axes)
-    second = second + of_products(two.mean, one.mean, one.axes)
+    if one.mean.any() and two.mean.any():
+        second = second + of_products(one.mean, two.mean, one.axes)
+        second = second + of_products(two.mean, one.mean, one.axes)
     marginal = of_sum(one.marginal, two.marginal, (_std(one), _std(two)))
     spread = _std(one) * _std(two)
     if covariance is not None:
@@ -159,8 +160,12 @@ def _sum_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, flo
 
 def at_table(gradient: SignalState, table: Constant) -> float:
     """The mean square of the gradient of a table that is added, summed over where it is used."""
-    missing = len(gradient.dims) - len(table.shape)
-    return summed_to(gradient, (1,) * missing + tuple(table.shape)).q
+    second, missing = gradient.second, len(gradient.dims) - len(table.shape)
+    for dim, n in enumerate((1,) * missing + tuple(table.shape)):
+        for place in gradient.places(dim):
+            over = pair_sum if n == 1 else own_mean
+            second = over(second, gradient.axes[place], place)
+    return float(second.item())
 
 
 # Products

@@ -33,7 +33,7 @@ def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
     wide = plan.channels[1] // plan.groups
     out = Axis(tuple(n * wide for n in kinds.sizes))
     spatial = spatial_axes(state, plan, out)
-    own = np.tensordot(members, np.moveaxis(state.second, place, 0)[axis.same], axes=1)
+    own = within_groups(members, np.moveaxis(state.second, place, 0)[axis.own])
     same = (plan.weight.square - pair) * tapped(own, state, plan, spatial)
     differ = np.zeros((kinds.classes, *same.shape))
     mean_out = np.zeros(_mean_shape(state, plan, kinds, spatial))
@@ -45,7 +45,7 @@ def random_kernel(state: SignalState, plan: ConvolutionPlan) -> SignalState:
         within = np.array([(wide - 1) / max(n * wide - 1, 1) for n in kinds.sizes])
         for a, share in enumerate(within):
             differ[a, a] = share * shared[a] + (1 - share) * differ[a, a]
-        mean_out = mean * np.tensordot(members, _moved_mean(state, plan, spatial), axes=1)
+        mean_out = mean * within_groups(members, _moved_mean(state, plan, spatial))
     second = np.moveaxis(assembled(differ, same, out), 0, place)
     return on_axes(state, plan, second, np.moveaxis(mean_out, 0, place), out, spatial)
 
@@ -68,6 +68,13 @@ def groups_of(axis: Axis, groups: int) -> tuple[Axis, FloatArray]:
     starts = np.flatnonzero(np.any(np.diff(counts, axis=0) != 0, axis=1)) + 1
     cuts = np.array([0, *starts, groups])
     return Axis(tuple(int(n) for n in np.diff(cuts))), counts[cuts[:-1]]
+
+
+def within_groups(members: FloatArray, of_classes: FloatArray) -> FloatArray:
+    """Sums over the channels of one group of each class of groups, from those of classes."""
+    if members.size == 1:
+        return of_classes * members.item()
+    return np.asarray(np.tensordot(members, of_classes, axes=1))
 
 
 def _group_pairs(

@@ -152,12 +152,14 @@ def spread(c: FloatArray, square: float) -> tuple[FloatArray, FloatArray]:
     return 1 - (1 - c) * (1 + np.maximum(c, 0.0) * more), shares
 
 
-def each(lags: FloatArray, of: Callable[[float], float], rough: float = 0.0) -> FloatArray:
+def each(
+    lags: FloatArray, of: Callable[[FloatArray], FloatArray], rough: float = 0.0
+) -> FloatArray:
     """A smooth function of each, 1 at no distance; many are interpolated, in arccos c.
 
     Args:
         lags: c by lags.
-        of: the function.
+        of: the function, of many at once.
         rough: how places differ in roughness: the mean over them.
     """
     apart, shares = spread(lags.ravel()[1:], rough)
@@ -166,9 +168,8 @@ def each(lags: FloatArray, of: Callable[[float], float], rough: float = 0.0) -> 
     wide = float(np.ptp(distinct)) if len(distinct) else 0.0
     nodes = next(count for most, count in _NODES if wide <= most)
     if len(distinct) <= nodes:
-        made = np.array([of(float(c)) for c in distinct])[back]
+        made = of(distinct)[back] if len(distinct) else distinct
     else:
         angle = np.linspace(np.arccos(distinct[-1]), np.arccos(distinct[0]), nodes)
-        known = [of(float(c)) for c in np.cos(angle)]
-        made = interpolate.CubicSpline(angle, known)(np.arccos(values))
+        made = interpolate.CubicSpline(angle, of(np.cos(angle)))(np.arccos(values))
     return np.append(1.0, shares @ made.reshape(apart.shape)).reshape(lags.shape)

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, class_mean, class_sum, own_mean, pair_sum, same_sum
+from sigprop.theory.network.axes import (
+    Axis,
+    class_mean,
+    class_sum,
+    own_mean,
+    pair_sum,
+    pair_total,
+    same_sum,
+)
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.directions import scatter_of_products
 from sigprop.theory.network.divisions import aligned, one_axis, with_position_axis
@@ -81,9 +89,13 @@ def dense(state: SignalState, dim: int, weight: Constant, rows: int) -> SignalSt
     place = state.places(dim).start
     axis = state.axes[place]
     mean, pair, apart = significant_mean(weight), *pair_moments(weight, rows)
-    own, every = same_sum(state.second, axis, place), pair_sum(state.second, axis, place)
-    same = (weight.square - pair) * own + pair * every
-    differ = apart * own + mean**2 * (every - own)
+    own = same_sum(state.second, axis, place)
+    if mean or pair or apart:
+        every = pair_sum(state.second, axis, place)
+        same = (weight.square - pair) * own + pair * every
+        differ = apart * own + mean**2 * (every - own)
+    else:
+        same, differ = weight.square * own, 0.0 * own
     return _through(state, dim, Axis.exchangeable(weight.shape[rows]), differ, same,
                     mean * class_sum(state.mean, axis, place))  # fmt: skip
 
@@ -126,12 +138,12 @@ def with_bias(ctx: RuleContext, state: SignalState, dim: int, bias: Any) -> Sign
     mean = significant_mean(bias)
     shape = [1] * state.second.ndim
     shape[place] = axis.relations
-    own = np.where(axis.is_same, bias.square, mean**2).reshape(shape)
-    ones = np.full((1,) * state.mean.ndim, mean)
-    crossed = of_products(state.mean, np.broadcast_to(ones, state.mean.shape), state.axes)
-    back = of_products(np.broadcast_to(ones, state.mean.shape), state.mean, state.axes)
-    made = replace(state, second=state.second + own + crossed + back, mean=state.mean + mean)
-    return fixed_part_added(state, made)
+    second = state.second + np.where(axis.is_same, bias.square, mean**2).reshape(shape)
+    if mean:
+        ones = np.full(state.mean.shape, mean)
+        second = second + of_products(state.mean, ones, state.axes)
+        second = second + of_products(ones, state.mean, state.axes)
+    return fixed_part_added(state, replace(state, second=second, mean=state.mean + mean))
 
 
 def fixed_part_added(state: SignalState, made: SignalState) -> SignalState:
@@ -156,14 +168,12 @@ def unit_scatter(state: SignalState, dim: int) -> SignalState:
     second, n = state.second, axis.size
     own = same_sum(second, axis, place) / n
     size = float(np.abs(own).max(initial=0.0)) or 1.0
-    own = own / size
-    squared, pairs, q = own**2, 1, own
-    for i, other in enumerate(state.axes):
-        if i != place:
-            squared = pair_sum(squared, other, i)
-            q = own_mean(q, other, i)
-            pairs *= other.size**2
-    r = float(squared.item()) / pairs / max(float(q.item()) ** 2, 1e-300)
+    others = state.axes[:place] + state.axes[place + 1 :]
+    own = np.squeeze(own / size, place)
+    squared = pair_total(own**2, others) / math.prod(other.size for other in others) ** 2
+    for i, other in enumerate(others):
+        own = own_mean(own, other, i)
+    r = squared / max(float(own.item()) ** 2, 1e-300)
     return replace(state, scatter=Scatter(state.scatter.base, 2 * r / n))
 
 
@@ -333,18 +343,12 @@ def without(state: SignalState, dim: int, *, total: bool) -> SignalState:
 def paired(one: SignalState, two: SignalState) -> float:
     """Σ over all pairs of places of the product of two relation tensors."""
     one, two = aligned(one, two)
-    product = one.second * two.second
-    for i, axis in enumerate(one.axes):
-        product = pair_sum(product, axis, i)
-    return float(product.item())
+    return pair_total(one.second * two.second, one.axes)
 
 
 def summed(state: SignalState) -> float:
     """Σ over all pairs of places."""
-    second = state.second
-    for i, axis in enumerate(state.axes):
-        second = pair_sum(second, axis, i)
-    return float(second.item())
+    return pair_total(state.second, state.axes)
 
 
 # Products of matrices with a constant on one side

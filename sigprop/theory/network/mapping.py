@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -39,9 +40,17 @@ def chosen(state: SignalState, dim: int, index: np.ndarray) -> SignalState:
 
 def selection(index: np.ndarray, n: int) -> Matrix:
     """The matrix that takes entries by their places; a row of zeros at −1."""
+    index = np.asarray(index, dtype=np.int64)
+    return (_remembered if len(index) <= REPEATED else _selection)(index.tobytes(), n)
+
+
+def _selection(places: bytes, n: int) -> Matrix:
+    index = np.frombuffer(places, dtype=np.int64)
     rows = np.flatnonzero(index >= 0)
-    shape = (len(index), n)
-    return sparse.csr_array((np.ones(len(rows)), (rows, index[rows])), shape)
+    return sparse.csr_array((np.ones(len(rows)), (rows, index[rows])), (len(index), n))
+
+
+_remembered = functools.lru_cache(maxsize=256)(_selection)
 
 
 REPEATED = 512

@@ -112,12 +112,12 @@ def relation_weights(left: Matrix, right: Matrix, axis: Axis, out: Axis) -> Floa
     b = a if left is right else as_rows(right)
     if max(a.nnz, b.nnz) > REMEMBERED:
         return _weights_of(a, b, axis, out)
-    one = _Entries.of(a)
-    return _remembered(one, one if a is b else _Entries.of(b), axis, out)
+    one = SparseKey.of(a)
+    return _remembered(one, one if a is b else SparseKey.of(b), axis, out)
 
 
 @dataclass(frozen=True)
-class _Entries:
+class SparseKey:
     """A sparse matrix as a key: its entries and where they stand."""
 
     shape: tuple[int, ...]
@@ -127,13 +127,13 @@ class _Entries:
     matrix: Matrix = field(compare=False)
 
     @classmethod
-    def of(cls, a: Matrix) -> _Entries:
+    def of(cls, a: Matrix) -> SparseKey:
         """The key of a matrix."""
         return cls(a.shape, a.indptr.tobytes(), a.indices.tobytes(), a.data.tobytes(), a)
 
 
 @functools.lru_cache(maxsize=1024)
-def _remembered(left: _Entries, right: _Entries, axis: Axis, out: Axis) -> FloatArray:
+def _remembered(left: SparseKey, right: SparseKey, axis: Axis, out: Axis) -> FloatArray:
     made = _weights_of(left.matrix, right.matrix, axis, out)
     made.flags.writeable = False
     return made
@@ -210,14 +210,14 @@ def apply_mean(matrix: Matrix, mean: FloatArray, dim: int, axis: Axis, out: Axis
     """The mean of A x, averaged over the entries of each class."""
     sparse_matrix = as_rows(matrix)
     if sparse_matrix.nnz <= REMEMBERED:
-        weights = _remembered_mean(_Entries.of(sparse_matrix), axis, out)
+        weights = _remembered_mean(SparseKey.of(sparse_matrix), axis, out)
     else:
         weights = _mean_weights(sparse_matrix, axis, out)
     return mean * weights.item() if weights.size == 1 else along_one(weights, mean, dim)
 
 
 @functools.lru_cache(maxsize=1024)
-def _remembered_mean(matrix: _Entries, axis: Axis, out: Axis) -> FloatArray:
+def _remembered_mean(matrix: SparseKey, axis: Axis, out: Axis) -> FloatArray:
     return _mean_weights(matrix.matrix, axis, out)
 
 

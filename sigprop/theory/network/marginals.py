@@ -56,6 +56,30 @@ def hermite() -> FloatArray:
     return np.asarray((np.array(rows) * weights()).T)
 
 
+def values_at(function: FloatArray, z: FloatArray) -> FloatArray:
+    """A function on the grid at any numbers: linear between its points, constant beyond them.
+
+    What ``numpy.interp`` gives, which looks for the cell of each number.
+    """
+    place = np.clip((z - grid()[0]) / CELL, 0.0, POINTS - 1.0)
+    cell = np.minimum(place.astype(np.int64), POINTS - 2)
+    return np.asarray(function[cell] + np.diff(function)[cell] * (place - cell))
+
+
+def once(
+    of: Callable[[FloatArray], FloatArray], functions: Sequence[FloatArray | None]
+) -> list[FloatArray | None]:
+    """What is made of each of some functions on the grid, once of equal ones; None of None.
+
+    What a gradient depends on is the same twice behind a ReLU, as φ′² = φ′.
+    """
+    made: dict[bytes, FloatArray] = {}
+    for f in functions:
+        if f is not None and f.tobytes() not in made:
+            made[f.tobytes()] = of(f)
+    return [None if f is None else made[f.tobytes()] for f in functions]
+
+
 @dataclass(frozen=True)
 class Expansion:
     """One function of entries of several classes.
@@ -184,7 +208,7 @@ def pair_values(
         rest: √(E φ² − Σ a_k²) of the first times that of the second; None: nothing.
     """
     if rho.size <= _FEW and one.ndim == two.ndim == 1:
-        powers = np.power.outer(rho, np.arange(ORDERS + 2))
+        powers = powers_of(rho, ORDERS + 2)
         last = 0.0 if rest is None else rest * powers[..., -1]
         return np.asarray(powers[..., :-1] @ (one * two) + last)
     total = np.zeros_like(rho) if rest is None else rest * rho
@@ -193,6 +217,13 @@ def pair_values(
         if k:
             total *= rho
     return total
+
+
+def powers_of(rho: FloatArray, count: int) -> FloatArray:
+    """1, ρ, ρ², … of each, so many, the last dimension."""
+    powers = np.empty((*rho.shape, count))
+    powers[..., 0], powers[..., 1:] = 1.0, rho[..., None]
+    return np.asarray(np.multiply.accumulate(powers, axis=-1, out=powers))
 
 
 def normal_correlation(c: FloatArray, marginal: FloatArray | None) -> FloatArray:
@@ -297,20 +328,17 @@ def given_term(
         return [None for _ in functions]
     size = float(np.hypot(*std)) or 1.0
     h = grid() if one is None else one
-    x, y, p = h * std[0] / size, _coarse(two) * std[1] / size, _coarse_weights()
+    x, back = np.unique(h * std[0] / size, return_inverse=True)  # a ReLU's zeros are one number
+    y, p = _coarse(two) * std[1] / size, _coarse_weights()
     values = x[:, None] + y[None, :]
-    z = values if sum_marginal is None else np.interp(values, *_increasing(sum_marginal))
-    place = np.clip((z - grid()[0]) / CELL, 0.0, POINTS - 1.0)
-    cell = np.minimum(place.astype(np.int64), POINTS - 2)
-    place -= cell
-    made = (None if f is None else (f[cell] + np.diff(f)[cell] * place) @ p for f in functions)
-    return [None if f is None else np.asarray(f / float(f @ weights())) for f in made]
+    sums = grid() if sum_marginal is None else sum_marginal
+    order = np.argsort(sums, kind="stable")
 
+    def given_first(f: FloatArray) -> FloatArray:
+        made = (np.interp(values, sums[order], f[order]) @ p)[back]
+        return np.asarray(made / float(made @ weights()))
 
-def _increasing(marginal: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """A marginal as values and the normal numbers behind them."""
-    order = np.argsort(marginal, kind="stable")
-    return marginal[order], grid()[order]
+    return once(given_first, functions)
 
 
 def _coarse(marginal: FloatArray | None) -> FloatArray:

@@ -9,6 +9,7 @@ profile of the gradient is m·P(the largest | z), and φ′ is taken there.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -24,7 +25,16 @@ from sigprop.theory.network.axes import Axis, all_same, along, diagonal
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import aligned, one_axis
 from sigprop.theory.network.mapping import mapped
-from sigprop.theory.network.maps import Matrix, apply_mean, as_rows, rows_times, summed, through
+from sigprop.theory.network.maps import (
+    REMEMBERED,
+    Matrix,
+    SparseKey,
+    apply_mean,
+    as_rows,
+    rows_times,
+    summed,
+    through,
+)
 from sigprop.theory.network.marginals import (
     ORDERS,
     grid,
@@ -206,7 +216,12 @@ def _overlapping(found: Windows, size: float, r: FloatArray) -> FloatArray:
 
 def _overlaps(matrix: Matrix, out: Axis) -> dict[int, FloatArray]:
     """For each number of entries that two windows of an axis share: its share by relation."""
-    matrix = as_rows(matrix)
+    small = matrix.shape[0] ** 2 <= REMEMBERED
+    return (_remembered_overlaps if small else _overlaps_of)(SparseKey.of(as_rows(matrix)), out)
+
+
+def _overlaps_of(windows: SparseKey, out: Axis) -> dict[int, FloatArray]:
+    matrix = windows.matrix
     shared = (matrix @ matrix.T).toarray().astype(int)
     found: dict[int, FloatArray] = {}
     for length in np.unique(shared[shared > 0]):
@@ -218,6 +233,9 @@ def _overlaps(matrix: Matrix, out: Axis) -> dict[int, FloatArray]:
         own = float(np.trace(hit))
         found[int(length)] = np.array([(hit.sum() - own) / max(n * (n - 1), 1), own / n])
     return found
+
+
+_remembered_overlaps = functools.lru_cache(maxsize=256)(_overlaps_of)
 
 
 # Forward

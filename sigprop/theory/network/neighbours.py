@@ -15,6 +15,7 @@ alike than others, and NEAR, as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -36,6 +37,7 @@ from sigprop.theory.network.windows import (
     NEAR,
     Pool,
     as_neighbours,
+    behind_activation,
     close,
     maps_of,
     of_all,
@@ -54,9 +56,17 @@ def before_pools(calls: Sequence[Call]) -> frozenset[str]:
     """The nodes that a pool of windows comes behind: where lags matter."""
     found = set[str]()
     for call in reversed(calls):
-        if call.name in found or (call.kind == "pooling" and has_windows(call.operation)):
+        if call.name in found or _pools(call):
             found.update(call.inputs)
     return frozenset(found)
+
+
+def _pools(call: Call) -> bool:
+    """Whether a call pools windows; the mean of a whole map takes any two of its places."""
+    if call.kind != "pooling" or not has_windows(call.operation):
+        return False
+    whole = call.operation.startswith("adaptive_avg_pool")
+    return not whole or call.shape is None or math.prod(call.shape[2:]) > 1
 
 
 def behind_kernel(
@@ -250,8 +260,10 @@ def shares_of(ctx: RuleContext) -> FloatArray:
 def _each(ctx: RuleContext, rule: Rule, alike: FloatArray, rough: float) -> FloatArray:
     """What a rule makes of each c."""
 
-    def of(c: float) -> float:
-        return of_all(close(ctx, rule, c))
+    def of(c: FloatArray) -> FloatArray:
+        if ctx.call.activation is not None:
+            return behind_activation(ctx.call.activation, ctx.inputs[0], c)
+        return np.array([of_all(close(ctx, rule, float(one))) for one in c])
 
     same = np.array_equal(alike[FAR], alike[NEAR])
     far = each(alike[FAR], of, rough if same else 0.0)
@@ -313,7 +325,7 @@ def _each_of(states: Any) -> Sequence[Any]:
 
 def _takes_neighbours(ctx: RuleContext, made: SignalState) -> bool:
     """Whether a call pools windows of neighbours."""
-    if ctx.call.kind != "pooling" or len(ctx.inputs) != 1 or not has_windows(ctx.call.operation):
+    if len(ctx.inputs) != 1 or not _pools(ctx.call):
         return False
     state = ctx.inputs[0]
     return len(state.dims) == len(made.dims) and min(maps_of(ctx), default=2) >= 2

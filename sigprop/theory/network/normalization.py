@@ -80,13 +80,16 @@ class Normalized:
 
 def centred(second: FloatArray, state: SignalState, places: Sequence[int]) -> FloatArray:
     """P M P: M with the mean over some axes taken off both entries."""
-    axes, left = state.axes, second
-    for place in places:
-        left = mean_left(left, axes[place], place)
-    both = second
+    axes, both = state.axes, second
     for place in places:
         both = pair_mean(both, axes[place], place)
-    made = second - left - flipped(left, axes) + both
+    if all(axes[place].classes == 1 for place in places):
+        made = second - both  # the mean has with any entry what it has with itself
+    else:
+        left = second
+        for place in places:
+            left = mean_left(left, axes[place], place)
+        made = second - left - flipped(left, axes) + both
     return np.where(np.abs(made) <= ROUNDING * np.abs(second).max(initial=0.0), 0.0, made)
 
 

@@ -203,6 +203,8 @@ def through(act: Activation, state: SignalState) -> SignalState:
 
 def _scatter_after(act: Activation, state: SignalState) -> Scatter:
     """Variance of log q behind φ: what was before grows by (d log V/d log q)², V = E φ²."""
+    if not state.scatter.variance:
+        return state.scatter
     mean, std = typical(state)
     x = mean + std * (grid() if state.marginal is None else state.marginal)
     y, w = act.f(x), weights()

@@ -20,7 +20,7 @@ from sigprop.theory.network.axes import (
     diagonal,
     outer,
     own_mean,
-    pair_sum,
+    pair_total,
     same_sum,
 )
 from sigprop.theory.network.told import Told
@@ -101,12 +101,12 @@ class SignalState:
     @functools.cached_property
     def axes(self) -> tuple[Axis, ...]:
         """All axes, in order."""
-        return tuple(axis for dim in self.dims for axis in dim)
+        return _axes_of(self.dims)
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """The shape of the tensor."""
-        return tuple(math.prod(axis.size for axis in dim) for dim in self.dims)
+        return _shape_of(self.dims)
 
     def places(self, dim: int) -> range:
         """The places of the axes of one dimension."""
@@ -116,7 +116,7 @@ class SignalState:
     @functools.cached_property
     def _ends(self) -> tuple[int, ...]:
         """How many axes the dimensions up to each have."""
-        return tuple(itertools.accumulate(map(len, self.dims)))
+        return _ends_of(self.dims)
 
     @functools.cached_property
     def variance(self) -> FloatArray:
@@ -138,21 +138,19 @@ class SignalState:
 
         (E x y − (E x)²)/(E x² − (E x)²), averages over all such pairs; NaN if there are none.
         """
-        second = self.second
-        differ = [place for dim in dims for place in self.places(dim)]
-        if not differ:
+        differ = {place for dim in dims for place in self.places(dim)}
+        axes = tuple(self.axes[place] for place in sorted(differ))
+        pairs = math.prod(axis.size for axis in axes)
+        if pairs < 2:
             return math.nan
+        second = self.second
         for place, axis in enumerate(self.axes):
             if place not in differ:
                 second = own_mean(second, axis, place)
-        whole, own = second, second
-        pairs = math.prod(self.axes[place].size for place in differ)
-        for place in differ:
-            whole = pair_sum(whole, self.axes[place], place)
-            own = same_sum(own, self.axes[place], place)
-        if pairs < 2:
-            return math.nan
-        apart = float((whole - own).item()) / (pairs * (pairs - 1))
+        own = second = second.reshape(tuple(axis.relations for axis in axes))
+        for place, axis in enumerate(axes):
+            own = same_sum(own, axis, place)
+        apart = (pair_total(second, axes) - float(own.item())) / (pairs * (pairs - 1))
         square = self.mean_entry**2
         spread = self.q - square
         return (apart - square) / spread if spread > 1e-12 * self.q else math.nan
@@ -171,7 +169,24 @@ class SignalState:
         )  # fmt: skip
 
 
+@functools.lru_cache(maxsize=1024)
+def _axes_of(dims: Dims) -> tuple[Axis, ...]:
+    return tuple(axis for dim in dims for axis in dim)
+
+
+@functools.lru_cache(maxsize=1024)
+def _shape_of(dims: Dims) -> tuple[int, ...]:
+    return tuple(math.prod(axis.size for axis in dim) for dim in dims)
+
+
+@functools.lru_cache(maxsize=1024)
+def _ends_of(dims: Dims) -> tuple[int, ...]:
+    return tuple(itertools.accumulate(map(len, dims)))
+
+
 def _mean_of(values: FloatArray, axes: tuple[Axis, ...]) -> float:
+    if values.size == 1:
+        return float(values.item())
     for place, axis in enumerate(axes):
         values = class_mean(values, axis, place)
     return float(values.item())
@@ -217,9 +232,12 @@ def from_values(values: FloatArray, full: Sequence[int] = ()) -> SignalState:
     flat = np.moveaxis(values, [*rest, *kept], list(range(len(rest) + len(kept))))
     flat = flat.reshape(*sizes, math.prod(places))
     second = np.empty((2,) * len(rest) + (flat.shape[-1],) * 2)
-    for same in np.ndindex(*(2,) * len(rest)):
-        summed = tuple(i for i, each in enumerate(same) if not each)
-        part = flat.sum(axis=summed, keepdims=True).reshape(-1, flat.shape[-1])
+    sums = {(1,) * len(rest): flat}
+    for same in itertools.product((1, 0), repeat=len(rest)):
+        if same not in sums:  # over one dimension more than what is known
+            i = same.index(0)
+            sums[same] = sums[(*same[:i], 1, *same[i + 1 :])].sum(axis=i, keepdims=True)
+        part = sums[same].reshape(-1, flat.shape[-1])
         second[same] = part.T @ part
     for i, n in enumerate(sizes):  # place 0 holds all pairs so far
         moved = np.moveaxis(second, i, 0)

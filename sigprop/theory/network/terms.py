@@ -14,8 +14,16 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import all_same, over_pairs
 from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.entries import correlations, typical
-from sigprop.theory.network.marginals import grid, hermite, normal_correlation
+from sigprop.theory.network.marginals import (
+    grid,
+    hermite,
+    normal_correlation,
+    once,
+    powers_of,
+    values_at,
+)
 from sigprop.theory.network.state import SignalState, on_grid
+from sigprop.theory.network.table import SMALL
 
 _EVERY, _TERMS = 8, 12
 """Points of the grid taken as one, and orders kept, for functions of two entries."""
@@ -43,23 +51,24 @@ def of_term(
     (y, by), (r, _) = (_points(state) for state in (term, other))
     x = y[:, None] + r[None, :]
     values, p = y[:, None] * act.df(x), by[:, 0]
-    behind, own = (_at_sum(x, p, on_grid(f)) for f in (gradient.chosen, gradient.profile))
+    functions = (on_grid(gradient.chosen), on_grid(gradient.profile))
+    behind, own = once(partial(_at_sum, x, p), functions)
     rho = [normal_correlation(correlations(state), state.marginal) for state in (term, other)]
-    second = over_pairs(partial(_of_two, by.T @ (values * behind) @ by), term.axes, *rho)
-    if gradient.chosen is not None:
+    weighted = values if behind is None else values * behind
+    second = over_pairs(partial(_of_two, by.T @ weighted @ by), term.axes, *rho)
+    if behind is not None:
         second = second / over_pairs(partial(_of_two, by.T @ behind @ by), term.axes, *rho)
-    second = np.where(all_same(term.axes), float(p @ (values**2 * own) @ p), second)
+    squares = values**2 if own is None else values**2 * own
+    second = np.where(all_same(term.axes), float(p @ squares @ p), second)
     return replace(gradient, second=gradient.second * second, mean=gradient.mean * 0,
                    marginal=None, profile=None, chosen=None, told=None)  # fmt: skip
 
 
-def _at_sum(x: FloatArray, p: FloatArray, function: FloatArray | None) -> FloatArray:
+def _at_sum(x: FloatArray, p: FloatArray, function: FloatArray) -> FloatArray:
     """A function of the normal number behind a sum, mean 1, at the points of its terms."""
-    if function is None:
-        return np.ones_like(x)
     mean = float(p @ x @ p)
     std = math.sqrt(float(p @ x**2 @ p) - mean**2)
-    found = np.interp((x - mean) / std, grid(), function) if std > 0 else np.ones_like(x)
+    found = values_at(function, (x - mean) / std) if std > 0 else np.ones_like(x)
     return np.asarray(found / float(p @ found @ p))
 
 
@@ -69,6 +78,9 @@ def _of_two(a: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     left = squares.sum() - np.cumsum(np.cumsum(squares, axis=0), axis=1)
     kept = left > _LEAST * squares.sum()
     squares = squares[: 2 + int(kept[:, -1].sum()), : 2 + int(kept[-1].sum())]
+    if np.size(x) * squares.size <= SMALL:
+        left, right = powers_of(x, len(squares)), powers_of(y, len(squares[0]))
+        return np.asarray(((left @ squares) * right).sum(axis=-1))
     second = np.zeros(np.broadcast_shapes(np.shape(x), np.shape(y)))
     for row in squares[::-1]:
         inner = np.full_like(second, row[-1])

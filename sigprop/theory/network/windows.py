@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from sigprop.activations import Activation
 from sigprop.checks import FloatArray
+from sigprop.theory.network.axes import Axis
 from sigprop.theory.network.extremes import largest_of_correlated, typical
 from sigprop.theory.network.lags import WIDEST, Reads, known_behind, spread, through
 from sigprop.theory.network.marginals import entry_correlation, normal_correlation
@@ -75,11 +77,20 @@ def as_neighbours(state: SignalState, n: float | None) -> SignalState:
 
 def close(ctx: RuleContext, rule: Rule, n: float) -> SignalState:
     """What a rule makes where any two places are as alike as these."""
-    state = as_neighbours(ctx.inputs[0], n)
-    if ctx.call.activation is not None:
-        return replace(state, second=pair_expectation(ctx.call.activation, state))
-    made: SignalState = rule(replace(ctx, inputs=[state]))
+    made: SignalState = rule(replace(ctx, inputs=[as_neighbours(ctx.inputs[0], n)]))
     return made
+
+
+def behind_activation(act: Activation, state: SignalState, c: FloatArray) -> FloatArray:
+    """E φ(x)φ(x′)/E φ(x)² of two places, for each E x x′/E x²: those of as many kinds of places."""
+    second, own, _ = _relations(state)
+    kinds = Axis((2,) * len(c))
+    q, mean = float(second[own]), np.full(len(c), state.mean.flat[0])
+    pairs = np.where(kinds.is_same, q, mean[0] ** 2)
+    together = np.arange(len(c)) * (len(c) + 1)
+    pairs[together] = c * q
+    found = pair_expectation(act, replace(state, dims=((kinds,),), second=pairs, mean=mean))
+    return np.asarray(found[together] / found[-1] if found[-1] > 0 else found[together] * 0)
 
 
 # What windows read
