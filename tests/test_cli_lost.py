@@ -195,6 +195,7 @@ def test_validate_ends_with_the_kinds_of_net_that_are_finished(
     def validate(*, progress, gain, **case):
         if gain > 1.4:  # the second of the three
             asleep.wait(10)
+            time.sleep(0.5)  # until the first has been handed over
             os.kill(os.getpid(), signal.SIGINT)  # to the process, as a terminal sends it
             for _ in range(1000):
                 time.sleep(0.01)

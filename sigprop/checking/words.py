@@ -59,8 +59,8 @@ BRANCHES = (
 )
 """Where a residual stream grows too fast."""
 LAW = (
-    "Nothing needs to be done if the net has been trained. If sigprop.initialize drew it elsewhere, "
-    "as in another process, pass the plan: check(model, x, init=plan); "
+    "Nothing needs to be done if the net has been trained. If sigprop.initialize drew it in "
+    "another process, pass the plan: check(model, x, init=plan); "
     "initialize(model, x, report=plans.append) hands it to you. "
     "Else draw it anew with sigprop.initialize(model, x)."
 )
