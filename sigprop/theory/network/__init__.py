@@ -40,7 +40,8 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     windows.py: windows of places beside each other.
     normalization.py: norms; norm_calls.py: what they take together; norm_sides.py: one of two;
     freedom.py: the mean of 1/v; spectrum.py: eigenvalues of a kernel.
-    products.py: matrix products; contraction.py: sums over pairs of shared dimensions.
+    products.py: matrix products; contraction.py: sums over pairs of shared dimensions; sources.py:
+    keys and values of one source.
     softmax.py: shares; concentration.py: their moments; rows.py: their places, apart or in classes.
     tables.py: masks before a softmax.
     attention.py: attention in one call; gates.py: gated linear units in one call.

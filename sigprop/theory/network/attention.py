@@ -7,6 +7,7 @@ Y = softmax(scale · q kᵀ + mask) v by the rules of its parts: products of two
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,13 +15,28 @@ import numpy as np
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import diagonal
 from sigprop.theory.network.calls import CannotPredict, Signal
-from sigprop.theory.network.contraction import contracted, fed_by, origin
+from sigprop.theory.network.contraction import contracted, origin
 from sigprop.theory.network.divisions import broadcast, reshaped
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.numbers import shifted, summed_to
-from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, grown, shares, tilted
+from sigprop.theory.network.softmax import (
+    ASSUMED,
+    Shares,
+    as_before,
+    back,
+    gained,
+    grown,
+    shares,
+    tilted,
+)
+from sigprop.theory.network.sources import Feed, fed_by
 from sigprop.theory.network.state import SignalState
-from sigprop.theory.network.table import RuleContext, kept_for_the_way_back, rule
+from sigprop.theory.network.table import (
+    RuleContext,
+    kept_for_the_parameters,
+    kept_for_the_way_back,
+    rule,
+)
 from sigprop.theory.network.tables import hides
 
 
@@ -38,7 +54,8 @@ class Heads:
         scale: of the logits.
         kept: 1/(1 − p) of the dropout.
         bias: a signal that is added to the logits.
-        common_source: 1/D for keys and values made of one tensor of D channels, else 0.
+        feeds: the maps that make keys and values.
+        common_source: r for keys and values made of one tensor whose products scatter by r, else 0.
     """
 
     q: SignalState
@@ -50,6 +67,7 @@ class Heads:
     scale: float
     kept: float
     bias: Signal | None
+    feeds: tuple[Feed | None, Feed | None]
     common_source: float
 
 
@@ -80,9 +98,9 @@ def _heads(ctx: RuleContext) -> Heads:
     p = float(call.argument(4, "dropout_p", 0.0) or 0.0)
     kept = 1 / (1 - p) if p < 1 else 0.0
     key, value = fed_by(ctx, sides[1]), fed_by(ctx, sides[2])
-    share = 1 / key[1] if key is not None and key == value else 0.0
+    share = 0.0 if key is None else key.scatter_with(value)
     weights = _dropped(as_before(found, found.state), kept)
-    return Heads(q, k, v, found, weights, labels, scale, kept, bias, share)
+    return Heads(q, k, v, found, weights, labels, scale, kept, bias, (key, value), share)
 
 
 def _masked(
@@ -140,19 +158,34 @@ def _attention(ctx: RuleContext) -> SignalState:
     return reshaped(made, ctx.call.shape or made.shape)
 
 
+def _opened(heads: Heads, gradient: SignalState) -> SignalState:
+    """The gradient of what leaves in the labels of the parts."""
+    shape = {label: n for names, x in zip(heads.labels, (heads.q, heads.k, heads.v), strict=False)
+             for label, n in zip(names, x.shape, strict=True) if n > 1}  # fmt: skip
+    return reshaped(gradient, [shape.get(label, 1) for label in heads.labels[4]])
+
+
+@kept_for_the_parameters
+def _of_shares(ctx: RuleContext, gradient: SignalState) -> tuple[SignalState, SignalState | None]:
+    """The gradient of the shares; what that of the logits has more as it meets their source."""
+    heads = _heads(ctx)
+    _, _, v, logits, out = heads.labels
+    made = _dropped(contracted(_opened(heads, gradient), out, heads.v, v, logits), heads.kept)
+    if not heads.common_source:
+        return made, None
+    return made, grown(heads.found, made, heads.common_source).times(heads.scale)
+
+
 def _attention_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | None]:
     heads = _heads(ctx)
-    q, k, v, logits, out = heads.labels
-    shape = {label: n for names, x in ((q, heads.q), (k, heads.k), (v, heads.v))
-             for label, n in zip(names, x.shape, strict=True) if n > 1}  # fmt: skip
-    gradient = reshaped(gradient, [shape.get(label, 1) for label in out])
+    q, k, _, logits, out = heads.labels
+    weights, more = _of_shares(ctx, gradient)
+    gradient = _opened(heads, gradient)
     value = contracted(gradient, out, heads.weights, logits, (*out[:-2], "s", "d"))
-    weights = _dropped(contracted(gradient, out, heads.v, v, logits), heads.kept)
     before = back(heads.found, weights)
     scaled = before.times(heads.scale)
     to_keys = scaled
-    if heads.common_source:
-        more = grown(heads.found, weights, heads.common_source).times(heads.scale)
+    if more is not None:
         to_keys = replace(scaled, second=scaled.second + more.second)
     query = contracted(to_keys, logits, heads.k, k, (*logits[:-2], "t", "c"))
     key = contracted(scaled, logits, heads.q, q, (*logits[:-2], "s", "c"))
@@ -172,5 +205,25 @@ def _attention_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState
     return found
 
 
+def _sources(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    """What the weights that make keys and values gain by the products of their source."""
+    heads = _heads(ctx)
+    q, _, _, logits, out = heads.labels
+    _, more = _of_shares(ctx, gradient)
+    found: dict[str, float] = {}
+    if more is None:
+        return found
+    key = contracted(more, logits, heads.q, q, (*logits[:-2], "s", "c"))
+    extra = _dropped(as_before(heads.found, gained(heads.found, heads.common_source)), heads.kept)
+    gradient = _opened(heads, gradient)
+    value = contracted(gradient, out, extra, logits, (*out[:-2], "s", "d"))
+    for feed, made, state in zip(heads.feeds, (key, value), (heads.k, heads.v), strict=True):
+        if feed is not None:
+            by = feed.gained(summed_to(made, state.shape), state, len(state.dims) - 2)
+            found = {name: found.get(name, 0.0) + by.get(name, 0.0) for name in {*found, *by}}
+    return found
+
+
 rule("scaled_dot_product_attention", _attention, _attention_back,
-     "the shares are independent of the values; " + ASSUMED)  # fmt: skip
+     "the shares are independent of the values, but for the products of one source; " + ASSUMED,
+     parameters=_sources)  # fmt: skip

@@ -18,7 +18,6 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network import linear
 from sigprop.theory.network.axes import Axis, along
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
-from sigprop.theory.network.directions import scatter_of_products
 from sigprop.theory.network.divisions import broadcast, closer, one_axis, permuted, with_axis
 from sigprop.theory.network.joins import added
 from sigprop.theory.network.linear import as_it_is, significant_mean
@@ -276,35 +275,6 @@ def origin(ctx: RuleContext, value: Signal) -> str:
     if call.activation is None and (call.operation in _AS_IT_IS.split() or call.kind == "scale"):
         return origin(before, Signal(0))
     return name
-
-
-_THROUGH = ("passage", "scale", "dropout", "sum", "concatenation")
-
-
-def fed_by(ctx: RuleContext, value: Signal) -> tuple[str, float] | None:
-    """Where the dense map that a signal leaves takes its input from, and the directions of that.
-
-    None: it leaves none, through what turns, cuts or joins tensors, scales them or adds to them.
-    """
-    before = ctx.source(value.place)
-    if before is None or before.call.activation is not None or not before.call.inputs:
-        return None
-    call = before.call
-    if call.operation == "linear" or (call.operation in ("matmul", "addmm") and is_dense(before)):
-        weight = next((arg for arg in _flat(call.args)
-                       if isinstance(arg, Constant) and len(arg.shape) == 2), None)  # fmt: skip
-        if weight is None or not isinstance(before.inputs[0], SignalState):
-            return None
-        scatter = scatter_of_products(before.source(0), before.inputs[0].shape[-1])
-        return origin(before, Signal(0)), 1 / scatter
-    if call.kind in _THROUGH or (call.kind == "product" and len(call.inputs) == 1):
-        return fed_by(before, Signal(0))
-    return None
-
-
-def _flat(values: Any) -> list[Any]:
-    return [each for value in values
-            for each in (_flat(value) if isinstance(value, tuple | list) else [value])]  # fmt: skip
 
 
 def _weight(plan: Contraction) -> Constant | None:

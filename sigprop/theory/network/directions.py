@@ -22,6 +22,7 @@ from sigprop.theory.network.table import RuleContext
 
 DEEPEST = 256
 """Steps after which the channels are taken for independent."""
+_KERNELS = ("conv1d", "conv2d", "conv3d")
 _KEEP = ("passage", "scale", "dropout", "normalization")
 
 
@@ -37,10 +38,8 @@ def scatter_of_products(ctx: RuleContext | None, width: int, steps: int = DEEPES
         return 1 / width if ctx is None else _of_entries(ctx.output, width)
     call = ctx.call
     weight = call.argument(1, "weight")
-    if isinstance(weight, Constant) and call.operation == "linear":
-        return 1 / width + scatter_of_products(ctx.source(0), weight.shape[1], steps - 1)
-    if isinstance(weight, Constant) and call.operation in ("conv1d", "conv2d", "conv3d"):
-        return 1 / width + of_windows(ctx.inputs[0], weight.shape, call.argument(5, "dilation", 1))
+    if isinstance(weight, Constant) and call.operation in ("linear", *_KERNELS):
+        return 1 / width + scatter_read(ctx, weight.shape, steps)
     if call.norm is not None or (call.kind in _KEEP and len(call.inputs) == 1):
         return scatter_of_products(ctx.source(0), width, steps - 1)
     if call.kind in ("sum", "shift"):
@@ -55,6 +54,22 @@ def scatter_of_products(ctx: RuleContext | None, width: int, steps: int = DEEPES
         if alike and total > 0:
             return math.fsum(n * r for n, r in zip(sizes, found, strict=True)) / total
     return 1 / width
+
+
+def scatter_read(ctx: RuleContext, weight: tuple[int, ...], steps: int = DEEPEST) -> float:
+    """The r of what a dense map reads, or a kernel at one place.
+
+    Args:
+        ctx: of the map.
+        weight: its shape.
+        steps: see :func:`scatter_of_products`.
+    """
+    call = ctx.call
+    if call.operation not in _KERNELS:
+        return scatter_of_products(ctx.source(0), ctx.inputs[0].shape[-1], steps - 1)
+    if math.prod(weight[2:]) == 1:
+        return scatter_of_products(ctx.source(0), weight[1], steps - 1)
+    return of_windows(ctx.inputs[0], weight, call.argument(5, "dilation", 1))
 
 
 def _of_sum(ctx: RuleContext, width: int, steps: int) -> float:

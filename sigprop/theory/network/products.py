@@ -18,7 +18,6 @@ from sigprop.theory.network.calls import Signal
 from sigprop.theory.network.contraction import (
     Contraction,
     both,
-    fed_by,
     gradient_of,
     is_dense,
     plan_of,
@@ -27,14 +26,17 @@ from sigprop.theory.network.contraction import (
 )
 from sigprop.theory.network.divisions import aligned
 from sigprop.theory.network.numbers import summed_to
-from sigprop.theory.network.softmax import ASSUMED, Shares, as_before, back, grown, read, tilted
+from sigprop.theory.network.softmax import ASSUMED, as_before, back, gained, grown, read
+from sigprop.theory.network.sources import Feed, fed_by
 from sigprop.theory.network.state import Dims, SignalState
-from sigprop.theory.network.table import RuleContext, rule
+from sigprop.theory.network.table import RuleContext, rule, rule_of
 from sigprop.theory.network.tables import signal_behind
 from sigprop.theory.network.told import Told
 
 _PRODUCTS = ("matmul", "addmm", "einsum")
 _UNCHANGED = ("dropout", "to", "type_as", "float", "clone", "contiguous")
+_TURNED = ("transpose", "permute", "swapaxes", "movedim", "mT", "t", "reshape", "view", "flatten",
+           "unflatten", "squeeze", "unsqueeze")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +46,16 @@ class Meeting:
     Attributes:
         side: of the shares.
         softmax: what its rule was given.
-        common_source: 1/D.
+        turned: what turns them in between, the last first.
+        common_source: r.
+        values: the map that makes the values.
     """
 
     side: int
     softmax: RuleContext
+    turned: tuple[RuleContext, ...]
     common_source: float
+    values: Feed
 
 
 def meeting(ctx: RuleContext, plan: Contraction) -> Meeting | None:
@@ -58,21 +64,33 @@ def meeting(ctx: RuleContext, plan: Contraction) -> Meeting | None:
         weights, values = plan.factors[side], plan.factors[1 - side]
         if not isinstance(weights, Signal) or not isinstance(values, Signal):
             continue
-        softmax, source = _softmax_behind(ctx, weights), fed_by(ctx, values)
-        logits = None if softmax is None else logits_behind(softmax)
-        if softmax is None or logits is None or source is None:
+        turned, source = _softmax_behind(ctx, weights), fed_by(ctx, values)
+        if not turned or source is None:
+            continue
+        softmax, logits = turned[-1], logits_behind(turned[-1])
+        if logits is None:
             continue
         factors = [f for f in plan_of(logits).factors if isinstance(f, Signal)]
-        if source in [fed_by(logits, factor) for factor in factors]:
-            return Meeting(side, softmax, 1 / source[1])
+        for factor in factors:
+            common_source = source.scatter_with(fed_by(logits, factor))
+            if common_source:
+                return Meeting(side, softmax, turned[:-1], common_source, source)
     return None
 
 
-def _softmax_behind(ctx: RuleContext, value: Signal) -> RuleContext | None:
+def _softmax_behind(ctx: RuleContext, value: Signal) -> tuple[RuleContext, ...]:
+    """What turns shares, the last first, and their softmax; (): they are none."""
+    turned: list[RuleContext] = []
     before = ctx.source(value.place)
-    while before is not None and before.call.operation in _UNCHANGED and before.call.inputs:
+    while before is not None and len(before.call.inputs) == 1:
+        if before.call.operation == "softmax":
+            return (*turned, before)
+        if before.call.operation in _TURNED:
+            turned.append(before)
+        elif before.call.operation not in _UNCHANGED:
+            return ()
         before = before.source(0)
-    return before if before is not None and before.call.operation == "softmax" else None
+    return ()
 
 
 def logits_behind(softmax: RuleContext) -> RuleContext | None:
@@ -91,10 +109,13 @@ def logits_behind(softmax: RuleContext) -> RuleContext | None:
     return None
 
 
-def _extra(found: Shares, common_source: float) -> SignalState:
-    """What :func:`tilted` adds to the shares."""
-    more = tilted(found, common_source).second - found.state.second
-    return as_before(found, replace(found.state, second=more))
+def _extra(met: Meeting) -> SignalState:
+    """What ``softmax.tilted`` adds to the shares."""
+    found = read(met.softmax)
+    extra = as_before(found, gained(found, met.common_source))
+    for ctx in reversed(met.turned):
+        extra = rule_of(ctx.call).forward(replace(ctx, inputs=[extra]))
+    return extra
 
 
 def _matmul(ctx: RuleContext) -> SignalState:
@@ -103,7 +124,7 @@ def _matmul(ctx: RuleContext) -> SignalState:
     plan, states = both(ctx)
     met = meeting(ctx, plan)
     if met is not None:
-        weights, extra = aligned(states[met.side], _extra(read(met.softmax), met.common_source))
+        weights, extra = aligned(states[met.side], _extra(met))
         states[met.side] = replace(weights, second=weights.second + extra.second)
     return product(ctx, plan, *states)
 
@@ -131,7 +152,33 @@ def _matmul_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | 
 
 
 def _matmul_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
-    return (linear.matmul_parameters if is_dense(ctx) else product_parameters)(ctx, gradient)
+    if is_dense(ctx):
+        return linear.matmul_parameters(ctx, gradient)
+    return {**product_parameters(ctx, gradient), **_sources(ctx, gradient)}
+
+
+def _sources(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
+    """What the weights that make keys or values gain by the products of their source."""
+    plan, states = both(ctx)
+    met, told = meeting(ctx, plan), gradient.told_at(ctx.call.name)
+    if met is not None:
+        side, feed, other = 1 - met.side, met.values, _extra(met)
+        gone = [label for label in plan.labels[side] if label not in plan.out]
+        place = plan.labels[side].index(gone[0])
+    elif isinstance(told, Grown) and told.dims == gradient.dims:
+        label = plan.out[told.dim]
+        side = next(i for i in (0, 1) if label in plan.labels[i])
+        value, other = plan.factors[side], states[1 - side]
+        source = fed_by(ctx, value) if isinstance(value, Signal) else None
+        if source is None or len(plan.out) != len(told.dims):
+            return {}
+        feed, place = source, plan.labels[side].index(label)
+        gradient = replace(gradient, second=gradient.second * (told.factor - 1))
+    else:
+        return {}
+    gradient = replace(gradient, told=None)
+    made = gradient_of(plan, gradient, other, side, states[side]).times(plan.factor)
+    return feed.gained(made, states[side], place)
 
 
 @dataclass(frozen=True, eq=False)

@@ -268,15 +268,20 @@ def tilted(found: Shares, common_source: float) -> SignalState:
     """The shares as a sum over values meets them that come from where the keys do.
 
     Keys and values of one source of D channels share its products c_ss' = x_s·x_s'/D, which scatter
-    by 1/D: large logits go with values that are alike, and E Σ A A' c grows by w (1 − R)²/D.
+    by r = 1/D: large logits go with values that are alike, and E Σ A A' c grows by w (1 − R)² r.
 
     Args:
         found: the softmax.
-        common_source: 1/D.
+        common_source: r.
     """
+    extra = gained(found, common_source).second
+    return replace(found.state, second=extra + found.state.second)
+
+
+def gained(found: Shares, common_source: float) -> SignalState:
+    """What :func:`tilted` adds."""
     extra = _apart(found)
     extra *= found.common * common_source * _free(found)
-    extra += found.state.second
     return replace(found.state, second=extra)
 
 
