@@ -22,7 +22,7 @@ The files, each with one idea. The ground:
     sides.py: one of two tensors alone.
     gradient_covariance.py: two gradients that meet; edges.py: how one call sends one on.
     numbers.py: numbers and known tables that multiply a signal or are added.
-    directions.py: how much products of two vectors scatter.
+    directions.py: how much products of two vectors scatter; deviations.py: by the layers before.
     told.py: what rules of neighbouring nodes tell one another.
     table.py: the table of rules.
     propagate.py: the two passes.
@@ -40,8 +40,8 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     windows.py: windows of places beside each other.
     normalization.py: norms; norm_calls.py: what they take together; norm_sides.py: one of two;
     freedom.py: the mean of 1/v; spectrum.py: eigenvalues of a kernel.
-    products.py: matrix products; contraction.py: sums over pairs of shared dimensions; sources.py:
-    keys and values of one source.
+    products.py: matrix products; contraction.py: sums over pairs of shared dimensions.
+    sources.py: keys and values of one source.
     softmax.py: shares; concentration.py: their moments; rows.py: their places, apart or in classes.
     tables.py: masks before a softmax.
     attention.py: attention in one call; gates.py: gated linear units in one call.

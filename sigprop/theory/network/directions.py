@@ -2,8 +2,8 @@
 
 For vectors x_s of n channels, r is the variance of x_s·x_s'/n over the square of E x²: 1/n for
 independent entries, Σ λ²/(Σ λ)² = Σ_ij K_ij²/(Σ_i K_ii)² for a covariance K of eigenvalues λ, such
-as that of the pixels of a patch. A random linear map to m channels adds 1/m. In a sum of
-independent terms with shares p_i of E x² it is Σ p_i² r_i + (1 − Σ p_i²)/n.
+as that of the pixels of a patch; for a known table tr C²/(tr C)² − 1/(S − 1), C = X Xᵀ of its S
+places with their mean taken away. How r goes through a network: ``deviations``.
 """
 
 from __future__ import annotations
@@ -14,84 +14,54 @@ from collections.abc import Mapping
 import numpy as np
 
 from sigprop.checks import FloatArray
-from sigprop.theory.network.axes import Axis, along, own_mean
+from sigprop.theory.network.axes import Axis, all_same, along, diagonal, own_mean, pair_mean
 from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.divisions import one_axis, with_axis
 from sigprop.theory.network.state import SignalState, of_products
-from sigprop.theory.network.table import RuleContext
-
-DEEPEST = 256
-"""Steps after which the channels are taken for independent."""
-_KERNELS = ("conv1d", "conv2d", "conv3d")
-_KEEP = ("passage", "scale", "dropout", "normalization")
 
 
-def scatter_of_products(ctx: RuleContext | None, width: int, steps: int = DEEPEST) -> float:
-    """The r of what leaves a node.
+def varying(state: SignalState, width: int) -> float:
+    """E x_s² − E x_s x_s' of places of one sample; E x² where it has no places."""
+    shape = state.shape
+    channel = len(shape) - 1 if shape[-1:] == (width,) else 1
+    dims = [dim for dim in range(1, len(shape)) if dim != channel]
+    if not dims:
+        return state.q
+    n = math.prod(shape[dim] for dim in dims)
+    if n < 2:
+        return 0.0
+    second = state.second
+    places = [place for dim in dims for place in state.places(dim)]
+    for place, axis in enumerate(state.axes):
+        if place not in places:
+            second = own_mean(second, axis, place)
+    for place in places:
+        second = pair_mean(second, state.axes[place], place)
+    return max((state.q - float(second.item())) * n / (n - 1), 0.0)
 
-    Args:
-        ctx: of the node.
-        width: channels.
-        steps: nodes that are looked back at most.
+
+def of_table(value: Constant, width: int, *, full: bool) -> tuple[float, float]:
+    """What of a table differs from place to place, and how much its products scatter.
+
+    With C of its places, means over them apart, tr C²/(tr C)² − 1/(S − 1). Where places are told
+    apart its products are known.
     """
-    if ctx is None or not steps or ctx.call.activation is not None or not ctx.call.inputs:
-        return 1 / width if ctx is None else _of_entries(ctx.output, width)
-    call = ctx.call
-    weight = call.argument(1, "weight")
-    if isinstance(weight, Constant) and call.operation in ("linear", *_KERNELS):
-        return 1 / width + scatter_read(ctx, weight.shape, steps)
-    if call.norm is not None or (call.kind in _KEEP and len(call.inputs) == 1):
-        return scatter_of_products(ctx.source(0), width, steps - 1)
-    if call.kind in ("sum", "shift"):
-        return _of_sum(ctx, width, steps)
-    if call.kind == "concatenation":  # along places: the mean over them
-        found = [scatter_of_products(ctx.source(i), width, steps - 1)
-                 for i in range(len(call.inputs))]  # fmt: skip
-        sizes = [float(math.prod(state.shape)) if isinstance(state, SignalState) else 0.0
-                 for state in ctx.inputs]  # fmt: skip
-        alike = all(isinstance(s, SignalState) and s.shape[-1] == width for s in ctx.inputs)
-        total = float(math.fsum(sizes))
-        if alike and total > 0:
-            return math.fsum(n * r for n, r in zip(sizes, found, strict=True)) / total
-    return 1 / width
-
-
-def scatter_read(ctx: RuleContext, weight: tuple[int, ...], steps: int = DEEPEST) -> float:
-    """The r of what a dense map reads, or a kernel at one place.
-
-    Args:
-        ctx: of the map.
-        weight: its shape.
-        steps: see :func:`scatter_of_products`.
-    """
-    call = ctx.call
-    if call.operation not in _KERNELS:
-        return scatter_of_products(ctx.source(0), ctx.inputs[0].shape[-1], steps - 1)
-    if math.prod(weight[2:]) == 1:
-        return scatter_of_products(ctx.source(0), weight[1], steps - 1)
-    return of_windows(ctx.inputs[0], weight, call.argument(5, "dilation", 1))
-
-
-def _of_sum(ctx: RuleContext, width: int, steps: int) -> float:
-    sizes, found = [], []
-    for place, state in enumerate(ctx.inputs):
-        if not isinstance(state, SignalState):
-            return 1 / width
-        sizes.append(state.q)
-        found.append(scatter_of_products(ctx.source(place), width, steps - 1))
-    for value in (ctx.call.argument(0, "input"), ctx.call.argument(1, "other")):
-        if isinstance(value, Constant):
-            sizes.append(value.square)
-            found.append(1 / width)
-    total = sum(sizes)
+    shape = value.shape
+    if math.prod(shape) <= width:
+        return 0.0, 1 / width
+    if value.random or shape[-1] != width:
+        return value.square, 1 / width
+    rows = np.asarray(value.values(), dtype=np.float64).reshape(-1, width)
+    rows = rows - rows.mean(axis=0)
+    n, total = len(rows), float((rows**2).sum())
     if not total > 0:
-        return 1 / width
-    shares = [size / total for size in sizes]
-    own = sum(share**2 for share in shares)
-    return sum(s**2 * r for s, r in zip(shares, found, strict=True)) + (1 - own) / width
+        return 0.0, 1 / width
+    gram = rows.T @ rows if n > width else rows @ rows.T
+    r = 0.0 if full else float((gram**2).sum()) / total**2 - 1 / (n - 1)
+    return total / ((n - 1) * width), max(r, 0.0)
 
 
-def _of_entries(state: object, width: int) -> float:
+def of_entries(state: object, width: int) -> float:
     """Of the entries along the last dimension."""
     if not isinstance(state, SignalState) or state.shape[-1:] != (width,):
         return 1 / width
@@ -100,13 +70,17 @@ def _of_entries(state: object, width: int) -> float:
     return _of_pairs(state, {dim: state.axes[state.places(dim).start].counts}, width)
 
 
-def of_windows(state: SignalState, kernel: tuple[int, ...], dilation: object) -> float:
+def of_windows(
+    state: SignalState, kernel: tuple[int, ...], dilation: object, *, seen: bool = False
+) -> float:
     """Of the entries that a kernel reads at one place; mean over the places.
 
     Args:
         state: of what it reads.
         kernel: shape of the weight, (units, channels, taps of each axis).
         dilation: of the taps, one number or one for each axis.
+        seen: whether its moments are means over data: their squares are too large by
+            (1 − ρ²)²/N of N pairs.
 
     Example:
         >>> from sigprop.theory.network.state import from_moments
@@ -123,7 +97,7 @@ def of_windows(state: SignalState, kernel: tuple[int, ...], dilation: object) ->
     for i, (k, step) in enumerate(zip(taps, steps, strict=True)):
         state = _plain(state, first + i)
         counts[first + i] = _tap_pairs(state.axes[state.places(first + i).start], k, int(step))
-    return _of_pairs(state, counts, n)
+    return _of_pairs(state, counts, n, seen=seen)
 
 
 def _plain(state: SignalState, dim: int, *, alike: bool = False) -> SignalState:
@@ -152,12 +126,16 @@ def _tap_pairs(axis: Axis, taps: int, step: int) -> FloatArray:
     return np.bincount(pairs.ravel(), minlength=n * n) / len(starts)
 
 
-def _of_pairs(state: SignalState, counts: Mapping[int, FloatArray], n: int) -> float:
+def _of_pairs(
+    state: SignalState, counts: Mapping[int, FloatArray], n: int, *, seen: bool = False
+) -> float:
     """Σ K²/(Σ K_ii)² over pairs of entries along some dimensions, of one entry of the others."""
     second = state.second - of_products(state.mean, state.mean, state.axes)
     trace = second
     weights = {state.places(dim).start: count for dim, count in counts.items()}
     squares = second**2
+    if seen:
+        squares = squares - _by_chance(second, state.axes)
     for place, axis in enumerate(state.axes):
         if place not in weights:
             trace, squares = (own_mean(x, axis, place) for x in (trace, squares))
@@ -168,3 +146,14 @@ def _of_pairs(state: SignalState, counts: Mapping[int, FloatArray], n: int) -> f
         trace = (trace * own).sum(axis=place, keepdims=True)
     total = float(trace.item()) ** 2
     return max(float(squares.item()) / total, 1 / n) if total > 0 else 1 / n
+
+
+def _by_chance(second: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
+    """By how much squares of covariances over data are too large: K_ii K_jj (1 − ρ²)²/N."""
+    own = np.maximum(diagonal(second, axes), 0.0)
+    bound, pairs = of_products(own, own, axes), np.ones((1,) * len(axes))
+    for place, axis in enumerate(axes):
+        pairs = pairs * along(np.maximum(axis.counts, 1.0), place, len(axes))
+    squared = np.divide(second**2, bound, out=np.ones_like(bound), where=bound > 0)
+    left = np.clip(1 - squared, 0.0, 1.0) ** 2
+    return np.where(all_same(axes), 0.0, bound * left / pairs)

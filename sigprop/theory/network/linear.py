@@ -26,7 +26,7 @@ from sigprop.theory.network.axes import (
     same_sum,
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
-from sigprop.theory.network.directions import scatter_of_products
+from sigprop.theory.network.deviations import deviations
 from sigprop.theory.network.divisions import aligned, one_axis, with_position_axis
 from sigprop.theory.network.freedom import fan, off_weights, telling, undone
 from sigprop.theory.network.maps import apply, apply_mean
@@ -310,7 +310,7 @@ def _linear_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, 
             along = 0.0  # of samples that are told apart it is not known
         if along:  # of inputs whose products x·x′ scatter by 1/fan_in
             fan_in, source = weight.shape[1], ctx.source(0) if ctx.call.inputs else None
-            along *= max(scatter_of_products(source, fan_in) * fan_in, 1.0)
+            along *= max(deviations(source, fan_in).scatter * fan_in, 1.0)
         found[weight.parameter] += along
     return found
 

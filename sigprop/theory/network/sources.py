@@ -1,7 +1,7 @@
 """Keys and values made of one tensor: what its products, which scatter, add to weights' gradients.
 
 Keys k_s = W x_s and values v_s = W' x_s of one x share its products c_ss' = x_s·x_s'/D, which
-scatter by r (``directions``). A gradient that reaches the keys came by the values: its second
+scatter by r (``deviations``). A gradient that reaches the keys came by the values: its second
 moments E g_s g_s' hold c_ss' − means. The gradient of W sums over all pairs of places,
 E g_W² = Σ E (g_s·g_s') c_ss', and meets these products again: with C of independent vectors of D
 channels it is E tr (PCP)² = (S − 1)(1 + S/D) in place of S − 1. Likewise the weights of the values,
@@ -18,7 +18,7 @@ from typing import Any
 from sigprop.theory.network.axes import own_mean, pair_mean
 from sigprop.theory.network.calls import Constant, Signal
 from sigprop.theory.network.contraction import is_dense, origin
-from sigprop.theory.network.directions import scatter_read
+from sigprop.theory.network.deviations import scatter_read
 from sigprop.theory.network.divisions import one_axis
 from sigprop.theory.network.state import SignalState
 from sigprop.theory.network.table import RuleContext
@@ -42,7 +42,7 @@ class Feed:
     weight: Constant
 
     def scatter_with(self, other: Feed | None) -> float:
-        """r where another reads the same; else 0."""
+        """The scatter where another reads the same; else 0."""
         return self.scatter if other is not None and other.node == self.node else 0.0
 
     def gained(self, more: SignalState, state: SignalState, dim: int) -> Mapping[str, float]:
