@@ -80,7 +80,7 @@ def of_windows(
         kernel: shape of the weight, (units, channels, taps of each axis).
         dilation: of the taps, one number or one for each axis.
         seen: whether its moments are means over data: their squares are too large by
-            (1 − ρ²)²/N of N pairs.
+            (1 − ρ²)/(N − 1) of N pairs.
 
     Example:
         >>> from sigprop.theory.network.state import from_moments
@@ -149,11 +149,11 @@ def _of_pairs(
 
 
 def _by_chance(second: FloatArray, axes: tuple[Axis, ...]) -> FloatArray:
-    """By how much squares of covariances over data are too large: K_ii K_jj (1 − ρ²)²/N."""
+    """By how much squares of covariances over data are too large: K_ii K_jj (1 − ρ²)/(N − 1)."""
     own = np.maximum(diagonal(second, axes), 0.0)
     bound, pairs = of_products(own, own, axes), np.ones((1,) * len(axes))
     for place, axis in enumerate(axes):
         pairs = pairs * along(np.maximum(axis.counts, 1.0), place, len(axes))
     squared = np.divide(second**2, bound, out=np.ones_like(bound), where=bound > 0)
-    left = np.clip(1 - squared, 0.0, 1.0) ** 2
-    return np.where(all_same(axes), 0.0, bound * left / pairs)
+    left = np.clip(1 - squared, 0.0, 1.0) / np.maximum(pairs - 1, 1.0)
+    return np.where(all_same(axes), 0.0, bound * left)
