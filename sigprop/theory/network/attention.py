@@ -226,4 +226,4 @@ def _sources(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
 
 rule("scaled_dot_product_attention", _attention, _attention_back,
      "the shares are independent of the values, but for the products of one source; " + ASSUMED,
-     parameters=_sources)  # fmt: skip
+     sources=_sources)  # fmt: skip

@@ -152,13 +152,13 @@ def _matmul_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | 
 
 
 def _matmul_parameters(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
-    if is_dense(ctx):
-        return linear.matmul_parameters(ctx, gradient)
-    return {**product_parameters(ctx, gradient), **_sources(ctx, gradient)}
+    return (linear.matmul_parameters if is_dense(ctx) else product_parameters)(ctx, gradient)
 
 
 def _sources(ctx: RuleContext, gradient: SignalState) -> Mapping[str, float]:
     """What the weights that make keys or values gain by the products of their source."""
+    if is_dense(ctx):
+        return {}
     plan, states = both(ctx)
     met, told = meeting(ctx, plan), gradient.told_at(ctx.call.name)
     if met is not None:
@@ -219,5 +219,6 @@ def _softmax(ctx: RuleContext) -> SignalState:
 
 
 rule("matmul addmm einsum", _matmul, _matmul_back, "the two factors are independent, but for the "
-     "shares of keys and the values of one source", parameters=_matmul_parameters)  # fmt: skip
+     "shares of keys and the values of one source", parameters=_matmul_parameters,
+     sources=_sources)  # fmt: skip
 rule("softmax softmin", _softmax, _softmax_back, ASSUMED)

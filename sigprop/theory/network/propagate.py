@@ -63,6 +63,7 @@ class Propagation:
         states: of each node; for a node that returns several tensors a tuple.
         gradients: of each node that the gradient reaches.
         parameters: the mean square of the gradient of each parameter.
+        gained: what nodes behind a map add to that of its parameters, until it is reached.
         unpredicted: nodes that no rule reaches forward, with the reason.
         unpredicted_back: nodes that no rule reaches backward, with the reason.
         cut: whether covariances of what meets again were too many or too far to be followed.
@@ -78,6 +79,7 @@ class Propagation:
     states: dict[str, Any] = field(default_factory=dict)
     gradients: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, float] = field(default_factory=dict)
+    gained: dict[str, float] = field(default_factory=dict)
     unpredicted: dict[str, str] = field(default_factory=dict)
     unpredicted_back: dict[str, str] = field(default_factory=dict)
     cut: bool = False
@@ -286,6 +288,9 @@ def _backward(
             gradient = _apart(gradient)
             sent = rule.backward(ctx, gradient)
         parts = found.borders.backward(ctx, sent)
+        if rule.sources is not None:
+            for name, square in rule.sources(ctx, gradient).items():
+                found.gained[name] = found.gained.get(name, 0.0) + square
         if rule.parameters is not None:
             crossed = crossed_parameters(back, ctx)
             kernel = getattr(call.argument(1, "weight"), "parameter", "")
@@ -297,7 +302,7 @@ def _backward(
                 )
             for name, square in squares.items():
                 square *= found.borders.of_kernel(ctx) if name == kernel else 1.0
-                square += crossed.get(name, 0.0)
+                square += crossed.get(name, 0.0) + found.gained.pop(name, 0.0)
                 found.parameters[name] = found.parameters.get(name, 0.0) + max(square, 0.0)
     except FAILURES as error:
         found.unpredicted_back[call.name] = _reason(call, error, measure is None)

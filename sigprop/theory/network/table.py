@@ -160,6 +160,7 @@ class Rule:
         forward: states in → the state out (a tuple where several tensors leave).
         backward: the state of the gradient out → one for each input, None where none arrives.
         parameters: the mean square of the gradient of each parameter.
+        sources: what the mean squares of the gradients of parameters of maps before it gain.
         assumption: under which it is right.
         source: a key of ``references``, or "" for our own.
     """
@@ -170,6 +171,7 @@ class Rule:
     assumption: str
     source: str = ""
     parameters: Parameters | None = None
+    sources: Parameters | None = None
 
 
 _MEASURED = """
@@ -212,6 +214,7 @@ def rule(
     *,
     source: str = "",
     parameters: Parameters | None = None,
+    sources: Parameters | None = None,
 ) -> None:
     """Add a row.
 
@@ -222,9 +225,10 @@ def rule(
         assumption: see :class:`Rule`.
         source: see :class:`Rule`.
         parameters: see :class:`Rule`.
+        sources: see :class:`Rule`.
     """
     names = tuple(operations.split())
-    made = Rule(names, forward, backward, assumption, source, parameters)
+    made = Rule(names, forward, backward, assumption, source, parameters, sources)
     for name in names:
         if name in RULES:
             raise ValueError(f"operation {name!r} has two rules.")
