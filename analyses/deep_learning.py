@@ -16,16 +16,16 @@ the signal it matters little, and in the ViT other weights are better. `tanh` an
 and 100 layers: 91 to 96 % by either optimizer, where the best other tool (LSUV) has 45 to 52 and 27
 to 49 % at 50 and at most 20 % at 100. GELU by Adam: 86 and 57 % against 17 and 10 %. The exception
 is GELU by SGD: it diverges at all rates but the smallest (a step is then as large as so small a
-signal, we suppose), at which it hardly moves (23 % at 100 and, without data, 29 % at 50; with data all five seeds diverge at
-the rate that two others chose). "forward" is no better than the Kaiming loop there. Where a stream carries
-the signal it matters little: residual nets 94 and 97 % against 92 and 95 by default (not
-significant; the Kaiming loop alone fails). Where norms stand before each branch "critical" is the
-wrong target: in the ViT it has 21 and 35 % against LSUV's 41 and 55 and the Kaiming loop's 39 and
-50 (two of these four differences are significant): nearly linear branches learn more slowly;
-"forward" is on a par with the Kaiming loop. GPT-2: "forward" has the lowest loss (3.06 and 2.74;
-LSUV 3.10 and 2.80; default 3.24 and 3.07); accuracies do not differ significantly but from
-AnyInit's by Adam. Else data change next to nothing. At the end of their grid: GELU by SGD below; GPT-2
-by Adam and some weights that do not learn above.
+signal, we suppose), at which it hardly moves (23 % at 100 and, without data, 29 % at 50; with data
+all five seeds diverge at the rate that two others chose). "forward" is no better than the Kaiming
+loop there. Where a stream carries the signal it matters little: residual nets 94 and 97 % against
+92 and 95 by default (not significant; the Kaiming loop alone fails). Where norms stand before each
+branch "critical" is the wrong target: in the ViT it has 21 and 35 % against LSUV's 41 and 55 and
+the Kaiming loop's 39 and 50 (two of these four differences are significant): nearly linear branches
+learn more slowly; "forward" is on a par with the Kaiming loop. GPT-2: "forward" has the lowest loss
+(3.06 and 2.74; LSUV 3.10 and 2.80; default 3.24 and 3.07); accuracies do not differ significantly
+but from AnyInit's by Adam. Else data change next to nothing. At the end of their grid: GELU by SGD
+below; GPT-2 by Adam and some weights that do not learn above.
 Source: he2015, mishkin2016; mestre2026 (AnyInit).
 Run time: 14 minutes of one core, on a loaded machine; what was learnt is kept in the folder of
 temporary files, so that a run that was stopped goes on.
