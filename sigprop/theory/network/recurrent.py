@@ -43,7 +43,7 @@ LONGEST = 1024
 """Steps times entries of the batch that are told apart at most."""
 KEPT = 128
 """Steps up to which a sequence leaves step by step."""
-_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _NEAR_IDENTITY = 6.0
 
 
@@ -66,7 +66,7 @@ class _Weights:
         return self.state.shape[1]
 
 
-def _by_gate(constant: Constant | None, gates: int) -> list[tuple[float, float]]:
+def by_gate(constant: Constant | None, gates: int) -> list[tuple[float, float]]:
     """(mean, mean square) of the entries of each gate."""
     if constant is None:
         return [(0.0, 0.0)] * gates
@@ -97,9 +97,9 @@ def _weights(kind: str, given: Sequence[Any]) -> _Weights:
         raise CannotPredict("recurrent weights that are computed from data")
     if significant_mean(w) or significant_mean(v):
         raise CannotPredict("recurrent weights whose mean is not 0")
-    gates = _GATES[kind]
-    into, back = _by_gate(w, gates), _by_gate(v, gates)
-    one, two = ([_offset(m, s) for m, s in _by_gate(x, gates)] for x in (b, d))
+    gates = GATES[kind]
+    into, back = by_gate(w, gates), by_gate(v, gates)
+    one, two = ([_offset(m, s) for m, s in by_gate(x, gates)] for x in (b, d))
     made = [
         Drive(into[k][1], back[k][1], one[k][0] + two[k][0], one[k][1] + two[k][1])
         for k in range(gates)
