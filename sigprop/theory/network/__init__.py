@@ -46,11 +46,13 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     tables.py: masks before a softmax.
     attention.py: attention in one call; gates.py: gated linear units in one call.
     lookup.py: entries by known places, embeddings; writes.py: tensors written part by part.
-    recurrent.py: recurrent layers; units.py: one unit over time; sequences.py: steps told apart.
+    recurrent.py: recurrent layers; units.py: one unit over time; sequences.py: steps told apart;
+    cells.py: cells called in a loop.
 """
 
 from sigprop.theory.network import (
     attention,
+    cells,
     concatenation,
     convolution,
     dropout,
@@ -87,6 +89,7 @@ FAMILIES = (
     attention,
     lookup,
     recurrent,
+    cells,
     selection,
     softmax,
     tables,

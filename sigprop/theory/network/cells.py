@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from sigprop.activations import activation
 from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.recurrent import GATES, by_gate
 from sigprop.theory.network.state import SignalState, from_moments, from_values
+from sigprop.theory.network.table import RuleContext, rule
 
 SUFFIX = "_cell"
 
@@ -122,7 +124,8 @@ def written_out(calls: Sequence[Call], refused: Mapping[str, str]) -> WrittenOut
     return found
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def with_cells_written_out(
@@ -131,7 +134,7 @@ def with_cells_written_out(
     """A propagation of calls, with cells written out; those that fail count as a whole."""
 
     @functools.wraps(propagate)
-    def made(calls: Sequence[Call], *args: P.args, **kwargs: P.kwargs) -> R:
+    def made(calls: Sequence[Call], /, *args: P.args, **kwargs: P.kwargs) -> R:
         refused = dict[str, str]()
         while True:
             written = written_out(calls, refused)
@@ -155,21 +158,21 @@ def _is_item(call: Call) -> bool:
 
 
 def _of_gate(parameter: str, gate: int) -> str:
-    return f"{parameter}/{gate}"
+    return f"{parameter}/{gate}" if parameter else ""
+
+
+def _values(constant: Constant, first: int, rows: int) -> np.ndarray:
+    return np.asarray(constant.values())[first : first + rows]
 
 
 def _rows(constant: Constant, gates: int) -> list[Constant]:
     """A weight or bias gate by gate."""
     rows = constant.shape[0] // gates
-
-    def values(k: int) -> np.ndarray:
-        return np.asarray(constant.values())[k * rows : (k + 1) * rows]
-
     return [
         replace(
-            constant, shape=(rows, *constant.shape[1:]), values=lambda k=k: values(k), mean=mean,
-            square=square, parameter=constant.parameter and _of_gate(constant.parameter, k),
-            draw=constant.draw and _of_gate(constant.draw, k),
+            constant, shape=(rows, *constant.shape[1:]), mean=mean, square=square,
+            values=partial(_values, constant, k * rows, rows), draw=_of_gate(constant.draw, k),
+            parameter=_of_gate(constant.parameter, k),
         )
         for k, (mean, square) in enumerate(by_gate(constant, gates))
     ]  # fmt: skip
@@ -218,7 +221,7 @@ class _Writer:
         self.into.gates.update((t.parameter, gates) for t in tensors if t and t.parameter)
 
     def lstm(self, x: list[str], h: list[str], c: str) -> tuple[str, str]:
-        """h = o tanh(c), c = f c + i g."""
+        """Those of h = o tanh(c) and of c = f c + i g."""
         i, f, g, o = (
             self.apply("tanh" if k == 2 else "sigmoid", self.sum(x[k], h[k])) for k in range(4)
         )
@@ -226,7 +229,7 @@ class _Writer:
         return self.product(o, self.apply("tanh", new)), new
 
     def gru(self, x: list[str], h: list[str], state: str) -> str:
-        """h = n + z (h − n), n = tanh(x + r h)."""
+        """That of h = n + z (h − n), n = tanh(x + r h)."""
         r, z = (self.apply("sigmoid", self.sum(x[k], h[k])) for k in range(2))
         n = self.apply("tanh", self.sum(x[2], self.product(r, h[2])))
         rest = self.add("sub", "sum", (Signal(0), Signal(1)), (state, n))
@@ -278,3 +281,11 @@ class _Writer:
     def named(self, last: str) -> None:
         """The last call stands at the cell itself."""
         self.calls[-1] = replace(self.calls[-1], name=self.cell.name)
+
+
+def _whole(ctx: RuleContext, gradient: Any = None) -> Any:
+    raise CannotPredict("a cell that is not written out")
+
+
+rule("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", _whole, _whole,
+     "those of the sums, gates and weights that it is written out as")  # fmt: skip
