@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sigprop.theory.network.calls import Call, CannotPredict, Signal, weight_of
-from sigprop.theory.network.concatenation import parts_of
+from sigprop.theory.network.concatenation import parts_of, places_of_parts
 from sigprop.theory.network.divisions import broadcast, reshaped
 from sigprop.theory.network.layout import cuts_of
 from sigprop.theory.network.norm_sides import one_side_normalized
@@ -169,7 +169,7 @@ class Covariances(Followed):
         """Whether a call cannot be followed alone, but with another of its kind."""
         if call.kind == "weight":
             return self.tied(call)
-        return _key(call) in ("alike", "slice")
+        return _key(call) in ("alike", "slice", "join")
 
 
 _WORDS = """
@@ -184,6 +184,9 @@ LAYOUT = {
     for name in line.split()[1:]
 }  # fmt: skip
 """What is followed on both sides at once, by the name of the operation."""
+
+
+JOINS = ("cat", "stack")
 
 
 def followed_alike(call: Call) -> bool:
@@ -209,6 +212,8 @@ def _key(call: Call) -> str:
         return "alike"
     if LAYOUT.get(call.operation) == "slice":
         return "slice"
+    if call.operation in JOINS:
+        return "join"
     if call.operation in MAPS:
         return "map"
     by_name = call.operation in _EXPANDED and call.kind != "pooling"  # ``sum`` over a dimension
@@ -425,6 +430,27 @@ def _two_slices(all_: Covariances, one: Call, two: Call) -> Together:
     return True, reshaped(found, one.shape or ())
 
 
+def _two_joins(all_: Covariances, one: Call, two: Call) -> Together:
+    """Each part of one with each part of the other, of which only pairs of one shape are known."""
+    (dim, left), (other, right) = (
+        places_of_parts(call, lambda name: all_.state(name).shape) for call in (one, two)
+    )
+    if one.shape is None or one.shape != two.shape or dim != other:
+        return _NOT
+    total: SignalState | None = None
+    for x, i in left:
+        for y, j in right:
+            if all_.state(x).shape != all_.state(y).shape or one.operation != two.operation:
+                continue
+            pair = all_.of(x, y)
+            if pair is None:
+                continue
+            shape = (*one.shape[:dim], len(i), *one.shape[dim + 1 :])
+            placed = picked(reshaped(pair, shape), dim, i, j, one.shape[dim])
+            total = plus_pair(total, placed)
+    return True, total
+
+
 def _two_maps(all_: Covariances, one: Call, two: Call) -> Together:
     return _alike(all_, one, two) if same_arguments(one, two) else _NOT
 
@@ -432,5 +458,5 @@ def _two_maps(all_: Covariances, one: Call, two: Call) -> Together:
 _TOGETHER: dict[str, Callable[[Covariances, Call, Call], Together]] = {
     "activation": _two_activations, "mul": _two_products, "product": _two_products,
     "weight": _two_uses, "attention": _two_attentions, "alike": _alike, "slice": _two_slices,
-    "map": _two_maps,
+    "map": _two_maps, "join": _two_joins,
 }  # fmt: skip
