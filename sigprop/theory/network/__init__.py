@@ -19,7 +19,7 @@ The files, each with one idea. The ground:
     marginals.py: functions of entries that are Gaussian or not, by expansion; entries.py: typical
     entries.
     ancestry.py: two signals made of the same entries; covariance.py: two of a common source;
-    sides.py: one of two tensors alone.
+    sides.py: one of two tensors alone; pieces.py: slices and concatenations of two.
     gradient_covariance.py: two gradients that meet; edges.py: how one call sends one on.
     numbers.py: numbers and known tables that multiply a signal or are added.
     directions.py: how much products of two vectors scatter; deviations.py: by the layers before.

@@ -16,18 +16,23 @@ from typing import Any
 import numpy as np
 
 from sigprop.theory.network.calls import Call, CannotPredict, Signal, weight_of
-from sigprop.theory.network.concatenation import parts_of, places_of_parts
-from sigprop.theory.network.divisions import broadcast, reshaped
-from sigprop.theory.network.layout import cuts_of
+from sigprop.theory.network.divisions import broadcast
 from sigprop.theory.network.norm_sides import one_side_normalized
 from sigprop.theory.network.numbers import number_of, table_of
+from sigprop.theory.network.pieces import (
+    JOINS,
+    LAYOUT,
+    NOT,
+    Together,
+    two_joins,
+    two_slices,
+)
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,
     means_taken,
     one_side_mapped,
     pair_of_functions,
-    picked,
     plus_pair,
     times_pair,
     times_side,
@@ -172,23 +177,6 @@ class Covariances(Followed):
         return _key(call) in ("alike", "slice", "join")
 
 
-_WORDS = """
-alike: reshape view flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes movedim
-alike: t T mT expand expand_as broadcast_to mean roll flip fliplr flipud
-slice: getitem select narrow index_select
-split: chunk split split_with_sizes unsafe_chunk unsafe_split unsafe_split_with_sizes unbind
-"""
-LAYOUT = {
-    name: line.split(":")[0]
-    for line in _WORDS.strip().splitlines()
-    for name in line.split()[1:]
-}  # fmt: skip
-"""What is followed on both sides at once, by the name of the operation."""
-
-
-JOINS = ("cat", "stack")
-
-
 def followed_alike(call: Call) -> bool:
     """Whether a call is followed with another that does the same to another signal."""
     over = call.operation == "sum" and call.kind == "pooling"  # entries of one signal
@@ -317,16 +305,12 @@ _EXPANDED: dict[str, Any] = {
 # Two of one kind
 
 
-Together = tuple[bool, "SignalState | None"]
-_NOT = (False, None)
-
-
 def _two_activations(all_: Covariances, one: Call, two: Call) -> Together:
     if one.activation is None or two.activation is None or one.shape != two.shape:
-        return _NOT
+        return NOT
     found = all_.of(one.inputs[0], two.inputs[0])
     if found is None:
-        return _NOT
+        return NOT
     states = (all_.state(one.inputs[0]), all_.state(two.inputs[0]))
     both = pair_of_functions((one.activation, two.activation), states, found, slope=False)
     return True, means_taken(both, all_.state(one.name), all_.state(two.name))
@@ -336,13 +320,13 @@ def _two_products(all_: Covariances, one: Call, two: Call) -> Together:
     """Cov(x a, y b) for x, a independent and y, b independent; exact where pairs are."""
     sides = [[c.argument(0, "input"), c.argument(1, "other")] for c in (one, two)]
     if not all(isinstance(s, Signal) for pair in sides for s in pair) or one.shape != two.shape:
-        return _NOT
+        return NOT
     if "div" in (one.operation, two.operation):
-        return _NOT
+        return NOT
     (x, a), (y, b) = ([c.inputs[s.place] for s in pair]
                       for c, pair in zip((one, two), sides, strict=True))  # fmt: skip
     if any(all_.state(name).shape != one.shape for name in (x, a, y, b)):
-        return _NOT
+        return NOT
     total: SignalState | None = None
     for (left, right), (p, q) in (((x, y), (a, b)), ((x, b), (a, y))):
         first, second = all_.of(left, right), all_.of(p, q)
@@ -359,9 +343,9 @@ def _two_uses(all_: Covariances, one: Call, two: Call) -> Together:
     """One weight on two signals: the rule of the map on E x y."""
     name = weight_of(one)
     if not name or name != weight_of(two) or one.operation != two.operation:
-        return _NOT
+        return NOT
     if one.shape != two.shape or one.actual or len(one.inputs) != 1 or len(two.inputs) != 1:
-        return _NOT
+        return NOT
     both = all_.second(one.inputs[0], two.inputs[0])
     made = rule_of(one).forward(all_.context(one, both))
     return True, means_taken(made, all_.state(one.name), all_.state(two.name))
@@ -370,7 +354,7 @@ def _two_uses(all_: Covariances, one: Call, two: Call) -> Together:
 def _two_attentions(all_: Covariances, one: Call, two: Call) -> Together:
     """The rule of attention on E x y of queries, of keys and of values."""
     if not alike_but_inputs(one, two):
-        return _NOT
+        return NOT
     both = [all_.second(x, y) for x, y in zip(one.inputs, two.inputs, strict=True)]
     made = rule_of(one).forward(all_.context(one, *both))
     return True, means_taken(made, all_.state(one.name), all_.state(two.name))
@@ -402,61 +386,12 @@ def alike_but_inputs(one: Call, two: Call) -> bool:
     )  # fmt: skip
 
 
-def slice_of(all_: Covariances, call: Call) -> tuple[str, tuple[tuple[int, np.ndarray], ...]]:
-    """The node that a slice is of, and what of which dimensions it takes."""
-    before = call.inputs[0]
-    if isinstance(all_.states.get(before), tuple):
-        split = all_.calls[before]
-        if LAYOUT.get(split.operation) != "split":
-            raise CannotPredict("an item of several tensors")
-        dim, sizes, _ = parts_of(all_.context(split))
-        start = sum(sizes[: int(call.args[1])])
-        return split.inputs[0], ((dim, np.arange(start, start + sizes[int(call.args[1])])),)
-    return before, tuple(cuts_of(all_.context(call)))
-
-
-def _two_slices(all_: Covariances, one: Call, two: Call) -> Together:
-    (x, plan), (y, other) = slice_of(all_, one), slice_of(all_, two)
-    fit = [d for d, _ in plan] == [d for d, _ in other] and all(
-        len(i) == len(j) for (_, i), (_, j) in zip(plan, other, strict=False)
-    )
-    if not fit or one.shape != two.shape or all_.state(x).shape != all_.state(y).shape:
-        return _NOT
-    found = all_.of(x, y)
-    if found is None:
-        return True, None
-    for (dim, i), (_, j) in zip(plan, other, strict=True):
-        found = picked(found, dim, i, j)
-    return True, reshaped(found, one.shape or ())
-
-
-def _two_joins(all_: Covariances, one: Call, two: Call) -> Together:
-    """Each part of one with each part of the other, of which only pairs of one shape are known."""
-    (dim, left), (other, right) = (
-        places_of_parts(call, lambda name: all_.state(name).shape) for call in (one, two)
-    )
-    if one.shape is None or one.shape != two.shape or dim != other:
-        return _NOT
-    total: SignalState | None = None
-    for x, i in left:
-        for y, j in right:
-            if all_.state(x).shape != all_.state(y).shape or one.operation != two.operation:
-                continue
-            pair = all_.of(x, y)
-            if pair is None:
-                continue
-            shape = (*one.shape[:dim], len(i), *one.shape[dim + 1 :])
-            placed = picked(reshaped(pair, shape), dim, i, j, one.shape[dim])
-            total = plus_pair(total, placed)
-    return True, total
-
-
 def _two_maps(all_: Covariances, one: Call, two: Call) -> Together:
-    return _alike(all_, one, two) if same_arguments(one, two) else _NOT
+    return _alike(all_, one, two) if same_arguments(one, two) else NOT
 
 
 _TOGETHER: dict[str, Callable[[Covariances, Call, Call], Together]] = {
     "activation": _two_activations, "mul": _two_products, "product": _two_products,
-    "weight": _two_uses, "attention": _two_attentions, "alike": _alike, "slice": _two_slices,
-    "map": _two_maps, "join": _two_joins,
+    "weight": _two_uses, "attention": _two_attentions, "alike": _alike, "slice": two_slices,
+    "map": _two_maps, "join": two_joins,
 }  # fmt: skip

@@ -26,11 +26,11 @@ from sigprop.theory.network.covariance import (
     alike_but_inputs,
     negligible,
     same_arguments,
-    slice_of,
 )
 from sigprop.theory.network.divisions import reshaped
 from sigprop.theory.network.edges import kind_of, number_sent, table_sent
 from sigprop.theory.network.norm_sides import one_side_normalized
+from sigprop.theory.network.pieces import slice_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sigprop.prediction import predict
 from sigprop.theory.network import Signal, cells, covariance
+from sigprop.theory.network.gradient_covariance import GradientCovariances
 from tests.theory.network.simulate import assert_predicts
 
 WIDTH, STEPS = 96, 6
@@ -148,3 +149,63 @@ def test_a_failure_within_a_cell_is_the_cell_s(monkeypatch):
     monkeypatch.setattr(cells._Writer, "lstm", with_a_product)
     found = predict(FedBack(nn.LSTMCell), (6, 24))
     assert "prod" in found.measured["cell"]
+
+
+# Cells written by hand
+
+
+class Tree(nn.Module):
+    """A binary TreeLSTM: one weight at all pairs of nodes, on both states beside each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.leaf, self.pair = (
+            nn.Linear(24, 40), nn.Linear(40, 3 * WIDTH), nn.Linear(2 * WIDTH, 5 * WIDTH),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        i, o, g = self.leaf(self.lift(x)).chunk(3, -1)
+        c = i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        nodes = [(h[:, t], c[:, t]) for t in range(4)]
+        while len(nodes) > 1:
+            nodes = [self.joined(*two) for two in zip(nodes[::2], nodes[1::2], strict=True)]
+        return nodes[0][0]
+
+    def joined(self, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple:
+        i, f, k, o, g = self.pair(torch.cat([left[0], right[0]], -1)).chunk(5, -1)
+        c = i.sigmoid() * g.tanh() + f.sigmoid() * left[1] + k.sigmoid() * right[1]
+        return o.sigmoid() * c.tanh(), c
+
+
+class Beside(nn.Module):
+    """One weight on the input and the state beside each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.gates = nn.Linear(24, 40), nn.Linear(40 + WIDTH, 4 * WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = x.new_zeros(len(x), WIDTH)
+        for signal in self.lift(x).unbind(1):
+            i, f, g, o = self.gates(torch.cat([signal, h], 1)).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return h
+
+
+@pytest.mark.parametrize("net", [Tree, Beside])
+def test_cells_by_hand_with_states_beside_each_other(net):
+    assert_predicts(f"cells by hand {net.__name__}", net, (6, 4, 24), nets=80, tolerance=0.1,
+                    lift="lift", mutant=1.5)  # fmt: skip
+
+
+@pytest.mark.parametrize(("net", "weight"), [(Tree, "pair.weight"), (Beside, "gates.bias")])
+def test_two_concatenations_have_parts_in_common(monkeypatch, net, weight):
+    """The mutant: what is concatenated at two steps is independent."""
+    torch.manual_seed(0)
+    model = net()
+    said = predict(model, (6, 4, 24)).parameters[weight]
+    monkeypatch.delitem(covariance._TOGETHER, "join")
+    monkeypatch.setattr(GradientCovariances, "_by_joins", lambda *given: None)
+    assert predict(model, (6, 4, 24)).parameters[weight] < 0.9 * said
