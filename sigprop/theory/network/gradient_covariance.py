@@ -371,9 +371,7 @@ def crossed_parameters(pairs: GradientCovariances, ctx: RuleContext) -> dict[str
 
 def met(pairs: GradientCovariances, node: str, gradient: SignalState) -> SignalState:
     """The gradient of a node with the covariances of what several uses sent."""
-    edges = [(node, name) for name in dict.fromkeys(pairs.users.get(node, ()))
-             if isinstance(pairs.signals.states.get(name), SignalState)
-             and name in pairs.gradients]  # fmt: skip
+    edges = list(dict.fromkeys(pairs.used(node)))
     total: Pair = None
     for i, one in enumerate(edges):
         for two in edges[:i]:

@@ -200,7 +200,7 @@ def test_cells_by_hand_with_states_beside_each_other(net):
                     lift="lift", mutant=1.5)  # fmt: skip
 
 
-@pytest.mark.parametrize(("net", "weight"), [(Tree, "pair.weight"), (Beside, "gates.bias")])
+@pytest.mark.parametrize(("net", "weight"), [(Tree, "pair.weight"), (Beside, "lift.bias")])
 def test_two_concatenations_have_parts_in_common(monkeypatch, net, weight):
     """The mutant: what is concatenated at two steps is independent."""
     torch.manual_seed(0)
