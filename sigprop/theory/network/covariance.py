@@ -47,7 +47,7 @@ DEEPEST = 150
 LEAST = 1e-5
 """A correlation up to which two are taken for independent."""
 MOST = 50_000
-"""Covariances that are followed for one network."""
+"""Covariances other than 0 that are followed for one network."""
 
 
 class Followed:
@@ -61,13 +61,13 @@ class Followed:
     def __init__(self) -> None:
         self.known: dict[Any, SignalState | None] = {}
         self.cut = False
-        self._depth = 0
+        self._depth = self._found = 0
 
     def kept(self, key: Any, find: Callable[[], SignalState | None]) -> SignalState | None:
         """What is known of a pair, or is found now; what no rule can say counts as 0."""
         if key in self.known:
             return self.known[key]
-        if self._depth >= DEEPEST or len(self.known) > MOST:
+        if self._depth >= DEEPEST or self._found > MOST:
             self.cut = True
             return None
         self._depth += 1
@@ -78,6 +78,7 @@ class Followed:
         finally:
             self._depth -= 1
         self.known[key] = found
+        self._found += found is not None
         return found
 
 
@@ -141,6 +142,17 @@ class Covariances(Followed):
     def users_of(self, call: Call) -> list[Call]:
         """All calls that use the weight of one."""
         return self.uses.get(weight_of(call), [])
+
+    def prepare(self) -> None:
+        """Ask for what enters weights that are used again, in order, so that no pair is deep.
+
+        What a loop has in common at two steps follows from the two steps before.
+        """
+        for call in self.calls.values():
+            if self.tied(call) and len(call.inputs) == 1:
+                for other in self.users_of(call):
+                    if self.place[other.name] < self.place[call.name] and len(other.inputs) == 1:
+                        self.of(other.inputs[0], call.inputs[0])
 
     def _find(self, one: str, two: str) -> SignalState | None:
         state = self.state(one)

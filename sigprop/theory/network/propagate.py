@@ -167,6 +167,7 @@ def propagate(
     if enough is not None and not enough():
         found.forward_only = True
         return found
+    pairs.prepare()
     for name, cotangent in cotangents.items():
         _add(found, name, cotangent)
     back = GradientCovariances(pairs, found.gradients, cotangents)
