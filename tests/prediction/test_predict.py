@@ -417,7 +417,7 @@ def test_the_memory_that_is_free_is_known(monkeypatch, tmp_path):
 def test_covariances_that_are_not_followed_are_said(monkeypatch):
     net = nn.Sequential(nn.Linear(40, 64), Residual(64), Residual(64))
     assert not predict(net, (4, 40)).notes
-    monkeypatch.setattr("sigprop.theory.network.covariance.MOST", 0)
+    monkeypatch.setattr("sigprop.theory.network.covariance.MOST", -1)
     (note,) = predict(net, (4, 40)).notes
     assert note.startswith("what meets again was followed in part")
 

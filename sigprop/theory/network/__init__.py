@@ -19,7 +19,7 @@ The files, each with one idea. The ground:
     marginals.py: functions of entries that are Gaussian or not, by expansion; entries.py: typical
     entries.
     ancestry.py: two signals made of the same entries; covariance.py: two of a common source;
-    sides.py: one of two tensors alone.
+    sides.py: one of two tensors alone; pieces.py: slices and concatenations of two.
     gradient_covariance.py: two gradients that meet; edges.py: how one call sends one on.
     numbers.py: numbers and known tables that multiply a signal or are added.
     directions.py: how much products of two vectors scatter; deviations.py: by the layers before.
@@ -46,11 +46,13 @@ The rules, one family a file (:data:`FAMILIES`), each with its helpers:
     tables.py: masks before a softmax.
     attention.py: attention in one call; gates.py: gated linear units in one call.
     lookup.py: entries by known places, embeddings; writes.py: tensors written part by part.
-    recurrent.py: recurrent layers; units.py: one unit over time; sequences.py: steps told apart.
+    recurrent.py: recurrent layers; units.py: one unit over time; sequences.py: steps told apart;
+    cells.py: cells called in a loop.
 """
 
 from sigprop.theory.network import (
     attention,
+    cells,
     concatenation,
     convolution,
     dropout,
@@ -87,6 +89,7 @@ FAMILIES = (
     attention,
     lookup,
     recurrent,
+    cells,
     selection,
     softmax,
     tables,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, at_left, at_right, flipped, pair_mean
-from sigprop.theory.network.calls import CannotPredict, Constant, Signal
+from sigprop.theory.network.calls import Call, CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import (
     aligned,
     broadcast,
@@ -224,6 +224,27 @@ def _cat_back(ctx: RuleContext, gradient: SignalState) -> list[SignalState | Non
             found[part.place] = mine if before is None else plus(before, mine)
         start += n
     return found
+
+
+def places_of_parts(
+    call: Call, shape_of: Callable[[str], tuple[int, ...]]
+) -> tuple[int, list[tuple[str, np.ndarray]]]:
+    """The dimension of a concatenation or stack, and where along it the signals stand.
+
+    Args:
+        call: of it.
+        shape_of: a node.
+    """
+    dim, start = int(call.argument(1, "dim", 0)) % len(call.shape or ()), 0
+    found: list[tuple[str, np.ndarray]] = []
+    for part in call.argument(0, "tensors", ()):
+        name = call.inputs[part.place] if isinstance(part, Signal) else ""
+        shape = shape_of(name) if name else part.shape
+        size = 1 if call.operation == "stack" else shape[dim]
+        if name:
+            found.append((name, np.arange(start, start + size)))
+        start += size
+    return dim, found
 
 
 def plus(one: SignalState, two: SignalState) -> SignalState:

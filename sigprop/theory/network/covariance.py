@@ -16,18 +16,23 @@ from typing import Any
 import numpy as np
 
 from sigprop.theory.network.calls import Call, CannotPredict, Signal, weight_of
-from sigprop.theory.network.concatenation import parts_of
-from sigprop.theory.network.divisions import broadcast, reshaped
-from sigprop.theory.network.layout import cuts_of
+from sigprop.theory.network.divisions import broadcast
 from sigprop.theory.network.norm_sides import one_side_normalized
 from sigprop.theory.network.numbers import number_of, table_of
+from sigprop.theory.network.pieces import (
+    JOINS,
+    LAYOUT,
+    NOT,
+    Together,
+    two_joins,
+    two_slices,
+)
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,
     means_taken,
     one_side_mapped,
     pair_of_functions,
-    picked,
     plus_pair,
     times_pair,
     times_side,
@@ -42,7 +47,7 @@ DEEPEST = 150
 LEAST = 1e-5
 """A correlation up to which two are taken for independent."""
 MOST = 50_000
-"""Covariances that are followed for one network."""
+"""Covariances other than 0 that are followed for one network."""
 
 
 class Followed:
@@ -56,13 +61,13 @@ class Followed:
     def __init__(self) -> None:
         self.known: dict[Any, SignalState | None] = {}
         self.cut = False
-        self._depth = 0
+        self._depth = self._found = 0
 
     def kept(self, key: Any, find: Callable[[], SignalState | None]) -> SignalState | None:
         """What is known of a pair, or is found now; what no rule can say counts as 0."""
         if key in self.known:
             return self.known[key]
-        if self._depth >= DEEPEST or len(self.known) > MOST:
+        if self._depth >= DEEPEST or self._found > MOST:
             self.cut = True
             return None
         self._depth += 1
@@ -73,6 +78,7 @@ class Followed:
         finally:
             self._depth -= 1
         self.known[key] = found
+        self._found += found is not None
         return found
 
 
@@ -137,6 +143,17 @@ class Covariances(Followed):
         """All calls that use the weight of one."""
         return self.uses.get(weight_of(call), [])
 
+    def prepare(self) -> None:
+        """Ask for what enters weights that are used again, in order, so that no pair is deep.
+
+        What a loop has in common at two steps follows from the two steps before.
+        """
+        for call in self.calls.values():
+            if self.tied(call) and len(call.inputs) == 1:
+                for other in self.users_of(call):
+                    if self.place[other.name] < self.place[call.name] and len(other.inputs) == 1:
+                        self.of(other.inputs[0], call.inputs[0])
+
     def _find(self, one: str, two: str) -> SignalState | None:
         state = self.state(one)
         if one == two:
@@ -169,21 +186,7 @@ class Covariances(Followed):
         """Whether a call cannot be followed alone, but with another of its kind."""
         if call.kind == "weight":
             return self.tied(call)
-        return _key(call) in ("alike", "slice")
-
-
-_WORDS = """
-alike: reshape view flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes movedim
-alike: t T mT expand expand_as broadcast_to mean roll flip fliplr flipud
-slice: getitem select narrow index_select
-split: chunk split split_with_sizes unsafe_chunk unsafe_split unsafe_split_with_sizes unbind
-"""
-LAYOUT = {
-    name: line.split(":")[0]
-    for line in _WORDS.strip().splitlines()
-    for name in line.split()[1:]
-}  # fmt: skip
-"""What is followed on both sides at once, by the name of the operation."""
+        return _key(call) in ("alike", "slice", "join")
 
 
 def followed_alike(call: Call) -> bool:
@@ -209,6 +212,8 @@ def _key(call: Call) -> str:
         return "alike"
     if LAYOUT.get(call.operation) == "slice":
         return "slice"
+    if call.operation in JOINS:
+        return "join"
     if call.operation in MAPS:
         return "map"
     by_name = call.operation in _EXPANDED and call.kind != "pooling"  # ``sum`` over a dimension
@@ -312,16 +317,12 @@ _EXPANDED: dict[str, Any] = {
 # Two of one kind
 
 
-Together = tuple[bool, "SignalState | None"]
-_NOT = (False, None)
-
-
 def _two_activations(all_: Covariances, one: Call, two: Call) -> Together:
     if one.activation is None or two.activation is None or one.shape != two.shape:
-        return _NOT
+        return NOT
     found = all_.of(one.inputs[0], two.inputs[0])
     if found is None:
-        return _NOT
+        return NOT
     states = (all_.state(one.inputs[0]), all_.state(two.inputs[0]))
     both = pair_of_functions((one.activation, two.activation), states, found, slope=False)
     return True, means_taken(both, all_.state(one.name), all_.state(two.name))
@@ -331,13 +332,13 @@ def _two_products(all_: Covariances, one: Call, two: Call) -> Together:
     """Cov(x a, y b) for x, a independent and y, b independent; exact where pairs are."""
     sides = [[c.argument(0, "input"), c.argument(1, "other")] for c in (one, two)]
     if not all(isinstance(s, Signal) for pair in sides for s in pair) or one.shape != two.shape:
-        return _NOT
+        return NOT
     if "div" in (one.operation, two.operation):
-        return _NOT
+        return NOT
     (x, a), (y, b) = ([c.inputs[s.place] for s in pair]
                       for c, pair in zip((one, two), sides, strict=True))  # fmt: skip
     if any(all_.state(name).shape != one.shape for name in (x, a, y, b)):
-        return _NOT
+        return NOT
     total: SignalState | None = None
     for (left, right), (p, q) in (((x, y), (a, b)), ((x, b), (a, y))):
         first, second = all_.of(left, right), all_.of(p, q)
@@ -354,9 +355,9 @@ def _two_uses(all_: Covariances, one: Call, two: Call) -> Together:
     """One weight on two signals: the rule of the map on E x y."""
     name = weight_of(one)
     if not name or name != weight_of(two) or one.operation != two.operation:
-        return _NOT
+        return NOT
     if one.shape != two.shape or one.actual or len(one.inputs) != 1 or len(two.inputs) != 1:
-        return _NOT
+        return NOT
     both = all_.second(one.inputs[0], two.inputs[0])
     made = rule_of(one).forward(all_.context(one, both))
     return True, means_taken(made, all_.state(one.name), all_.state(two.name))
@@ -365,7 +366,7 @@ def _two_uses(all_: Covariances, one: Call, two: Call) -> Together:
 def _two_attentions(all_: Covariances, one: Call, two: Call) -> Together:
     """The rule of attention on E x y of queries, of keys and of values."""
     if not alike_but_inputs(one, two):
-        return _NOT
+        return NOT
     both = [all_.second(x, y) for x, y in zip(one.inputs, two.inputs, strict=True)]
     made = rule_of(one).forward(all_.context(one, *both))
     return True, means_taken(made, all_.state(one.name), all_.state(two.name))
@@ -397,40 +398,12 @@ def alike_but_inputs(one: Call, two: Call) -> bool:
     )  # fmt: skip
 
 
-def slice_of(all_: Covariances, call: Call) -> tuple[str, tuple[tuple[int, np.ndarray], ...]]:
-    """The node that a slice is of, and what of which dimensions it takes."""
-    before = call.inputs[0]
-    if isinstance(all_.states.get(before), tuple):
-        split = all_.calls[before]
-        if LAYOUT.get(split.operation) != "split":
-            raise CannotPredict("an item of several tensors")
-        dim, sizes, _ = parts_of(all_.context(split))
-        start = sum(sizes[: int(call.args[1])])
-        return split.inputs[0], ((dim, np.arange(start, start + sizes[int(call.args[1])])),)
-    return before, tuple(cuts_of(all_.context(call)))
-
-
-def _two_slices(all_: Covariances, one: Call, two: Call) -> Together:
-    (x, plan), (y, other) = slice_of(all_, one), slice_of(all_, two)
-    fit = [d for d, _ in plan] == [d for d, _ in other] and all(
-        len(i) == len(j) for (_, i), (_, j) in zip(plan, other, strict=False)
-    )
-    if not fit or one.shape != two.shape or all_.state(x).shape != all_.state(y).shape:
-        return _NOT
-    found = all_.of(x, y)
-    if found is None:
-        return True, None
-    for (dim, i), (_, j) in zip(plan, other, strict=True):
-        found = picked(found, dim, i, j)
-    return True, reshaped(found, one.shape or ())
-
-
 def _two_maps(all_: Covariances, one: Call, two: Call) -> Together:
-    return _alike(all_, one, two) if same_arguments(one, two) else _NOT
+    return _alike(all_, one, two) if same_arguments(one, two) else NOT
 
 
 _TOGETHER: dict[str, Callable[[Covariances, Call, Call], Together]] = {
     "activation": _two_activations, "mul": _two_products, "product": _two_products,
-    "weight": _two_uses, "attention": _two_attentions, "alike": _alike, "slice": _two_slices,
-    "map": _two_maps,
+    "weight": _two_uses, "attention": _two_attentions, "alike": _alike, "slice": two_slices,
+    "map": _two_maps, "join": two_joins,
 }  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sigprop.theory.network.calls import Call, Signal, weight_of
-from sigprop.theory.network.covariance import LAYOUT, followed_alike
+from sigprop.theory.network.covariance import followed_alike
 from sigprop.theory.network.numbers import number_of, table_of
+from sigprop.theory.network.pieces import JOINS, LAYOUT
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.state import SignalState
 
@@ -13,7 +14,7 @@ _KINDS = {
     **LAYOUT,
     **dict.fromkeys(("add", "sub", "sum", "shift", "neg", "scale"), "sum"),
     **dict.fromkeys(("dropout", "clone", "contiguous", "positive", "to"), "sum"),
-    **dict.fromkeys(("cat", "stack"), "join"),
+    **dict.fromkeys(JOINS, "join"),
 }
 
 

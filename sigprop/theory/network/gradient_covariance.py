@@ -17,21 +17,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from sigprop.theory.network.axes import ROUNDING
 from sigprop.theory.network.calls import Call, CannotPredict, Signal, parameter_of, weight_of
+from sigprop.theory.network.concatenation import places_of_parts
 from sigprop.theory.network.covariance import (
     Covariances,
     Followed,
     alike_but_inputs,
     negligible,
     same_arguments,
-    slice_of,
 )
 from sigprop.theory.network.divisions import reshaped
 from sigprop.theory.network.edges import kind_of, number_sent, table_sent
 from sigprop.theory.network.norm_sides import one_side_normalized
+from sigprop.theory.network.pieces import slice_of
 from sigprop.theory.network.pooling import MAPS
 from sigprop.theory.network.sides import (
     mean_slope,
@@ -182,8 +181,8 @@ class GradientCovariances(Followed):
             return self._by_attention(first, other)
         if kinds == ("slice", "slice"):
             return self._by_slices(first, other)
-        if kinds == ("join", "join") and n == m:
-            return self._by_one_join(first, other)
+        if kinds == ("join", "join"):
+            return self._by_joins(first, other)
         if kinds == ("alike", "alike"):
             return self._by_alike(first, other)
         apart = other[0] not in self._led_to(n) and first[0] not in self._led_to(m)
@@ -281,28 +280,25 @@ class GradientCovariances(Followed):
             found = picked(found, dim, i, j, shapes[0][dim])
         return found
 
-    def _by_one_join(self, first: Edge, other: Edge) -> Pair:
-        """Two parts of one concatenation: what its gradient has of both."""
-        call = self.call(first)
-        gradient, dim, where = self.of(call.name, call.name), 0, dict[str, list[int]]()
-        if gradient is None or call.shape is None:
-            return None
-        dim = int(call.argument(1, "dim", 0)) % len(call.shape)
-        start = 0
-        for part in call.argument(0, "tensors", ()):
-            if not isinstance(part, Signal):
-                return None
-            name = call.inputs[part.place]
-            size = 1 if call.operation == "stack" else self.signals.state(name).shape[dim]
-            if name in where:
-                return None
-            where[name] = list(range(start, start + size))
-            start += size
-        i, j = (np.array(where[edge[0]]) for edge in (first, other))
+    def _by_joins(self, first: Edge, other: Edge) -> Pair:
+        """Parts of two concatenations, or two of one: what their gradients have of both."""
+        one, two = self.call(first), self.call(other)
         shape = self.signals.state(first[0]).shape
-        if len(i) != len(j) or shape != self.signals.state(other[0]).shape:
+        alike = one.shape == two.shape and one.operation == two.operation
+        if not alike or shape != self.signals.state(other[0]).shape:
             return None
-        return reshaped(picked(gradient, dim, i, j), shape)
+        gradient = self.of(one.name, two.name)
+        (dim, left), (across, right) = (
+            places_of_parts(call, lambda name: self.signals.state(name).shape)
+            for call in (one, two)
+        )
+        if gradient is None or dim != across:
+            return None
+        i = [places for name, places in left if name == first[0]]
+        j = [places for name, places in right if name == other[0]]
+        if len(i) != 1 or len(j) != 1:
+            return None
+        return reshaped(picked(gradient, dim, i[0], j[0]), shape)
 
     def _by_alike(self, first: Edge, other: Edge) -> Pair:
         one, two = self.call(first), self.call(other)
@@ -375,9 +371,7 @@ def crossed_parameters(pairs: GradientCovariances, ctx: RuleContext) -> dict[str
 
 def met(pairs: GradientCovariances, node: str, gradient: SignalState) -> SignalState:
     """The gradient of a node with the covariances of what several uses sent."""
-    edges = [(node, name) for name in dict.fromkeys(pairs.users.get(node, ()))
-             if isinstance(pairs.signals.states.get(name), SignalState)
-             and name in pairs.gradients]  # fmt: skip
+    edges = list(dict.fromkeys(pairs.used(node)))
     total: Pair = None
     for i, one in enumerate(edges):
         for two in edges[:i]:

@@ -15,7 +15,7 @@ from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import flipped, own_mean, pair_sum
 from sigprop.theory.network.calls import CannotPredict, Constant, Signal
 from sigprop.theory.network.divisions import aligned, broadcast
-from sigprop.theory.network.marginals import given_term, of_sum
+from sigprop.theory.network.marginals import given_term, of_product, of_sum
 from sigprop.theory.network.numbers import scaled, shifted, summed_to
 from sigprop.theory.network.state import Later, Scatter, SignalState, of_products, on_grid
 from sigprop.theory.network.table import RuleContext, rule
@@ -186,7 +186,10 @@ def _product(ctx: RuleContext) -> SignalState:
         raise CannotPredict("a signal divided by another")
     if first == second:
         raise CannotPredict("a signal times itself")
-    return multiplied(ctx.state(first), ctx.state(second))
+    one, two = ctx.state(first), ctx.state(second)
+    marginal = of_product(one.marginal, two.marginal, (one.mean_entry, two.mean_entry),
+                          (_std(one), _std(two)))  # fmt: skip
+    return replace(multiplied(one, two), marginal=marginal)
 
 
 def multiplied(one: SignalState, two: SignalState) -> SignalState:

@@ -289,8 +289,26 @@ def of_sum(
     share = (std[0] / size, std[1] / size)
     if min(share) < 1e-6:
         return one if share[0] > share[1] else two
-    x, y, p = _coarse(one) * share[0], _coarse(two) * share[1], _coarse_weights()
-    values, mass = (x[:, None] + y[None, :]).ravel(), np.outer(p, p).ravel()
+    return _of_pairs(np.add.outer(_coarse(one) * share[0], _coarse(two) * share[1]))
+
+
+def of_product(
+    one: FloatArray | None, two: FloatArray | None, mean: tuple[float, float],
+    std: tuple[float, float],
+) -> FloatArray | None:  # fmt: skip
+    """The marginal of the product of two independent entries, None if it is Gaussian."""
+    for m, s, other in ((mean[0], std[0], two), (mean[1], std[1], one)):
+        if s <= 1e-6 * abs(m):  # a number
+            return other if m >= 0 or other is None else -other
+    return _of_pairs(np.multiply.outer(
+        mean[0] + std[0] * _coarse(one), mean[1] + std[1] * _coarse(two)
+    ))  # fmt: skip
+
+
+def _of_pairs(values: FloatArray) -> FloatArray | None:
+    """The marginal of what is made of each pair of two coarse ones."""
+    p = _coarse_weights()
+    values, mass = values.ravel(), np.outer(p, p).ravel()
     order = np.argsort(values)
     values, mass = values[order], mass[order]
     level = np.cumsum(mass) - mass / 2

@@ -14,6 +14,12 @@ from sigprop.theory.network.ancestry import Ancestry
 from sigprop.theory.network.axes import all_same
 from sigprop.theory.network.borders import Borders, Places
 from sigprop.theory.network.calls import Call, CannotPredict
+from sigprop.theory.network.cells import (
+    CellFailed,
+    WrittenOut,
+    failing,
+    with_cells_written_out,
+)
 from sigprop.theory.network.concatenation import plus
 from sigprop.theory.network.covariance import Covariances
 from sigprop.theory.network.divisions import reshaped
@@ -92,8 +98,9 @@ class Propagation:
     forward_only: bool = False
 
 
+@with_cells_written_out
 def propagate(
-    calls: Sequence[Call],
+    written: WrittenOut,
     given: Mapping[str, SignalState],
     cotangents: Mapping[str, SignalState],
     *,
@@ -110,7 +117,7 @@ def propagate(
     """Predict every node.
 
     Args:
-        calls: in order.
+        written: the network; callers give its calls, in order.
         given: states of the nodes that data enters by.
         cotangents: gradients of the loss at nodes that leave.
         measure: the state of what leaves a call that no rule predicts, given the states so far;
@@ -131,30 +138,36 @@ def propagate(
     Raises:
         CannotPredict: a call without a rule, where ``measure`` is None.
     """
+    calls = written.calls
     neighbours = Neighbours(lags, before_pools(calls))
     neighbours.begin(given)
     found = Propagation(
-        states=dict(given), neighbours=neighbours, borders=Borders(places), spans=Spans(spans)
-    )
-    by_name = {call.name: call for call in calls}
-    pairs = Covariances(by_name, found.states)
-    found.ancestry = Ancestry(by_name, found.unpredicted)
-    kept = sum(map(_bytes_of, given.values()))
-    for done, call in enumerate(calls, 1):
+        states={**given, **written.given}, neighbours=neighbours, borders=Borders(places),
+        spans=Spans(spans),
+    )  # fmt: skip
+    pairs = Covariances({call.name: call for call in calls}, found.states)
+    network = {call.name: call for call in written.network}
+    found.ancestry = Ancestry(network, found.unpredicted)
+    kept, done = sum(map(_bytes_of, given.values())), 0
+    for call in calls:
+        done += call.name in network
         if call.name in found.states:
             continue
-        if decide is not None:
+        cell = written.owner.get(call.name, "")
+        if decide is not None and not cell:
             chosen = decide(call, found.states, lambda c: _made(found, pairs, c))
             if chosen is not call:
                 pairs.put(chosen)
             call = chosen
-        found.states[call.name] = _forward(found, pairs, call, measure)
+        with failing(cell):
+            found.states[call.name] = _forward(found, pairs, call, None if cell else measure)
         kept += _bytes_of(found.states[call.name])
         if watch is not None:
             watch(done, kept)
     if enough is not None and not enough():
         found.forward_only = True
         return found
+    pairs.prepare()
     for name, cotangent in cotangents.items():
         _add(found, name, cotangent)
     back = GradientCovariances(pairs, found.gradients, cotangents)
@@ -168,7 +181,10 @@ def propagate(
         if call.name in found.lost and not entered and measure_back is not None:
             _look_before(found, back, call, measure_back(call, None, found.states))
         elif gradient is not None and not entered:
-            _backward(found, back, call, measure_back)
+            cell = written.owner.get(call.name, "")
+            _backward(found, back, call, None if cell else measure_back)
+            if cell and call.name in found.unpredicted_back:
+                raise CellFailed(cell, found.unpredicted_back[call.name])
             if call.name in found.unpredicted and measure_at is not None:
                 _meet_again(found, call, measure_at)
     found.cut = pairs.cut or back.cut

@@ -1,4 +1,4 @@
-"""Recurrent layers and cells: LSTM, GRU, plain ones with tanh or ReLU.
+"""Recurrent layers: LSTM, GRU, plain ones with tanh or ReLU; cells.py: cells called in a loop.
 
 The sequence is told apart step by step; one unit of each layer and direction is drawn over time
 (``units.py``), which is the mean over nets for many units, with the same weights at every step.
@@ -43,7 +43,7 @@ LONGEST = 1024
 """Steps times entries of the batch that are told apart at most."""
 KEPT = 128
 """Steps up to which a sequence leaves step by step."""
-_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _NEAR_IDENTITY = 6.0
 
 
@@ -66,7 +66,7 @@ class _Weights:
         return self.state.shape[1]
 
 
-def _by_gate(constant: Constant | None, gates: int) -> list[tuple[float, float]]:
+def by_gate(constant: Constant | None, gates: int) -> list[tuple[float, float]]:
     """(mean, mean square) of the entries of each gate."""
     if constant is None:
         return [(0.0, 0.0)] * gates
@@ -97,9 +97,9 @@ def _weights(kind: str, given: Sequence[Any]) -> _Weights:
         raise CannotPredict("recurrent weights that are computed from data")
     if significant_mean(w) or significant_mean(v):
         raise CannotPredict("recurrent weights whose mean is not 0")
-    gates = _GATES[kind]
-    into, back = _by_gate(w, gates), _by_gate(v, gates)
-    one, two = ([_offset(m, s) for m, s in _by_gate(x, gates)] for x in (b, d))
+    gates = GATES[kind]
+    into, back = by_gate(w, gates), by_gate(v, gates)
+    one, two = ([_offset(m, s) for m, s in by_gate(x, gates)] for x in (b, d))
     made = [
         Drive(into[k][1], back[k][1], one[k][0] + two[k][0], one[k][1] + two[k][1])
         for k in range(gates)
@@ -126,7 +126,6 @@ class _Plan:
     batch_first: bool
     dropout: float
     start: tuple[Any, Any]
-    single: bool
 
     def starts(self, ctx: RuleContext, axis: Axis, place: int) -> Start:
         """The state before the first step of one layer and direction."""
@@ -153,10 +152,6 @@ def _is_zero(value: Any) -> bool:
 def _plan(ctx: RuleContext) -> _Plan:
     call, args = ctx.call, ctx.call.args
     name = call.operation
-    if name.endswith("_cell"):
-        kind = name.removesuffix("_cell")
-        start = args[1] if kind == "lstm" else (args[1], None)
-        return _Plan(kind, [[_weights(kind, args[2:])]], False, 0.0, tuple(start), True)
     if len(args) < 9 or isinstance(args[3], tuple):
         raise CannotPredict(f"{name} of packed sequences")
     _, hx, given, biases, layers, rate, training, both, batch_first = args[:9]
@@ -166,7 +161,7 @@ def _plan(ctx: RuleContext) -> _Plan:
     made = [_weights(name, given[i : i + each]) for i in range(0, len(given), each)]
     grouped = [made[i : i + directions] for i in range(0, len(made), directions)]
     start = tuple(hx) if name == "lstm" else (hx, None)
-    return _Plan(name, grouped, batch_first, rate if training else 0.0, start, False)
+    return _Plan(name, grouped, batch_first, rate if training else 0.0, start)
 
 
 # Forward
@@ -193,8 +188,6 @@ class Run(tuple[SignalState | None, ...]):
 
 def _input_sequence(ctx: RuleContext, plan: _Plan) -> SignalState:
     state = as_state(ctx, ctx.call.args[0])
-    if plan.single:
-        state = reshaped(state, (1, *((1,) * (2 - len(state.dims))), *state.shape))
     state = as_sequence(turned(state, on=plan.batch_first))
     steps = state.shape[0]
     if steps * len(Entries(state.axes[1])) > LONGEST:
@@ -204,7 +197,7 @@ def _input_sequence(ctx: RuleContext, plan: _Plan) -> SignalState:
     return state
 
 
-def _run(ctx: RuleContext) -> Run:
+def _forward(ctx: RuleContext) -> Run:
     plan = _plan(ctx)
     state = _input_sequence(ctx, plan)
     axis, scatter = state.axes[1], Scatter(state.scatter.variance)
@@ -283,33 +276,13 @@ def _last(
 def _returned(
     plan: _Plan, state: SignalState, finals: list[tuple[SignalState, SignalState]]
 ) -> list[SignalState | None]:
-    """(output, h_n) and c_n of an LSTM; of a cell (h, c)."""
+    """(output, h_n) and c_n of an LSTM."""
     h, c = (concatenated(part, 0) if len(part) > 1 else part[0]
             for part in ([f[0] for f in finals], [f[1] for f in finals]))  # fmt: skip
     if state.shape[0] > KEPT:
         state = with_axis(state, 0, Axis.exchangeable(state.shape[0]))
     out: list[SignalState | None] = [turned(state, on=plan.batch_first), h]
     return [*out, c] if plan.kind == "lstm" else out
-
-
-def _forward(ctx: RuleContext) -> Run:
-    return _run(ctx)
-
-
-def _cell(ctx: RuleContext) -> Any:
-    run = _run(ctx)
-    shape = _cell_shape(ctx)
-    states = [reshaped(s, shape) for s in run[1:] if s is not None]
-    if len(states) == 1:
-        return states[0]
-    found = Run(states)
-    found.plan, found.axis, found.layers, found.back = run.plan, run.axis, run.layers, {}
-    return found
-
-
-def _cell_shape(ctx: RuleContext) -> tuple[int, ...]:
-    given = as_state(ctx, ctx.call.args[0]).shape
-    return (*given[:-1], _plan(ctx).layers[0][0].units)
 
 
 # Backward
@@ -325,7 +298,7 @@ class _Back:
 
 
 def _back_of(ctx: RuleContext, gradient: Any) -> tuple[Run, _Back]:
-    run = ctx.output if isinstance(ctx.output, Run) else _run(ctx)
+    run = ctx.output if isinstance(ctx.output, Run) else _forward(ctx)
     if id(gradient) not in run.back:
         run.back[id(gradient)] = (gradient, _gone_back(run, gradient))
     return run, run.back[id(gradient)][1]
@@ -335,8 +308,6 @@ def _gone_back(run: Run, gradient: Any) -> _Back:
     plan, axis = run.plan, run.axis
     entries = Entries(axis)
     parts = list(gradient) if isinstance(gradient, tuple) else [gradient]
-    if plan.single:
-        parts = [None, *(None if g is None else _as_final(g) for g in parts)]
     out, h_n, c_n = (*parts, None)[:3]
     if out is not None:
         out = as_sequence(turned(out, on=plan.batch_first), axis)
@@ -362,11 +333,6 @@ def _gone_back(run: Run, gradient: Any) -> _Back:
         part.reverse()
     found.input = out
     return found
-
-
-def _as_final(gradient: SignalState) -> SignalState:
-    shape = gradient.shape
-    return reshaped(gradient, (1, *((1,) * (2 - len(shape))), *shape))
 
 
 def _matrix(gradient: SignalState, entries: Entries) -> FloatArray:
@@ -443,6 +409,3 @@ def _parameters(ctx: RuleContext, gradient: Any) -> Mapping[str, float]:
 
 ASSUMPTION = "many units; recurrent weights independent of each other, the same at every step"
 rule("lstm gru rnn_tanh rnn_relu", _forward, _backward, ASSUMPTION, parameters=_parameters)
-rule("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", _cell, _backward,
-     "many units; the state that enters is independent of the weights",
-     parameters=_parameters)  # fmt: skip
