@@ -126,3 +126,25 @@ def test_a_norm_says_what_it_divides_by(monkeypatch):
     propagated(model, x)
     z = [net(1, seed)[0](x).var((0, 2, 3)).mean().item() for seed in range(60)]
     assert kept[0] == pytest.approx(np.mean(z) / 9, rel=0.12)
+
+
+def test_what_a_bias_adds_is_no_direction():
+    """A norm takes it off: the gradient behind is that of the kernel alone."""
+    x, found = INPUTS["blurred"](), []
+    for bias in (0.0, 1.5):
+        model = nn.Sequential(nn.Conv2d(3, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU())
+        torch.manual_seed(0)
+        nn.init.normal_(model[0].weight, std=0.2)
+        nn.init.constant_(model[0].bias, bias)
+        found.append(propagated(model, x)[0])
+    bare, with_it = (each.gradients["0"].q for each in found)
+    assert with_it == pytest.approx(bare, rel=0.02)
+
+
+def test_no_fewer_directions_than_a_kernel_reads_are_as_its_law_says():
+    """Points of white noise: a kernel of one tap reads as many directions as there are channels."""
+    model = nn.Sequential(nn.Conv1d(4, WIDTH, 1, bias=False), nn.BatchNorm1d(WIDTH), nn.ReLU())
+    x = torch.randn(64, 4, 32, generator=torch.Generator().manual_seed(0))
+    found, _ = propagated(model, x)
+    told = propagated(model, tuple(x.shape))[0]
+    assert found.gradients["0"].q == pytest.approx(told.gradients["0"].q, rel=0.01)

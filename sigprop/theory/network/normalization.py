@@ -54,6 +54,8 @@ SPHERE = 100.0
 EXCESS = 0.02
 """Excess kurtosis from which it is."""
 
+FEWER = 0.8
+"""Of the directions that fan-in and places leave: more are theirs, whose own law is known."""
 OWN = 4.0
 """Ratio up to which running statistics are taken for those of the signal: few channels scatter."""
 
@@ -341,7 +343,8 @@ def _inverse(
     if behind.pairs > 0 and _by_channel(norm):  # these are the directions of the weights as well
         over = first_signal(ctx).q / float(np.mean(found.size))
         number = 1 / (behind.pairs * over**2 + 1 / law.number)
-        return uneven(number_of(number)).inverse(share), Told(name, by)
+        if number < FEWER / (1 / behind.number + 1 / law.number):
+            return uneven(number_of(number)).inverse(share), Told(name, by)
     return inverse * behind.inverse(share), Told(name, by)
 
 

@@ -25,6 +25,7 @@ from scipy import fft
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import own_mean, pair_mean
 from sigprop.theory.network.borders import has_windows
+from sigprop.theory.network.calls import Constant
 from sigprop.theory.network.freedom import Freedom, number_of, uneven
 from sigprop.theory.network.lags import MOST, Reads
 from sigprop.theory.network.neighbours import ALONE, Rule, has_places, shares_of
@@ -115,7 +116,9 @@ def _behind(
     if len(ctx.inputs) != 1 or w is None:
         return None
     if call.operation.startswith("conv"):
-        return averaged([Reads.of(taps.total) for taps in plan_of(ctx)[1].taps], w)
+        bias = call.argument(2, "bias")
+        varies = 1 - bias.square / made.q if isinstance(bias, Constant) and made.q > 0 else 1.0
+        return averaged([Reads.of(taps.total) for taps in plan_of(ctx)[1].taps], w) * varies**2
     if call.activation is not None:
         return w * _slope(ctx, rule, state) ** 2
     if call.kind == "normalization":
