@@ -12,8 +12,8 @@ N(0, 1) images, tokens, points, and on photographs. Truth and prediction are of 
 nodes: the truth is the mean over 64 nets, with weights, inputs and cotangents of independent random
 numbers; the prediction is from the graph, the moments of an input (the mean over two) and the mean
 squares of the weights, their means over the same 64 nets.
-Answer: all 3,614 nodes of the models are predicted, half of them within 0.6 % forward and 2.2 %
-backward, nine in ten within 3.0 % and 14 %; gradients of parameters within 4.4 % (median). Every
+Answer: all 3,614 nodes of the models are predicted, half of them within 0.6 % forward and 2.3 %
+backward, nine in ten within 2.9 % and 14 %; gradients of parameters within 4.3 % (median). Every
 target is met, and 55 of 55 exact zeros are found; neural-tangents is matched to 1e-15. The truth's
 own standard error is 2.6 % at the 90th percentile. What misses, and why: SqueezeNet scatters,
 within the predicted scatter; NFNet's gates: units whose variances differ have different means
@@ -21,9 +21,9 @@ behind a ReLU; DenseNet backward: neighbours behind a concatenation. Probably: G
 of a pool of a pool share entries; PointNet, as points of three numbers are long or short. Backward
 without a cause so far: ResNet-50, 1 % a block; MobileNetV3, EfficientNet, GCN, the diffusion
 U-Net's attention; ResNet-18 and a ViT on photographs. The cost misses its target on nets so small,
-as it does not depend on their width: some 1 ms a node. Beside reading (2.4 passes) a prediction
-takes six to seven forward passes of 12 ms, of 16 images for most (median of the 47 on noise), and
-nine in the table, where two processes share the machine. ResNet-50 of full width on 32 images of
+as it does not depend on their width: some 0.7 ms a node. Beside reading a prediction takes five
+to six forward passes of 10 ms, of 16 images for most (median of the 47 on noise, on a machine with
+other work), and nine in the table, where two processes share the machine. ResNet-50 of full width on 32 images of
 224 × 224 takes 3.7 s for a pass and 5.2 to 5.5 s to predict, of which the rules take 0.2 to 0.4 s
 and reading the rest. These times are of one core, by ``time.process_time``.
 Source: the rules of ``sigprop.theory.network``; the targets are this project's own.
