@@ -21,11 +21,11 @@ behind a ReLU; DenseNet backward: neighbours behind a concatenation. Probably: G
 of a pool of a pool share entries; PointNet, as points of three numbers are long or short. Backward
 without a cause so far: ResNet-50, 1 % a block; MobileNetV3, EfficientNet, GCN, the diffusion
 U-Net's attention; ResNet-18 and a ViT on photographs. The cost misses its target on nets so small,
-as it does not depend on their width: some 0.7 ms a node. Beside reading a prediction takes five
-to six forward passes of 10 ms, of 16 images for most (median of the 47 on noise, on a machine with
-other work), and nine in the table, where two processes share the machine. ResNet-50 of full width on 32 images of
-224 × 224 takes 3.7 s for a pass and 5.2 to 5.5 s to predict, of which the rules take 0.2 to 0.4 s
-and reading the rest. These times are of one core, by ``time.process_time``.
+as it does not depend on their width: some 0.7 ms a node. Beside reading a prediction takes five to
+six forward passes of 10 ms, of 16 images for most (median of the 47 on noise, on a machine with
+other work), and nine in the table, where two processes share the machine. ResNet-50 of full width
+on 32 images of 224 × 224 takes 3.7 s for a pass and 5.2 to 5.5 s to predict, of which the rules
+take 0.2 to 0.4 s and reading the rest. These times are of one core, by ``time.process_time``.
 Source: the rules of ``sigprop.theory.network``; the targets are this project's own.
 Run time: 3 minutes on two cores.
 """
