@@ -111,6 +111,8 @@ def freedom(values: FloatArray, counts: FloatArray, shape: float = 0.5) -> Freed
     return Freedom(values / total, counts, shape) if total > 0 else None
 
 
+FEWER = 0.8
+"""Of the directions that fan-in and places leave: more are theirs, whose own law is known."""
 FEWEST = 2.5
 """Of fewer directions E[1/v] is that of a channel in a hundred: no net of some width shows it."""
 

@@ -33,7 +33,7 @@ from sigprop.theory.network.axes import (
 )
 from sigprop.theory.network.calls import CannotPredict, Constant
 from sigprop.theory.network.divisions import aligned, reshaped
-from sigprop.theory.network.freedom import Freedom, number_of, uneven
+from sigprop.theory.network.freedom import FEWER, Freedom, number_of, uneven
 from sigprop.theory.network.joins import at_table, multiplied
 from sigprop.theory.network.layout import first_signal
 from sigprop.theory.network.marginals import grid, heavy, sphere, weights
@@ -54,8 +54,6 @@ SPHERE = 100.0
 EXCESS = 0.02
 """Excess kurtosis from which it is."""
 
-FEWER = 0.8
-"""Of the directions that fan-in and places leave: more are theirs, whose own law is known."""
 OWN = 4.0
 """Ratio up to which running statistics are taken for those of the signal: few channels scatter."""
 
