@@ -109,14 +109,14 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "average pooling": lambda: Net(pooled, **layers(4)),
 }
 BY = {
-    "wide kernels": 0.045,
-    "gated": 0.16,  # told apart is the worse one: simulated, .88 of the gradient against .95
-    "batch norm": 0.035,
-    "interpolated": 0.055,
-    "residual": 0.0085,
-    "average pooling": 0.045,
+    "gated": 0.12,  # told apart is the worse one: simulated, .88 of the gradient against .95
+    "interpolated": 0.031,
+    "average pooling": 0.023,
+    "batch norm": 0.016,
+    "tanh": 0.008,
+    "beside": 0.005,
 }
-"""What a net is off by at most, where it is more than 2 %."""
+"""What a net is off by at most, where it is more than 1e-3."""
 
 
 def drawn(name: str) -> nn.Module:
@@ -131,8 +131,12 @@ def drawn(name: str) -> nn.Module:
 
 
 def departures(name: str) -> list[float]:
-    """How far the predictions are apart, of signals, gradients and gradients of weights."""
-    net, x = drawn(name), torch.randn(4, 3, 8, 8)
+    """How far the predictions are apart, of signals, gradients and gradients of weights.
+
+    From a shape: of an example, even places are followed closer than places that are told apart
+    (how large, rough and alike its places are, and how few directions they span).
+    """
+    net, x = drawn(name), (4, 3, 8, 8)
     even, full = predict(net, x), predict(net, x, positions="full")
     worst = [0.0, 0.0, 0.0]
     for node in even.nodes:
@@ -149,7 +153,7 @@ def departures(name: str) -> list[float]:
 
 @pytest.mark.parametrize("name", NETS)
 def test_even_places_and_places_told_apart_agree(name):
-    assert max(departures(name)) < BY.get(name, 0.02)
+    assert max(departures(name)) < BY.get(name, 1e-3)
 
 
 def test_without_the_borders_they_do_not(monkeypatch):
