@@ -1,8 +1,11 @@
 """The mean of 1/v, v a variance over a finite number of directions, and what weights undo of it.
 
-v = Σ λ_i t_i with independent t_i of mean 1: squares of normal numbers, or of weights. A gamma law
-of shape a = 1/(E t² − 1) stands for each t (exact for squares of normal numbers, a = 1/2), so
-E exp(−s v) = Π (1 + s λ_i/a)^(−a) and E[1/v] = ∫₀^∞ of it ds.
+v = Σ λ_i t_i with independent t_i of mean 1: squares of normal numbers, or of weights. E exp(−s v)
+is the product of E exp(−s λ_i t), and E[1/v] = ∫₀^∞ of it ds. For t = w² of weights of kurtosis
+k ≤ 3 a beta law stands, t/(1 + 2b) ~ Beta(1/2, b) with b = 3(k − 1)/(2(3 − k)): exact for uniform
+(b = 1) and normal weights (b → ∞, E exp(−x t) = 1/√(1 + 2x)), and with as much weight near 0 as
+any smooth law of w has; E exp(−x t) = ₁F₁(1/2; b + 1/2; −(1 + 2b) x). For k > 3 it is a gamma law
+of shape a = 1/(k − 1), (1 + x/a)^(−a).
 
 A norm behind a linear map y_p = Σ_i w_i x_ip divides by the v of its own weights. Its E[1/v] is
 larger for a small fan-in, but the map's gradient Σ_i w_i²/v is not: the two cancel one step further
@@ -20,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import special
 
 from sigprop.checks import FloatArray
 from sigprop.theory.network.axes import Axis, own_mean, pair_mean
@@ -37,6 +41,11 @@ _S = np.exp(_LOG_S)
 _TRAPEZOID = np.full(len(_S), _STEP)
 _TRAPEZOID[[0, -1]] /= 2
 """What a function of log s is multiplied with for its integral."""
+_NORMAL, _APART = 2.0, 0.02
+"""k − 1 of normal numbers, and the steps in which it is told apart."""
+_LOG_X = np.arange(-12.0, 44.0, 0.01)
+_LOWEST = math.exp(-12.0)
+"""Below, E exp(−x t) is 1 − x."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +55,8 @@ class Freedom:
     Attributes:
         values: λ, of sum 1 with their counts.
         counts: how many i have each λ; λ = 0 is counted too.
-        shape: a = 1/(E t² − 1).
+        shape: a = 1/(E t² − 1) = 1/(k − 1).
+        units: of how many such terms each t is the mean.
         dim: the dimension of the units that each have such a v.
         excess: of one unit's entries over samples and places: E x⁴/(E x²)² − 3.
         pairs: the mean of (k/E x²)² over pairs of places, k their covariance (``spans``).
@@ -55,6 +65,7 @@ class Freedom:
     values: FloatArray
     counts: FloatArray
     shape: float = 0.5
+    units: int = 1
     dim: int = -1
     excess: float = 0.0
     pairs: float = 0.0
@@ -62,7 +73,12 @@ class Freedom:
     @property
     def number(self) -> float:
         """2/Var v: the number of equal normal directions that scatter like it."""
-        return 2 * self.shape / float(self.counts @ self.values**2)
+        return 2 * self.shape * self.units * self.directions
+
+    @property
+    def directions(self) -> float:
+        """1/Σ λ²: how many equal λ are as uneven."""
+        return 1 / float(self.counts @ self.values**2)
 
     def inverse(self, share: float = 0.0) -> float:
         """E[1/((1 − share) v + share)].
@@ -75,32 +91,70 @@ class Freedom:
     def undone(self, share: float = 0.0) -> float:
         """E[Σ_i t_i/n / v]/E[1/v]: what the gradient of the weights' own map takes back."""
         whole = self._integrand(share) * _TRAPEZOID
-        by = self._left(share) @ self.counts
+        by = self._left_of(share) @ self.counts
         return float(whole @ by / whole.sum() / self.counts.sum())
 
     def shares(self, values: FloatArray, share: float = 0.0) -> FloatArray:
         """E[t/v] of a term λ t of v for each λ; E[λ t/v] is the share of v that it has."""
-        by = 1 / (1 + ((1 - share) / self.shape * values)[..., None] * _S)
+        by = _left(self.shape, ((1 - share) / self.units * values)[..., None] * _S)
         return np.asarray(by @ (self._integrand(share) * _TRAPEZOID))
 
     def off_weights(self, share: float = 0.0) -> float:
         """1 − E[Σ λ_i² t_i/v²]/E[1/v]: what is left of the weights' gradient off the weights."""
         whole = self._integrand(share) * _TRAPEZOID
-        by = self._left(share) @ (self.counts * ((1 - share) * self.values) ** 2)
+        by = self._left_of(share) @ (self.counts * ((1 - share) * self.values) ** 2)
         return 1 - float((whole * _S) @ by / whole.sum())
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 – the last is kept
-    def _left(self, share: float) -> FloatArray:
-        """1/(1 + s λ/a) of each λ, in columns."""
-        return np.asarray(1 / (1 + _S[:, None] * ((1 - share) * self.values / self.shape)))
+    def _left_of(self, share: float) -> FloatArray:
+        """E[t exp(−x t)]/E exp(−x t) of each λ, in columns."""
+        return _left(self.shape, _S[:, None] * ((1 - share) / self.units * self.values))
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 – a few are kept
     def _integrand(self, share: float) -> FloatArray:
-        met = float(self.counts @ (self.values > 0))
-        if share <= 0 and met * self.shape <= 1:
+        met = self.units * float(self.counts @ (self.values > 0))
+        if share <= 0 and met * min(self.shape, 0.5) <= 1:
             raise CannotPredict("a variance over so few entries that the mean of 1/v is infinite")
-        grown = np.log1p(_S[:, None] * ((1 - share) * self.values / self.shape)) @ self.counts
-        return np.asarray(_S * np.exp(-self.shape * grown - _S * share))
+        x = _S[:, None] * ((1 - share) / self.units * self.values)
+        return np.asarray(
+            _S * np.exp(-self.units * _lost(self.shape, x) @ self.counts - _S * share)
+        )
+
+
+def _lost(shape: float, x: FloatArray) -> FloatArray:
+    """−log E exp(−x t)."""
+    spread = _spread(shape)
+    if spread >= _NORMAL:
+        shape = min(shape, 0.5)
+        return np.asarray(shape * np.log1p(x / shape))
+    return _read(_tables(spread)[0], x) * np.minimum(x / _LOWEST, 1.0)
+
+
+def _left(shape: float, x: FloatArray) -> FloatArray:
+    """E[t exp(−x t)]/E exp(−x t)."""
+    spread = _spread(shape)
+    if spread >= _NORMAL:
+        return np.asarray(1 / (1 + x / min(shape, 0.5)))
+    return _read(_tables(spread)[1], x)
+
+
+def _spread(shape: float) -> float:
+    """K − 1, in steps, so that layers whose sample kurtosis differs a little share a table."""
+    return max(round(1 / shape / _APART), 1) * _APART
+
+
+@functools.lru_cache(maxsize=128)
+def _tables(spread: float) -> tuple[FloatArray, FloatArray]:
+    """The logs of both, on the grid of log x."""
+    b = 1.5 * spread / (_NORMAL - spread)
+    x = np.exp(_LOG_X)
+    lost = -np.log(special.hyp1f1(0.5, b + 0.5, -(1 + 2 * b) * x))
+    return np.log(lost), np.log(np.gradient(lost, _LOG_X, edge_order=2) / x)
+
+
+def _read(table: FloatArray, x: FloatArray) -> FloatArray:
+    """Between its points a table goes by powers of x; x below it counts as its first."""
+    return np.asarray(np.exp(np.interp(np.log(np.maximum(x, _LOWEST)), _LOG_X, table)))
 
 
 def freedom(values: FloatArray, counts: FloatArray, shape: float = 0.5) -> Freedom | None:

@@ -336,12 +336,12 @@ def _inverse(
     if not isinstance(behind, Freedom):
         return inverse, Told(name, Orthogonal()) if _by_channel(norm) else None
     units = _units(norm, behind.dim)
-    behind = behind if units == 1 else replace(behind, shape=behind.shape * units)
+    behind = behind if units == 1 else replace(behind, units=units)
     by = ByNorm(behind.undone(share), behind.off_weights(share), _by_channel(norm))
     if behind.pairs > 0 and _by_channel(norm):  # these are the directions of the weights as well
         over = first_signal(ctx).q / float(np.mean(found.size))
         number = 1 / (behind.pairs * over**2 + 1 / law.number)
-        if number < FEWER / (1 / behind.number + 1 / law.number):
+        if number < FEWER / (1 / behind.directions + 1 / law.number):
             return uneven(number_of(number)).inverse(share), Told(name, by)
     return inverse * behind.inverse(share), Told(name, by)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from scipy import integrate
 from torch import nn
 from torch.nn import functional as F
 
@@ -181,16 +183,32 @@ def test_equal_directions_in_closed_form():
     assert law.number == pytest.approx(9)
 
 
-def test_weights_that_are_not_normal():
-    """A gamma law of the same variance for squares of uniform weights: 1 % off."""
-    law = Freedom(np.full(1, 1 / 9), np.array([9.0]), 1 / 0.8)
+@pytest.mark.parametrize("count", [3, 9])
+def test_uniform_weights(count):
+    """E exp(−x·3w²) = √π erf(√(3x))/(2√(3x)), and E[1/v] is the integral of its powers."""
+    law = Freedom(np.full(1, 1 / count), np.array([float(count)]), 1 / 0.8)
 
-    def draw(n: int, rng: np.random.Generator) -> np.ndarray:
-        return 1 / (3 * rng.uniform(-1, 1, (n, 9)) ** 2).mean(axis=1)
+    def one(x: float) -> float:
+        return math.sqrt(math.pi) * math.erf(math.sqrt(3 * x)) / (2 * math.sqrt(3 * x))
 
-    expected = float(draw(1_000_000, rng_for("uniform, a million")).mean())
-    assert law.inverse() == pytest.approx(expected, rel=0.015)
-    assert law.inverse() != pytest.approx(9 / 7, rel=0.1)
+    whole = integrate.quad(lambda y: math.exp(y) * one(math.exp(y) / count) ** count, -25, 40)[0]
+    assert law.inverse() == pytest.approx(whole, rel=1e-5)
+    assert law.undone() == pytest.approx(1 / law.inverse(), rel=1e-4)  # Σ t/n is v
+    assert law.number == pytest.approx(2.5 * count) and law.directions == pytest.approx(count)
+
+
+def test_the_mean_of_several_weights_is_as_of_so_many_terms():
+    one = Freedom(np.full(1, 1 / 12), np.array([12.0]), 1 / 0.8)
+    together = Freedom(np.full(1, 1 / 4), np.array([4.0]), 1 / 0.8, units=3)
+    assert together.inverse() == pytest.approx(one.inverse(), rel=1e-6)
+    assert together.number == pytest.approx(one.number)
+
+
+def test_weights_of_any_kurtosis_scatter_by_it():
+    """E[1/v] = 1 + Var v + … of many terms, whichever law stands for them."""
+    for kurtosis in (1.0, 1.4, 1.8, 2.4, 2.97, 3.0, 5.0):
+        law = Freedom(np.full(1, 1e-3), np.array([1e3]), 1 / max(kurtosis - 1, 1e-3))
+        assert law.inverse() - 1 == pytest.approx((kurtosis - 1) / 1e3, rel=0.02, abs=3e-5)
 
 
 @pytest.mark.parametrize("full", [False, True])
